@@ -1,0 +1,83 @@
+"""Composes a command's settings: the dataclass's defaults, then a YAML choice, then `key=value` from the command line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+T = TypeVar("T")
+DIRECTORY = Path(__file__).parent
+
+
+class SettingsError(ValueError):
+    """The command line asks for something that cannot be; the message is one line that says what to write instead."""
+
+
+def compose(name: str, schema: type[T], overrides: Sequence[str]) -> T:
+    """The settings of command `name` as an instance of its dataclass. Raises SettingsError."""
+    ConfigStore.instance().store(name="schema", node=schema)
+    _check(OmegaConf.structured(schema), overrides)
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(DIRECTORY)):
+            config = hydra_compose(config_name=name, overrides=list(overrides))
+        return OmegaConf.to_object(config)  # type: ignore[return-value]
+    except (HydraException, OmegaConfBaseException) as error:
+        cause, _, key = str(error.__cause__ or error).partition("full_key:")
+        where = f"{key.split()[0]}: " if key.split() else ""
+        raise SettingsError(where + " ".join(cause.split())) from error
+
+
+def choices(group: str = "experiment") -> list[str]:
+    """Names of the YAML choices in a group."""
+    return sorted(path.stem for path in (DIRECTORY / group).glob("*.yaml"))
+
+
+def _check(schema: DictConfig, overrides: Sequence[str]) -> None:
+    """Refuse an override that names no setting, with the nearest one that exists."""
+    known, free_paths = _paths(schema), _free(schema)
+    for override in overrides:
+        key, separator, value = override.partition("=")
+        bare = key.lstrip("+~")
+        free = any(bare.startswith(f"{path}.") for path in free_paths)
+        if not separator:
+            raise SettingsError(f"cannot read {override!r}: write key=value")
+        if key == "experiment":
+            if value not in choices():
+                raise SettingsError(f"there is no experiment {value!r}: write one of {', '.join(choices())}")
+        elif free and key == bare and bare not in known:
+            raise SettingsError(f"{key} has no default to override: write +{override}")
+        elif not free and bare not in known:
+            close = difflib.get_close_matches(bare, known, 1, 0.6)
+            remedy = f"did you mean {close[0]}=…?" if close else f"settings are {', '.join(schema)}"
+            raise SettingsError(f"unknown setting {bare!r}: {remedy}")
+
+
+def _paths(node: Any, prefix: str = "") -> list[str]:
+    """Every key of a configuration, dotted."""
+    found = []
+    for key in node:
+        path = f"{prefix}{key}"
+        found.append(path)
+        if OmegaConf.is_dict(node) and not OmegaConf.is_missing(node, key) and OmegaConf.is_dict(node[key]):
+            found += _paths(node[key], f"{path}.")
+    return found
+
+
+def _free(schema: DictConfig, prefix: str = "") -> list[str]:
+    """Keys under which anything may be written: plain mappings, not dataclasses."""
+    found = []
+    for key in schema:
+        value = None if OmegaConf.is_missing(schema, key) else schema[key]
+        if OmegaConf.is_dict(value):
+            path = f"{prefix}{key}"
+            found += [path] if OmegaConf.get_type(value) is dict else _free(value, f"{path}.")
+    return found

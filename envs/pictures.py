@@ -1,0 +1,106 @@
+"""Pictures of the built-in world: 448 × 448 pixels, of which the policy is shown a copy reduced four times.
+
+The backdrop rises in red from left to right and in blue from top to bottom, so that every place looks different. A digit is a
+checkerboard of 2-pixel squares around the grey of its plate: reduced four times by a box filter it vanishes without a trace, so the
+reduced pictures of two digits are identical, and only a crop at full size shows which one it is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+SIDE, REDUCTION, CELL = 448, 4, 112
+COLOURS = {
+    "red": (220, 40, 40),
+    "green": (40, 190, 60),
+    "yellow": (235, 215, 50),
+    "white": (245, 245, 245),
+    "black": (15, 15, 15),
+    "cyan": (60, 215, 225),
+}
+SHAPES = ("circle", "square", "triangle", "cross")
+
+# 5 × 7 dots a digit, a row per string.
+_GLYPHS = (
+    ("01110", "10001", "10011", "10101", "11001", "10001", "01110"),
+    ("00100", "01100", "00100", "00100", "00100", "00100", "01110"),
+    ("01110", "10001", "00001", "00110", "01000", "10000", "11111"),
+    ("11110", "00001", "00001", "01110", "00001", "00001", "11110"),
+    ("00010", "00110", "01010", "10010", "11111", "00010", "00010"),
+    ("11111", "10000", "11110", "00001", "00001", "10001", "01110"),
+    ("00110", "01000", "10000", "11110", "10001", "10001", "01110"),
+    ("11111", "00001", "00010", "00100", "01000", "01000", "01000"),
+    ("01110", "10001", "10001", "01110", "10001", "10001", "01110"),
+    ("01110", "10001", "10001", "01111", "00001", "00010", "01100"),
+)
+_DOT = 8
+_CONTRAST = 90
+
+
+def view(picture: Image.Image) -> Image.Image:
+    """The copy that the policy is shown: 112 × 112, by box filter."""
+    return picture.reduce(REDUCTION)
+
+
+def shape_picture(rng: np.random.Generator, colour: str, shape: str) -> Image.Image:
+    """A large shape near the centre of the backdrop."""
+    picture = Image.fromarray(_backdrop(rng))
+    draw = ImageDraw.Draw(picture)
+    x, y = (SIDE // 2 + rng.integers(-40, 41, size=2)).tolist()
+    radius, fill = int(rng.integers(90, 150)), COLOURS[colour]
+    if shape == "circle":
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill)
+    elif shape == "square":
+        draw.rectangle((x - radius, y - radius, x + radius, y + radius), fill=fill)
+    elif shape == "triangle":
+        draw.polygon([(x, y - radius), (x - radius, y + radius), (x + radius, y + radius)], fill=fill)
+    else:
+        arm = radius // 3
+        draw.rectangle((x - radius, y - arm, x + radius, y + arm), fill=fill)
+        draw.rectangle((x - arm, y - radius, x + arm, y + radius), fill=fill)
+    return picture
+
+
+def plate_picture(rng: np.random.Generator, digit: int, column: int, row: int) -> Image.Image:
+    """A plate with a digit in one of 4 × 4 cells; the digit cannot be seen in the view."""
+    pixels = _backdrop(rng)
+    _draw_plate(rng, pixels, digit, column * CELL, row * CELL)
+    return Image.fromarray(pixels)
+
+
+def close_up_picture(rng: np.random.Generator, digit: int) -> Image.Image:
+    """One cell of a plate picture, enlarged to the whole frame: its view is what a crop of that cell shows."""
+    column, row = rng.integers(0, 4, size=2).tolist()
+    cell = plate_picture(rng, digit, column, row).crop(cell_box(column, row))
+    return cell.resize((SIDE, SIDE), Image.Resampling.NEAREST)
+
+
+def cell_box(column: int, row: int) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of a cell in pixels of the full-size picture."""
+    return column * CELL, row * CELL, (column + 1) * CELL, (row + 1) * CELL
+
+
+def _backdrop(rng: np.random.Generator) -> np.ndarray:
+    rise = np.linspace(20, 200, SIDE)
+    pixels = np.empty((SIDE, SIDE, 3), np.uint8)
+    pixels[..., 0] = rise[None, :] + rng.uniform(-20, 20)
+    pixels[..., 1] = rng.uniform(20, 90)
+    pixels[..., 2] = rise[:, None] + rng.uniform(-20, 20)
+    return pixels
+
+
+def _draw_plate(rng: np.random.Generator, pixels: np.ndarray, digit: int, left: int, top: int) -> None:
+    # All offsets are multiples of the reduction: a box of the filter then never straddles the edge of a dot.
+    width, height = 72, 88
+    x = left + (CELL - width) // 2 + REDUCTION * int(rng.integers(-2, 3))
+    y = top + (CELL - height) // 2 + REDUCTION * int(rng.integers(-2, 3))
+    grey = int(rng.integers(115, 141))
+    pixels[y : y + height, x : x + width] = grey
+    dots = np.array([[dot == "1" for dot in line] for line in _GLYPHS[digit]])
+    mask = dots.repeat(_DOT, axis=0).repeat(_DOT, axis=1)
+    rows, columns = np.indices(mask.shape)
+    board = np.where((rows // 2 + columns // 2) % 2 == 0, grey + _CONTRAST, grey - _CONTRAST)
+    y += (height - mask.shape[0]) // 2
+    x += (width - mask.shape[1]) // 2
+    pixels[y : y + mask.shape[0], x : x + mask.shape[1]][mask] = board[mask][:, None]

@@ -1,0 +1,72 @@
+"""The environment ids that `import envs` registers with Gymnasium."""
+
+from __future__ import annotations
+
+import difflib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+
+from envs.basics import Basics
+from envs.datasets import SUFFIXES, Dataset
+from envs.microworld import ABILITIES, Microworld
+from envs.tool_env import ToolEnv
+from envs.types import UsageError
+
+MICROWORLDS: dict[str, tuple[str, ...]] = {
+    "toolwise/Perception-v0": ("perception",),
+    "toolwise/Reasoning-v0": ("reasoning",),
+    "toolwise/Microworld-v0": ABILITIES,
+}
+
+BASICS = "toolwise/Basics-v0"
+DATASET = "toolwise/Dataset-v0"
+
+
+def make_microworld(*, abilities: tuple[str, ...], split: str = "train", need: float = 0.5, **options: Any) -> ToolEnv:
+    """A `ToolEnv` on the built-in world; `options` are those of `ToolEnv`."""
+    return ToolEnv(Microworld(abilities, split, need), **({"max_turns": 4} | options))
+
+
+def make_basics(*, split: str = "train", kind: str | None = None, **options: Any) -> ToolEnv:
+    """A `ToolEnv` on what a base model knows; `options` are those of `ToolEnv`."""
+    return ToolEnv(Basics(split, kind), **({"max_turns": 2} | options))
+
+
+@lru_cache(maxsize=4)
+def _dataset(path: str) -> Dataset:
+    return Dataset(path)
+
+
+def make_dataset(*, path: str, **options: Any) -> ToolEnv:
+    """A `ToolEnv` on the questions of a file; `options` are those of `ToolEnv`."""
+    return ToolEnv(_dataset(path), **options)
+
+
+def resolve(tasks: str, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    """Environment id and keyword arguments of what a user writes as `tasks=`: an id, or a file of questions.
+
+    Raises DatasetError for a file that cannot be used, UsageError for an id that nobody registered.
+    """
+    options = dict(options or {})
+    if tasks.endswith(SUFFIXES):
+        Dataset(tasks)
+        # A file is a split of its own: `split` and its like are options of generated worlds.
+        return DATASET, {"path": str(Path(tasks).absolute())}
+    if tasks.rpartition(":")[2] not in gymnasium.registry and ":" not in tasks:
+        close = difflib.get_close_matches(tasks, [name for name in gymnasium.registry if name.startswith("toolwise/")], 1, 0)
+        raise UsageError(
+            f"there is no environment {tasks!r}: did you mean {close[0]}? A file of questions ends in {' or '.join(SUFFIXES)}"
+        )
+    return tasks, options
+
+
+def register() -> None:
+    """Register every id once."""
+    entries: dict[str, tuple[str, dict[str, Any]]] = {BASICS: ("make_basics", {}), DATASET: ("make_dataset", {})}
+    entries |= {env_id: ("make_microworld", {"abilities": abilities}) for env_id, abilities in MICROWORLDS.items()}
+    for env_id, (maker, kwargs) in entries.items():
+        if env_id not in gymnasium.registry:
+            gymnasium.register(env_id, entry_point=f"envs.registry:{maker}", kwargs=kwargs)

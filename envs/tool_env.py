@@ -1,0 +1,211 @@
+"""ToolEnv: a tool-use task as a `gymnasium.Env`, with a coroutine face for rollouts and the plain one for everybody else."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, ClassVar, TypeVar
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Dict, Sequence
+from PIL import Image
+
+from envs.protocol import Action, Answer, Call, Code, Malformed, escape, parse
+from envs.rewards import Reward
+from envs.spaces import RGBImage, Unicode
+from envs.tools.code import CodeTool
+from envs.types import Observation, Script, Task, ToolCall, ToolResult, ToolStatus
+from sandbox import Limits, Pool
+
+T = TypeVar("T")
+TaskSource = Callable[[np.random.Generator], Task]
+MAX_CHARACTERS = 1 << 20
+MAX_SIDE = 1 << 14
+
+
+class ToolEnv(gymnasium.Env[Observation, str]):
+    """One question per episode; the action is the model's text, the observation what the tool it called gave back.
+
+    `step_async` is the work: a rollout awaits thousands of them in one thread. `step` runs it to completion. An answer terminates; a
+    spent budget of `max_turns` actions truncates. A malformed action or a failed tool is an observation. Tool text is escaped.
+
+    `info` at reset: `task_id`, `ability`, `source`, `needs_tool`. At each step: `tool_call` (a `ToolCall` or None); on the last one
+    also `answer` and `reward_parts`. A `tool_call` with status FAILURE means that the machine failed: the episode should be run again.
+
+    `sandbox` is a running pool, shared with other environments; without it the environment starts one of its own when code first runs.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 1}
+
+    def __init__(
+        self,
+        tasks: TaskSource,
+        *,
+        sandbox: Pool | None = None,
+        limits: Limits | None = None,
+        reward: Reward | None = None,
+        max_turns: int = 8,
+        render_mode: str | None = None,
+    ) -> None:
+        if max_turns < 1:
+            raise ValueError(f"max_turns is {max_turns}: it must be at least 1")
+        self.observation_space = Dict({"text": Unicode(MAX_CHARACTERS), "images": Sequence(RGBImage(MAX_SIDE))})
+        self.action_space = Unicode(MAX_CHARACTERS)
+        self.render_mode = render_mode
+        self._tasks = tasks
+        self._sandbox = sandbox
+        self._owned_sandbox: Pool | None = None
+        self._limits = limits or Limits()
+        self._reward = reward or Reward()
+        self._max_turns = max_turns
+        self._loop: _LoopThread | None = None
+        self._code: CodeTool | None = None
+        self._task: Task | None = None
+        self._actions: list[str] = []
+        self._transcript: list[str] = []
+        self._last_image = np.zeros((1, 1, 3), np.uint8)
+        self._tool_calls = 0
+        self._over = True
+
+    async def reset_async(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Begin an episode. `options={"task": Task(…)}` chooses the task; otherwise the seed does."""
+        super().reset(seed=seed)
+        await self._close_tools()
+        task = (options or {}).get("task") or self._tasks(self.np_random)
+        self._task, self._actions, self._tool_calls, self._over = task, [], 0, False
+        observation = _observe(task.question, task.views or task.images)
+        self._transcript = [task.question]
+        self._remember_image(observation)
+        return observation, {
+            "task_id": task.task_id,
+            "ability": task.ability,
+            "source": task.source,
+            "needs_tool": task.needs_tool,
+        }
+
+    async def step_async(self, action: str) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Take one action; see the class for what comes back."""
+        if self._task is None or self._over:
+            raise gymnasium.error.ResetNeeded("the episode is over: call reset first")
+        self._actions.append(action)
+        parsed = parse(action)
+        answer = parsed.text if isinstance(parsed, Answer) else None
+        call: ToolCall | None = None
+        observation = _observe("", ())
+        if answer is None:
+            call, result = await self._act(parsed)
+            # The remedy for a malformed action is our own text: its tags are meant.
+            observation = _observe(escape(result.text) if call else result.text, result.images)
+            self._tool_calls += call is not None
+        failed = call is not None and call.status is ToolStatus.FAILURE
+        truncated = answer is None and (failed or len(self._actions) >= self._max_turns)
+        self._transcript += [action, observation["text"]]
+        self._remember_image(observation)
+        info: dict[str, Any] = {"tool_call": call}
+        reward = 0.0
+        if answer is not None or truncated:
+            self._over = True
+            reward, parts = self._reward(self._actions, answer, self._task.answer, self._tool_calls)
+            info |= {"answer": answer, "reward_parts": parts}
+            await self._close_tools()
+        return observation, reward, answer is not None, truncated, info
+
+    async def close_async(self) -> None:
+        """Close the sandbox session, and the pool if it is this environment's own."""
+        await self._close_tools()
+        self._over = True
+        if self._owned_sandbox is not None:
+            pool, self._owned_sandbox = self._owned_sandbox, None
+            await pool.__aexit__(None, None, None)
+
+    def expert(self, rng: random.Random) -> Script:
+        """The scripted expert of the current task. Raises ValueError where the task has none."""
+        if self._task is None or self._task.expert is None:
+            raise ValueError("this task has no scripted expert: choose another policy")
+        return self._task.expert(rng)
+
+    def random_actor(self, rng: random.Random) -> Script:
+        """Answers a guess at once, and nothing else: the floor that any policy must beat."""
+        yield f"<answer>{rng.randint(0, 9)}</answer>"
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
+        return self._run(self.reset_async(seed=seed, options=options))
+
+    def step(self, action: str) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        return self._run(self.step_async(action))
+
+    def render(self) -> str | np.ndarray | None:
+        """`ansi`: the transcript so far; `rgb_array`: the last image seen."""
+        if self.render_mode == "ansi":
+            return "\n".join(self._transcript)
+        return self._last_image if self.render_mode == "rgb_array" else None
+
+    def close(self) -> None:
+        if self._loop is not None:
+            self._run(self.close_async())
+            self._loop.stop()
+            self._loop = None
+
+    async def _act(self, action: Action) -> tuple[ToolCall | None, ToolResult]:
+        if isinstance(action, Malformed):
+            return None, ToolResult(action.reason, status=ToolStatus.ERROR)
+        started = time.monotonic()
+        if isinstance(action, Code):
+            name, arguments = CodeTool.name, action.source
+            if self._code is None:
+                assert self._task is not None
+                self._code = CodeTool(await self._pool(), self._task.images)
+            result = await self._code.run(action.source)
+        else:
+            assert isinstance(action, Call)
+            name, arguments = action.name, str(action.arguments)
+            result = ToolResult(f"There is no tool {action.name!r}. Available: code.", status=ToolStatus.ERROR)
+        return ToolCall(name, result.status, time.monotonic() - started, arguments), result
+
+    async def _pool(self) -> Pool:
+        if self._sandbox is not None:
+            return self._sandbox
+        if self._owned_sandbox is None:
+            self._owned_sandbox = await Pool(limits=self._limits, size=1).__aenter__()
+        return self._owned_sandbox
+
+    async def _close_tools(self) -> None:
+        if self._code is not None:
+            code, self._code = self._code, None
+            await code.close()
+
+    def _remember_image(self, observation: Observation) -> None:
+        if observation["images"]:
+            self._last_image = observation["images"][-1]
+
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        if self._loop is None:
+            self._loop = _LoopThread()
+        return self._loop.run(coroutine)
+
+
+class _LoopThread:
+    """An event loop in a thread of its own, so that `step` also works where a loop is running already, as in a notebook."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="toolwise-env", daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+def _observe(text: str, images: tuple[Image.Image, ...]) -> Observation:
+    return {"text": text[:MAX_CHARACTERS], "images": tuple(np.asarray(image.convert("RGB")) for image in images)}

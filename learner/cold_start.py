@@ -1,0 +1,129 @@
+"""Cold start: supervised fine-tuning on a fixed set of verified demonstrations, mixed with rehearsal of what the base knows."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from envs.types import UsageError
+from learner.batch import Batch
+from learner.console import console, progress
+from learner.experiment import Stage
+from learner.workshop import Workshop
+from rollout.collect import group_specs
+from rollout.types import Episode, Trajectory
+
+CHECKPOINT = "cold_start"
+ATTEMPTS_PER_DEMONSTRATION = 4
+
+
+def is_verified(trajectory: Trajectory) -> bool:
+    """Whether a demonstration may be learned from: its answer is right and none of its tool calls failed (DeepEyesV2 §3.3)."""
+    return trajectory.correct and all(turn.tool_status in (None, "ok") for turn in trajectory.turns)
+
+
+def collect_demonstrations(shop: Workshop) -> list[Episode]:
+    """The fixed set: expert episodes whose code really ran, the verified ones of them. Raises UsageError where too few are."""
+    wanted = shop.config.cold_start.demonstrations
+    kept: list[Episode] = []
+    for attempt in range(ATTEMPTS_PER_DEMONSTRATION):
+        specs = group_specs(
+            "demonstrations",
+            shop.config.tasks,
+            groups=wanted,
+            seed=shop.config.seed,
+            step=attempt,
+            actor="expert",
+            env_kwargs=shop.config.task_options.train,
+        )
+        kept += [episode for episode in shop.fleet.collect(specs) if is_verified(episode.trajectory)]
+        if len(kept) >= wanted:
+            break
+    else:
+        raise UsageError(f"the expert gave {len(kept)} verified demonstrations of {wanted}: ask for fewer, or mend the expert")
+    shop.store.write("demonstrations", kept[:wanted])
+    return kept[:wanted]
+
+
+def collect_rehearsal(shop: Workshop) -> list[Episode]:
+    """Expert episodes of the tasks that the base policy masters already; empty where none are configured."""
+    settings = shop.config.cold_start
+    if not settings.rehearsal_tasks or not settings.rehearsal_batch_size:
+        return []
+    specs = group_specs("rehearsal", settings.rehearsal_tasks, groups=settings.rehearsal, seed=shop.config.seed, actor="expert")
+    return shop.fleet.collect(specs)
+
+
+class SupervisedSteps:
+    """Supervised steps on the demonstrations; step k draws the same batch whenever it is run."""
+
+    def __init__(self, shop: Workshop, demonstrations: list[Episode], rehearsal: list[Episode]) -> None:
+        self._shop, self._demonstrations, self._rehearsal = shop, demonstrations, rehearsal
+
+    def take(self, stage: Stage, step: int) -> dict[str, float]:
+        """One optimizer step; returns its metrics."""
+        settings = self._shop.config.cold_start
+        started = time.monotonic()
+        lr = settings.learning_rate * min(1.0, (step + 1) / max(1, settings.warmup_steps))
+        metrics = self._shop.learner.supervised_step(self._batch(step), lr)
+        metrics["timing_s/step"] = time.monotonic() - started
+        self._shop.tracker.log(stage.value, step, metrics)
+        return metrics
+
+    def _batch(self, step: int) -> Batch:
+        settings = self._shop.config.cold_start
+        rng = np.random.default_rng([self._shop.config.seed, step])
+        chosen = [
+            pool[index]
+            for pool, size in ((self._demonstrations, settings.batch_size), (self._rehearsal, settings.rehearsal_batch_size))
+            for index in rng.choice(len(pool), size=min(size, len(pool)), replace=False)
+        ]
+        return self._shop.batch(chosen)
+
+
+def run_cold_start(shop: Workshop, steps: SupervisedSteps) -> None:
+    """Train until held-out accuracy stops rising, and leave the learner at its best weights, saved as `checkpoints/cold_start`."""
+    settings, directory = shop.config.cold_start, shop.directory
+    newest = directory.newest(CHECKPOINT)
+    history: list[tuple[int, float]] = [tuple(entry) for entry in shop.restore(newest)["history"]] if newest else []
+    step = history[-1][0] if history else 0
+    with progress("cold start", settings.max_steps) as advance:
+        while step < settings.max_steps and not _stopped_rising(history, settings.patience, settings.min_gain):
+            metrics = steps.take(Stage.cold_start, step)
+            step += 1
+            accuracy = f"{history[-1][1]:.1%}" if history else "not measured yet"
+            advance(step, f"loss {metrics['train/loss']:.3f}  held-out accuracy {accuracy}")
+            if step % settings.evaluate_every == 0 or step == settings.max_steps:
+                shop.publish()
+                held_out = shop.sample("validation", settings.validation_episodes, "validation")
+                history.append((step, float(np.mean([trajectory.correct for trajectory in held_out]))))
+                shop.save(f"{CHECKPOINT}_{step}", history=history)
+                directory.prune(CHECKPOINT, keep={_best(history)[0]})
+    best_step, best_accuracy = _best(history)
+    shop.learner.load(directory.checkpoints / f"{CHECKPOINT}_{best_step}")
+    shop.save(CHECKPOINT, history=history, step=best_step)
+    console.print(f"cold start: best held-out accuracy {best_accuracy:.1%} after {best_step} steps of {step}", highlight=False)
+
+
+def run_control(shop: Workshop, steps: SupervisedSteps, seconds: float) -> None:
+    """The control of an RL run: the cold-started policy trained on, on the same demonstrations, for as long as RL took."""
+    step = shop.restore(shop.directory.checkpoints / CHECKPOINT)["step"]
+    started = time.monotonic()
+    with progress("control (seconds)", round(seconds)) as advance:
+        while (elapsed := time.monotonic() - started) < seconds:
+            metrics = steps.take(Stage.control, step)
+            step += 1
+            advance(round(elapsed), f"step {step}  loss {metrics['train/loss']:.3f}")
+    shop.publish()
+    shop.save("control", step=step)
+
+
+def _best(history: list[tuple[int, float]]) -> tuple[int, float]:
+    return max(history, key=lambda entry: entry[1])
+
+
+def _stopped_rising(history: list[tuple[int, float]], patience: int, min_gain: float) -> bool:
+    """Whether none of the last `patience` measurements was better than all before by `min_gain`."""
+    accuracies = [accuracy for _, accuracy in history]
+    return len(accuracies) > patience and max(accuracies[-patience:]) < max(accuracies[:-patience]) + min_gain

@@ -1,0 +1,81 @@
+"""Settings of the learner; these dataclasses own the defaults that `configs/` overrides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Precision(StrEnum):
+    """Arithmetic of forward and backward passes. Weights, gradients' reduction and optimizer state are float32 in both."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+@dataclass
+class LearnerConfig:
+    """How the policy is updated: workers, precision, optimizer and the clipped policy objective."""
+
+    workers: int = 1
+    """Processes that share the model (FSDP2) and the batch."""
+
+    gpus_per_worker: int = 0
+    """0 trains on CPU over gloo, 1 on one GPU per worker over NCCL."""
+
+    threads_per_worker: int = 2
+    """Threads of PyTorch in each worker. More than there are cores is far slower than fewer."""
+
+    precision: Precision = Precision.FLOAT32
+    """float32 or bfloat16."""
+
+    attention: str = "sdpa"
+    """Attention of Hugging Face transformers: sdpa, or flash_attention_2 where that package is installed."""
+
+    packed: bool = False
+    """Join the sequences of a micro-batch instead of padding them. For Qwen2.5-VL this needs flash_attention_2."""
+
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+
+    micro_batch_tokens: int = 16384
+    """Tokens of one forward pass in one worker; a larger batch is split and its gradients are summed."""
+
+    freeze_vision: bool = False
+    """Keep the vision tower as it is."""
+
+    banned_token_ids: list[int] = field(default_factory=list)
+    """Tokens that the sampler never draws (image and role tokens); the learner masks the same logits."""
+
+    adam_beta1: float = 0.9
+    """AdamW's decay of the first moment."""
+
+    adam_beta2: float = 0.999
+    """AdamW's decay of the second moment."""
+
+    weight_decay: float = 0.01
+    """AdamW's decoupled weight decay."""
+
+    grad_clip: float = 1.0
+    """Largest L2 norm of the whole gradient."""
+
+    clip_low: float = 0.2
+    """The policy ratio is clipped below at 1 - clip_low (Schulman et al. 2017, arXiv:1707.06347)."""
+
+    clip_high: float = 0.28
+    """… and above at 1 + clip_high; above clip_low it leaves room for rare tokens (DAPO, arXiv:2503.14476)."""
+
+    entropy_coefficient: float = 0.0
+    """Weight of the entropy bonus in the policy objective."""
+
+    ppo_epochs: int = 1
+    """Passes over the batch in one policy step."""
+
+    mini_batches: int = 1
+    """Optimizer steps in one pass over the batch."""
+
+    normalise_by_std: bool = True
+    """Divide advantages by the standard deviation of the group's rewards (GRPO, arXiv:2402.03300; Dr. GRPO does not)."""
+
+    seed: int = 0
+    """Seed of the workers' random number generators."""

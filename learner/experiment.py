@@ -1,0 +1,153 @@
+"""Settings of a whole run. These dataclasses own the defaults; `configs/` holds the choices, the command line the overrides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from learner.config import LearnerConfig
+from rollout.config import RolloutConfig
+
+
+class Stage(StrEnum):
+    """What a run goes through, in this order."""
+
+    cold_start = "cold_start"
+    rl = "rl"
+    control = "control"
+
+
+@dataclass
+class TaskOptions:
+    """Keyword arguments of the environment for each split; held-out tasks must never be trained on."""
+
+    train: dict[str, Any] = field(default_factory=lambda: {"split": "train"})
+    validation: dict[str, Any] = field(default_factory=lambda: {"split": "validation"})
+    test: dict[str, Any] = field(default_factory=lambda: {"split": "test"})
+
+
+@dataclass
+class ColdStartConfig:
+    """Supervised fine-tuning on verified demonstrations, until held-out accuracy stops rising."""
+
+    demonstrations: int = 96
+    """Size of the fixed set of demonstrations: correct, and every piece of code in them ran without an error."""
+
+    rehearsal_tasks: str | None = "toolwise/Basics-v0"
+    """Environment whose expert episodes are mixed in so that the base's own skills are kept; null for none."""
+
+    rehearsal: int = 1024
+    """Size of the fixed set of rehearsal episodes."""
+
+    batch_size: int = 24
+    """Demonstrations in one step."""
+
+    rehearsal_batch_size: int = 12
+    """Rehearsal episodes in one step."""
+
+    learning_rate: float = 4e-4
+    """AdamW's, after the warm-up."""
+
+    warmup_steps: int = 10
+    """Steps over which the learning rate rises from 0."""
+
+    max_steps: int = 600
+    """The cold start ends here even if accuracy still rises."""
+
+    evaluate_every: int = 60
+    """Steps between two measurements of held-out accuracy."""
+
+    validation_episodes: int = 256
+    """Episodes of one measurement, sampled at temperature 1 on the validation split."""
+
+    patience: int = 2
+    """Measurements without a rise by `min_gain` after which the cold start ends; the best weights are kept."""
+
+    min_gain: float = 0.01
+    """What counts as a rise, as a share of episodes."""
+
+
+@dataclass
+class RLConfig:
+    """Group-relative policy optimisation on fresh tasks."""
+
+    steps: int = 100
+    """Policy updates."""
+
+    groups: int = 16
+    """Tasks in one step."""
+
+    group_size: int = 8
+    """Episodes of one task."""
+
+    learning_rate: float = 2e-4
+    """AdamW's, after the warm-up."""
+
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises from 0."""
+
+    temperature: float = 1.0
+    """Sampling temperature of the rollouts."""
+
+    checkpoint_every: int = 10
+    """Steps between two checkpoints."""
+
+    keep_checkpoints: int = 2
+    """How many of the newest checkpoints stay on disk."""
+
+
+@dataclass
+class EvaluationConfig:
+    """Held-out evaluation on the test split."""
+
+    episodes: int = 400
+    """Episodes of one record."""
+
+    temperatures: list[float] = field(default_factory=lambda: [1.0])
+    """One record for each; that of temperature 0 is labelled `…_greedy`."""
+
+    seed: int = 1_000_003
+    """Seed of the evaluation tasks: the same for every policy of a run, whatever the run's own seed."""
+
+
+@dataclass
+class TrackingConfig:
+    """Weights & Biases."""
+
+    project: str = "toolwise"
+    """Project of the run."""
+
+    mode: str | None = None
+    """online, offline or disabled; null: online where WANDB_API_KEY is set, offline elsewhere."""
+
+
+@dataclass
+class Experiment:
+    """Everything that a run needs to be repeated."""
+
+    out: str = "runs/train"
+    """The run directory."""
+
+    seed: int = 0
+    """Seeds tasks, sampling, batches and the learner."""
+
+    resume: bool = False
+    """Go on from the newest checkpoint in `out`, or begin where there is none."""
+
+    policy: str = "starter"
+    """A directory in the Hugging Face layout; `starter` is the policy that the project ships."""
+
+    tasks: str = "toolwise/Microworld-v0"
+    """An environment id, or a file of questions (.jsonl, .parquet)."""
+
+    task_options: TaskOptions = field(default_factory=TaskOptions)
+    stages: list[Stage] = field(default_factory=lambda: [Stage.cold_start, Stage.rl])
+    """What is done, in order; `control` goes on with the cold start for as long as RL took."""
+
+    cold_start: ColdStartConfig = field(default_factory=ColdStartConfig)
+    rl: RLConfig = field(default_factory=RLConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)

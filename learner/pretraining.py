@@ -1,0 +1,112 @@
+"""Pre-training of the starter policy on what a base model knows (`envs.basics`), and never a tool call."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import BatchFeature, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+
+from envs.basics import MIX, Basics
+from envs.microworld import answer_action
+from envs.types import Task
+from learner.starter_policy import build, build_model, build_processor
+
+ANSWER_STARTS = "<|im_start|>assistant\n"
+
+
+@dataclass
+class PretrainingConfig:
+    """Settings of the pre-training; the defaults made the weights that the project ships."""
+
+    seed: int = 0
+    steps: int = 1200
+    batch_size: int = 48
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 0.01
+    warmup_steps: int = 50
+
+
+def encode(processor: Qwen2_5_VLProcessor, tasks: Sequence[Task]) -> tuple[BatchFeature, torch.Tensor]:
+    """Model inputs for N tasks, padded to T tokens, and labels of shape (N, T): -100 except on the answer and its end of turn."""
+    texts = []
+    for task in tasks:
+        content = [{"type": "image"} for _ in task.views]
+        messages = [
+            {"role": "user", "content": [*content, {"type": "text", "text": task.question}]},
+            {"role": "assistant", "content": answer_action(task.answer)},
+        ]
+        texts.append(processor.apply_chat_template(messages).removesuffix("\n"))
+    images = [image for task in tasks for image in task.views]
+    inputs = processor(text=texts, images=images or None, padding=True, padding_side="right", return_tensors="pt")
+    labels = inputs["input_ids"].clone()
+    marker = torch.tensor(processor.tokenizer(ANSWER_STARTS).input_ids)
+    windows = inputs["input_ids"].unfold(1, len(marker), 1)
+    starts = (windows == marker).all(-1).int().argmax(1) + len(marker)
+    positions = torch.arange(labels.shape[1])
+    labels[(positions < starts[:, None]) | (inputs["attention_mask"] == 0)] = -100
+    return inputs, labels
+
+
+def pretrain(
+    directory: str | Path, config: PretrainingConfig, on_step: Callable[[int, float], None] = lambda step, loss: None
+) -> dict[str, float]:
+    """Build, pre-train and save a starter policy to `directory`; return its accuracy by kind on the validation split.
+
+    `pretraining.json` beside the weights holds the settings, the accuracies (shares) and the seconds that it took.
+    """
+    started = time.monotonic()
+    processor = build_processor()
+    model = build_model(processor.tokenizer, config.seed)
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _cosine(step, config))
+    rng, draw = np.random.default_rng(config.seed), Basics("train")
+    for step in range(config.steps):
+        inputs, labels = encode(processor, [draw(rng) for _ in range(config.batch_size)])
+        loss = _loss(model, inputs, labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        on_step(step, float(loss.detach()))
+    accuracies = measure(model, processor)
+    directory = build(directory, config.seed)
+    model.save_pretrained(directory)
+    record = {"config": asdict(config), "accuracy": accuracies, "seconds": round(time.monotonic() - started, 1)}
+    (directory / "pretraining.json").write_text(json.dumps(record, indent=2) + "\n")
+    return accuracies
+
+
+@torch.inference_mode()
+def measure(model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, per_kind: int = 200) -> dict[str, float]:
+    """Share of validation tasks of each kind whose whole answer is the model's greedy choice."""
+    model.eval()
+    rng = np.random.default_rng(1 << 20)
+    accuracies = {}
+    for kind in MIX:
+        draw = Basics("validation", kind)
+        inputs, labels = encode(processor, [draw(rng) for _ in range(per_kind)])
+        choices = model(**inputs).logits[:, :-1].argmax(-1)
+        targets = labels[:, 1:]
+        accuracies[kind] = float(((choices == targets) | (targets == -100)).all(1).float().mean())
+    return accuracies
+
+
+def _loss(model: Qwen2_5_VLForConditionalGeneration, inputs: BatchFeature, labels: torch.Tensor) -> torch.Tensor:
+    logits = model(**inputs).logits[:, :-1]
+    return cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+
+
+def _cosine(step: int, config: PretrainingConfig) -> float:
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    return 0.5 * (1 + math.cos(math.pi * (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)))

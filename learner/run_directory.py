@@ -1,0 +1,84 @@
+"""The run directory: settings, progress, checkpoints. What is written appears whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from envs.types import UsageError
+from learner.experiment import Experiment
+from learner.verl_backend import Learner
+
+
+class RunDirectory:
+    """`config.yaml`, `progress.json` (what is finished) and `checkpoints/` of one run.
+
+    Raises UsageError where `config.out` holds a run already and `config.resume` is not set.
+    """
+
+    def __init__(self, config: Experiment) -> None:
+        self.path = Path(config.out).absolute()
+        self.checkpoints = self.path / "checkpoints"
+        self._keep = config.rl.keep_checkpoints
+        self._progress_file = self.path / "progress.json"
+        if (self.path / "config.yaml").exists() and not config.resume:
+            raise UsageError(f"{config.out} holds a run already: write resume=true to go on with it, or another out=")
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        write_whole(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
+        self.progress: dict[str, Any] = json.loads(self._progress_file.read_text()) if self._progress_file.exists() else {}
+
+    @property
+    def run_id(self) -> str:
+        """The run's identity in W&B, kept when it is resumed."""
+        if "run_id" not in self.progress:
+            self.note(run_id=uuid.uuid4().hex[:12])
+        return self.progress["run_id"]
+
+    def note(self, **progress: Any) -> None:
+        """Remember something about the run that a resumed one needs."""
+        self.progress |= progress
+        write_whole(self._progress_file, json.dumps(self.progress, indent=2) + "\n")
+
+    def save(self, learner: Learner, name: str, state: dict[str, Any]) -> Path:
+        """Write `checkpoints/<name>` with the learner's state and `state.json`; an older one of that name is replaced."""
+        target, unfinished = self.checkpoints / name, self.checkpoints / f".{name}.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        learner.save(unfinished)
+        (unfinished / "state.json").write_text(json.dumps(state, indent=2) + "\n")
+        shutil.rmtree(target, ignore_errors=True)
+        unfinished.rename(target)
+        return target
+
+    def newest(self, prefix: str) -> Path | None:
+        """The checkpoint `<prefix>_N` of the greatest N; None where there is none."""
+        found = self._numbered(prefix)
+        return found[max(found)] if found else None
+
+    def prune(self, prefix: str, keep: set[int] | None = None) -> None:
+        """Remove all checkpoints `<prefix>_N` but the newest few and those whose N is in `keep`."""
+        found = self._numbered(prefix)
+        for number in sorted(found)[: -self._keep or None]:
+            if number not in (keep or set()):
+                shutil.rmtree(found[number])
+
+    def _numbered(self, prefix: str) -> dict[int, Path]:
+        paths = self.checkpoints.glob(f"{prefix}_*")
+        return {int(path.name.removeprefix(f"{prefix}_")): path for path in paths if path.name.removeprefix(f"{prefix}_").isdigit()}
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace a file in one step."""
+    partial = path.with_name(f".{path.name}.unfinished")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def settings_of(config: Experiment) -> dict[str, Any]:
+    """The settings as plain values, for W&B."""
+    return json.loads(json.dumps(asdict(config), default=str))

@@ -1,0 +1,78 @@
+"""Where metrics go: `metrics.jsonl` in the run directory, and Weights & Biases (the only module that imports it)."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import wandb
+
+from learner.experiment import TrackingConfig
+
+
+class Tracker:
+    """Writes one line and one W&B record per step of a stage, under the same names.
+
+    `step` counts within the stage; `global_step` counts over all of them and is W&B's x axis. Without an API key the run is kept
+    offline in `<out>/wandb`, to be sent later with `wandb sync`.
+    """
+
+    def __init__(self, out: Path, config: TrackingConfig, settings: dict[str, Any], run_id: str) -> None:
+        """`run_id` is W&B's, the same when a run is resumed."""
+        self._path = out / "metrics.jsonl"
+        self.global_step = 0
+        mode = config.mode or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+        self._run = wandb.init(
+            project=config.project,
+            name=out.name,
+            dir=out,
+            config=settings,
+            mode=mode,
+            id=run_id,
+            resume="allow" if mode == "online" else None,
+            settings=wandb.Settings(silent=True, console="off"),
+        )
+        self._run.define_metric("global_step")
+        self._run.define_metric("*", step_metric="global_step")
+
+    def rewind(self, global_step: int) -> None:
+        """Go on from `global_step`: what `metrics.jsonl` holds beyond it, or cut short by a crash, is dropped."""
+        self.global_step = global_step
+        _keep_lines_before(self._path, global_step)
+
+    def log(self, stage: str, step: int, metrics: dict[str, float]) -> None:
+        """Record the metrics of one step."""
+        record = {"stage": stage, "step": step, "global_step": self.global_step, **metrics}
+        with self._path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        self._run.log(record)
+        self.global_step += 1
+
+    def summarise(self, values: dict[str, Any]) -> None:
+        """Put the end results into the run's W&B summary."""
+        self._run.summary.update(values)
+
+    def finish(self) -> str:
+        """Close the W&B run and return the directory that it was written to."""
+        directory = self._run.dir
+        self._run.finish()
+        return directory
+
+
+def _keep_lines_before(path: Path, global_step: int) -> None:
+    """Drop the records of steps that will be run again, and a last line that a crash cut short."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if record["global_step"] < global_step:
+            kept.append(line)
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(f"{line}\n" for line in kept))
+    partial.replace(path)

@@ -1,0 +1,98 @@
+"""What the stages of a run share: the fleet that rolls out, the learner that updates, and where results go."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Self
+
+from transformers import AutoProcessor
+
+from learner.batch import Batch, Collator
+from learner.experiment import Experiment
+from learner.run_directory import RunDirectory, settings_of, write_whole
+from learner.tracking import Tracker
+from learner.verl_backend import Learner
+from rollout.collect import group_specs
+from rollout.evaluate import evaluation_record, merge
+from rollout.fleet import Fleet
+from rollout.store import Store
+from rollout.types import Episode, Trajectory
+
+
+class Workshop:
+    """Starts the fleet and the learner of a run and holds them until `close`. Ray must be running."""
+
+    def __init__(self, config: Experiment, policy_dir: str, directory: RunDirectory) -> None:
+        self.config, self.policy_dir, self.directory = config, policy_dir, directory
+        self.store = Store(directory.path)
+        self.collate = Collator(AutoProcessor.from_pretrained(policy_dir))
+        # Both spend most of their start on imports, in processes of their own.
+        with ThreadPoolExecutor(2) as threads:
+            fleet = threads.submit(Fleet, config.rollout)
+            learner = threads.submit(Learner, policy_dir, config.learner)
+            self.fleet, self.learner = fleet.result(), learner.result()
+        self.tracker = Tracker(directory.path, config.tracking, settings_of(config), directory.run_id)
+        self.tracker.rewind(directory.progress.get("global_step", 0))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.tracker.finish()
+        self.fleet.shutdown()
+        self.learner.shutdown()
+
+    def restore(self, checkpoint: Path) -> dict[str, Any]:
+        """Go on from a checkpoint: weights, optimizer, random state. Returns its `state.json`."""
+        self.learner.load(checkpoint)
+        state = json.loads((checkpoint / "state.json").read_text())
+        self.tracker.rewind(state["global_step"])
+        self.publish()
+        return state
+
+    def save(self, name: str, **state: Any) -> Path:
+        """Write a checkpoint from which `restore` goes on."""
+        return self.directory.save(self.learner, name, state | {"global_step": self.tracker.global_step})
+
+    def publish(self) -> None:
+        """Give the fleet the learner's weights; their version is the global step."""
+        self.fleet.publish(self.learner.state_dict(), self.tracker.global_step)
+
+    def batch(self, episodes: list[Episode]) -> Batch:
+        """The learner's view of some episodes."""
+        return self.collate(episodes)
+
+    def sample(self, name: str, episodes: int, split: str, temperature: float = 1.0) -> list[Trajectory]:
+        """Roll the served policy out on held-out tasks, the same ones for every policy."""
+        specs = group_specs(
+            name,
+            self.config.tasks,
+            groups=episodes,
+            seed=self.config.evaluation.seed,
+            temperature=temperature,
+            env_kwargs=getattr(self.config.task_options, split),
+        )
+        return [episode.trajectory for episode in self.fleet.collect(specs)]
+
+    def evaluate(self, label: str) -> list[dict[str, Any]]:
+        """Measure the served policy on the test split and merge the records into `evaluation.json`."""
+        settings = self.config.evaluation
+        records = []
+        for temperature in settings.temperatures:
+            trajectories = self.sample("test", settings.episodes, "test", temperature)
+            records.append(
+                evaluation_record(
+                    label if temperature else f"{label}_greedy",
+                    trajectories,
+                    policy=self.config.policy,
+                    tasks=self.config.tasks,
+                    seed=settings.seed,
+                    temperature=temperature,
+                )
+            )
+        path = self.directory.path / "evaluation.json"
+        known = json.loads(path.read_text()) if path.exists() else []
+        write_whole(path, json.dumps(merge(known, records), indent=2) + "\n")
+        return records

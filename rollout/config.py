@@ -1,0 +1,91 @@
+"""Settings of the rollout. Plain dataclasses: they own the defaults, Hydra's YAML only chooses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class EngineConfig:
+    """One vLLM engine."""
+
+    policy: str = ""
+    """Directory of the policy in the Hugging Face layout."""
+    device: str = "auto"
+    """"cpu", "cuda", or "auto" for cuda where there is one."""
+    dtype: str = "auto"
+    """Weights and activations; "auto" takes the checkpoint's own."""
+    max_model_len: int = 4096
+    """Longest sequence in tokens, prompt and action together."""
+    max_sequences: int = 256
+    """Most sequences in one batch."""
+    max_batched_tokens: int = 8192
+    """Most tokens of one forward pass."""
+    block_size: int | None = None
+    """Tokens per block of the key-value cache, the granularity of prefix sharing; None leaves it to vLLM on a GPU and takes 32 on a CPU."""
+    prefix_caching: bool = True
+    """Share the key-value cache of equal prefixes: the turns of an episode, the prompts of a group."""
+    max_images: int = 16
+    """Most images in one sequence."""
+    image_cache_bytes: int = 256 << 20
+    """Memory for preprocessed images that may come again, in bytes."""
+    gpu_memory_utilization: float = 0.45
+    """Share of a GPU's memory for weights and cache; below half, since the learner lives on the same card by default."""
+    tensor_parallel_size: int = 1
+    """Number of GPUs that one engine spans."""
+    enforce_eager: bool = False
+    """Skip CUDA graphs. A CPU engine always does."""
+    cpu_threads: int = 1
+    """Threads of a CPU engine's forward pass. One is fastest for models of a few million parameters: a barrier costs more than it saves."""
+    cpu_cache_gib: int = 1
+    """Key-value cache of a CPU engine in GiB."""
+    seed: int = 0
+    """Seed of the engine itself; each request carries its own."""
+
+
+@dataclass
+class EpisodeConfig:
+    """Budgets and deadlines of one episode."""
+
+    max_tokens: int = 2048
+    """Longest transcript in tokens: prompt, actions and observations."""
+    max_action_tokens: int = 256
+    """Longest action in tokens."""
+    max_observation_tokens: int = 1024
+    """Longest text of one observation in tokens; what is over is cut and marked. Images count against `max_tokens` alone."""
+    max_turns: int = 16
+    """Most actions. An environment with a limit of its own ends earlier."""
+    turn_s: float = 120.0
+    """Deadline of one turn (sampling, tools and waiting for both), in seconds."""
+    episode_s: float = 600.0
+    """Deadline of one episode in seconds."""
+    system_prompt: str | None = None
+    """System turn; None leaves the chat template's default."""
+
+
+@dataclass
+class RolloutConfig:
+    """The fleet of rollout workers."""
+
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    episode: EpisodeConfig = field(default_factory=EpisodeConfig)
+    workers: int = 1
+    """Number of workers, each with an engine and a sandbox pool of its own."""
+    cpus_per_worker: float = 1.0
+    """CPUs that Ray reserves for a worker."""
+    gpus_per_worker: float = 0.0
+    """GPUs that Ray reserves for a worker; with tensor parallelism at least `engine.tensor_parallel_size`."""
+    episodes_per_worker: int = 128
+    """Most episodes that a worker runs at a time; further ones wait."""
+    sandboxes_per_worker: int = 8
+    """Size of a worker's sandbox pool; 0 starts none."""
+    environment_threads: int = 16
+    """Threads for plain Gymnasium environments, whose `step` blocks."""
+    group_s: float = 900.0
+    """Deadline of a group in seconds; what is unfinished then ends as ABORTED."""
+    attempts: int = 3
+    """How often one episode is tried where the machine fails, not the model."""
+    max_consecutive_failures: int = 16
+    """Infrastructure failures in a row, without one episode in between, after which the run stops."""
+    start_s: float = 300.0
+    """Deadline for a worker to start, in seconds."""

@@ -1,0 +1,85 @@
+"""Images of a rollout: each encoded once, named by its content."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+# Level 3 is as fast as level 1 and writes smaller files; the level is fixed because the name of an image is the digest of its file.
+_PNG_LEVEL = 3
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedImage:
+    """One image: `pixels` is uint8 of shape (height, width, 3), `png` the same losslessly, `sha256` the hexadecimal digest of `png`."""
+
+    sha256: str
+    png: bytes
+    pixels: np.ndarray
+
+    @property
+    def image(self) -> Image.Image:
+        """The pixels as a PIL image in mode RGB."""
+        return Image.fromarray(self.pixels)
+
+
+def decode_png(png: bytes) -> EncodedImage:
+    """The image of a PNG file that `ImageEncoder` wrote; the name is taken from the bytes as they are."""
+    pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+    return EncodedImage(sha256=hashlib.sha256(png).hexdigest(), png=png, pixels=pixels)
+
+
+class ImageEncoder:
+    """Encodes pixels as PNG, equal pixels to equal bytes, and remembers recent ones: a group of episodes opens on the same image.
+
+    `cache_bytes` bounds the memory (pixels and PNG together) that is kept for reuse. Safe to call from several threads.
+    """
+
+    def __init__(self, cache_bytes: int = 64 << 20) -> None:
+        self._cache_bytes = cache_bytes
+        self._held_bytes = 0
+        self._cache: OrderedDict[tuple[bytes, tuple[int, ...]], EncodedImage] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def encode(self, image: EncodedImage | Image.Image | np.ndarray) -> EncodedImage:
+        """The encoded form of an image. Raises ValueError for an array that is not uint8 of shape (height, width, 3) or is empty."""
+        if isinstance(image, EncodedImage):
+            return image
+        if isinstance(image, Image.Image):
+            image = np.asarray(image.convert("RGB"))
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+            raise ValueError(f"an image must be uint8 of shape (height, width, 3), not {image.dtype} of shape {image.shape}")
+        pixels = np.ascontiguousarray(image)
+        key = (hashlib.sha256(pixels.data).digest(), pixels.shape)
+        with self._lock:
+            if found := self._cache.get(key):
+                self._cache.move_to_end(key)
+                return found
+        encoded = self._encode(pixels)
+        with self._lock:
+            if key not in self._cache:
+                self._cache[key] = encoded
+                self._held_bytes += _size(encoded)
+            while self._held_bytes > self._cache_bytes and self._cache:
+                self._held_bytes -= _size(self._cache.popitem(last=False)[1])
+        return encoded
+
+    @staticmethod
+    def _encode(pixels: np.ndarray) -> EncodedImage:
+        # A copy of our own: the environment may draw on its array again.
+        pixels = pixels.copy()
+        pixels.flags.writeable = False
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG", compress_level=_PNG_LEVEL)
+        png = buffer.getvalue()
+        return EncodedImage(sha256=hashlib.sha256(png).hexdigest(), png=png, pixels=pixels)
+
+
+def _size(image: EncodedImage) -> int:
+    return image.pixels.nbytes + len(image.png)

@@ -1,0 +1,33 @@
+"""The seam between an episode and whatever samples its tokens: one async call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from rollout.images import EncodedImage
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One sampled turn: N token ids with their N log-probabilities (natural logarithm, at the sampling temperature).
+
+    `finish_reason` is "stop" (the model ended its turn; the end-of-turn token is the last of `token_ids`) or "length".
+    `version` is the policy version that sampled every token of the turn.
+    """
+
+    token_ids: list[int]
+    logprobs: list[float]
+    finish_reason: str
+    version: int
+
+
+class Policy(Protocol):
+    """Anything that continues a transcript."""
+
+    async def generate(
+        self, token_ids: Sequence[int], images: Sequence[EncodedImage], *, max_tokens: int, temperature: float, seed: int
+    ) -> Generation:
+        """Sample one turn after `token_ids`, in which each image stands as its run of placeholder tokens, in order."""
+        ...

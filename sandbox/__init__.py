@@ -1,0 +1,7 @@
+"""Runs untrusted Python behind walls: sessions that keep state, cost milliseconds, and cannot reach the host or each other."""
+
+from sandbox.pool import Pool
+from sandbox.session import Session
+from sandbox.types import Limits, Result, SandboxUnavailable, Status
+
+__all__ = ["Limits", "Pool", "Result", "SandboxUnavailable", "Session", "Status"]

@@ -1,0 +1,169 @@
+"""Control groups of our own, v1 and v2: they bound the memory, the processes and the processor time of a whole tree of processes.
+
+Always handled from outside the jail; the jail never sees cgroupfs. Groups live below this process's own group, so that a container's limits
+hold for them too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandbox.types import Limits
+
+_PREFIX = "toolwise-"
+_INIT_PIDS = 3  # the slot, the session's init, and one that is dead but not yet reaped
+_V1_NEEDED = ("memory", "pids")
+_V1_WANTED = ("cpuacct",)
+
+
+@dataclass(frozen=True, slots=True)
+class Hierarchy:
+    """Where groups can be made: one directory per v1 controller, or the single v2 directory under the name "unified"."""
+
+    version: int
+    parents: dict[str, Path]
+
+
+class Group:
+    """A group with `limits`, in all the hierarchy's controllers. Reused for one session after another."""
+
+    def __init__(self, parents: dict[str, Path], name: str, limits: Limits) -> None:
+        self._paths = {controller: parent / name for controller, parent in parents.items()}
+        for path in self._paths.values():
+            path.mkdir()
+        pids = str(limits.pids + _INIT_PIDS)
+        if unified := self._paths.get("unified"):
+            (unified / "memory.max").write_text(str(limits.memory_bytes))
+            _write_if_there(unified / "memory.swap.max", "0")
+            (unified / "pids.max").write_text(pids)
+        else:
+            memory = self._paths["memory"]
+            (memory / "memory.limit_in_bytes").write_text(str(limits.memory_bytes))
+            _write_if_there(memory / "memory.memsw.limit_in_bytes", str(limits.memory_bytes))
+            (self._paths["pids"] / "pids.max").write_text(pids)
+
+    def join(self, pid: int) -> None:
+        """Moves a process in. Its later children are born here. May block for about 10 ms."""
+        for path in self._paths.values():
+            (path / "cgroup.procs").write_text(str(pid))
+
+    def memory_kills(self) -> int:
+        """How many processes of the group the kernel has killed for want of memory, ever."""
+        unified = self._paths.get("unified")
+        text = (unified / "memory.events" if unified else self._paths["memory"] / "memory.oom_control").read_text()
+        return int(dict(line.split() for line in text.splitlines()).get("oom_kill", 0))
+
+    def cpu_s(self) -> float | None:
+        """Processor time used by the group, ever; None where it is not counted."""
+        if unified := self._paths.get("unified"):
+            return int((unified / "cpu.stat").read_text().split()[1]) / 1e6
+        if accounting := self._paths.get("cpuacct"):
+            return int((accounting / "cpuacct.usage").read_text()) / 1e9
+        return None
+
+    def remove(self) -> None:
+        """Removes the group, whose processes must have ended."""
+        for path in self._paths.values():
+            with contextlib.suppress(FileNotFoundError):
+                path.rmdir()
+
+
+class Groups:
+    """The groups of one pool, below one directory per controller that is removed with them."""
+
+    def __init__(self, hierarchy: Hierarchy) -> None:
+        name = f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
+        self._parents: dict[str, Path] = {}
+        for controller, parent in hierarchy.parents.items():
+            _sweep(parent)
+            self._parents[controller] = parent / name
+            self._parents[controller].mkdir()
+        if hierarchy.version == 2:
+            (self._parents["unified"] / "cgroup.subtree_control").write_text("+memory +pids")
+
+    def create(self, limits: Limits) -> Group:
+        """Raises OSError."""
+        return Group(self._parents, secrets.token_hex(4), limits)
+
+    def remove(self) -> None:
+        for parent in self._parents.values():
+            for path in (*parent.glob("*/"), parent):
+                with contextlib.suppress(OSError):
+                    path.rmdir()
+
+
+def detect() -> Hierarchy | str:
+    """The hierarchy that this process may make groups in, or the reason why there is none."""
+    own = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    v1: dict[str, Path] = {}
+    for _, controllers, group in own:
+        for controller in controllers.split(","):
+            if controller in (*_V1_NEEDED, *_V1_WANTED) and (path := _directory(mounts, "cgroup", controller, group)):
+                v1[controller] = path
+    if all(controller in v1 for controller in _V1_NEEDED):
+        return _writable(Hierarchy(1, v1))
+    for _, controllers, group in own:
+        if controllers == "" and (path := _directory(mounts, "cgroup2", None, group)):
+            offered = (path / "cgroup.controllers").read_text().split()
+            if all(controller in offered for controller in _V1_NEEDED):
+                return _writable(Hierarchy(2, {"unified": path}))
+    return "the memory and pids controllers are not mounted"
+
+
+def enable(hierarchy: Hierarchy) -> None:
+    """v2: hands the controllers to children. A group may not have both children and processes, so its processes move to a leaf first."""
+    if hierarchy.version == 1:
+        return
+    own = hierarchy.parents["unified"]
+    try:
+        (own / "cgroup.subtree_control").write_text("+memory +pids")
+    except OSError:
+        leaf = own / f"{_PREFIX}host"
+        leaf.mkdir(exist_ok=True)
+        for pid in (own / "cgroup.procs").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                (leaf / "cgroup.procs").write_text(pid)
+        (own / "cgroup.subtree_control").write_text("+memory +pids")
+
+
+def _directory(mounts: list[list[str]], kind: str, controller: str | None, group: str) -> Path | None:
+    """The directory of our own group in the mount of that kind; the mount's top where the group's path is not visible from here."""
+    for fields in mounts:
+        separator = fields.index("-")
+        options = fields[-1].split(",")
+        if fields[separator + 1] == kind and (controller is None or controller in options):
+            top = Path(fields[4])
+            own = top / os.path.relpath(group, fields[3])
+            return own if own.is_dir() and own.is_relative_to(top) and ".." not in own.parts else top
+    return None
+
+
+def _writable(hierarchy: Hierarchy) -> Hierarchy | str:
+    for path in hierarchy.parents.values():
+        probe = path / f"{_PREFIX}probe-{os.getpid()}-{secrets.token_hex(4)}"
+        try:
+            probe.mkdir()
+            probe.rmdir()
+        except OSError as error:
+            return f"{path} is not writable ({error.strerror})"
+    return hierarchy
+
+
+def _sweep(parent: Path) -> None:
+    """Removes what a killed host process left behind. Only empty groups can be removed, so nothing that runs is touched."""
+    for stale in parent.glob(f"{_PREFIX}*-*"):
+        owner = stale.name.removeprefix(_PREFIX).split("-")[0]
+        if owner.isdigit() and not Path("/proc", owner).exists():
+            for path in (*stale.glob("*/"), stale):
+                with contextlib.suppress(OSError):
+                    path.rmdir()
+
+
+def _write_if_there(path: Path, text: str) -> None:
+    with contextlib.suppress(OSError):  # a kernel without swap accounting has no such file
+        path.write_text(text)

@@ -1,0 +1,168 @@
+"""The pool: a bounded number of sessions at a time, all forked from one zygote in one outer jail."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+from PIL import Image
+
+from sandbox import cgroups, jail, nsjail, rootfs
+from sandbox.process import Process
+from sandbox.session import Session
+from sandbox.types import Limits, SandboxUnavailable
+
+_PRELOAD = ("numpy", "numpy.random", "PIL.Image", "PIL.PngImagePlugin")
+_ATTEMPTS = 2
+
+
+@dataclass(slots=True)
+class _Slot:
+    """Room for one session: a cgroup, and the process in it that forks sessions, once there is one."""
+
+    group: cgroups.Group | None
+    peer: jail.Peer | None = None
+
+
+class Pool:
+    """Sessions for untrusted Python, at most `size` at a time; further callers wait their turn.
+
+    `async with Pool(...) as pool` starts the jail (about a second; the first time on a machine, a minute, to build the jail's environment)
+    and leaves no process, cgroup, mount or file. Raises SandboxUnavailable when a protection cannot be had; with
+    `accept_reduced_isolation=True` the pool starts without cgroups, so that memory and processor time are limited for each process but not for
+    all of a session's processes together. No other protection can be waived. `preload` are the modules imported before sessions are
+    forked; any other module of the environment is imported by the code that uses it.
+    """
+
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        size: int | None = None,
+        *,
+        accept_reduced_isolation: bool = False,
+        preload: Sequence[str] = _PRELOAD,
+    ) -> None:
+        self.limits = limits or Limits()
+        self.size = size or 4 * (os.cpu_count() or 1)
+        self._accept_reduced_isolation = accept_reduced_isolation
+        self._preload = tuple(preload)
+        self._room = asyncio.Semaphore(self.size)
+        self._starting = asyncio.Lock()
+        self._free: list[_Slot] = []
+        self._groups: cgroups.Groups | None = None
+        self._jail: jail.Jail | None = None
+        self._open: set[Session] = set()
+        self._closing = False
+
+    async def __aenter__(self) -> Pool:
+        self._groups = self._make_groups()
+        try:
+            await self._running_jail()
+        except BaseException:
+            await self._close()
+            raise
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await asyncio.shield(self._close())
+
+    @contextlib.asynccontextmanager
+    async def session(self, images: Sequence[Image.Image] = ()) -> AsyncIterator[Session]:
+        """A fresh session with `images` as `image_1 … image_n` (PIL images). Waits while `size` sessions are open.
+
+        Raises RuntimeError when the pool is closed. A failure of the sandbox shows as SANDBOX_FAILURE of the session's runs.
+        """
+        async with self._room:
+            if self._closing or self._jail is None:
+                raise RuntimeError("the pool is closed: use sessions inside `async with Pool(...)`")
+            slot = self._free.pop() if self._free else _Slot(None if self._groups is None else self._groups.create(self.limits))
+
+            async def start(question: Sequence[Image.Image]) -> Process:
+                return await self._start(slot, question)
+
+            session = Session(self.limits, images, start, slot.group)
+            self._open.add(session)
+            try:
+                await session.open()
+                yield session
+            finally:
+                await asyncio.shield(session.close())
+                self._open.discard(session)
+                self._free.append(slot)
+
+    def _make_groups(self) -> cgroups.Groups | None:
+        """Raises SandboxUnavailable when there can be none, unless that is accepted."""
+        hierarchy = cgroups.detect()
+        try:
+            if isinstance(hierarchy, cgroups.Hierarchy):
+                cgroups.enable(hierarchy)
+                return cgroups.Groups(hierarchy)
+            reason = hierarchy
+        except OSError as error:
+            reason = str(error)
+        if self._accept_reduced_isolation:
+            return None
+        raise SandboxUnavailable(
+            f"no cgroup to limit memory and processes with ({reason}): run `toolwise doctor` for the remedy, "
+            "or accept it with accept_reduced_isolation=True"
+        )
+
+    async def _running_jail(self) -> jail.Jail:
+        """The jail, started anew if it has died. Raises SandboxUnavailable."""
+        async with self._starting:
+            if self._jail is not None and not self._jail.alive:
+                died, self._jail = self._jail, None
+                await died.close()
+            if self._jail is None:
+                nsjail.require()
+                root = await asyncio.to_thread(rootfs.build)
+                limits = self.limits
+                settings = {
+                    "preload": self._preload,
+                    "disk_bytes": limits.disk_bytes,
+                    "memory_bytes": limits.memory_bytes,
+                    "pids": limits.pids,
+                    "cpu_s": limits.cpu_s,
+                }
+                self._jail = await jail.Jail.start(root, settings)
+            return self._jail
+
+    async def _start(self, slot: _Slot, question: Sequence[Image.Image]) -> Process:
+        """Forks a session in `slot`, once more if the slot or the whole jail turns out to be dead. Raises OSError, EOFError, TimeoutError."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                if slot.peer is not None and not slot.peer.alive():
+                    slot.peer.close()
+                    slot.peer = None
+                if slot.peer is None:
+                    slot.peer = await (await self._running_jail()).open_slot(slot.group)
+                return await Process.start(slot.peer, self.limits, question)
+            except SandboxUnavailable as error:
+                raise OSError(str(error)) from error
+            except (OSError, EOFError, TimeoutError):
+                if slot.peer is not None:
+                    slot.peer.kill()
+                    await slot.peer.ended()
+                    slot.peer = None
+                if attempt + 1 == _ATTEMPTS:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _close(self) -> None:
+        self._closing = True
+        for session in tuple(self._open):
+            await session.close()
+        if self._jail is not None:
+            await self._jail.close()
+            self._jail = None
+        for slot in self._free:
+            if slot.peer is not None:
+                slot.peer.close()
+        self._free.clear()
+        if self._groups is not None:
+            self._groups.remove()
+            self._groups = None

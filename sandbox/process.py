@@ -1,0 +1,284 @@
+"""One life of a session: its jailed processes and the host's ends of their connections.
+
+Everything read here was written by hostile code. It is bounded before it is kept, and understood only as far as `sandbox.wire` says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from PIL import Image
+
+from sandbox import images, jail, wire
+from sandbox.types import Limits
+
+_START_S = 10.0
+_CHUNK = 1 << 16
+_FLOOD = 16  # output beyond the limit is dropped while the run goes on; at this multiple of the limit the run is stopped
+_READY = b"ready"
+
+
+@dataclass(slots=True)
+class Ending:
+    """Why a wait for a run was over. Exactly one field is set, or `deadline` or `flood` is true."""
+
+    outcome: bytes = b""  # DONE arrived: one of wire.OUTCOME_*
+    died: int | None = None  # the interpreter's wait status
+    lost: str = ""  # the session's init or its channel is gone, or what arrived is not our protocol
+    forged: bool = False
+    deadline: bool = False
+    flood: bool = False
+    cpu: bool = False
+
+
+@dataclass(slots=True)
+class Turn:
+    """What one run has produced so far."""
+
+    token: bytes
+    stdout: bytearray = field(default_factory=bytearray)
+    stderr: bytearray = field(default_factory=bytearray)
+    pngs: list[bytes] = field(default_factory=list)
+    images_dropped: int = 0
+    output_bytes: int = 0
+    flooded: bool = False
+
+
+class Process:
+    """Made by `start`. One run at a time: `begin`, then `wait`, perhaps `interrupt`, then `finish`. `close` always."""
+
+    def __init__(self, limits: Limits, init: jail.Peer, cell: socket.socket, stdout: int, stderr: int) -> None:
+        self._limits = limits
+        self._init = init
+        self._cell = cell
+        self._outputs = {stdout: "stdout", stderr: "stderr"}
+        self._buffer = bytearray()
+        self._turn = Turn(_READY)
+        self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self._interrupted: asyncio.Future[None] | None = None
+        self._final: Ending | None = None
+        loop = asyncio.get_running_loop()
+        loop.add_reader(init.channel, self._read_supervision)
+        loop.add_reader(cell, self._read_cell)
+        for fd in self._outputs:
+            loop.add_reader(fd, self._read_output, fd)
+
+    @classmethod
+    async def start(cls, slot: jail.Peer, limits: Limits, question: Sequence[Image.Image]) -> Process:
+        """Forks a session from `slot` and gives it its images. Raises OSError, EOFError or TimeoutError."""
+        supervision, their_supervision = jail.control_pair()
+        cell, their_cell = socket.socketpair()
+        cell.setblocking(False)
+        (stdout, their_stdout), (stderr, their_stderr) = os.pipe(), os.pipe()
+        ours, theirs = (stdout, stderr), (their_stdout, their_stderr)
+        process = None
+        try:
+            for fd in ours:
+                os.set_blocking(fd, False)
+            socket.send_fds(slot.channel, [wire.SESSION], [their_supervision.fileno(), their_cell.fileno(), *theirs])
+            their_supervision.close()
+            their_cell.close()
+            for fd in theirs:
+                os.close(fd)
+            theirs = ()
+            process = cls(limits, await jail.hello(supervision, _START_S), cell, *ours)
+            ending = await process.wait(_START_S)
+            if ending.outcome != _READY:
+                complaint = bytes(process._turn.stderr).decode(errors="replace")
+                raise EOFError(f"the session did not start: {complaint or ending}")
+            if question:
+                await process._send_images(question)
+            return process
+        except BaseException:
+            for fd in theirs:
+                os.close(fd)
+            if process is not None:
+                await process.close()
+            else:
+                supervision.close()
+                cell.close()
+                for fd in ours:
+                    os.close(fd)
+            raise
+        finally:
+            their_supervision.close()
+            their_cell.close()
+
+    @property
+    def usable(self) -> bool:
+        return self._final is None
+
+    async def begin(self, cell_number: int, source: str) -> Turn:
+        """Sends a cell. Raises OSError when the session is gone."""
+        self._turn = Turn(secrets.token_bytes(wire.TOKEN_BYTES))
+        self._ending = asyncio.get_running_loop().create_future()
+        payload = self._turn.token + wire.CELL.pack(cell_number) + source.encode("utf-8", "surrogatepass")
+        await self._send(wire.HEADER.pack(wire.RUN, len(payload)) + payload)
+        return self._turn
+
+    async def wait(self, timeout_s: float) -> Ending:
+        """How the run ended, or `deadline` after `timeout_s`, when it still goes on."""
+        if self._final is not None:
+            return self._final
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(timeout_s, self._end, Ending(deadline=True))
+        try:
+            return await self._ending
+        finally:
+            timer.cancel()
+
+    def stop_for_cpu(self) -> None:
+        """Ends the wait with `cpu`: somebody found that the session has used its processor time."""
+        self._end(Ending(cpu=True))
+
+    async def interrupt(self, grace_s: float) -> bool:
+        """Asks the run to stop, like Ctrl-C. True when it did, and the session's state lives on; False when it must be closed."""
+        self._turn.flooded = True
+        self._ending = stopped = asyncio.get_running_loop().create_future()
+        self._interrupted = acknowledged = asyncio.get_running_loop().create_future()
+        try:
+            self._init.channel.send(wire.INTERRUPT)
+            async with asyncio.timeout(grace_s):
+                # Acknowledged first: an interrupt still under way could hit the next run.
+                await acknowledged
+                ending = await stopped
+        except (OSError, TimeoutError):
+            return False
+        finally:
+            self._interrupted = None
+        return bool(ending.outcome)
+
+    def collect(self) -> None:
+        """Reads what is left in the pipes: the code's output was complete before it said DONE."""
+        for fd in tuple(self._outputs):
+            for _ in range(4 + self._limits.output_bytes // _CHUNK):  # bounded: another process may write on and on
+                if not self._read_output(fd):
+                    break
+
+    async def close(self) -> None:
+        """Kills every process of the session, waits until the kernel has ended them, and reads their last words."""
+        loop = asyncio.get_running_loop()
+        self._final = self._final or Ending(lost="closed")
+        self._init.kill()
+        loop.remove_reader(self._init.channel)
+        loop.remove_reader(self._cell)
+        await asyncio.shield(self._init.ended())
+        self.collect()
+        self._cell.close()
+        for fd in tuple(self._outputs):
+            self._close_output(fd)
+
+    async def _send_images(self, question: Sequence[Image.Image]) -> None:
+        payload, fd = await asyncio.to_thread(images.pack, question)
+        try:
+            frame = wire.HEADER.pack(wire.IMAGES, len(payload)) + payload
+            sent = socket.send_fds(self._cell, [frame], [fd])
+            await self._send(frame[sent:])
+        finally:
+            os.close(fd)
+
+    async def _send(self, data: bytes) -> None:
+        try:
+            sent = self._cell.send(data)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(data):
+            async with asyncio.timeout(_START_S):
+                await asyncio.get_running_loop().sock_sendall(self._cell, data[sent:])
+
+    def _end(self, ending: Ending, *, final: bool = False) -> None:
+        if final and self._final is None:
+            self._final = ending
+        if not self._ending.done():
+            self._ending.set_result(ending)
+
+    def _read_supervision(self) -> None:
+        try:
+            message = self._init.channel.recv(1024)
+        except BlockingIOError:
+            return
+        except OSError:
+            message = b""
+        kind = message[:1]
+        if kind == wire.INTERRUPTED:
+            if self._interrupted is not None and not self._interrupted.done():
+                self._interrupted.set_result(None)
+            return
+        asyncio.get_running_loop().remove_reader(self._init.channel)
+        if kind == wire.DIED:
+            self._end(Ending(died=wire.EXIT.unpack_from(message, 1)[0]), final=True)
+        else:
+            self._end(Ending(lost=message[1:].decode(errors="replace") or "the session's init ended"), final=True)
+
+    def _read_cell(self) -> None:
+        try:
+            data = self._cell.recv(_CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            asyncio.get_running_loop().remove_reader(self._cell)  # the init will say how the interpreter died
+            return
+        self._buffer += data
+        while len(self._buffer) >= wire.HEADER.size:
+            kind, size = wire.HEADER.unpack_from(self._buffer)
+            if size > wire.MAX_FRAME_BYTES or not self._acceptable(kind, size):
+                asyncio.get_running_loop().remove_reader(self._cell)
+                self._buffer.clear()
+                self._end(Ending(forged=True), final=True)
+                return
+            end = wire.HEADER.size + size
+            if len(self._buffer) < end:
+                return
+            payload = bytes(self._buffer[wire.HEADER.size : end])
+            del self._buffer[:end]
+            self._take(kind, payload)
+
+    def _acceptable(self, kind: bytes, size: int) -> bool:
+        if kind == wire.READY:
+            return size == 0 and self._turn.token == _READY
+        return kind == wire.PNG or (kind == wire.DONE and size == wire.TOKEN_BYTES + 1)
+
+    def _take(self, kind: bytes, payload: bytes) -> None:
+        if kind == wire.READY:
+            self._end(Ending(outcome=_READY))
+        elif kind == wire.PNG:
+            room = wire.MAX_FRAME_BYTES * 2 - sum(map(len, self._turn.pngs))
+            if len(self._turn.pngs) < self._limits.images and len(payload) <= room:
+                self._turn.pngs.append(payload)
+            else:
+                self._turn.images_dropped += 1
+        elif secrets.compare_digest(payload[:-1], self._turn.token):  # else it is forged or belongs to another run
+            self._end(Ending(outcome=payload[-1:]))
+
+    def _read_output(self, fd: int) -> bool:
+        """Takes what is there. False when nothing was."""
+        try:
+            data = os.read(fd, _CHUNK)
+        except BlockingIOError:
+            return False
+        if not data:
+            self._close_output(fd)
+            return False
+        turn, limit = self._turn, self._limits.output_bytes
+        room = max(0, limit - turn.output_bytes)
+        turn.output_bytes += len(data)
+        kept: bytearray = getattr(turn, self._outputs[fd])
+        kept += data[:room]
+        if turn.output_bytes > limit * _FLOOD and not turn.flooded:
+            turn.flooded = True  # said once: what is waited for next is that the run stops
+            self._end(Ending(flood=True))
+        return True
+
+    def _close_output(self, fd: int) -> None:
+        if self._outputs.pop(fd, None):
+            asyncio.get_running_loop().remove_reader(fd)
+            with contextlib.suppress(OSError):
+                os.close(fd)

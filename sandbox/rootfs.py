@@ -1,0 +1,151 @@
+"""The jail's Python environment: an interpreter, packages and system libraries in one directory that any user id can read.
+
+nsjail makes the bind mounts of a jail as the jail's own unprivileged id, so neither a virtual environment nor an interpreter below
+somebody's private home will do. The environment is therefore *copied* into a place of its own, once, keyed by a hash of what goes in:
+
+    <home>/rootfs-<key>/python   CPython with its standard library, and `packages.txt` installed as site-packages
+    <home>/rootfs-<key>/lib      the dynamic loader and exactly the system libraries that these need, mounted as /lib64
+    <home>/rootfs-<key>/fonts    matplotlib's font cache, so that a first plot need not build it
+
+`python -m sandbox.rootfs` builds it and prints the path.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+from sandbox.types import SandboxUnavailable
+
+RECIPE = 1  # bump when this module builds something different from the same packages
+PACKAGES = Path(__file__).with_name("packages.txt")
+SYSTEM_HOME = Path("/var/lib/toolwise")
+PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
+_UNUSED = shutil.ignore_patterns("site-packages", "dist-packages", "test", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "config-*")
+
+
+def home() -> Path:
+    """The directory that holds built environments: $TOOLWISE_HOME, or /var/lib/toolwise for root, or ~/.cache/toolwise."""
+    if chosen := os.environ.get("TOOLWISE_HOME"):
+        return Path(chosen)
+    return SYSTEM_HOME if os.geteuid() == 0 else Path("~/.cache/toolwise").expanduser()
+
+
+def key(packages: Path = PACKAGES) -> str:
+    """A hash of everything that decides the content: pins, interpreter version, machine, recipe."""
+    pins = [line.strip() for line in packages.read_text().splitlines() if line.strip() and not line.startswith("#")]
+    recipe = json.dumps([RECIPE, sys.version, platform.machine(), platform.libc_ver(), sorted(pins)])
+    return hashlib.sha256(recipe.encode()).hexdigest()[:16]
+
+
+def locate(packages: Path = PACKAGES) -> Path | None:
+    """The built environment, or None. A user without one of their own shares the one that root built."""
+    name = f"rootfs-{key(packages)}"
+    for place in (home(), SYSTEM_HOME):
+        built = place / name
+        if built.is_dir() and built.stat().st_uid in (0, os.geteuid()):
+            return built
+    return None
+
+
+def build(packages: Path = PACKAGES) -> Path:
+    """The environment's path, built first if it is missing (about a minute; 600 MB). Raises SandboxUnavailable with the remedy."""
+    if built := locate(packages):
+        return built
+    place = home()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        lock = (place / ".lock").open("w")
+    except OSError as error:
+        raise SandboxUnavailable(f"cannot write the jail's environment to {place} ({error.strerror}): set TOOLWISE_HOME") from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two builders at once: the second finds the first one's work
+        if built := locate(packages):
+            return built
+        with tempfile.TemporaryDirectory(dir=place, prefix=".building-") as temporary:
+            staging = Path(temporary) / "rootfs"
+            _copy_python(staging / "python")
+            _install(packages, staging / "python")
+            _copy_libraries(staging)
+            _build_font_cache(staging)
+            _make_readable(staging)
+            final = place / f"rootfs-{key(packages)}"
+            staging.rename(final)
+    return final
+
+
+def _copy_python(target: Path) -> None:
+    """Copies the base interpreter, its standard library and its shared library, if it has one."""
+    (target / "bin").mkdir(parents=True)
+    (target / "lib").mkdir()
+    shutil.copy2(os.path.realpath(getattr(sys, "_base_executable", sys.executable)), target / "bin" / PYTHON)
+    shutil.copytree(sysconfig.get_path("stdlib"), target / "lib" / PYTHON, ignore=_UNUSED)
+    if sysconfig.get_config_var("Py_ENABLE_SHARED"):
+        name = sysconfig.get_config_var("INSTSONAME")
+        shutil.copy2(Path(sysconfig.get_config_var("LIBDIR")) / name, target / "lib" / name)
+
+
+def _install(packages: Path, python: Path) -> None:
+    target = python / "lib" / PYTHON / "site-packages"
+    checkout_uv = Path(__file__).resolve().parents[1] / ".tools/bin/uv"
+    uv = str(checkout_uv) if checkout_uv.exists() else shutil.which("uv")
+    if uv:  # copies, not hard links: our permissions must not leak into uv's cache
+        command = [uv, "pip", "install", "--python", sys.executable, "--link-mode", "copy", "--compile-bytecode"]
+    else:
+        command = [sys.executable, "-m", "pip", "install", "--no-warn-script-location", "--disable-pip-version-check"]
+    done = subprocess.run([*command, "--target", str(target), "-r", str(packages)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise SandboxUnavailable(f"cannot install {packages.name} for the jail ({reason}): run `python -m sandbox.rootfs` with network")
+
+
+def _copy_libraries(staging: Path) -> None:
+    """Copies the loader and every system library that a file in `staging` links against, so that the jail needs no host directory."""
+    binaries = [staging / "python/bin" / PYTHON, *sorted(staging.rglob("*.so")), *sorted(staging.rglob("*.so.*"))]
+    listing = subprocess.run(
+        ["ldd", *map(str, binaries)],
+        env={"LD_LIBRARY_PATH": str(staging / "python/lib"), "PATH": os.defpath},
+        capture_output=True,
+        text=True,
+        check=False,  # it fails when one of the files is a script that links against nothing
+    ).stdout
+    libraries = staging / "lib"
+    libraries.mkdir()
+    for source in sorted(set(re.findall(r"(/\S+) \(0x", listing))):
+        if not source.startswith(str(staging)):
+            shutil.copy2(os.path.realpath(source), libraries / Path(source).name)
+
+
+def _build_font_cache(staging: Path) -> None:
+    """Has matplotlib list its own fonts; the host's fonts are struck out, since the jail does not have them."""
+    fonts = staging / "fonts"
+    fonts.mkdir()
+    environment = {"LD_LIBRARY_PATH": str(staging / "python/lib"), "MPLCONFIGDIR": str(fonts), "OPENBLAS_NUM_THREADS": "1"}
+    command = [str(staging / "python/bin" / PYTHON), "-I", "-c", "import matplotlib.font_manager"]
+    subprocess.run(command, env=environment, capture_output=True, check=False)  # no matplotlib in packages.txt: no cache
+    for cache in fonts.glob("fontlist-*.json"):
+        content = json.loads(cache.read_text())
+        for fonts_of_kind in ("ttflist", "afmlist"):
+            content[fonts_of_kind] = [font for font in content[fonts_of_kind] if not font["fname"].startswith("/")]
+        cache.write_text(json.dumps(content))
+
+
+def _make_readable(staging: Path) -> None:
+    for path in [staging, *staging.rglob("*")]:
+        if not path.is_symlink():
+            executable = path.is_dir() or path.stat().st_mode & 0o100
+            path.chmod(0o755 if executable else 0o644)
+
+
+if __name__ == "__main__":
+    print(build())

