@@ -47,8 +47,8 @@ def shape_picture(rng: np.random.Generator, colour: str, shape: str) -> Image.Im
     """A large shape near the centre of the backdrop."""
     picture = Image.fromarray(_backdrop(rng))
     draw = ImageDraw.Draw(picture)
-    x, y = (SIDE // 2 + rng.integers(-40, 41, size=2)).tolist()
-    radius, fill = int(rng.integers(90, 150)), COLOURS[colour]
+    x, y = (SIDE // 2 + rng.integers(-24, 25, size=2)).tolist()
+    radius, fill = int(rng.integers(110, 150)), COLOURS[colour]
     if shape == "circle":
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill)
     elif shape == "square":
@@ -93,8 +93,8 @@ def _backdrop(rng: np.random.Generator) -> np.ndarray:
 def _draw_plate(rng: np.random.Generator, pixels: np.ndarray, digit: int, left: int, top: int) -> None:
     # All offsets are multiples of the reduction: a box of the filter then never straddles the edge of a dot.
     width, height = 72, 88
-    x = left + (CELL - width) // 2 + REDUCTION * int(rng.integers(-2, 3))
-    y = top + (CELL - height) // 2 + REDUCTION * int(rng.integers(-2, 3))
+    x = left + (CELL - width) // 2 + REDUCTION * int(rng.integers(-1, 2))
+    y = top + (CELL - height) // 2 + REDUCTION * int(rng.integers(-1, 2))
     grey = int(rng.integers(115, 141))
     pixels[y : y + height, x : x + width] = grey
     dots = np.array([[dot == "1" for dot in line] for line in _GLYPHS[digit]])

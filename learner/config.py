@@ -9,8 +9,8 @@ from enum import StrEnum
 class Precision(StrEnum):
     """Arithmetic of forward and backward passes. Weights, gradients' reduction and optimizer state are float32 in both."""
 
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
 
 
 @dataclass
@@ -26,7 +26,7 @@ class LearnerConfig:
     threads_per_worker: int = 2
     """Threads of PyTorch in each worker. More than there are cores is far slower than fewer."""
 
-    precision: Precision = Precision.FLOAT32
+    precision: Precision = Precision.float32
     """float32 or bfloat16."""
 
     attention: str = "sdpa"

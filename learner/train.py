@@ -28,7 +28,8 @@ def run_rl(shop: Workshop) -> float:
         while step < settings.steps:
             clock = Clock()
             with clock.time("rollout"):
-                episodes = shop.fleet.collect(_specs(shop, step))
+                # What the machine failed again and again has no outcome, and so no place in its group.
+                episodes = [episode for episode in shop.fleet.collect(_specs(shop, step)) if episode.error is None]
             with clock.time("learn"):
                 batch = shop.batch(episodes)
                 advantages = shop.learner.advantages(batch.rewards_N, batch.group_ids_N)

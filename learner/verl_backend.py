@@ -42,6 +42,8 @@ class Learner:
         if config.gpus_per_worker == 0:
             environment = {"VERL_PLATFORM": "cpu", "VERL_USE_EXTERNAL_MODULES": "learner.cpu_platform"}
             os.environ.update(environment)
+            # Where others want the cores too, threads that wait by spinning make a step several times slower.
+            environment["OMP_WAIT_POLICY"] = "PASSIVE"
         # Imported late: verl settles on a platform while it is imported.
         from verl.single_controller.ray import RayClassWithInitArgs, RayResourcePool, RayWorkerGroup
 
@@ -96,8 +98,8 @@ class Learner:
         _require_trained_tokens(batch)
         if np.shape(advantages) != (len(batch),) or tuple(old_log_probs.shape) != batch.tokens_N_T.shape:
             raise ValueError(
-                f"a batch of shape {batch.tokens_N_T.shape} needs advantages of shape ({len(batch)},) and old_log_probs of the same "
-                f"shape as itself, not {np.shape(advantages)} and {tuple(old_log_probs.shape)}"
+                f"a batch of shape {batch.tokens_N_T.shape} needs advantages of shape ({len(batch)},) and old_log_probs "
+                f"of its own shape, not {np.shape(advantages)} and {tuple(old_log_probs.shape)}"
             )
         mini_batches = max(1, min(self.config.mini_batches, len(batch) // self.config.workers))
         cells = _cells(len(batch), self.config.workers, mini_batches)

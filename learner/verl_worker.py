@@ -215,7 +215,7 @@ class _ImageTable:
     def _fetch(self, tower: Any, args: tuple[torch.Tensor], kwargs: dict[str, torch.Tensor]) -> tuple[tuple, dict] | None:
         shown, self._places = kwargs["grid_thw"], None
         if shown.shape[1] == 3:
-            return None  # verl's own blank image, where a micro-batch has none
+            return None  # verl's blank image, with which it keeps the tower in step on ranks whose micro-batch has none
         images, which = torch.unique(shown[:, 3], return_inverse=True)
         grids = torch.from_numpy(self._batch.grids_U_3[images.cpu().numpy()])
         sizes = grids.prod(dim=1) // tower.spatial_merge_size**2
@@ -225,8 +225,9 @@ class _ImageTable:
         return (torch.from_numpy(pixels).to(args[0]),), {"grid_thw": grids.to(shown.device)}
 
     def _spread(self, tower: Any, args: tuple[torch.Tensor], output: Any) -> Any:
-        if self._places is not None:
-            output.pooler_output = output.pooler_output.index_select(0, self._places)
+        if self._places is None:
+            return output.pooler_output  # verl 0.9.1 takes the mean of the blank image's output as if it were a tensor
+        output.pooler_output = output.pooler_output.index_select(0, self._places)
         return output
 
 

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
-from transformers import AutoProcessor
+from transformers import AutoConfig, AutoProcessor
 
-from learner.batch import Batch, Collator
+from learner.batch import Collator
 from learner.experiment import Experiment
 from learner.run_directory import RunDirectory, settings_of, write_whole
 from learner.tracking import Tracker
@@ -18,7 +18,8 @@ from rollout.collect import group_specs
 from rollout.evaluate import evaluation_record, merge
 from rollout.fleet import Fleet
 from rollout.store import Store
-from rollout.types import Episode, Trajectory
+from rollout.tokens import banned_token_ids
+from rollout.types import Trajectory
 
 
 class Workshop:
@@ -27,7 +28,11 @@ class Workshop:
     def __init__(self, config: Experiment, policy_dir: str, directory: RunDirectory) -> None:
         self.config, self.policy_dir, self.directory = config, policy_dir, directory
         self.store = Store(directory.path)
-        self.collate = Collator(AutoProcessor.from_pretrained(policy_dir))
+        processor = AutoProcessor.from_pretrained(policy_dir)
+        self.batch = Collator(processor)
+        config.learner.banned_token_ids = banned_token_ids(
+            getattr(processor, "tokenizer", processor), AutoConfig.from_pretrained(policy_dir)
+        )
         # Both spend most of their start on imports, in processes of their own.
         with ThreadPoolExecutor(2) as threads:
             fleet = threads.submit(Fleet, config.rollout)
@@ -60,10 +65,6 @@ class Workshop:
         """Give the fleet the learner's weights; their version is the global step."""
         self.fleet.publish(self.learner.state_dict(), self.tracker.global_step)
 
-    def batch(self, episodes: list[Episode]) -> Batch:
-        """The learner's view of some episodes."""
-        return self.collate(episodes)
-
     def sample(self, name: str, episodes: int, split: str, temperature: float = 1.0) -> list[Trajectory]:
         """Roll the served policy out on held-out tasks, the same ones for every policy."""
         specs = group_specs(
@@ -75,6 +76,11 @@ class Workshop:
             env_kwargs=getattr(self.config.task_options, split),
         )
         return [episode.trajectory for episode in self.fleet.collect(specs)]
+
+    def records(self) -> list[dict[str, Any]]:
+        """The records of `evaluation.json` so far."""
+        path = self.directory.path / "evaluation.json"
+        return json.loads(path.read_text()) if path.exists() else []
 
     def evaluate(self, label: str) -> list[dict[str, Any]]:
         """Measure the served policy on the test split and merge the records into `evaluation.json`."""
@@ -92,7 +98,5 @@ class Workshop:
                     temperature=temperature,
                 )
             )
-        path = self.directory.path / "evaluation.json"
-        known = json.loads(path.read_text()) if path.exists() else []
-        write_whole(path, json.dumps(merge(known, records), indent=2) + "\n")
+        write_whole(self.directory.path / "evaluation.json", json.dumps(merge(self.records(), records), indent=2) + "\n")
         return records

@@ -22,7 +22,7 @@ class EngineConfig:
     max_batched_tokens: int = 8192
     """Most tokens of one forward pass."""
     block_size: int | None = None
-    """Tokens per block of the key-value cache, the granularity of prefix sharing; None leaves it to vLLM on a GPU and takes 32 on a CPU."""
+    """Tokens per block of the key-value cache, the grain of prefix sharing; None is vLLM's choice on a GPU and 32 on a CPU."""
     prefix_caching: bool = True
     """Share the key-value cache of equal prefixes: the turns of an episode, the prompts of a group."""
     max_images: int = 16
@@ -36,7 +36,7 @@ class EngineConfig:
     enforce_eager: bool = False
     """Skip CUDA graphs. A CPU engine always does."""
     cpu_threads: int = 1
-    """Threads of a CPU engine's forward pass. One is fastest for models of a few million parameters: a barrier costs more than it saves."""
+    """Threads of a CPU engine's forward pass. One is fastest for a few million parameters: a barrier costs more than it saves."""
     cpu_cache_gib: int = 1
     """Key-value cache of a CPU engine in GiB."""
     seed: int = 0
@@ -85,7 +85,7 @@ class RolloutConfig:
     """Deadline of a group in seconds; what is unfinished then ends as ABORTED."""
     attempts: int = 3
     """How often one episode is tried where the machine fails, not the model."""
-    max_consecutive_failures: int = 16
+    max_consecutive_failures: int = 64
     """Infrastructure failures in a row, without one episode in between, after which the run stops."""
     start_s: float = 300.0
     """Deadline for a worker to start, in seconds."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
-import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
+
+from rollout.lru import LRUCache
 
 # Level 3 is as fast as level 1 and writes smaller files; the level is fixed because the name of an image is the digest of its file.
 _PNG_LEVEL = 3
@@ -17,7 +17,7 @@ _PNG_LEVEL = 3
 
 @dataclass(frozen=True, slots=True)
 class EncodedImage:
-    """One image: `pixels` is uint8 of shape (height, width, 3), `png` the same losslessly, `sha256` the hexadecimal digest of `png`."""
+    """One image: `pixels` is uint8 of shape (height, width, 3), `png` the same losslessly, `sha256` the digest of `png` in hex."""
 
     sha256: str
     png: bytes
@@ -42,13 +42,12 @@ class ImageEncoder:
     """
 
     def __init__(self, cache_bytes: int = 64 << 20) -> None:
-        self._cache_bytes = cache_bytes
-        self._held_bytes = 0
-        self._cache: OrderedDict[tuple[bytes, tuple[int, ...]], EncodedImage] = OrderedDict()
-        self._lock = threading.Lock()
+        self._cache: LRUCache[tuple[bytes, tuple[int, ...]], EncodedImage] = LRUCache(
+            cache_bytes, lambda image: image.pixels.nbytes + len(image.png)
+        )
 
     def encode(self, image: EncodedImage | Image.Image | np.ndarray) -> EncodedImage:
-        """The encoded form of an image. Raises ValueError for an array that is not uint8 of shape (height, width, 3) or is empty."""
+        """The encoded form of an image. Raises ValueError for an array that is empty or not uint8 of shape (height, width, 3)."""
         if isinstance(image, EncodedImage):
             return image
         if isinstance(image, Image.Image):
@@ -57,18 +56,7 @@ class ImageEncoder:
             raise ValueError(f"an image must be uint8 of shape (height, width, 3), not {image.dtype} of shape {image.shape}")
         pixels = np.ascontiguousarray(image)
         key = (hashlib.sha256(pixels.data).digest(), pixels.shape)
-        with self._lock:
-            if found := self._cache.get(key):
-                self._cache.move_to_end(key)
-                return found
-        encoded = self._encode(pixels)
-        with self._lock:
-            if key not in self._cache:
-                self._cache[key] = encoded
-                self._held_bytes += _size(encoded)
-            while self._held_bytes > self._cache_bytes and self._cache:
-                self._held_bytes -= _size(self._cache.popitem(last=False)[1])
-        return encoded
+        return self._cache.get(key) or self._cache.put(key, self._encode(pixels))
 
     @staticmethod
     def _encode(pixels: np.ndarray) -> EncodedImage:
@@ -79,7 +67,3 @@ class ImageEncoder:
         Image.fromarray(pixels).save(buffer, "PNG", compress_level=_PNG_LEVEL)
         png = buffer.getvalue()
         return EncodedImage(sha256=hashlib.sha256(png).hexdigest(), png=png, pixels=pixels)
-
-
-def _size(image: EncodedImage) -> int:
-    return image.pixels.nbytes + len(image.png)

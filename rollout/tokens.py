@@ -21,8 +21,8 @@ _SYSTEM, _FIRST, _ACTION, _SECOND = "SYSTEM-TEXT", "FIRST-TEXT", "ACTION-TEXT", 
 def banned_token_ids(tokenizer: Any, model_config: Any) -> list[int]:
     """Ids that must never be sampled, sorted: special tokens (roles, images, video), and ids that name no token of the tokenizer.
 
-    The end-of-turn token is allowed. A sampled image placeholder would break the next forward pass, a sampled role token would let the
-    policy speak as the user. The learner masks the same ids, since otherwise its log-probabilities differ from the sampler's.
+    The end-of-turn token is allowed. A sampled image placeholder would break the next forward pass, a sampled role token would let
+    the policy speak as the user. The learner masks the same ids, since otherwise its log-probabilities differ from the sampler's.
     `tokenizer` is a fast Hugging Face tokenizer, `model_config` the model's configuration.
     """
     banned = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
@@ -40,14 +40,14 @@ class ChatFormat:
     """A model's chat template, taken apart once, and its tokenizer.
 
     The template is rendered on marked texts and cut at the marks, so any template works that renders a longer conversation as an
-    extension of a shorter one. Special tokens come from the template alone: text from outside is tokenised with special tokens split
-    into ordinary characters. Raises ValueError for a template that does not keep its own prefix.
+    extension of a shorter one. Special tokens come from the template alone: text from outside is tokenised with special tokens
+    split into ordinary characters. Raises ValueError for a template that does not keep its own prefix.
     """
 
     def __init__(self, processor: Any) -> None:
         """`processor` is a Hugging Face processor (tokenizer, image processor, chat template) or a fast tokenizer alone."""
         self.tokenizer = getattr(processor, "tokenizer", processor)
-        self._image_processor = getattr(processor, "image_processor", None)
+        self._image_processor: Any = getattr(processor, "image_processor", None)
         self.images = ImageEncoder()
         # Our own copies of the backend: this switch is a property of the whole tokenizer, which others use as well.
         serialized = self.tokenizer.backend_tokenizer.to_str()
@@ -86,13 +86,13 @@ class ChatFormat:
             f"{_FIRST}|{_ACTION}|{_SECOND}", render(first, ("assistant", content(_ACTION)), ("user", content(_SECOND)))
         )
         if pieces[0] != opening or pieces[1] != prompt_end or pieces[3] != prompt_end:
-            raise ValueError("the chat template rewrites earlier turns: choose one in which a longer conversation extends a shorter one")
+            raise ValueError("the chat template rewrites earlier turns: choose one in which a conversation only ever grows")
         closing = self._split(pieces[2])
         if not closing or closing[0] != self.tokenizer.eos_token_id:
             raise ValueError(
                 f"the chat template ends a turn with {pieces[2]!r}, but eos_token is {self.tokenizer.eos_token!r}: make them agree"
             )
-        self.end_of_turn: int = closing[0]
+        self.end_of_turn: int = self.tokenizer.eos_token_id
         self._opening, self._prompt_end = self._split(opening), self._split(prompt_end)
         self._before_system, self._between = self._split(before_system), self._split(between)
         self._next_turn = closing[1:]
@@ -176,7 +176,7 @@ class ChatFormat:
     def _encode_plain(self, text: str) -> tuple[int, ...]:
         token_ids = self._plain.encode(text, add_special_tokens=False).ids
         if not self._reserved.isdisjoint(token_ids):
-            raise ValueError("the tokenizer produced a special token from plain text: it cannot be used with untrusted observations")
+            raise ValueError("the tokenizer makes special tokens of plain text: it is not safe for observations")
         return tuple(token_ids)
 
     def encode_action(self, text: str) -> list[int]:

@@ -83,7 +83,7 @@ class Transcript:
         return seen
 
     def append_generation(self, generation: Generation) -> None:
-        """Add sampled tokens. Raises ValueError where tokens and log-probabilities differ in number or a placeholder was sampled."""
+        """Add sampled tokens. Raises ValueError where log-probabilities are missing or an image placeholder was sampled."""
         token_ids = generation.token_ids
         if len(token_ids) != len(generation.logprobs):
             raise ValueError(f"{len(token_ids)} sampled tokens came with {len(generation.logprobs)} log-probabilities")
@@ -132,7 +132,7 @@ class Transcript:
             text_room -= len(added) - budget
 
     def _shorten(self, text: str, tokens: int) -> str:
-        """`text`, or its head with a truncation mark where it has more than `tokens` tokens, or nothing where not even the mark fits."""
+        """`text`, or its head with a truncation mark where it has over `tokens` tokens, or nothing where not even the mark fits."""
         head_tokens = tokens - self._chat.count(TRUNCATED)
         if self._chat.count(text) <= tokens:
             return text

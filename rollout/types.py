@@ -27,8 +27,8 @@ class StopReason(StrEnum):
 class EpisodeSpec:
     """One episode to run.
 
-    Episodes of one group share `group_id`, `env_id` and `env_seed`, and so start from the same observation; `sampling_seed` sets them
-    apart. `actor` is "policy" for the served model, or "expert" / "random" for a script that the environment supplies.
+    Episodes of one group share `group_id`, `env_id` and `env_seed`, and so start from the same observation; `sampling_seed` sets
+    them apart. `actor` is "policy" for the served model, or "expert" / "random" for a script that the environment supplies.
     """
 
     episode_id: str
@@ -58,9 +58,9 @@ class Turn:
 class Trajectory:
     """The record of one episode; one JSON object per line in `trajectories/*.jsonl`.
 
-    `token_ids`, `loss_mask`, `logprobs`, `versions` have equal length T. `loss_mask` is 1 exactly on tokens that the policy sampled;
-    `logprobs` (natural logarithm, at the sampling temperature) is 0 and `versions` is -1 elsewhere. `images` holds sha256 names in
-    the order of the image placeholders in `token_ids`. Raises ValueError where these invariants do not hold.
+    `token_ids`, `loss_mask`, `logprobs`, `versions` have equal length T. `loss_mask` is 1 exactly on tokens that the policy
+    sampled; `logprobs` (natural logarithm, at the sampling temperature) is 0 and `versions` is -1 elsewhere. `images` holds sha256
+    names in the order of the image placeholders in `token_ids`. Raises ValueError where these invariants do not hold.
     """
 
     episode_id: str
@@ -128,7 +128,8 @@ class Trajectory:
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """A trajectory with the images that it names, as PNG bytes by sha256."""
+    """A trajectory with the images that it names, as PNG bytes by sha256. `error` says what failed if it is INFRASTRUCTURE."""
 
     trajectory: Trajectory
     images: dict[str, bytes]
+    error: str | None = None

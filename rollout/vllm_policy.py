@@ -16,15 +16,15 @@ import logging
 import os
 import queue
 import threading
-from collections import OrderedDict, deque
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-# Read while vLLM is imported and configured. One process, since an engine process of its own takes a minute longer to start on a small
-# machine; the first model runner, since it is the one with `reload_weights` and custom logits processors.
+# Read while vLLM is imported and configured. One process, since an engine process of its own takes a minute longer to start on a
+# small machine; the first model runner, since it is the one with `reload_weights` and custom logits processors.
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -37,8 +37,6 @@ from vllm import EngineArgs, SamplingParams
 from vllm.inputs.engine import mm_input, tokens_input
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.inputs import MultiModalKwargsItems, PlaceholderRange
-from vllm.multimodal.processing.inputs import ProcessorInputs
-from vllm.multimodal.processing import TimingContext
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.llm_engine import LLMEngine
 from vllm.v1.sample.logits_processor import LogitsProcessor
@@ -46,13 +44,22 @@ from vllm.v1.sample.logits_processor import LogitsProcessor
 from envs.types import InfrastructureError
 from rollout.config import EngineConfig
 from rollout.images import EncodedImage
+from rollout.mailbox import resolve, take
 from rollout.policy import Generation
+from rollout.preprocessing import Features, ImagePreprocessor
 from rollout.tokens import banned_token_ids
 
 log = logging.getLogger(__name__)
 
 _BANNED_KEY = "banned_token_ids"
-_IMAGES_PER_RUN = 16
+
+
+def _has_weights(record: logging.LogRecord) -> bool:
+    return "RotaryEmbedding" not in record.getMessage()
+
+
+# Every weight update warns that rotary embeddings were given no weights. They have none.
+logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").addFilter(_has_weights)
 
 
 class BannedTokens(LogitsProcessor):
@@ -92,7 +99,7 @@ class _Call:
     images: Sequence[EncodedImage]
     sampling: SamplingParams
     future: asyncio.Future[Generation]
-    features: list[_Features] | None = None
+    features: list[Features] | None = None
     version: int = -1
 
 
@@ -105,19 +112,11 @@ class _Update:
     future: asyncio.Future[None]
 
 
-@dataclass(frozen=True, slots=True)
-class _Features:
-    """A preprocessed image: the model's inputs and the number of placeholder tokens."""
-
-    item: Any
-    tokens: int
-
-
 class VllmPolicy:
     """A `rollout.policy.Policy` served by vLLM. Construction blocks until the engine is ready and raises what the engine raised.
 
-    `generate` may be called from any number of tasks at once; they share batches. After an engine failure every pending and later call
-    raises InfrastructureError.
+    `generate` may be called from any number of tasks at once; they share batches. After an engine failure every pending and every
+    later call raises InfrastructureError.
     """
 
     def __init__(self, config: EngineConfig, version: int = 0) -> None:
@@ -126,26 +125,27 @@ class VllmPolicy:
         self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._failure: BaseException | None = None
-        self._to_images: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._to_engine: queue.SimpleQueue[_Call | _Update | str | None] = queue.SimpleQueue()
         self._unresolved: set[asyncio.Future[Any]] = set()
-        self._cache = _FeatureCache(config.image_cache_bytes)
+        self._images: ImagePreprocessor | None = None
         ready: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self._engine_thread = threading.Thread(target=self._run_engine, args=(ready,), name="vllm-engine", daemon=True)
         self._engine_thread.start()
         if (failure := ready.get()) is not None:
             raise failure
-        self._image_thread = threading.Thread(target=self._run_images, name="vllm-images", daemon=True)
-        self._image_thread.start()
 
     async def generate(
         self, token_ids: Sequence[int], images: Sequence[EncodedImage], *, max_tokens: int, temperature: float, seed: int
     ) -> Generation:
-        """Sample one turn. Temperature 0 is greedy. A cancelled call leaves the batch. Raises InfrastructureError, or ValueError where
-        the prompt leaves no room for a token or its placeholders do not match the images."""
+        """Sample one turn. Temperature 0 is greedy. A cancelled call leaves the batch.
+
+        Raises InfrastructureError, or ValueError where the prompt leaves no room or its placeholders do not match the images.
+        """
         room = self._config.max_model_len - len(token_ids)
         if room < 1:
-            raise ValueError(f"the prompt has {len(token_ids)} tokens and leaves no room: max_model_len is {self._config.max_model_len}")
+            raise ValueError(
+                f"the prompt has {len(token_ids)} tokens and leaves no room: max_model_len is {self._config.max_model_len}"
+            )
         sampling = SamplingParams(
             temperature=temperature,
             # Greedy sampling draws nothing; without a seed such requests keep the batch on the fast path.
@@ -158,9 +158,8 @@ class VllmPolicy:
             skip_clone=True,
         )
         call = _Call(str(next(self._numbers)), list(token_ids), images, sampling, asyncio.get_running_loop().create_future())
-        call.features = self._cache.get_all(images)
-        self._post(call, call.future, self._to_engine if call.features is not None else self._to_images)
         try:
+            self._post(call.future, lambda: self._hand_in(call))
             return await call.future
         except asyncio.CancelledError:
             self._to_engine.put(call.request_id)
@@ -171,11 +170,11 @@ class VllmPolicy:
     async def publish(self, state: Mapping[str, torch.Tensor], version: int) -> None:
         """Serve `state` (Hugging Face names and tensors) as `version`, once everything in flight has ended.
 
-        Calls that arrive meanwhile wait and are sampled by the new weights. Raises InfrastructureError where the engine refuses them;
-        it serves nothing after that.
+        Calls that arrive meanwhile wait and are sampled by the new weights. Raises InfrastructureError where the engine refuses the
+        weights; it serves nothing after that.
         """
         update = _Update(state, version, asyncio.get_running_loop().create_future())
-        self._post(update, update.future, self._to_engine)
+        self._post(update.future, lambda: self._to_engine.put(update))
         try:
             # An update cannot be taken back halfway: a cancelled caller leaves it to complete.
             await asyncio.shield(update.future)
@@ -187,7 +186,6 @@ class VllmPolicy:
         with self._lock:
             already = self._failure is not None
         if not already:
-            self._to_images.put(None)
             self._to_engine.put(None)
         await asyncio.to_thread(self._engine_thread.join)
 
@@ -196,13 +194,31 @@ class VllmPolicy:
         """Whether calls can still be served."""
         return self._failure is None
 
-    def _post(self, message: Any, future: asyncio.Future[Any], mailbox: queue.SimpleQueue[Any]) -> None:
+    def _post(self, future: asyncio.Future[Any], send: Callable[[], None]) -> None:
         # Under the lock, so that a failure either sees this future or is seen here: nothing may wait for a dead engine.
         with self._lock:
             if self._failure is not None:
                 raise InfrastructureError(f"the engine has stopped: {self._failure}") from self._failure
             self._unresolved.add(future)
-            mailbox.put(message)
+            send()
+
+    def _hand_in(self, call: _Call) -> None:
+        """Send a call to the engine, by way of the image thread where images have to be preprocessed first."""
+        if call.images:
+            if self._images is None:
+                raise ValueError("this policy takes no images")
+            call.features = self._images.cached(call.images)
+            if call.features is None:
+                self._images.submit(call.images, lambda made: self._preprocessed(call, made))
+                return
+        self._to_engine.put(call)
+
+    def _preprocessed(self, call: _Call, made: list[Features] | Exception) -> None:
+        if isinstance(made, Exception):
+            resolve([(call.future, made)])
+        else:
+            call.features = made
+            self._to_engine.put(call)
 
     def _forget(self, future: asyncio.Future[Any]) -> None:
         with self._lock:
@@ -214,41 +230,15 @@ class VllmPolicy:
             waiting, self._unresolved = self._unresolved, set()
         error = InfrastructureError(f"the engine has stopped: {failure}")
         error.__cause__ = failure
-        _resolve([(future, error) for future in waiting])
-
-    def _run_images(self) -> None:
-        try:
-            processor = MULTIMODAL_REGISTRY.create_processor(self._engine.model_config, tokenizer=self._engine.tokenizer)
-            while calls := _take(self._to_images, block=True):
-                self._preprocess(processor, [call for call in calls if call is not None])
-                if None in calls:
-                    return
-        except BaseException as failure:
-            log.exception("the image thread has stopped")
-            self._fail(failure)
-
-    def _preprocess(self, processor: Any, calls: Sequence[_Call]) -> None:
-        """Fill in the features of calls and pass them on. New images share a run of the processor, most of whose cost is fixed."""
-        features = {image.sha256: self._cache.get(image) for call in calls for image in call.images}
-        new = list({image.sha256: image for call in calls for image in call.images if features[image.sha256] is None}.values())
-        failed: dict[str, Exception] = {}
-        for start in range(0, len(new), _IMAGES_PER_RUN):
-            batch = new[start : start + _IMAGES_PER_RUN]
-            try:
-                features |= {image.sha256: self._cache.put(image, made) for image, made in _features(processor, batch)}
-            except Exception as error:  # the calls with these images fail; the others are not concerned
-                failed |= {image.sha256: error for image in batch}
-        for call in calls:
-            if errors := [failed[image.sha256] for image in call.images if image.sha256 in failed]:
-                _resolve([(call.future, errors[0])])
-            else:
-                call.features = [features[image.sha256] for image in call.images]
-                self._to_engine.put(call)
+        resolve([(future, error) for future in waiting])
 
     def _run_engine(self, ready: queue.SimpleQueue[BaseException | None]) -> None:
         try:
             self._engine = _build_engine(self._config)
-            self._image_token = getattr(self._engine.model_config.hf_config, "image_token_id", None)
+            self._image_token: Any = getattr(self._engine.model_config.hf_config, "image_token_id", None)
+            if self._image_token is not None:
+                processor = MULTIMODAL_REGISTRY.create_processor(self._engine.model_config, tokenizer=self._engine.tokenizer)
+                self._images = ImagePreprocessor(processor, self._config.image_cache_bytes)
         except BaseException as failure:
             self._failure = failure
             ready.put(failure)
@@ -261,6 +251,8 @@ class VllmPolicy:
             log.exception("the engine has stopped")
             self._fail(failure)
         finally:
+            if self._images is not None:
+                self._images.close()
             self._engine.engine_core.shutdown()
             del self._engine
 
@@ -270,7 +262,7 @@ class VllmPolicy:
         running: dict[str, _Call] = {}
         waiting: deque[_Call | _Update] = deque()
         while True:
-            for message in _take(self._to_engine, block=not running and not waiting):
+            for message in take(self._to_engine, block=not running and not waiting):
                 if message is None:
                     return
                 if isinstance(message, str):
@@ -294,28 +286,28 @@ class VllmPolicy:
         try:
             self._engine.add_request(call.request_id, self._prompt(call), call.sampling)
         except Exception as error:  # this request is refused; the others are not concerned
-            _resolve([(call.future, error)])
+            resolve([(call.future, error)])
             return
         call.version = self.version
         running[call.request_id] = call
 
     def _prompt(self, call: _Call) -> Any:
         """The engine's input: token ids as they are in the transcript, and where in them each image stands."""
-        if not call.images:
+        images = call.features or []
+        needed = sum(features.tokens for features in images)
+        if (present := call.token_ids.count(self._image_token)) != needed:
+            raise ValueError(f"{len(images)} images take {needed} placeholder tokens, the prompt has {present}")
+        if not images:
             return tokens_input(call.token_ids)
-        assert call.features is not None
         places = []
         position = 0
-        for features in call.features:
+        for features in images:
             position = call.token_ids.index(self._image_token, position)
             places.append(PlaceholderRange(offset=position, length=features.tokens))
             position += features.tokens
-        placeholders = sum(place.length for place in places)
-        if call.token_ids.count(self._image_token) != placeholders:
-            raise ValueError(f"{len(call.images)} images take {placeholders} placeholder tokens, the prompt has another number")
         return mm_input(
             call.token_ids,
-            MultiModalKwargsItems({"image": [features.item for features in call.features]}),
+            MultiModalKwargsItems({"image": [features.item for features in images]}),
             {"image": [image.sha256 for image in call.images]},
             {"image": places},
         )
@@ -326,84 +318,23 @@ class VllmPolicy:
             call = running.pop(output.request_id, None)
             if call is None:
                 continue
-            sampled = output.outputs[0]
-            done.append(
-                (
-                    call.future,
-                    Generation(
-                        token_ids=list(sampled.token_ids),
-                        logprobs=list(sampled.logprobs.logprobs),
-                        finish_reason="stop" if sampled.finish_reason == "stop" else "length",
-                        version=call.version,
-                    ),
-                )
-            )
-        _resolve(done)
+            done.append((call.future, _generation(output.outputs[0], call.version)))
+        resolve(done)
 
     def _update(self, update: _Update) -> None:
-        """Nothing is in flight here. Everything that was computed with the old weights is thrown away before a new request may see it."""
+        """Nothing is in flight here. What was computed with the old weights is thrown away before a new request may see it."""
         self._engine.collective_rpc("receive_policy_weights", args=(update.state,))
         self._engine.reset_encoder_cache()
         if not self._engine.reset_prefix_cache():
             raise RuntimeError("the prefix cache could not be reset after a weight update: it still belongs to a request")
         self.version = update.version
-        _resolve([(update.future, None)])
+        resolve([(update.future, None)])
 
 
-class _FeatureCache:
-    """Preprocessed images by content, the least recently used given up first. Used from several threads."""
-
-    def __init__(self, capacity_bytes: int) -> None:
-        self._capacity_bytes = capacity_bytes
-        self._held_bytes = 0
-        self._entries: OrderedDict[str, tuple[_Features, int]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, image: EncodedImage) -> _Features | None:
-        with self._lock:
-            if (entry := self._entries.get(image.sha256)) is None:
-                return None
-            self._entries.move_to_end(image.sha256)
-            return entry[0]
-
-    def get_all(self, images: Sequence[EncodedImage]) -> list[_Features] | None:
-        """Features of all images, or None where one is missing."""
-        found = [self.get(image) for image in images]
-        return None if None in found else found  # type: ignore[return-value]
-
-    def put(self, image: EncodedImage, features: _Features) -> _Features:
-        size = sum(tensor.nbytes for tensor in features.item.get_data().values() if isinstance(tensor, torch.Tensor))
-        with self._lock:
-            if image.sha256 not in self._entries:
-                self._entries[image.sha256] = (features, size)
-                self._held_bytes += size
-            while self._held_bytes > self._capacity_bytes and len(self._entries) > 1:
-                self._held_bytes -= self._entries.popitem(last=False)[1][1]
-        return features
-
-
-def _features(processor: Any, images: Sequence[EncodedImage]) -> list[tuple[EncodedImage, _Features]]:
-    """Run the model's own processor. Its token counts are checked against the transcript's when the prompt is built."""
-    token = processor.info.get_hf_config().image_token_id
-    items = processor.info.parse_mm_data({"image": [image.image for image in images]})
-    names = {"image": [image.sha256 for image in images]}
-    result = processor.apply(ProcessorInputs([token] * len(images), items, names), TimingContext(enabled=False))
-    made = []
-    for image, item, place in zip(images, result["mm_kwargs"]["image"], result["mm_placeholders"]["image"], strict=True):
-        for element in item.values():
-            element.data = element.data.clone()  # a slice would keep the tensor of the whole run alive
-        made.append((image, _Features(item, place.length)))
-    return made
-
-
-def _take(mailbox: queue.SimpleQueue[Any], block: bool) -> list[Any]:
-    """Everything that waits in a mailbox, at least one message if `block`."""
-    messages = [mailbox.get()] if block else []
-    while True:
-        try:
-            messages.append(mailbox.get_nowait())
-        except queue.Empty:
-            return messages
+def _generation(sampled: Any, version: int) -> Generation | InfrastructureError:
+    if sampled.finish_reason not in ("stop", "length"):
+        return InfrastructureError(f"the engine ended a request for the reason {sampled.finish_reason!r}")
+    return Generation(list(sampled.token_ids), list(sampled.logprobs.logprobs), sampled.finish_reason, version)
 
 
 def _build_engine(config: EngineConfig) -> LLMEngine:
@@ -423,7 +354,8 @@ def _build_engine(config: EngineConfig) -> LLMEngine:
         options |= {"limit_mm_per_prompt": {"image": config.max_images, "video": 0}, "mm_processor_cache_gb": 0}
     arguments = EngineArgs(
         model=config.policy,
-        dtype=config.dtype,
+        # vLLM's own "auto" turns float32 into 16 bits, and then log-probabilities differ from the learner's.
+        dtype=cast(Any, str(model_config.dtype).removeprefix("torch.") if config.dtype == "auto" else config.dtype),
         seed=config.seed,
         max_model_len=config.max_model_len,
         max_num_seqs=config.max_sequences,
@@ -447,31 +379,9 @@ def _build_engine(config: EngineConfig) -> LLMEngine:
     try:
         return LLMEngine.from_engine_args(arguments)
     finally:
-        # vLLM disables the one for good, and sets the other for workers of its own; processes of an environment must not inherit it.
+        # vLLM disables the one for good, and sets the other for its own workers: what environments start must not inherit it.
         torch.set_num_threads = set_num_threads
         if preload is None:
             os.environ.pop("LD_PRELOAD", None)
         else:
             os.environ["LD_PRELOAD"] = preload
-
-
-def _resolve(results: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
-    """Complete futures on their own loops, one wake-up per loop."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
-    for future, result in results:
-        by_loop.setdefault(future.get_loop(), []).append((future, result))
-    for loop, batch in by_loop.items():
-        try:
-            loop.call_soon_threadsafe(_set, batch)
-        except RuntimeError:  # the loop was closed: nobody waits any more
-            continue
-
-
-def _set(batch: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
-    for future, result in batch:
-        if future.done():
-            continue
-        if isinstance(result, BaseException):
-            future.set_exception(result)
-        else:
-            future.set_result(result)

@@ -1,7 +1,7 @@
 """Control groups of our own, v1 and v2: they bound the memory, the processes and the processor time of a whole tree of processes.
 
-Always handled from outside the jail; the jail never sees cgroupfs. Groups live below this process's own group, so that a container's limits
-hold for them too.
+Always handled from outside the jail; the jail never sees cgroupfs. Groups live below this process's own group, so that a
+container's limits hold for them too.
 """
 
 from __future__ import annotations
@@ -116,7 +116,10 @@ def detect() -> Hierarchy | str:
 
 
 def enable(hierarchy: Hierarchy) -> None:
-    """v2: hands the controllers to children. A group may not have both children and processes, so its processes move to a leaf first."""
+    """v2.
+
+    Hands the controllers to children. A group may not have both children and processes, so its processes move to a leaf first.
+    """
     if hierarchy.version == 1:
         return
     own = hierarchy.parents["unified"]

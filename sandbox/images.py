@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import io
 import os
+import struct
 from collections.abc import Sequence
 
 from PIL import Image
@@ -12,6 +13,7 @@ from PIL import Image
 from sandbox import wire
 
 _MODES = ("L", "RGB", "RGBA")
+_SIZE, _SIZE_AT = struct.Struct(">II"), 16  # in a PNG's first chunk
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 
@@ -37,15 +39,18 @@ def decode(png: bytes, side: int) -> Image.Image:
 
     The size is read from the header and checked before a pixel is decoded: a small file can decode to gigapixels.
     """
+    if len(png) < _SIZE_AT + _SIZE.size:
+        raise ValueError("it is not a readable PNG")
+    width, height = _SIZE.unpack_from(png, _SIZE_AT)
+    if max(width, height) > side:
+        raise ValueError(f"it is {width} x {height} pixels, the limit for each side is {side}")
     try:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
-            width, height = image.size
-            if max(width, height) > side:
-                raise ValueError(f"it is {width} x {height} pixels, the limit for each side is {side}")
+            if image.size != (width, height):  # a second header: then neither is to be believed
+                raise ValueError("it is not a readable PNG")
             image.load()
-            has_alpha = image.has_transparency_data
-            return image.copy() if image.mode in _MODES else image.convert("RGBA" if has_alpha else "RGB")
-    except ValueError:
-        raise
+            plain = image.copy() if image.mode in _MODES else image.convert("RGBA" if image.has_transparency_data else "RGB")
+            plain.info.clear()  # text, profiles and the like: not pixels, so not ours to carry
+            return plain
     except Exception as error:  # whatever a parser raises on hostile bytes is the bytes' fault
         raise ValueError("it is not a readable PNG") from error

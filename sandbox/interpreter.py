@@ -1,6 +1,7 @@
 """Runs cells of untrusted code, like a notebook kernel, inside the jail. Standard library only, until the user's code imports more.
 
-The user's code runs in this very process and can do to it whatever it likes. What protects the host is around this process, not in it.
+The user's code runs in this very process and can do to it whatever it likes. What protects the host is around this process, not
+in it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from sandbox import wire
 
 _FONTS = "/opt/fonts"
 _FIGURES_MODULE = "matplotlib.pyplot"
+_TRACEBACK_CHARS = 8192
 _current: Interpreter | None = None
 
 
@@ -132,7 +134,10 @@ class Interpreter:
         with contextlib.suppress(BaseException):
             report = traceback.TracebackException.from_exception(error)
             _keep_cell_frames(report)
-            self._stderr.write("".join(report.format()))
+            text = "".join(report.format())
+            if len(text) > _TRACEBACK_CHARS:  # its last line says most: it must not fall to the output limit
+                text = f"{text[: _TRACEBACK_CHARS // 2]}\n…\n{text[-_TRACEBACK_CHARS // 2 :]}"
+            self._stderr.write(text)
 
     def _define_images(self, payload: bytes) -> None:
         from PIL import Image
@@ -193,7 +198,7 @@ def prepare() -> None:
     from PIL import Image
 
     _link_fonts()
-    Image.Image.show = lambda self, *_, **__: _show(self)  # ty: ignore[invalid-assignment]
+    Image.Image.show = lambda self, *_, **__: _show(self)
     sys.meta_path.insert(0, _FigureHook())
 
 
@@ -220,7 +225,7 @@ def _is_image(value: Any) -> bool:
 
 def _text_stream(fd: int) -> io.TextIOWrapper:
     """Unbuffered, so that what was printed before a kill has left; never raises on text that is not valid Unicode."""
-    return io.TextIOWrapper(io.FileIO(fd, "w", closefd=False), encoding="utf-8", errors="backslashreplace", write_through=True)  # ty: ignore
+    return io.TextIOWrapper(io.FileIO(fd, "w", closefd=False), encoding="utf-8", errors="backslashreplace", write_through=True)
 
 
 def _keep_cell_frames(report: traceback.TracebackException | None) -> None:

@@ -38,7 +38,10 @@ class Peer:
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
     async def ended(self) -> None:
-        """Waits until the process, and every process of the PID namespace whose PID 1 it is, has ended; then closes both descriptors."""
+        """Waits until the process, and every process of the PID namespace whose PID 1 it is, has ended.
+
+        Then closes both descriptors.
+        """
         if self.pidfd < 0:
             return
         loop = asyncio.get_running_loop()
@@ -100,8 +103,13 @@ class Jail:
         except BaseException:
             ours.close()
             raise
-        if group is not None:
-            await asyncio.to_thread(group.join, slot.pid)
+        try:
+            if group is not None:
+                await asyncio.to_thread(group.join, slot.pid)
+        except BaseException:
+            slot.kill()
+            slot.close()
+            raise
         return slot
 
     async def close(self) -> None:
@@ -124,7 +132,10 @@ def control_pair() -> tuple[socket.socket, socket.socket]:
 
 
 async def hello(channel: socket.socket, timeout_s: float) -> Peer:
-    """Waits for the process at the other end. Raises TimeoutError, EOFError when it is gone, OSError when it says that it failed."""
+    """Waits for the process at the other end.
+
+    Raises TimeoutError, EOFError when it is gone, OSError when it says that it failed.
+    """
     loop = asyncio.get_running_loop()
     readable: asyncio.Future[None] = loop.create_future()
     loop.add_reader(channel, lambda: readable.done() or readable.set_result(None))

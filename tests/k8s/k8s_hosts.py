@@ -1,11 +1,14 @@
-"""Hosts for `ray up` on one machine: network, mount and PID namespaces with an sshd and a home directory of their own, on one bridge.
+"""Hosts for `ray up` on one machine: network, mount and PID namespaces, each with an sshd and a home of its own, on one bridge.
 
-Run as a script in fresh namespaces (see test_ray_up.py): it makes the hosts, brings the cluster up with a configuration, runs a probe
-on the head, takes the cluster down, and prints the probe's answer as the last line. Whatever it started ends with its PID namespace.
+Run as a script in fresh namespaces (see test_ray_up.py): it makes the hosts, brings the cluster up with a configuration, runs a
+probe on the head, takes the cluster down, and prints the probe's answer as the last line. Whatever it started ends with its PID
+namespace.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -46,8 +49,9 @@ ray.init(address="auto", log_to_driver=False)
 @ray.remote(num_cpus=1, resources={"sandbox": 1})
 def where():
     return ray.util.get_node_ip_address()
+ran_on = ray.get(where.remote(), timeout=120)  # waits for the worker, which the head's autoscaler brings in
 nodes = {node["NodeManagerAddress"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
-print("probe", json.dumps({"nodes": nodes, "ran_on": ray.get(where.remote(), timeout=60)}))
+print("probe", json.dumps({"ran_on": ran_on, "nodes": nodes}))
 """
 
 
@@ -65,6 +69,17 @@ def start_host(name: str, address: str, folder: Path) -> None:
     sh(f"ip link add {name} type veth peer name eth0 netns {host.pid} && ip link set {name} master bridge up")
 
 
+def ray_processes() -> list[str]:
+    """Names of Ray's processes on the hosts, zombies aside: they are visible from here, in PID namespaces below this one."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            name, _, rest = stat.read_text().partition("(")[2].rpartition(")")
+            if name in ("raylet", "gcs_server") and rest.split()[0] != "Z":
+                found.append(name)
+    return sorted(found)
+
+
 def main(folder: Path) -> None:
     sh("ip link set lo up && ip link add bridge type bridge && ip link set bridge up")
     sh(f"ip address add {OPERATOR}/24 dev bridge && ip route add default via {HEAD}")
@@ -79,19 +94,14 @@ def main(folder: Path) -> None:
     cluster = str(folder / "cluster.yaml")
     subprocess.run([*ray, "get-auth-token", "--generate"], check=True, stdout=subprocess.DEVNULL)
     subprocess.run([*ray, "up", "--yes", cluster], check=True)
-    probe = f"RAY_AUTH_MODE=token {sys.executable} {folder}/probe.py"
-    answer = ""
-    for _ in range(30):  # the head's autoscaler brings the worker in
-        done = subprocess.run([*ray, "exec", cluster, probe], capture_output=True, text=True)
-        answer = next((line for line in done.stdout.splitlines() if line.startswith("probe ")), "")
-        if WORKER in answer:
-            break
-        time.sleep(2)
-    else:
-        subprocess.run([*ray, "exec", cluster, "cat /tmp/ray/session_latest/logs/monitor.out | tail -50"])
-        print(done.stdout[-2000:], done.stderr[-2000:])
+    done = subprocess.run([*ray, "exec", cluster, f"RAY_AUTH_MODE=token python {folder}/probe.py"], capture_output=True, text=True)
+    print(done.stdout, done.stderr)
     subprocess.run([*ray, "down", "--yes", cluster], check=True)
-    print(answer.removeprefix("probe "))
+    [answer] = [line.removeprefix("probe ") for line in done.stdout.splitlines() if line.startswith("probe ")]
+    began = time.monotonic()
+    while (left := ray_processes()) and time.monotonic() - began < 120:
+        time.sleep(1)
+    print(json.dumps(json.loads(answer) | {"left": left, "left_for_s": time.monotonic() - began}))
 
 
 if __name__ == "__main__":

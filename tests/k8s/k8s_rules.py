@@ -13,7 +13,7 @@ from typing import Any
 Manifest = dict[str, Any]
 Rule = Callable[[Manifest], str | None]
 
-SANDBOX_CAPABILITIES = {"SETUID", "SETGID", "KILL", "CHOWN", "DAC_OVERRIDE"}
+SANDBOX_CAPABILITIES = {"SETUID", "SETGID", "KILL"}
 
 
 def cluster_spec(manifest: Manifest) -> Manifest:

@@ -1,5 +1,6 @@
 """Locks: what the Dockerfile copies exists, its commands are valid shell, it installs one of the hash-pinned files and every
-package of the project, its user is an ordinary one, and its system libraries are those that README, Makefile and cluster files name."""
+package of the project, its user is an ordinary one, and its system libraries are those that README, Makefile and cluster files
+name."""
 
 from __future__ import annotations
 

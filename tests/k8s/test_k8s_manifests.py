@@ -165,6 +165,20 @@ def test_the_entrypoint_is_a_command_that_composes() -> None:
         compose("train", Experiment, [*overrides, "resumed=true"])
 
 
+def test_the_cluster_is_as_large_as_the_experiment() -> None:
+    job = load(K8S / "base" / "rayjob.yaml")
+    settings = compose("train", Experiment, job["spec"]["entrypoint"].split()[2:])
+    rollout, learner = settings.rollout, settings.learner
+    asked = {
+        "gpu": rollout.workers * rollout.gpus_per_worker + learner.workers * learner.gpus_per_worker,
+        "sandbox": rollout.workers * rollout.sandboxes_per_worker,
+    }
+    workers = [(group["replicas"], group) for name, group in groups(job).items() if name != "headgroup"]
+    gpus = sum(count * int(pod(group)["containers"][0]["resources"]["limits"].get("nvidia.com/gpu", 0)) for count, group in workers)
+    jails = sum(count * offered(group).get("sandbox", 0) for count, group in workers)
+    assert (gpus, jails) == (asked["gpu"], asked["sandbox"])
+
+
 def custom_resources(source: str) -> set[str]:
     """Names of the Ray resources that a module asks for: keys of a `resources=` dictionary, constants of the module resolved."""
     tree = ast.parse(source)

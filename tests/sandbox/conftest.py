@@ -1,7 +1,7 @@
 """Attacks on the real jail, through the public interface. The behaviours that this folder locks:
 
-* limits: wall time, processor time, memory of one process and of a tree, processes, disk, files, output and images are bounded, and the
-  result says which bound was met;
+* limits: wall time, processor time, memory of one process and of a tree, processes, disk, files, output and images are bounded,
+  and the result says which bound was met;
 * reach: no network, no host file, no secret, no descriptor, no process, no other session can be reached;
 * privilege: no system call that gives power over the kernel, a namespace, a mount or another process is allowed;
 * survivors: nothing outlives its session, and nothing outlives the pool;
@@ -18,7 +18,6 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
-
 from sandbox_host import HIGH_FD, LIMITS, SECRET
 
 from sandbox import Pool, SandboxUnavailable, Session

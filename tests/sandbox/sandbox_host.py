@@ -9,7 +9,9 @@ from sandbox import Limits
 
 SECRET = "hunter2-of-the-host"
 HIGH_FD = 700
-LIMITS = Limits(wall_s=8, cpu_s=4, memory_bytes=400 << 20, pids=24, disk_bytes=16 << 20, output_bytes=20_000, images=4, image_side=512)
+LIMITS = Limits(
+    wall_s=8, cpu_s=4, memory_bytes=400 << 20, pids=24, disk_bytes=16 << 20, output_bytes=20_000, images=4, image_side=512
+)
 
 
 def descendants(root: int | None = None) -> set[int]:
@@ -33,4 +35,8 @@ def descendants(root: int | None = None) -> set[int]:
 
 def own_cgroups() -> list[Path]:
     """The control groups that pools of this process have made and not removed."""
-    return [path for depth in ("*", "*/*", "*/*/*", "*/*/*/*") for path in Path("/sys/fs/cgroup").glob(f"{depth}/toolwise-{os.getpid()}-*")]
+    return [
+        path
+        for depth in ("*", "*/*", "*/*/*", "*/*/*/*")
+        for path in Path("/sys/fs/cgroup").glob(f"{depth}/toolwise-{os.getpid()}-*")
+    ]

@@ -89,11 +89,11 @@ async def test_no_new_privileges_is_set_and_a_filter_is_active(session: Session)
 
 
 async def test_it_cannot_become_root(session: Session) -> None:
-    assert "PermissionError" in (await session.run("import os; os.setuid(0)")).stderr
+    assert "OSError" in (await session.run("import os; os.setuid(0)")).stderr
 
 
 async def test_its_user_map_cannot_be_changed(session: Session) -> None:
-    assert "PermissionError" in (await session.run("open('/proc/self/uid_map', 'w').write('0 0 1')")).stderr
+    assert "PermissionError" in (await session.run("open('/proc/self/uid_map', 'wb', 0).write(b'0 0 1')")).stderr
 
 
 async def test_a_device_cannot_be_made(session: Session) -> None:
@@ -101,7 +101,7 @@ async def test_a_device_cannot_be_made(session: Session) -> None:
 
 
 async def test_a_file_it_wrote_cannot_be_executed(session: Session) -> None:
-    code = "import os; open('/tmp/x', 'w').write('#!/opt/python/bin/python3.12'); os.chmod('/tmp/x', 0o4755); os.execv('/tmp/x', ['x'])"
+    code = "import os; open('/tmp/x', 'w').write('#!/opt/python/bin/python3'); os.chmod('/tmp/x', 0o4755); os.execl('/tmp/x', 'x')"
     assert "PermissionError" in (await session.run(code)).stderr
 
 

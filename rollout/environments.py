@@ -1,0 +1,129 @@
+"""One way to drive any environment: its coroutines where it has them, a bounded number of threads for a plain `gymnasium.Env`."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import gymnasium
+import numpy as np
+
+from envs.types import Observation, UsageError
+
+Step = tuple[Observation, float, bool, bool, dict[str, Any]]
+
+
+class Environment(Protocol):
+    """What an episode needs of an environment."""
+
+    async def reset(self, seed: int) -> tuple[Observation, dict[str, Any]]:
+        """Begin the episode of `seed`."""
+        ...
+
+    async def step(self, action: str) -> Step:
+        """Take one action: observation, reward, terminated, truncated, info."""
+        ...
+
+    async def close(self) -> None:
+        """Give back what the environment holds."""
+        ...
+
+
+class Threads:
+    """Runs blocking calls, at most `limit` at a time, each on a thread of its own.
+
+    A call that is cancelled gives its place back at once, though its thread runs on: Python cannot stop it, and the place that a
+    stuck environment kept would be lost for good. The threads are daemons, so none keeps the process alive.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._places = asyncio.Semaphore(limit)
+
+    async def run(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """Await `function(*arguments, **options)`."""
+        async with self._places:
+            loop = asyncio.get_running_loop()
+            outcome: asyncio.Future[Any] = loop.create_future()
+
+            def settle(result: Any, error: BaseException | None) -> None:
+                if outcome.done():
+                    return
+                if error is None:
+                    outcome.set_result(result)
+                else:
+                    outcome.set_exception(error)
+
+            def work() -> None:
+                result, error = None, None
+                try:
+                    result = function(*arguments, **options)
+                except BaseException as raised:
+                    error = RuntimeError(f"{raised!r}") if isinstance(raised, StopIteration) else raised
+                if not loop.is_closed():
+                    loop.call_soon_threadsafe(settle, result, error)
+
+            threading.Thread(target=work, name="environment", daemon=True).start()
+            return await outcome
+
+
+def make(env_id: str, options: Mapping[str, Any], sandbox: Any = None) -> gymnasium.Env:
+    """`gymnasium.make`, with the worker's sandbox pool for our own environments. Raises UsageError where it cannot be made."""
+    options = dict(options)
+    if env_id.startswith("toolwise/") and sandbox is not None:
+        options["sandbox"] = sandbox
+    try:
+        return gymnasium.make(env_id, disable_env_checker=True, **options)
+    except (gymnasium.error.Error, ModuleNotFoundError, TypeError) as error:
+        raise UsageError(f"environment {env_id!r} cannot be made: {error}") from error
+
+
+def adapt(env: gymnasium.Env, threads: Threads) -> Environment:
+    """The environment's coroutines, or its plain methods on `threads`."""
+    return _Coroutines(env.unwrapped) if hasattr(env.unwrapped, "step_async") else _Blocking(env, threads)
+
+
+class _Coroutines:
+    """An environment with `reset_async`, `step_async` and `close_async`."""
+
+    def __init__(self, env: Any) -> None:
+        self._env = env
+
+    async def reset(self, seed: int) -> tuple[Observation, dict[str, Any]]:
+        return await self._env.reset_async(seed=seed)
+
+    async def step(self, action: str) -> Step:
+        return await self._env.step_async(action)
+
+    async def close(self) -> None:
+        await self._env.close_async()
+
+
+class _Blocking:
+    """A plain environment, whose observation is text, or text and images."""
+
+    def __init__(self, env: gymnasium.Env, threads: Threads) -> None:
+        self._env = env
+        self._threads = threads
+
+    async def reset(self, seed: int) -> tuple[Observation, dict[str, Any]]:
+        observation, info = await self._threads.run(self._env.reset, seed=seed)
+        return _observation(observation), info
+
+    async def step(self, action: str) -> Step:
+        observation, reward, terminated, truncated, info = await self._threads.run(self._env.step, action)
+        return _observation(observation), float(reward), bool(terminated), bool(truncated), info
+
+    async def close(self) -> None:
+        await self._threads.run(self._env.close)
+
+
+def _observation(observation: Any) -> Observation:
+    if isinstance(observation, str):
+        return {"text": observation, "images": ()}
+    if isinstance(observation, Mapping) and isinstance(observation.get("text"), str):
+        return {"text": observation["text"], "images": tuple(np.asarray(image) for image in observation.get("images", ()))}
+    raise UsageError(
+        f"an observation must be text or {{'text': …, 'images': …}}, not {type(observation).__name__}: wrap the environment"
+    )

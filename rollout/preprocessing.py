@@ -1,0 +1,93 @@
+"""Images to a model's inputs, on a thread of its own: done inline, a burst of large images would hold up every episode."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from rollout.images import EncodedImage
+from rollout.lru import LRUCache
+from rollout.mailbox import take
+
+_IMAGES_PER_RUN = 16
+
+Done = Callable[["list[Features] | Exception"], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """A preprocessed image: the model's inputs (vLLM's item) and the number of its placeholder tokens."""
+
+    item: Any
+    tokens: int
+
+    def size_bytes(self) -> int:
+        """Memory of the tensors."""
+        return sum(tensor.nbytes for tensor in self.item.get_data().values() if isinstance(tensor, torch.Tensor))
+
+
+class ImagePreprocessor:
+    """Runs vLLM's multi-modal `processor` once per new image and remembers the result, up to `cache_bytes`."""
+
+    def __init__(self, processor: Any, cache_bytes: int) -> None:
+        self._processor = processor
+        self._image_token = processor.info.get_hf_config().image_token_id
+        self._cache: LRUCache[str, Features] = LRUCache(cache_bytes, Features.size_bytes)
+        self._jobs: queue.SimpleQueue[tuple[Sequence[EncodedImage], Done] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="vllm-images", daemon=True)
+        self._thread.start()
+
+    def cached(self, images: Sequence[EncodedImage]) -> list[Features] | None:
+        """The features of all images, or None where one has to be made first."""
+        found = [features for image in images if (features := self._cache.get(image.sha256)) is not None]
+        return found if len(found) == len(images) else None
+
+    def submit(self, images: Sequence[EncodedImage], done: Done) -> None:
+        """Make the features of `images`, then call `done` with them, or with the exception, on the thread of this object."""
+        self._jobs.put((images, done))
+
+    def close(self) -> None:
+        """End the thread after what is under way."""
+        self._jobs.put(None)
+
+    def _run(self) -> None:
+        while True:
+            jobs = take(self._jobs, block=True)
+            self._make([job for job in jobs if job is not None])
+            if None in jobs:
+                return
+
+    def _make(self, jobs: Sequence[tuple[Sequence[EncodedImage], Done]]) -> None:
+        """New images share a run of the processor: most of its cost is per run."""
+        images = {image.sha256: image for wanted, _ in jobs for image in wanted}
+        made: dict[str, Features | Exception] = {}
+        for sha in images:
+            if (features := self._cache.get(sha)) is not None:
+                made[sha] = features
+        new = [image for sha, image in images.items() if sha not in made]
+        for start in range(0, len(new), _IMAGES_PER_RUN):
+            batch = new[start : start + _IMAGES_PER_RUN]
+            try:
+                made |= {sha: self._cache.put(sha, features) for sha, features in self._process(batch).items()}
+            except Exception as error:
+                made |= dict.fromkeys((image.sha256 for image in batch), error)
+        for wanted, done in jobs:
+            results = [made[image.sha256] for image in wanted]
+            errors = [result for result in results if isinstance(result, Exception)]
+            done(errors[0] if errors else [result for result in results if isinstance(result, Features)])
+
+    def _process(self, images: Sequence[EncodedImage]) -> dict[str, Features]:
+        items = self._processor.info.parse_mm_data({"image": [image.image for image in images]})
+        names = {"image": [image.sha256 for image in images]}
+        result = self._processor([self._image_token] * len(images), items, names)
+        made = {}
+        for image, item, place in zip(images, result["mm_kwargs"]["image"], result["mm_placeholders"]["image"], strict=True):
+            for element in item.values():
+                element.data = element.data.clone()  # a slice would keep the tensor of the whole run alive
+            made[image.sha256] = Features(item, place.length)
+        return made

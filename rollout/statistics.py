@@ -1,0 +1,187 @@
+"""How a policy uses its tools: metrics of a batch of trajectories, and the alarm for when it stops. Pure NumPy.
+
+Axes: N episodes, G groups. Episodes that the machine failed (INFRASTRUCTURE) are left out everywhere.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rollout.types import StopReason, Trajectory
+
+
+def tool_use_metrics(trajectories: Iterable[Trajectory], alarm: CollapseAlarm | None = None) -> dict[str, float]:
+    """Everything worth plotting of one step, under verl's names where it has one; by ability as well, under `ability/<name>/`.
+
+    `alarm` is told of the step and adds `tools/collapse_alarm` (0 or 1). Metrics that the step says nothing about are left out: a
+    mean over no episodes has no value. Raises ValueError where no episode is left.
+    """
+    episodes = [trajectory for trajectory in trajectories if trajectory.stop_reason is not StopReason.INFRASTRUCTURE]
+    if not episodes:
+        raise ValueError("there is no episode to measure: every one of them failed for reasons of infrastructure")
+    metrics = _metrics(episodes, alarm, "")
+    abilities = sorted({episode.ability for episode in episodes if episode.ability})
+    for ability in abilities:
+        part = _metrics([episode for episode in episodes if episode.ability == ability], alarm, ability)
+        metrics |= {f"ability/{ability}/{name}": value for name, value in part.items()}
+    if alarm is not None:
+        metrics["tools/collapse_alarm"] = float(alarm.ringing)
+    return metrics
+
+
+def _metrics(episodes: Sequence[Trajectory], alarm: CollapseAlarm | None, name: str) -> dict[str, float]:
+    calls_N = np.array([episode.tool_calls for episode in episodes], dtype=np.float64)
+    rewards_N = np.array([episode.reward for episode in episodes], dtype=np.float64)
+    group_ids_N = [episode.group_id for episode in episodes]
+    within, between = variance_parts(calls_N, group_ids_N)
+    metrics = {
+        "critic/score/mean": rewards_N.mean(),
+        "critic/score/max": rewards_N.max(),
+        "critic/score/min": rewards_N.min(),
+        # Sampled tokens alone: observations are not the policy's doing.
+        "response_length/mean": np.mean([sum(episode.loss_mask) for episode in episodes]),
+        # The prompt, the actions, and the observations between them, as verl counts.
+        "num_turns/mean": np.mean([2 * len(episode.turns) for episode in episodes]),
+        "tools/calls_per_episode/mean": calls_N.mean(),
+        "tools/calls_per_episode/std": calls_N.std(),
+        "tools/calls_per_episode/var": calls_N.var(),
+        "tools/calls_per_episode/max": calls_N.max(),
+        "tools/variance/within_group": within,
+        "tools/variance/between_group": between,
+        "tools/zero_variance_groups": np.mean([counts.var() == 0 for counts in _by_group(calls_N, group_ids_N)]),
+        "tools/repeat_rate": repeat_rate(episodes),
+    }
+    used_N = calls_N > 0
+    if used_N.any():
+        metrics["reward/with_tools"] = rewards_N[used_N].mean()
+    if not used_N.all():
+        metrics["reward/without_tools"] = rewards_N[~used_N].mean()
+    advantage = tool_advantage(rewards_N, used_N, group_ids_N)
+    if advantage is not None:
+        metrics["reward/tool_advantage"] = advantage
+    for reason in StopReason:
+        if reason is not StopReason.INFRASTRUCTURE:
+            metrics[f"stop_reason/{reason.lower()}"] = np.mean([episode.stop_reason is reason for episode in episodes])
+    metrics |= _by_tool(episodes)
+    if alarm is not None:
+        metrics["tools/collapse_alarm"] = float(alarm.update(name, float(used_N.mean()), advantage))
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def _by_tool(episodes: Sequence[Trajectory]) -> dict[str, Any]:
+    calls = defaultdict(list)
+    users: dict[str, set[str]] = defaultdict(set)
+    for episode in episodes:
+        for turn in episode.turns:
+            if turn.tool is not None:
+                calls[turn.tool].append(turn)
+                users[turn.tool].add(episode.episode_id)
+    metrics: dict[str, Any] = {}
+    for tool, turns in sorted(calls.items()):
+        latency_s = np.array([turn.tool_latency_s for turn in turns])
+        metrics[f"tools/{tool}/frequency"] = len(users[tool]) / len(episodes)
+        metrics[f"tools/{tool}/error_rate"] = np.mean([turn.tool_status != "ok" for turn in turns])
+        metrics[f"tools/{tool}/latency_s/p50"] = np.percentile(latency_s, 50)
+        metrics[f"tools/{tool}/latency_s/p99"] = np.percentile(latency_s, 99)
+    return metrics
+
+
+def variance_parts(values_N: np.ndarray, group_ids_N: Sequence[str]) -> tuple[float, float]:
+    """The variance within groups and the one between them, which add up to the variance of all values.
+
+    Law of total variance, Var X = E[Var(X | G)] + Var(E[X | G]) (Casella and Berger, Statistical Inference, theorem 4.4.7), with
+    population variances and each group weighted by its size: Σ n_g/N · Var_g and Σ n_g/N · (mean_g − mean)².
+    """
+    groups = _by_group(values_N, group_ids_N)
+    weights_G = np.array([len(group) for group in groups]) / len(values_N)
+    within = weights_G @ np.array([group.var() for group in groups])
+    between = weights_G @ (np.array([group.mean() for group in groups]) - values_N.mean()) ** 2
+    return float(within), float(between)
+
+
+def repeat_rate(episodes: Sequence[Trajectory]) -> float:
+    """Share of tool calls whose action equals, character by character, an earlier one of the same episode; 0 without calls."""
+    calls = repeats = 0
+    for episode in episodes:
+        actions = [turn.action for turn in episode.turns if turn.tool is not None]
+        calls += len(actions)
+        repeats += len(actions) - len(set(actions))
+    return repeats / calls if calls else 0.0
+
+
+def tool_advantage(rewards_N: np.ndarray, used_N: np.ndarray, group_ids_N: Sequence[str]) -> float | None:
+    """Reward of episodes with a tool call minus that of those without, in the mean over groups that have both.
+
+    Within a group the task is the same, so hard tasks, which call for tools and score low, do not blur the comparison. Where no
+    group has both, the plain difference of means; None where one of the two never occurred.
+    """
+    contrasts = []
+    for rewards, used in zip(_by_group(rewards_N, group_ids_N), _by_group(used_N, group_ids_N), strict=True):
+        if used.any() and not used.all():
+            contrasts.append(rewards[used].mean() - rewards[~used].mean())
+    if contrasts:
+        return float(np.mean(contrasts))
+    if used_N.any() and not used_N.all():
+        return float(rewards_N[used_N].mean() - rewards_N[~used_N].mean())
+    return None
+
+
+def _by_group(values_N: np.ndarray, group_ids_N: Sequence[str]) -> list[np.ndarray]:
+    names, group_N = np.unique(np.asarray(group_ids_N), return_inverse=True)
+    return [values_N[group_N == group] for group in range(len(names))]
+
+
+@dataclass(slots=True)
+class _Watch:
+    """What the alarm remembers of one ability."""
+
+    first_uses: list[float] = field(default_factory=list)
+    advantage: float | None = None
+    low_steps: int = 0
+
+
+class CollapseAlarm:
+    """Rings when a policy has given up tools that paid, and not when it dips and comes back.
+
+    Tool use (share of episodes with a call) is compared with its mean over the first `warmup` steps. Healthy runs were seen to fall
+    to 9–27 % of that for about five steps and recover. The alarm rings while use has stayed below `fraction` of the start for at
+    least `patience` steps and tools were worth it: the running mean of `tool_advantage` is positive. Unlearning a tool that does
+    not pay is what training is for, and is silent.
+    """
+
+    def __init__(self, fraction: float = 0.3, patience: int = 10, warmup: int = 5) -> None:
+        self._fraction, self._patience, self._warmup = fraction, patience, warmup
+        self._watches: dict[str, _Watch] = {}
+
+    def update(self, name: str, use: float, advantage: float | None) -> bool:
+        """Take in one step of the ability `name` ("" for all together); whether the alarm rings for it now."""
+        watch = self._watches.setdefault(name, _Watch())
+        if advantage is not None:
+            watch.advantage = advantage if watch.advantage is None else 0.8 * watch.advantage + 0.2 * advantage
+        if len(watch.first_uses) < self._warmup:
+            watch.first_uses.append(use)
+            return False
+        low = use < self._fraction * float(np.mean(watch.first_uses))
+        watch.low_steps = watch.low_steps + 1 if low else 0
+        return self._rings(watch)
+
+    @property
+    def ringing(self) -> bool:
+        """Whether the alarm rings for anything."""
+        return any(self._rings(watch) for watch in self._watches.values())
+
+    def _rings(self, watch: _Watch) -> bool:
+        return watch.low_steps >= self._patience and watch.advantage is not None and watch.advantage > 0
+
+    def state(self) -> dict[str, Any]:
+        """What `load_state` needs to go on, as plain JSON."""
+        return {name: asdict(watch) for name, watch in self._watches.items()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from `state()`."""
+        self._watches = {name: _Watch(**watch) for name, watch in state.items()}

@@ -1,0 +1,175 @@
+"""Scripted policy, environments and worker for the rollout tests. Importing this module registers the environments."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from envs.types import InfrastructureError, ToolCall, ToolStatus
+from rollout.policy import Generation
+from rollout.tokens import ChatFormat
+from rollout.types import EpisodeSpec
+from rollout.worker import RolloutWorker
+
+
+def spec(env_id="rollout_fakes:Fake-v0", number=0, group="g", **options: Any) -> EpisodeSpec:
+    """An episode of a fake environment; `options` are its keyword arguments, or fields of the spec."""
+    fields = {name: options.pop(name) for name in ("actor", "temperature", "env_seed") if name in options}
+    return EpisodeSpec(
+        episode_id=f"{group}-{number}",
+        group_id=group,
+        env_id=env_id,
+        env_seed=fields.pop("env_seed", number),
+        sampling_seed=1000 + number,
+        env_kwargs=options,
+        **fields,
+    )
+
+
+def picture(seed: int, height: int = 56, width: int = 84) -> np.ndarray:
+    """An image of random pixels."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+class ScriptedPolicy:
+    """Says what `say` makes of the number of its call in the episode (it counts the turns in the prompt)."""
+
+    def __init__(
+        self, chat: ChatFormat, say: Callable[[int], str] = lambda turn: "go", delay_s: float = 0.0, end: bool = True
+    ) -> None:
+        self._chat, self._say, self._delay_s, self._end = chat, say, delay_s, end
+        self.version, self.healthy, self.calls = 0, True, 0
+        self.busy: list[tuple[float, float]] = []
+
+    async def generate(self, token_ids, images, *, max_tokens, temperature, seed) -> Generation:
+        self.calls += 1
+        started = time.monotonic()
+        await asyncio.sleep(self._delay_s)
+        self.busy.append((started, time.monotonic()))
+        turn = list(token_ids).count(self._chat.end_of_turn) // 2
+        sampled = self._chat.encode_action(self._say(turn))
+        if not self._end:
+            sampled = sampled[:-1]
+        stopped = len(sampled) <= max_tokens and self._end
+        sampled = sampled[:max_tokens]
+        return Generation(sampled, [-0.5] * len(sampled), "stop" if stopped else "length", self.version)
+
+    async def publish(self, state, version) -> None:
+        self.version = version
+
+    async def close(self) -> None:
+        pass
+
+
+class FakeWorker(RolloutWorker):
+    """A worker with a scripted policy in place of an engine."""
+
+    def _serve(self, version):
+        chat = ChatFormat.from_directory(self._config.engine.policy)
+        policy = ScriptedPolicy(chat)
+        policy.version = version
+        return chat, policy
+
+
+class Fake(gymnasium.Env):
+    """`turns` tool calls of `tool_s` seconds, then the answer is accepted. It has coroutines, as our own environments do.
+
+    `trouble` happens at the first `times` episodes of each seed, in the first step: "raise", "crash", "tool" (a FAILURE), "kill"
+    (the process), "hang". The episodes are counted by files in `log`.
+    """
+
+    open_environments = 0
+
+    def __init__(
+        self, turns=2, tool_s=0.0, trouble=None, times=1, log=None, text="seen", images=0, image_size=(56, 84), needs=True
+    ) -> None:
+        self._turns, self._tool_s, self._trouble, self._times, self._log = turns, tool_s, trouble, times, log
+        self._text, self._images, self._image_size, self._needs = text, images, image_size, needs
+        Fake.open_environments += 1
+
+    def _observe(self, text: str) -> dict[str, Any]:
+        return {"text": text, "images": tuple(picture(number, *self._image_size) for number in range(self._images))}
+
+    async def reset_async(self, *, seed=None, options=None):
+        self._step, self._seed = 0, seed
+        self._attempt = _count(self._log, f"episode-{seed}") if self._log else 0
+        info = {"task_id": f"task-{seed}", "ability": "faking", "source": "fake", "needs_tool": self._needs}
+        return self._observe(f"question {seed}"), info
+
+    async def step_async(self, action):
+        self._step += 1
+        if self._trouble and self._step == 1 and self._attempt < self._times:
+            if self._trouble == "raise":
+                raise InfrastructureError("the wire is cut")
+            if self._trouble == "crash":
+                raise KeyError("a bug of the environment")
+            if self._trouble == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if self._trouble == "hang":
+                await asyncio.sleep(3600)
+        await asyncio.sleep(self._tool_s)
+        if self._step > self._turns:
+            return self._observe(""), 1.0, True, False, {"tool_call": None, "reward_parts": {"accuracy": 1.0}, "answer": action}
+        status = ToolStatus.FAILURE if self._trouble == "tool" and self._attempt < self._times else ToolStatus.OK
+        return self._observe(self._text), 0.0, False, False, {"tool_call": ToolCall("fake", status, self._tool_s, action)}
+
+    async def close_async(self):
+        Fake.open_environments -= 1
+
+    def expert(self, rng: random.Random):
+        for _ in range(self._turns):
+            observation = yield f"call {rng.random():.3f}"
+            assert observation["text"] == self._text
+        yield "done"
+
+    def random_actor(self, rng: random.Random):
+        yield "give up"
+
+
+class Plain(gymnasium.Env):
+    """A third party's text environment: bare strings, blocking `step`, no coroutines, no info."""
+
+    running = 0
+    most_running = 0
+
+    def __init__(self, step_s=0.0, observation="say more") -> None:
+        self._step_s, self._observation = step_s, observation
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._steps = 0
+        return self._observation, {}
+
+    def step(self, action):
+        Plain.running += 1
+        Plain.most_running = max(Plain.most_running, Plain.running)
+        time.sleep(self._step_s)
+        Plain.running -= 1
+        self._steps += 1
+        return self._observation, 0.5, self._steps == 2, False, {}
+
+
+def _count(directory: str, name: str) -> int:
+    """How often this was called with the same arguments before, over all processes."""
+    for number in itertools.count():
+        try:
+            Path(directory, f"{name}-{number}").touch(exist_ok=False)
+            return number
+        except FileExistsError:
+            continue
+    raise AssertionError
+
+
+for name, maker in (("Fake-v0", Fake), ("Plain-v0", Plain)):
+    if name not in gymnasium.registry:
+        gymnasium.register(name, entry_point=maker, order_enforce=False)

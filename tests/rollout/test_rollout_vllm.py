@@ -1,0 +1,151 @@
+"""The engine serves what was published and nothing older, samples repeatably, never a banned token, and leaves nobody waiting."""
+
+import asyncio
+
+import pytest
+import torch
+from rollout_fakes import picture
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+from envs.types import InfrastructureError
+from rollout.tokens import banned_token_ids
+from rollout.transcript import Transcript
+
+
+@pytest.fixture(scope="module")
+def prompts(chat):
+    """Prompts with no, one and two images; the first is long enough for the prefix cache."""
+    made = []
+    for number in range(3):
+        transcript = Transcript(chat, max_tokens=800)
+        transcript.append_observation("What is to be seen here? " * 4, [picture(image) for image in range(number)])
+        made.append(transcript)
+    return made
+
+
+@pytest.fixture(scope="module")
+def states(policy_directory, other_policy_directory):
+    return [_model(directory).state_dict() for directory in (policy_directory, other_policy_directory)]
+
+
+def _model(directory):
+    return AutoModelForImageTextToText.from_pretrained(directory, dtype=torch.float32)
+
+
+def sample(policy, transcript, max_tokens=12, temperature=0.0, seed=0):
+    return policy.generate(transcript.token_ids, transcript.images, max_tokens=max_tokens, temperature=temperature, seed=seed)
+
+
+async def greedy(policy, prompts):
+    return await asyncio.gather(*(sample(policy, prompt) for prompt in prompts))
+
+
+async def test_after_an_update_outputs_equal_a_fresh_engines(engine, fresh_engine, prompts, states):
+    """Twice the same prompts before the update, so that the prefix and image caches are full of the old weights."""
+    await engine.publish(states[0], 1)
+    before = await greedy(engine, prompts)
+    assert [one.token_ids for one in await greedy(engine, prompts)] == [one.token_ids for one in before]
+    await engine.publish(states[1], 2)
+    after, fresh = await greedy(engine, prompts), await greedy(fresh_engine, prompts)
+    assert [one.token_ids for one in after] == [one.token_ids for one in fresh]
+    for mine, other in zip(after, fresh, strict=True):
+        assert mine.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+    assert [one.token_ids for one in after] != [one.token_ids for one in before]
+    assert {one.version for one in before} | {one.version for one in after} == {1, 2}
+
+
+async def test_logprobs_are_those_of_the_masked_model_at_the_sampling_temperature(engine, prompts, policy_directory, states, chat):
+    await engine.publish(states[0], 3)
+    temperature, prompt = 0.7, prompts[2]
+    generation = await sample(engine, prompt, 16, temperature, seed=5)
+    processor = AutoProcessor.from_pretrained(policy_directory)
+    pictures = processor.image_processor([image.image for image in prompt.images], return_tensors="pt")
+    token_ids = torch.tensor([prompt.token_ids + generation.token_ids])
+    with torch.no_grad():
+        model = _model(policy_directory)
+        logits = model(input_ids=token_ids, mm_token_type_ids=(token_ids == chat.image_token).int(), **pictures).logits[0]
+    logits[:, banned_token_ids(chat.tokenizer, model.config)] = -torch.inf
+    start = len(prompt.token_ids) - 1
+    logprobs = torch.log_softmax(logits[start:-1] / temperature, dim=-1)
+    expected = logprobs.gather(1, torch.tensor(generation.token_ids)[:, None])[:, 0]
+    assert generation.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+async def test_a_random_policy_never_samples_a_banned_token(engine, prompts, chat, policy_directory):
+    banned = set(banned_token_ids(chat.tokenizer, AutoConfig.from_pretrained(policy_directory)))
+    calls = (sample(engine, prompts[number % 3], 40, 1.0, seed=number) for number in range(96))
+    generations = await asyncio.gather(*calls)
+    tokens = [token for generation in generations for token in generation.token_ids]
+    assert len(tokens) > 2000
+    assert not banned & set(tokens)
+
+
+async def test_a_seed_repeats_its_sample_and_others_differ(engine, prompts):
+    first = await asyncio.gather(*(sample(engine, prompts[1], 12, 1.0, seed) for seed in range(8)))
+    second = await asyncio.gather(*(sample(engine, prompts[1], 12, 1.0, seed) for seed in range(8)))
+    assert [one.token_ids for one in first] == [one.token_ids for one in second]
+    assert len({tuple(one.token_ids) for one in first}) == 8
+
+
+async def test_no_turn_is_sampled_by_two_versions(engine, prompts, states):
+    """Updates in the middle of traffic: every turn equals what its version alone would have said."""
+    reference = {}
+    for version in (10, 11):
+        await engine.publish(states[version % 2], version)
+        reference[version % 2] = [one.token_ids for one in await greedy(engine, prompts)]
+    calls = []
+    for version in range(12, 18):
+        calls += [asyncio.create_task(sample(engine, prompts[number % 3])) for number in range(6)]
+        await asyncio.sleep(0.005)
+        calls.append(asyncio.create_task(engine.publish(states[version % 2], version)))
+    results = await asyncio.gather(*calls)
+    generations = [result for result in results if result is not None]
+    assert len(generations) == 36
+    for number, generation in enumerate(generations):
+        assert generation.token_ids == reference[generation.version % 2][number % 6 % 3]
+    assert len({generation.version for generation in generations}) > 1
+
+
+async def test_a_cancelled_call_leaves_and_the_others_go_on(engine, prompts):
+    calls = [asyncio.create_task(sample(engine, prompts[0], 200, 1.0, seed)) for seed in range(4)]
+    await asyncio.sleep(0.05)
+    calls[0].cancel()
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(results[0], asyncio.CancelledError)
+    assert all(len(result.token_ids) > 0 for result in results[1:])
+    await asyncio.wait_for(engine.publish(_as_served(engine), engine.version), 10)
+
+
+def _as_served(engine):
+    # An update drains the engine: it would wait for a request that was not taken out.
+    return _model(engine._config.policy).state_dict()
+
+
+async def test_a_refused_request_concerns_nobody_else(engine, prompts):
+    text, pictured = prompts[0], prompts[1]
+    good, too_long, without_images, too_many = await asyncio.gather(
+        sample(engine, text),
+        engine.generate([5] * 2000, [], max_tokens=4, temperature=1.0, seed=0),
+        engine.generate(pictured.token_ids, [], max_tokens=4, temperature=1.0, seed=0),
+        engine.generate(text.token_ids, pictured.images, max_tokens=4, temperature=1.0, seed=0),
+        return_exceptions=True,
+    )
+    assert len(good.token_ids) > 0
+    assert all(isinstance(refused, ValueError) for refused in (too_long, without_images, too_many))
+
+
+async def test_an_engine_failure_reaches_every_caller(fresh_engine, prompts, monkeypatch):
+    """The last test of this module: it breaks the fresh engine."""
+
+    def explode():
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(fresh_engine._engine, "step", explode)
+    calls = [sample(fresh_engine, prompt) for prompt in prompts]
+    results = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 10)
+    assert all(isinstance(result, InfrastructureError) for result in results)
+    with pytest.raises(InfrastructureError, match="out of memory"):
+        await asyncio.wait_for(sample(fresh_engine, prompts[0]), 10)
+    with pytest.raises(InfrastructureError):
+        await asyncio.wait_for(fresh_engine.publish({}, 9), 10)
+    assert not fresh_engine.healthy
