@@ -39,6 +39,46 @@ def cold_start(overrides: Sequence[str]) -> int:
     return train(overrides, "cold_start")
 
 
+def collect(overrides: Sequence[str], name: str = "collect") -> int:
+    """Roll a policy out and write its trajectories; as `evaluate`, also measure it."""
+    import json
+    from pathlib import Path
+
+    from configs import compose
+    from learner.console import console, progress
+    from learner.policies import find_policy
+    from rollout.collect import SCRIPTS, CollectConfig
+    from rollout.collect import collect as run
+    from rollout.evaluate import evaluation_record, table
+
+    config = compose(name, CollectConfig, overrides)
+    policy_dir = find_policy("starter" if config.policy in SCRIPTS else config.policy)
+    count = config.episodes * config.group_size
+    console.print(f"{name}: {count} episodes of {config.policy} on {config.tasks}, into {config.out}", highlight=False)
+    with progress(name, count) as advance:
+        episodes = run(config, policy_dir, lambda done, _: advance(done, ""))
+    record = evaluation_record(
+        config.label or config.policy,
+        [episode.trajectory for episode in episodes],
+        policy=config.policy,
+        tasks=config.tasks,
+        seed=config.seed,
+        temperature=config.temperature,
+    )
+    console.print(table([record]))
+    out = Path(config.out)
+    if name == "evaluate":
+        (out / "evaluation.json").write_text(json.dumps([record], indent=2) + "\n")
+        console.print(f"wrote {out}/evaluation.json", highlight=False)
+    console.print(f"wrote {out}/trajectories/episodes.jsonl", highlight=False)
+    return 0
+
+
+def evaluate(overrides: Sequence[str]) -> int:
+    """Measure a policy on held-out tasks."""
+    return collect(overrides, "evaluate")
+
+
 def doctor(overrides: Sequence[str]) -> int:
     """Print what the sandbox needs and whether it is there; exit status 1 where something is missing."""
     from configs import SettingsError
@@ -48,10 +88,16 @@ def doctor(overrides: Sequence[str]) -> int:
         raise SettingsError(f"doctor takes format=json or nothing, not {' '.join(overrides)}")
     report = probe()
     print(report.to_json() if overrides else report)
-    return 0 if report.ok else 1
+    return 0 if report.level == "full" else 1
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"train": train, "cold-start": cold_start, "doctor": doctor}
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": train,
+    "cold-start": cold_start,
+    "collect": collect,
+    "evaluate": evaluate,
+    "doctor": doctor,
+}
 
 
 def main() -> int:

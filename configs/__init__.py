@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -14,7 +14,6 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-T = TypeVar("T")
 DIRECTORY = Path(__file__).parent
 
 
@@ -22,7 +21,7 @@ class SettingsError(ValueError):
     """The command line asks for something that cannot be; the message is one line that says what to write instead."""
 
 
-def compose(name: str, schema: type[T], overrides: Sequence[str]) -> T:
+def compose[T](name: str, schema: type[T], overrides: Sequence[str]) -> T:
     """The settings of command `name` as an instance of its dataclass. Raises SettingsError."""
     ConfigStore.instance().store(name="schema", node=schema)
     _check(OmegaConf.structured(schema), overrides)

@@ -1,7 +1,7 @@
 """What a base model of the built-in world knows before it has seen a tool: the starter policy's pre-training, and its rehearsal.
 
-Colours, shapes and digits seen close, where a plate is, sums without carry, numbers repeated; and a few of the questions that need a
-tool, whose answers it can only guess. The expert of every task answers at once.
+Colours, shapes and digits seen close, where a plate is, sums without carry, stated numbers repeated; and a few of the questions that need
+a tool, whose answers it can only guess. The expert of every task answers at once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from envs.microworld import SOURCE, SPLITS, make_task, solve
+from envs.microworld import SOURCE, SPLITS, draw_product, draw_sum, make_task, solve
 from envs.pictures import cell_box, plate_picture, view
 from envs.types import Task
 
@@ -35,9 +35,12 @@ def _where(seed: int, split: str) -> Task:
 
 
 def _repeat(seed: int, split: str) -> Task:
+    """A number to repeat; mostly one that somebody states in answer to a question, right or wrong."""
     rng = np.random.default_rng([SPLITS.index(split), seed])
     number = "".join(str(digit) for digit in rng.integers(10, size=int(rng.integers(1, 6))))
-    return _direct(f"repeat-{split}-{seed}", number, number)
+    draw = (draw_sum, draw_product)[int(rng.integers(2))]
+    stated = rng.random() < 0.7
+    return _direct(f"repeat-{split}-{seed}", f"What is {draw(rng, split)[0]}? {number}" if stated else number, number)
 
 
 def _direct(task_id: str, question: str, answer: str, picture: Image.Image | None = None) -> Task:
@@ -57,10 +60,10 @@ def _direct(task_id: str, question: str, answer: str, picture: Image.Image | Non
 
 # Each kind with its share.
 MIX: dict[str, tuple[float, Maker]] = {
-    "easy_perception": (0.43, _from_world("perception", False)),
-    "where": (0.13, _where),
-    "sums": (0.16, _from_world("reasoning", False)),
-    "repeat": (0.18, _repeat),
+    "easy_perception": (0.42, _from_world("perception", False)),
+    "where": (0.12, _where),
+    "sums": (0.15, _from_world("reasoning", False)),
+    "repeat": (0.21, _repeat),
     "hard_perception": (0.05, _from_world("perception", True)),
     "hard_reasoning": (0.05, _from_world("reasoning", True)),
 }

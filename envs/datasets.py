@@ -1,14 +1,15 @@
 """Questions from a file: JSON lines of our own, or verl's RL parquet.
 
 JSON lines: `{"question", "answer", "images": [paths beside the file], "ability", "needs_tool"}`; only the first two are required.
-Parquet (verl): `prompt` (a list of chat messages), `reward_model.ground_truth`, `images` (bytes or paths), `ability`, `data_source`.
-A malformed row is named by file and number before anything runs.
+Parquet (verl): `prompt` (a list of chat messages), `reward_model.ground_truth`, `images` (bytes or paths), `ability`,
+`data_source`. A malformed row is named by file and number before anything runs.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from PIL import Image
 
 from envs.types import Task, UsageError
 
+SPLITS = ("train", "validation", "test")
 SUFFIXES = (".jsonl", ".parquet")
 BATCH_ROWS = 256
 
@@ -27,12 +29,13 @@ class DatasetError(UsageError):
 
 
 class Dataset:
-    """A source of tasks drawn uniformly, with replacement, from the rows of a file; rows are read again when they are drawn.
+    """A source of tasks drawn uniformly, with replacement, from the rows of a file.
 
-    Raises DatasetError for a missing file, an unknown format, or any malformed row.
+    `split` takes a tenth of the rows for "validation", a tenth for "test", the rest for "train", by checksum of the question; None
+    takes all. Raises DatasetError for a missing file, an unknown format, an unknown or empty split, or any malformed row.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, split: str | None = None) -> None:
         self.path = Path(path)
         if self.path.suffix not in SUFFIXES:
             raise DatasetError(f"{path}: the format is not known; write a file that ends in {' or '.join(SUFFIXES)}")
@@ -40,8 +43,12 @@ class Dataset:
             raise DatasetError(f"{path}: there is no such file")
         # Only questions, answers and where images lie are kept; the images themselves are opened when a row is drawn.
         self._rows = [_check(row, self.path, number) for number, row in enumerate(_read(self.path), start=1)]
+        if split is not None:
+            if split not in SPLITS:
+                raise DatasetError(f"split is {split!r}: write one of {', '.join(SPLITS)}")
+            self._rows = [row for row in self._rows if _split_of(row["question"]) == split]
         if not self._rows:
-            raise DatasetError(f"{path}: the file has no rows")
+            raise DatasetError(f"{path}: the file has no rows" + (f" of the split {split}" if split else ""))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -50,12 +57,12 @@ class Dataset:
         index = int(rng.integers(len(self._rows)))
         row = self._rows[index]
         return Task(
-            task_id=f"{self.path.stem}-{index + 1}",
+            task_id=f"{self.path.stem}-{row['number']}",
             question=row["question"],
             answer=row["answer"],
             ability=row["ability"],
             source=row["source"],
-            images=tuple(_open(image, self.path, index + 1) for image in row["images"]),
+            images=tuple(_open(image, self.path, row["number"]) for image in row["images"]),
             needs_tool=row["needs_tool"],
         )
 
@@ -104,6 +111,7 @@ def _check(row: Mapping[str, Any], path: Path, number: int) -> dict[str, Any]:
         if not has_bytes and not (isinstance(name, str) and (path.parent / name).is_file()):
             raise DatasetError(f"{where}: there is no image {name!r}; write paths relative to the file")
     return {
+        "number": number,
         "question": str(row["question"]),
         "answer": str(row["answer"]),
         "images": images,
@@ -111,6 +119,11 @@ def _check(row: Mapping[str, Any], path: Path, number: int) -> dict[str, Any]:
         "source": str(row.get("source") or path.stem),
         "needs_tool": row.get("needs_tool"),
     }
+
+
+def _split_of(question: str) -> str:
+    slot = zlib.crc32(question.encode()) % 10
+    return "validation" if slot == 0 else "test" if slot == 1 else "train"
 
 
 def _open(image: Any, path: Path, number: int) -> Image.Image:

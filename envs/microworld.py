@@ -1,15 +1,14 @@
 """The built-in world: questions generated from a seed, half of which need the code tool.
 
-Perception: the colour or the shape of something large, or the digit on a plate seen close (no tool needed); the digit on a plate too
-far away to read (needs a crop of the full-size picture). Both plates come with the same question: only the picture tells them apart.
-Reasoning: a sum or difference without carry (no tool needed); the product of two numbers of 12 to 99 (needs code).
+Perception: the colour or the shape of something large, or the digit on a plate seen close (no tool needed); the digit on a plate
+too far away to read (needs a crop of the full-size picture). Both plates come with the same question: only the picture tells them
+apart. Reasoning: a sum or difference without carry (no tool needed); the product of two numbers of 12 to 99 (needs code).
 
 Train, validation and test tasks come from disjoint seeds, and sums, differences and products from disjoint operands.
 """
 
 from __future__ import annotations
 
-import random
 import zlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache

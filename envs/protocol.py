@@ -95,8 +95,8 @@ def instructions(tools: tuple[str, ...]) -> str:
     parts = ["Answer the question. You may first think inside <think>…</think>, then take exactly one action per turn."]
     if "code" in tools:
         parts.append(
-            "To run Python: <code>\n```python\n…\n```\n</code>. The question's images are PIL images image_1, image_2, …; printed text, "
-            "shown figures and the value of the last expression come back to you; variables persist between turns."
+            "To run Python: <code>\n```python\n…\n```\n</code>. The question's images are PIL images image_1, image_2, …; printed "
+            "text, shown figures and the value of the last expression come back to you; variables persist between turns."
         )
     parts.append("To finish: <answer>…</answer> with the bare answer.")
     return "\n".join(parts)

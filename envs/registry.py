@@ -36,13 +36,13 @@ def make_basics(*, split: str = "train", kind: str | None = None, **options: Any
 
 
 @lru_cache(maxsize=4)
-def _dataset(path: str) -> Dataset:
-    return Dataset(path)
+def _dataset(path: str, split: str | None) -> Dataset:
+    return Dataset(path, split)
 
 
-def make_dataset(*, path: str, **options: Any) -> ToolEnv:
+def make_dataset(*, path: str, split: str | None = None, **options: Any) -> ToolEnv:
     """A `ToolEnv` on the questions of a file; `options` are those of `ToolEnv`."""
-    return ToolEnv(_dataset(path), **options)
+    return ToolEnv(_dataset(path, split), **options)
 
 
 def resolve(tasks: str, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
@@ -52,9 +52,9 @@ def resolve(tasks: str, options: dict[str, Any] | None = None) -> tuple[str, dic
     """
     options = dict(options or {})
     if tasks.endswith(SUFFIXES):
-        Dataset(tasks)
-        # A file is a split of its own: `split` and its like are options of generated worlds.
-        return DATASET, {"path": str(Path(tasks).absolute())}
+        options = {"path": str(Path(tasks).absolute())} | options
+        Dataset(options["path"], options.get("split"))
+        return DATASET, options
     if tasks.rpartition(":")[2] not in gymnasium.registry and ":" not in tasks:
         close = difflib.get_close_matches(tasks, [name for name in gymnasium.registry if name.startswith("toolwise/")], 1, 0)
         raise UsageError(

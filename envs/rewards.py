@@ -16,7 +16,9 @@ MAX_ANSWER_CHARACTERS = 300
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """Weights of the reward. `tool_discount` multiplies the accuracy part where any tool was called; 1 means that calls are free."""
+    """Weights of the reward. `tool_discount` multiplies the accuracy part where any tool was called; 1 means that calls are
+    free.
+    """
 
     accuracy_weight: float = 0.8
     format_weight: float = 0.2

@@ -43,7 +43,7 @@ class RGBImage(Space[np.ndarray]):
             and x.dtype == np.uint8
             and x.ndim == 3
             and x.shape[2] == 3
-            and 1 <= min(x.shape[:2])
+            and min(x.shape[:2]) >= 1
             and max(x.shape[:2]) <= self.max_side
         )
 

@@ -30,13 +30,15 @@ MAX_SIDE = 1 << 14
 class ToolEnv(gymnasium.Env[Observation, str]):
     """One question per episode; the action is the model's text, the observation what the tool it called gave back.
 
-    `step_async` is the work: a rollout awaits thousands of them in one thread. `step` runs it to completion. An answer terminates; a
-    spent budget of `max_turns` actions truncates. A malformed action or a failed tool is an observation. Tool text is escaped.
+    `step_async` is the work: a rollout awaits thousands of them in one thread. `step` runs it to completion. An answer terminates;
+    a spent budget of `max_turns` actions truncates. A malformed action or a failed tool is an observation. Tool text is escaped.
 
     `info` at reset: `task_id`, `ability`, `source`, `needs_tool`. At each step: `tool_call` (a `ToolCall` or None); on the last one
-    also `answer` and `reward_parts`. A `tool_call` with status FAILURE means that the machine failed: the episode should be run again.
+    also `answer` and `reward_parts`. A `tool_call` with status FAILURE means that the machine failed: the episode should be run
+    again.
 
-    `sandbox` is a running pool, shared with other environments; without it the environment starts one of its own when code first runs.
+    `sandbox` is a running pool, shared with other environments; without it the environment starts one of its own when code first
+    runs.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 1}

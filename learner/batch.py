@@ -132,7 +132,7 @@ class Collator:
 
     def _check_placeholders(self, episode: Episode, grids: list[np.ndarray]) -> None:
         """Each image must stand as one run of as many placeholders as the vision tower makes tokens of it."""
-        if self.image_token_id is None:
+        if self.image_processor is None:
             return
         here = np.asarray(episode.trajectory.token_ids) == self.image_token_id
         edges = np.flatnonzero(np.diff(here, prepend=False, append=False))

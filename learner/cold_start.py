@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 
+from envs import resolve
 from envs.types import UsageError
 from learner.batch import Batch
 from learner.console import console, progress
@@ -29,13 +30,7 @@ def collect_demonstrations(shop: Workshop) -> list[Episode]:
     kept: list[Episode] = []
     for attempt in range(ATTEMPTS_PER_DEMONSTRATION):
         specs = group_specs(
-            "demonstrations",
-            shop.config.tasks,
-            groups=wanted,
-            seed=shop.config.seed,
-            step=attempt,
-            actor="expert",
-            env_kwargs=shop.config.task_options.train,
+            "demonstrations", shop.tasks("train"), groups=wanted, seed=shop.config.seed, step=attempt, actor="expert"
         )
         kept += [episode for episode in shop.fleet.collect(specs) if is_verified(episode.trajectory)]
         if len(kept) >= wanted:
@@ -51,7 +46,9 @@ def collect_rehearsal(shop: Workshop) -> list[Episode]:
     settings = shop.config.cold_start
     if not settings.rehearsal_tasks or not settings.rehearsal_batch_size:
         return []
-    specs = group_specs("rehearsal", settings.rehearsal_tasks, groups=settings.rehearsal, seed=shop.config.seed, actor="expert")
+    specs = group_specs(
+        "rehearsal", resolve(settings.rehearsal_tasks), groups=settings.rehearsal, seed=shop.config.seed, actor="expert"
+    )
     return shop.fleet.collect(specs)
 
 

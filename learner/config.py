@@ -20,6 +20,9 @@ class LearnerConfig:
     workers: int = 1
     """Processes that share the model (FSDP2) and the batch."""
 
+    nodes: int = 1
+    """Machines over which the workers are spread, as many on each."""
+
     gpus_per_worker: int = 0
     """0 trains on CPU over gloo, 1 on one GPU per worker over NCCL."""
 

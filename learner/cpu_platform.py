@@ -7,7 +7,7 @@ registers the name `cpu`; a process uses it where `VERL_PLATFORM=cpu` is set, so
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -24,11 +24,10 @@ def _device_module() -> ModuleType:
         setattr(module, name, getattr(torch.cpu, name))
     for name in ("memory_allocated", "max_memory_allocated", "memory_reserved", "max_memory_reserved"):
         setattr(module, name, lambda *_: 0)
-    module.mem_get_info = lambda *_: (0, 0)  # type: ignore[attr-defined]
-    module.empty_cache = lambda: None  # type: ignore[attr-defined]
     # verl restores the generator of "cpu" a second time as the one of its accelerator.
-    module.get_rng_state, module.set_rng_state = torch.get_rng_state, torch.set_rng_state  # type: ignore[attr-defined]
-    module.get_device_name = lambda *_: "CPU"  # type: ignore[attr-defined]
+    for name in ("get_rng_state", "set_rng_state"):
+        setattr(module, name, getattr(torch, name))
+    vars(module).update(mem_get_info=lambda *_: (0, 0), empty_cache=lambda: None, get_device_name=lambda *_: "CPU")
     return module
 
 
@@ -105,7 +104,7 @@ class CpuPlatform(PlatformBase):
         return False
 
     @contextmanager
-    def nvtx_range(self, msg: str) -> Iterator[None]:
+    def nvtx_range(self, msg: str) -> Generator[None]:
         yield
 
     def profiler_start(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from envs import resolve
 from learner.cold_start import CHECKPOINT as COLD_START_CHECKPOINT
 from learner.cold_start import SupervisedSteps, collect_demonstrations, collect_rehearsal, run_cold_start, run_control
 from learner.console import console
@@ -18,13 +19,17 @@ from rollout.cluster import join
 
 
 def run(config: Experiment) -> tuple[Path, list[dict[str, Any]]]:
-    """Do every stage of `config.stages` that is not finished yet; returns the run directory and the records of `evaluation.json`."""
-    config.learner.seed = config.seed
+    """Do every stage of `config.stages` that is not finished yet; returns the run directory and the records of
+    `evaluation.json`.
+    """
     policy_dir = find_policy(config.policy)
-    config.rollout.engine.policy = policy_dir
+    resolve(config.tasks)
     directory = RunDirectory(config)
     rollout, learner = config.rollout, config.learner
-    join(rollout.workers * rollout.gpus_per_worker + learner.workers * learner.gpus_per_worker)
+    gpus = rollout.workers * rollout.gpus_per_worker + learner.workers * learner.gpus_per_worker
+    join(gpus, rollout.accept_reduced_isolation)
+    rollout.engine.policy, learner.seed = policy_dir, config.seed
+    directory.open(config)
     with Workshop(config, policy_dir, directory) as shop:
         _once(shop, "base", lambda: shop.evaluate("base"))
         steps = None

@@ -17,7 +17,7 @@ from learner.verl_backend import Learner
 
 
 class RunDirectory:
-    """`config.yaml`, `progress.json` (what is finished) and `checkpoints/` of one run.
+    """`config.yaml`, `progress.json` (what is finished) and `checkpoints/` of one run; nothing is written before `open`.
 
     Raises UsageError where `config.out` holds a run already and `config.resume` is not set.
     """
@@ -29,9 +29,12 @@ class RunDirectory:
         self._progress_file = self.path / "progress.json"
         if (self.path / "config.yaml").exists() and not config.resume:
             raise UsageError(f"{config.out} holds a run already: write resume=true to go on with it, or another out=")
+        self.progress: dict[str, Any] = json.loads(self._progress_file.read_text()) if self._progress_file.exists() else {}
+
+    def open(self, config: Experiment) -> None:
+        """Make the directory and write the settings into it."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         write_whole(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
-        self.progress: dict[str, Any] = json.loads(self._progress_file.read_text()) if self._progress_file.exists() else {}
 
     @property
     def run_id(self) -> str:

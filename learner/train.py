@@ -69,7 +69,8 @@ class Clock:
         return time.monotonic() - self._started
 
     def metrics(self, episodes: list[Episode]) -> dict[str, float]:
-        """`timing_s/…`: `rollout`, `learn`, `sync` and `step` are wall time of the driver; `generate` and `tool` are an episode's mean.
+        """`timing_s/…`: `rollout`, `learn`, `sync` and `step` are wall time of the driver; `generate` and `tool` are an episode's
+        mean.
 
         An episode generates while others wait for their tools, so `generate` and `tool` do not add up to `rollout`.
         """
@@ -106,13 +107,12 @@ def _specs(shop: Workshop, step: int) -> list[EpisodeSpec]:
     config = shop.config
     return group_specs(
         "rl",
-        config.tasks,
+        shop.tasks("train"),
         groups=config.rl.groups,
         group_size=config.rl.group_size,
         seed=config.seed,
         step=step,
         temperature=config.rl.temperature,
-        env_kwargs=config.task_options.train,
     )
 
 

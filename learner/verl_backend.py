@@ -33,8 +33,10 @@ class Learner:
     def __init__(self, policy_dir: str | Path, config: LearnerConfig) -> None:
         if not ray.is_initialized():
             raise RuntimeError("Ray is not running: call ray.init() before Learner(...)")
-        if config.workers < 1 or config.gpus_per_worker not in (0, 1):
-            raise ValueError("workers must be 1 or more, and gpus_per_worker 0 (CPU) or 1")
+        if config.gpus_per_worker not in (0, 1):
+            raise ValueError(f"gpus_per_worker is 0 (CPU) or 1, not {config.gpus_per_worker}")
+        if config.workers < 1 or config.nodes < 1 or config.workers % config.nodes:
+            raise ValueError(f"workers must be a multiple of nodes, and both at least 1, not {config.workers} and {config.nodes}")
         self.policy_dir = Path(policy_dir)
         self.config = config
         self._sent: tuple[Batch, ray.ObjectRef] | None = None
@@ -49,7 +51,8 @@ class Learner:
 
         from learner.verl_worker import LearnerWorker
 
-        self._pool = RayResourcePool([config.workers], use_gpu=config.gpus_per_worker > 0, max_colocate_count=1)
+        on_each_node = [config.workers // config.nodes] * config.nodes
+        self._pool = RayResourcePool(on_each_node, use_gpu=config.gpus_per_worker > 0, max_colocate_count=1)
         self._group: Any = RayWorkerGroup(
             self._pool,
             RayClassWithInitArgs(ray.remote(LearnerWorker), policy_dir=str(self.policy_dir), config=config),

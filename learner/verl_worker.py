@@ -15,7 +15,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tensordict import TensorDict
-from tensordict.tensorclass import NonTensorData, NonTensorStack
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.core_model_loading import revert_weight_conversion
 from verl.models.transformers.qwen2_vl import get_rope_index
@@ -39,11 +38,16 @@ if get_device_name() == "cpu":
 
     EngineRegistry.register(model_type="language_model", backend="fsdp2", device="cpu")(transformer_impl.FSDPEngineWithLMHead)
     # Without flash-attention's kernel verl walks over the tokens one by one in Python, which costs as much as a small model.
-    transformer_impl.logprobs_from_logits = logprobs_from_logits_naive
+    transformer_impl.logprobs_from_logits = logprobs_from_logits_naive  # ty: ignore[invalid-assignment]
+
+LOSSES = {"supervised": sft_loss, "policy": ppo_loss}
+_on_all_ranks = register(dispatch_mode=Dispatch.ONE_TO_ALL)  # ty: ignore[missing-attribute]
 
 
 class LearnerWorker(TrainingWorker):
     """One rank. `policy_dir` is in the Hugging Face layout."""
+
+    engine: Any
 
     def __init__(self, policy_dir: str, config: LearnerConfig) -> None:
         torch.set_num_threads(config.threads_per_worker)
@@ -51,15 +55,11 @@ class LearnerWorker(TrainingWorker):
         if get_device_name() == "cpu":
             # verl would ask for "cpu:gloo,cpu:gloo", which names a device twice.
             initialize_global_process_group_ray(backend="gloo")
-        self.learner_config = config
         super().__init__(_worker_config(policy_dir, config))
         self.reset()
-        self.module: torch.nn.Module = self.engine.module
+        self.module = self.engine.module
         self.processor = self.model_config.processor
-        self.losses = {
-            "supervised": partial(sft_loss, config=None),
-            "policy": partial(ppo_loss, config=_actor_config(config)),
-        }
+        self.losses = {name: partial(loss, config=_actor_config(config)) for name, loss in LOSSES.items()}
         if config.freeze_vision:
             for name, parameter in self.module.named_parameters():
                 if "visual." in name:
@@ -68,7 +68,7 @@ class LearnerWorker(TrainingWorker):
         if config.banned_token_ids:
             self.module.get_output_embeddings().register_forward_hook(_Ban(config.banned_token_ids))
 
-    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    @_on_all_ranks
     def infer(self, batch: Batch, cells: list[np.ndarray], settings: dict[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
         """Log-probabilities and, if asked for, entropies of all tokens of this rank's rows, shape (rows, T); 0 in column 0."""
         rows = cells[self.rank]
@@ -78,7 +78,7 @@ class LearnerWorker(TrainingWorker):
         entropy = _shifted(output["entropy"], shape) if settings["calculate_entropy"] else None
         return _shifted(output["log_probs"], shape), entropy
 
-    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    @_on_all_ranks
     def update(
         self, loss: str, batch: Batch, cells: list[np.ndarray], settings: dict[str, Any], lr: float, targets: dict[str, np.ndarray]
     ) -> dict[str, float]:
@@ -90,12 +90,12 @@ class LearnerWorker(TrainingWorker):
         metrics = tu.get(self.train_mini_batch(data), "metrics")
         return {name: float(np.mean(value)) for name, value in metrics.items()}
 
-    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    @_on_all_ranks
     def reset_optimizer(self) -> None:
         """Forget the optimizer's moments and step counts."""
         self.engine.optimizer.state.clear()
 
-    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    @_on_all_ranks
     def full_state(self) -> dict[str, torch.Tensor] | None:
         """All weights under their checkpoint names, on CPU; None on ranks other than 0."""
         tied = set(self.module._tied_weights_keys or ()) if self.model_config.hf_config.tie_word_embeddings else set()
@@ -107,7 +107,7 @@ class LearnerWorker(TrainingWorker):
                 state[name] = weight.detach().to("cpu", copy=True).contiguous()
         return revert_weight_conversion(self.module, state) if self.rank == 0 else None
 
-    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    @_on_all_ranks
     def save(self, directory: str) -> None:
         """Write weights, optimizer and random-number state into existing directories."""
         state = self.full_state()
@@ -119,7 +119,7 @@ class LearnerWorker(TrainingWorker):
             torch.save(moments, Path(directory, "optimizer", "optimizer.pt"))
         torch.save(BaseCheckpointManager.get_rng_state(), Path(directory, "optimizer", f"rng_{self.rank}.pt"))
 
-    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    @_on_all_ranks
     def load(self, directory: str) -> None:
         """The inverse of `save`, also for another number of workers; then ranks without a saved random-number state keep theirs."""
         parameters = dict(self.module.named_parameters())
@@ -167,14 +167,13 @@ class LearnerWorker(TrainingWorker):
             tensors["response_mask"] = _jagged(mask.astype(np.int64), tail)
             tensors |= {name: _jagged(values[rows], tail) for name, values in targets.items()}
         if len(batch.grids_U_3):
-            tensors["multi_modal_inputs"] = NonTensorStack(*[NonTensorData(self.images.row(batch, row)) for row in rows])
+            tensors["multi_modal_inputs"] = [self.images.row(batch, row) for row in rows]
         temperatures = batch.temperatures_N[rows]
         if settings.get("temperature") is None and (temperatures != temperatures[0]).any():
             tensors["temperature"] = torch.from_numpy(temperatures)
         else:
             settings = settings | {"temperature": settings.get("temperature") or float(temperatures[0])}
-        scalars = {name: NonTensorData(value) for name, value in settings.items() if value is not None}
-        return TensorDict({**tensors, **scalars}, batch_size=[len(rows)])
+        return tu.get_tensordict(tensors, settings)
 
     def _positions(self, batch: Batch, rows: np.ndarray, lengths: np.ndarray) -> torch.Tensor:
         """Jagged positions: one row for text models; for Qwen2.5-VL four (text, then time, height and width)."""
@@ -213,15 +212,15 @@ class _ImageTable:
         return {"pixel_values": torch.zeros(len(images), 1), "image_grid_thw": torch.from_numpy(grids)}
 
     def _fetch(self, tower: Any, args: tuple[torch.Tensor], kwargs: dict[str, torch.Tensor]) -> tuple[tuple, dict] | None:
-        shown, self._places = kwargs["grid_thw"], None
-        if shown.shape[1] == 3:
+        batch, shown, self._places = self._batch, kwargs["grid_thw"], None
+        if batch is None or shown.shape[1] == 3:
             return None  # verl's blank image, with which it keeps the tower in step on ranks whose micro-batch has none
         images, which = torch.unique(shown[:, 3], return_inverse=True)
-        grids = torch.from_numpy(self._batch.grids_U_3[images.cpu().numpy()])
+        grids = torch.from_numpy(batch.grids_U_3[images.cpu().numpy()])
         sizes = grids.prod(dim=1) // tower.spatial_merge_size**2
         spans = torch.arange(int(sizes.sum())).split(sizes.tolist())
         self._places = torch.cat([spans[index] for index in which.tolist()]).to(shown.device)
-        pixels = np.concatenate([self._batch.pixels_of(image) for image in images.tolist()])
+        pixels = np.concatenate([batch.pixels_of(image) for image in images.tolist()])
         return (torch.from_numpy(pixels).to(args[0]),), {"grid_thw": grids.to(shown.device)}
 
     def _spread(self, tower: Any, args: tuple[torch.Tensor], output: Any) -> Any:
@@ -285,7 +284,7 @@ def _jagged(values: np.ndarray, inside: np.ndarray) -> torch.Tensor:
     return torch.nested.nested_tensor_from_jagged(torch.from_numpy(values[inside]), torch.from_numpy(offsets))
 
 
-def _shifted(jagged: torch.Tensor, shape: tuple[int, int]) -> np.ndarray:
+def _shifted(jagged: Any, shape: tuple[int, int]) -> np.ndarray:
     """verl files a prediction under the token before; move it to the token that it is about."""
     padded = torch.zeros(shape)
     lengths = jagged.offsets().diff()

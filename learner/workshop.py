@@ -9,12 +9,13 @@ from typing import Any, Self
 
 from transformers import AutoConfig, AutoProcessor
 
+from envs import resolve
 from learner.batch import Collator
 from learner.experiment import Experiment
 from learner.run_directory import RunDirectory, settings_of, write_whole
 from learner.tracking import Tracker
 from learner.verl_backend import Learner
-from rollout.collect import group_specs
+from rollout.collect import Tasks, group_specs
 from rollout.evaluate import evaluation_record, merge
 from rollout.fleet import Fleet
 from rollout.store import Store
@@ -65,16 +66,13 @@ class Workshop:
         """Give the fleet the learner's weights; their version is the global step."""
         self.fleet.publish(self.learner.state_dict(), self.tracker.global_step)
 
+    def tasks(self, split: str) -> Tasks:
+        """The tasks of a split."""
+        return resolve(self.config.tasks, getattr(self.config.task_options, split))
+
     def sample(self, name: str, episodes: int, split: str, temperature: float = 1.0) -> list[Trajectory]:
         """Roll the served policy out on held-out tasks, the same ones for every policy."""
-        specs = group_specs(
-            name,
-            self.config.tasks,
-            groups=episodes,
-            seed=self.config.evaluation.seed,
-            temperature=temperature,
-            env_kwargs=getattr(self.config.task_options, split),
-        )
+        specs = group_specs(name, self.tasks(split), groups=episodes, seed=self.config.evaluation.seed, temperature=temperature)
         return [episode.trajectory for episode in self.fleet.collect(specs)]
 
     def records(self) -> list[dict[str, Any]]:

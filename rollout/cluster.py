@@ -7,14 +7,17 @@ import os
 import ray
 
 from envs.types import UsageError
+from sandbox.doctor import probe
 
 
-def join(gpus: float = 0) -> None:
+def join(gpus: float = 0, accept_reduced_isolation: bool = False) -> None:
     """Join the cluster that RAY_ADDRESS names, or start Ray on this machine.
 
-    On one machine every worker may want all cores for a while, since rollout and learning take turns: Ray is told of enough CPUs for
-    both. Raises UsageError where the cluster has fewer than `gpus` GPUs.
+    On one machine every worker may want all cores for a while, since rollout and learning take turns: Ray is told of enough CPUs
+    for both. Raises UsageError where this machine is to run sandboxes and cannot, or where the cluster has fewer than `gpus` GPUs.
     """
+    if "RAY_ADDRESS" not in os.environ:
+        _require_sandbox(accept_reduced_isolation)
     if not ray.is_initialized():
         local = "RAY_ADDRESS" not in os.environ
         ray.init(
@@ -30,3 +33,13 @@ def join(gpus: float = 0) -> None:
             f"the configuration asks for {gpus:g} GPUs and the cluster has {present:g}: "
             "write rollout.gpus_per_worker=0 learner.gpus_per_worker=0 to run on CPU, or name a cluster in RAY_ADDRESS"
         )
+
+
+def _require_sandbox(accept_reduced_isolation: bool) -> None:
+    """Find out now what a worker would only find out once its engine has started."""
+    for check in probe().checks:
+        if not check.ok and (check.required or not accept_reduced_isolation):
+            waive = "" if check.required else ", or accept it with rollout.accept_reduced_isolation=true"
+            raise UsageError(
+                f"the sandbox cannot run here: {check.name}: {check.found}; {check.remedy}{waive} (more: toolwise doctor)"
+            )

@@ -5,16 +5,64 @@ Seeds depend on nothing but where an episode stands, so that any step can be run
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rollout.types import EpisodeSpec
+from envs import resolve
+from envs.types import UsageError
+from rollout.cluster import join
+from rollout.config import RolloutConfig
+from rollout.fleet import Fleet, Progress
+from rollout.store import Store
+from rollout.types import Episode, EpisodeSpec
+
+Tasks = tuple[str, dict[str, Any]]
+"""An environment id and the keyword arguments to make it with."""
+
+SCRIPTS = {"oracle": "expert", "random": "random"}
+"""Policies that are scripts of the environment, and the actor that plays them."""
+
+
+@dataclass
+class CollectConfig:
+    """Episodes of one policy on one set of tasks."""
+
+    out: str = "runs/collect"
+    """Directory to write to."""
+
+    tasks: str = "toolwise/Microworld-v0"
+    """An environment id, or a file of questions (.jsonl, .parquet)."""
+
+    options: dict[str, Any] = field(default_factory=lambda: {"split": "test"})
+    """Keyword arguments of the environment."""
+
+    policy: str = "starter"
+    """A directory in the Hugging Face layout, `starter`, `oracle` (the scripted expert) or `random`."""
+
+    label: str | None = None
+    """Name of the record in `evaluation.json`; null takes the policy's."""
+
+    episodes: int = 64
+    """Number of tasks."""
+
+    group_size: int = 1
+    """Episodes of each task."""
+
+    temperature: float = 1.0
+    """Sampling temperature; 0 is greedy."""
+
+    seed: int = 0
+    """Seed of tasks and sampling."""
+
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
 
 
 def group_specs(
     name: str,
-    env_id: str,
+    tasks: Tasks,
     *,
     groups: int,
     group_size: int = 1,
@@ -22,12 +70,12 @@ def group_specs(
     step: int = 0,
     temperature: float = 1.0,
     actor: str = "policy",
-    env_kwargs: dict[str, Any] | None = None,
 ) -> list[EpisodeSpec]:
     """`groups` · `group_size` episodes; those of a group share their task.
 
     Seeds are drawn from (`name`, `seed`, `step`, group, member): the same arguments give the same tasks and the same samples.
     """
+    env_id, env_kwargs = tasks
     specs = []
     for group in range(groups):
         group_id = f"{name}-{step}-{group}"
@@ -43,10 +91,41 @@ def group_specs(
                     sampling_seed=_seed(seed, (*path, member + 1)),
                     temperature=temperature,
                     actor=actor,
-                    env_kwargs=env_kwargs or {},
+                    env_kwargs=env_kwargs,
                 )
             )
     return specs
+
+
+def collect(config: CollectConfig, policy_dir: str, on_progress: Progress | None = None) -> list[Episode]:
+    """Roll out, and write `trajectories/episodes.jsonl` below `config.out`. Ray is joined or started.
+
+    `policy_dir` is the policy's directory; for a script, the one whose tokenizer the transcripts are written with. Raises
+    UsageError for tasks that cannot be had, and where there are episodes in `config.out` already.
+    """
+    store = Store(config.out)
+    if "episodes" in store.names():
+        raise UsageError(f"{config.out} holds episodes already: write another out=")
+    tasks = resolve(config.tasks, config.options)
+    rollout = config.rollout
+    join(rollout.workers * rollout.gpus_per_worker, rollout.accept_reduced_isolation)
+    rollout.engine.policy = policy_dir
+    specs = group_specs(
+        Path(config.tasks).stem,
+        tasks,
+        groups=config.episodes,
+        group_size=config.group_size,
+        seed=config.seed,
+        temperature=config.temperature,
+        actor=SCRIPTS.get(config.policy, "policy"),
+    )
+    fleet = Fleet(rollout)
+    try:
+        episodes = fleet.collect(specs, on_progress)
+    finally:
+        fleet.shutdown()
+    store.write("episodes", episodes)
+    return episodes
 
 
 def _seed(seed: int, path: tuple[int, ...]) -> int:

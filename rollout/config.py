@@ -79,6 +79,8 @@ class RolloutConfig:
     """Most episodes that a worker runs at a time; further ones wait."""
     sandboxes_per_worker: int = 8
     """Size of a worker's sandbox pool; 0 starts none."""
+    accept_reduced_isolation: bool = False
+    """Run sandboxes where some protection that is not indispensable cannot be had (`toolwise doctor` says which)."""
     environment_threads: int = 16
     """Threads for plain Gymnasium environments, whose `step` blocks."""
     group_s: float = 900.0

@@ -78,6 +78,9 @@ class Fleet:
         except RayTaskError as error:
             self.shutdown()
             raise error.cause or error from error
+        except RayActorError as error:
+            self.shutdown()
+            raise FleetError(f"a worker died while it started: {error}") from error
 
     def collect(self, specs: Sequence[EpisodeSpec], on_progress: Progress | None = None) -> list[Episode]:
         """Run every spec; the outcomes in the order of `specs`, each exactly one.

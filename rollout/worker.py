@@ -61,7 +61,8 @@ class RolloutWorker:
                 "lower the one or raise the other"
             )
         if self._config.sandboxes_per_worker:
-            self._pool = await Pool(size=self._config.sandboxes_per_worker).__aenter__()
+            pool = Pool(size=self._config.sandboxes_per_worker, accept_reduced_isolation=self._config.accept_reduced_isolation)
+            self._pool = await pool.__aenter__()
         self._chat, self._policy = await asyncio.to_thread(self._serve, version)
         if weights is not None:
             await self._policy.publish(unpack(weights), version)

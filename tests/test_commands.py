@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 TOOLWISE = [sys.executable, str(ROOT / "toolwise.py")]
 

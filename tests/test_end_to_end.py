@@ -1,8 +1,8 @@
 """The main job on real parts: two RL steps with vLLM, verl, nsjail, Ray and W&B offline.
 
-The offline W&B run is read back, and per step and ability its tool-call frequency, mean and variances equal what NumPy computes from
-the trajectory files; learner and sampler agree on log-probabilities after every weight update; a run killed with SIGKILL goes on from
-its checkpoint; checkpoints load as Hugging Face models.
+The offline W&B run is read back, and per step and ability its tool-call frequency, mean and variances equal what NumPy computes
+from the trajectory files; learner and sampler agree on log-probabilities after every weight update; a run killed with SIGKILL goes
+on from its checkpoint; checkpoints load as Hugging Face models.
 """
 
 import json

@@ -1,5 +1,5 @@
-"""ToolEnv: one implementation with two faces, on the real jail. An answer terminates, a spent budget truncates, a malformed action or
-failing code is an observation, tool text is escaped, and Gymnasium's own checker is content."""
+"""ToolEnv: one implementation with two faces, on the real jail. An answer terminates, a spent budget truncates, a malformed action
+or failing code is an observation, tool text is escaped, and Gymnasium's own checker is content."""
 
 import random
 

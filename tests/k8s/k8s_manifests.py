@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -128,8 +127,6 @@ def dockerfile() -> list[tuple[str, str]]:
 
 
 def apt_packages(text: str) -> set[str]:
-    """The packages of every `apt-get install` in a text."""
-    found: set[str] = set()
-    for command in re.findall(r"apt(?:-get)? install([^&|;\n`]*)", re.sub(r"\\\n\s*", " ", text)):
-        found |= {word for word in shlex.split(command, comments=True) if not word.startswith("-")}
-    return found
+    """The packages of every `apt-get install` in a text; make's variables are left out."""
+    commands = re.findall(r"apt(?:-get)? install([^&|;\n`'\"}]*)", re.sub(r"\\\n\s*", " ", text))
+    return {word for command in commands for word in command.split() if re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", word)}

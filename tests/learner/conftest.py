@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 
 import numpy as np
 import pytest
@@ -13,11 +12,6 @@ from learner.starter_policy import build
 from rollout.types import Episode, StopReason, Trajectory
 
 IMAGE_TOKENS = 16  # of a picture of 112 x 112 pixels
-
-
-def pytest_configure():
-    # Before anything imports Ray: no usage report, and no warning about object stores on small machines.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,5 @@
-"""Every spec comes back exactly once and in order, whatever dies; only what the machine failed is repeated, sample by sample; a fleet
-that cannot work says so."""
+"""Every spec comes back exactly once and in order, whatever dies; only what the machine failed is repeated, sample by sample; a
+fleet that cannot work says so."""
 
 import os
 import signal
@@ -19,12 +19,16 @@ from rollout.types import StopReason
 
 @pytest.fixture(scope="module")
 def cluster():
-    started = not ray.is_initialized()
-    if started:
-        ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    """Ray on this machine, whose workers find the fakes."""
+    environment = {
+        "env_vars": {"PYTHONPATH": os.pathsep.join(str(path) for path in (Path(__file__).parents[2], Path(__file__).parent))}
+    }
+    ray.shutdown()
+    ray.init(
+        address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, configure_logging=False, runtime_env=environment
+    )
     yield
-    if started:
-        ray.shutdown()
+    ray.shutdown()
 
 
 @pytest.fixture
@@ -124,7 +128,7 @@ def test_a_group_that_hangs_is_aborted_at_its_deadline(make_fleet, tmp_path):
 
 def test_failures_in_a_row_stop_the_run_and_name_the_cause(make_fleet):
     fleet = make_fleet(max_consecutive_failures=5)
-    with pytest.raises(FleetError, match="5 infrastructure failures in a row.*the wire is cut"):
+    with pytest.raises(FleetError, match=r"5 infrastructure failures in a row.*the wire is cut"):
         fleet.collect(groups(4, 4, trouble="raise", times=99, log=None))
     assert_each_once(fleet.collect(groups(2, 2)), groups(2, 2))
 
