@@ -5,11 +5,27 @@ SHELL := /bin/bash
 UV := .tools/bin/uv
 PYTHON := .venv/bin/python
 GROUP ?= cpu
-LIBRARIES := libnl-route-3-200
+# For nsjail and for vLLM on CPU.
+LIBRARIES := libnl-route-3-200 libnuma1
 
 .PHONY: install demo test lock libraries check
 
 install: .venv/.installed-$(GROUP)
+
+.tools/bin/uv:
+	@echo "installing uv into .tools"
+	@python3 -m venv .tools && .tools/bin/pip install --quiet --disable-pip-version-check uv
+
+libraries:
+	@if ldconfig -p | grep -q 'libnl-route-3\.so\.200' && ldconfig -p | grep -q 'libnuma\.so\.1'; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing Debian packages: $(LIBRARIES)"; \
+		{ apt-get update -qq && apt-get install -y -qq $(LIBRARIES); } >/dev/null; \
+	else \
+		echo "missing system libraries: run 'apt-get install $(LIBRARIES)' as root, then make again" >&2; exit 2; \
+	fi
+
+.venv/.installed-$(GROUP)
 
 .tools/bin/uv:
 	@echo "installing uv into .tools"

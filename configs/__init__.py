@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -28,7 +28,7 @@ def compose[T](name: str, schema: type[T], overrides: Sequence[str]) -> T:
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(DIRECTORY)):
             config = hydra_compose(config_name=name, overrides=list(overrides))
-        return OmegaConf.to_object(config)  # type: ignore[return-value]
+        return cast(T, OmegaConf.to_object(config))
     except (HydraException, OmegaConfBaseException) as error:
         cause, _, key = str(error.__cause__ or error).partition("full_key:")
         where = f"{key.split()[0]}: " if key.split() else ""
@@ -76,7 +76,7 @@ def _free(schema: DictConfig, prefix: str = "") -> list[str]:
     found = []
     for key in schema:
         value = None if OmegaConf.is_missing(schema, key) else schema[key]
-        if OmegaConf.is_dict(value):
+        if isinstance(value, DictConfig):
             path = f"{prefix}{key}"
             found += [path] if OmegaConf.get_type(value) is dict else _free(value, f"{path}.")
     return found

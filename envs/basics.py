@@ -1,7 +1,7 @@
 """What a base model of the built-in world knows before it has seen a tool: the starter policy's pre-training, and its rehearsal.
 
-Colours, shapes and digits seen close, where a plate is, sums without carry, stated numbers repeated; and a few of the questions that need
-a tool, whose answers it can only guess. The expert of every task answers at once.
+Colours, shapes and digits seen close, where a plate is, sums without carry, stated numbers repeated; and a few of the questions
+that need a tool, whose answers it can only guess. The expert of every task answers at once.
 """
 
 from __future__ import annotations

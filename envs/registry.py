@@ -25,14 +25,16 @@ BASICS = "toolwise/Basics-v0"
 DATASET = "toolwise/Dataset-v0"
 
 
-def make_microworld(*, abilities: tuple[str, ...], split: str = "train", need: float = 0.5, **options: Any) -> ToolEnv:
+def make_microworld(
+    *, abilities: tuple[str, ...], split: str = "train", need: float = 0.5, max_turns: int = 4, **options: Any
+) -> ToolEnv:
     """A `ToolEnv` on the built-in world; `options` are those of `ToolEnv`."""
-    return ToolEnv(Microworld(abilities, split, need), **({"max_turns": 4} | options))
+    return ToolEnv(Microworld(abilities, split, need), max_turns=max_turns, **options)
 
 
-def make_basics(*, split: str = "train", kind: str | None = None, **options: Any) -> ToolEnv:
+def make_basics(*, split: str = "train", kind: str | None = None, max_turns: int = 2, **options: Any) -> ToolEnv:
     """A `ToolEnv` on what a base model knows; `options` are those of `ToolEnv`."""
-    return ToolEnv(Basics(split, kind), **({"max_turns": 2} | options))
+    return ToolEnv(Basics(split, kind), max_turns=max_turns, **options)
 
 
 @lru_cache(maxsize=4)

@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import gymnasium
 import numpy as np
@@ -41,7 +41,10 @@ class ToolEnv(gymnasium.Env[Observation, str]):
     runs.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 1}
+    metadata = {  # noqa: RUF012  Gymnasium declares it as it stands
+        "render_modes": ["ansi", "rgb_array"],
+        "render_fps": 1,
+    }
 
     def __init__(
         self,
@@ -55,7 +58,7 @@ class ToolEnv(gymnasium.Env[Observation, str]):
     ) -> None:
         if max_turns < 1:
             raise ValueError(f"max_turns is {max_turns}: it must be at least 1")
-        self.observation_space = Dict({"text": Unicode(MAX_CHARACTERS), "images": Sequence(RGBImage(MAX_SIDE))})
+        self.observation_space: Any = Dict({"text": Unicode(MAX_CHARACTERS), "images": Sequence(RGBImage(MAX_SIDE))})
         self.action_space = Unicode(MAX_CHARACTERS)
         self.render_mode = render_mode
         self._tasks = tasks

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ def encode(processor: Qwen2_5_VLProcessor, tasks: Sequence[Task]) -> tuple[Batch
     texts = []
     for task in tasks:
         content = [{"type": "image"} for _ in task.views]
-        messages = [
+        messages: Any = [
             {"role": "user", "content": [*content, {"type": "text", "text": task.question}]},
             {"role": "assistant", "content": answer_action(task.answer)},
         ]

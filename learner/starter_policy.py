@@ -7,6 +7,7 @@ knows before any tool is seen comes from `learner.pretraining`.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -15,10 +16,10 @@ from transformers import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLProcessor,
-    Qwen2TokenizerFast,
+    Qwen2Tokenizer,
     Qwen2VLImageProcessor,
-    Qwen2VLVideoProcessor,
 )
+from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
 from envs.microworld import VOCABULARY
 
@@ -37,7 +38,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_tokenizer() -> Qwen2TokenizerFast:
+def build_tokenizer() -> Qwen2Tokenizer:
     """A byte-level tokenizer: every byte is a token, digits one by one, and the frequent pieces of the built-in world whole."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
@@ -45,9 +46,7 @@ def build_tokenizer() -> Qwen2TokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in (PAD, START, END, *VISION)])
     tokenizer.add_tokens([AddedToken(piece, special=False, normalized=False) for piece in (*ROLES, *VOCABULARY)])
-    return Qwen2TokenizerFast(
-        tokenizer_object=tokenizer, eos_token=END, pad_token=PAD, unk_token=None, bos_token=None, model_max_length=4096
-    )
+    return Qwen2Tokenizer(tokenizer_object=tokenizer, eos_token=END, pad_token=PAD, unk_token=PAD, model_max_length=4096)
 
 
 def build_processor() -> Qwen2_5_VLProcessor:
@@ -61,9 +60,9 @@ def build_processor() -> Qwen2_5_VLProcessor:
     )
 
 
-def build_model(tokenizer: Qwen2TokenizerFast, seed: int) -> Qwen2_5_VLForConditionalGeneration:
+def build_model(tokenizer: Qwen2Tokenizer, seed: int) -> Qwen2_5_VLForConditionalGeneration:
     """A float32 model with random weights drawn from `seed`."""
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in (PAD, START, END, *VISION)}
+    ids: dict[str, Any] = {token: tokenizer.convert_tokens_to_ids(token) for token in (PAD, START, END, *VISION)}
     config = Qwen2_5_VLConfig(
         text_config={
             # Rounded up so that tensor-parallel and vectorised kernels find an even vocabulary.

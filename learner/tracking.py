@@ -23,7 +23,7 @@ class Tracker:
         """`run_id` is W&B's, the same when a run is resumed."""
         self._path = out / "metrics.jsonl"
         self.global_step = 0
-        mode = config.mode or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+        mode: Any = config.mode or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
         self._run = wandb.init(
             project=config.project,
             name=out.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 import ray
@@ -25,7 +26,7 @@ def join(gpus: float = 0, accept_reduced_isolation: bool = False) -> None:
             resources={"sandbox": 1000} if local else None,
             include_dashboard=False,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
         )
     present = ray.cluster_resources().get("GPU", 0)
     if gpus > present:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
-import torch
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from envs.types import InfrastructureError, UsageError
@@ -20,6 +20,9 @@ from rollout.episode import failed_episode
 from rollout.types import Episode, EpisodeSpec, StopReason
 from rollout.weights import pack
 from rollout.worker import RolloutWorker
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger(__name__)
 
@@ -70,17 +73,17 @@ class Fleet:
         try:
             ray.get(starts, timeout=config.start_s)
         except GetTimeoutError as error:
-            self.shutdown()
             raise UsageError(
                 f"{config.workers} workers did not start within rollout.start_s={config.start_s:g} s: each asks Ray for "
                 f"{self._resources()}, and {ray.available_resources()} are free"
             ) from error
         except RayTaskError as error:
-            self.shutdown()
             raise error.cause or error from error
         except RayActorError as error:
-            self.shutdown()
             raise FleetError(f"a worker died while it started: {error}") from error
+        finally:
+            if sys.exception() is not None:
+                self._kill()
 
     def collect(self, specs: Sequence[EpisodeSpec], on_progress: Progress | None = None) -> list[Episode]:
         """Run every spec; the outcomes in the order of `specs`, each exactly one.
@@ -106,12 +109,13 @@ class Fleet:
 
     def shutdown(self) -> None:
         """Stop all workers. May be called twice."""
+        if self._seats:
+            closing = [seat.worker.close.remote() for seat in self._seats]
+            ray.wait(closing, num_returns=len(closing), timeout=_CLOSE_S)
+        self._kill()
+
+    def _kill(self) -> None:
         seats, self._seats = self._seats, []
-        for closing in [seat.worker.close.remote() for seat in seats]:
-            try:
-                ray.get(closing, timeout=_CLOSE_S)
-            except (RayError, GetTimeoutError):
-                log.debug("a worker did not close in time", exc_info=True)
         for seat in seats:
             ray.kill(seat.worker)
 

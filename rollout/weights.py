@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 Packed = dict[str, tuple[np.ndarray, str]]
 """Name → raw bytes in the tensor's shape, and the name of its dtype: NumPy has no bfloat16."""
@@ -14,6 +17,9 @@ Packed = dict[str, tuple[np.ndarray, str]]
 
 def pack(state: Mapping[str, torch.Tensor]) -> Packed:
     """Tensors as arrays. CPU tensors are not copied."""
+    # Imported late, here and below: it takes seconds, and a worker with a scripted policy starts without it.
+    import torch
+
     packed = {}
     for name, tensor in state.items():
         tensor = tensor.detach().to("cpu").contiguous()
@@ -24,6 +30,8 @@ def pack(state: Mapping[str, torch.Tensor]) -> Packed:
 
 def unpack(packed: Packed) -> dict[str, torch.Tensor]:
     """The inverse of `pack`. The tensors share the arrays' memory and must only be read."""
+    import torch
+
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return {name: torch.from_numpy(array).view(getattr(torch, dtype)) for name, (array, dtype) in packed.items()}

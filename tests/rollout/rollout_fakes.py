@@ -14,6 +14,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from envs.types import InfrastructureError, ToolCall, ToolStatus
 from rollout.policy import Generation
@@ -71,11 +72,29 @@ class ScriptedPolicy:
         pass
 
 
+class Bytes:
+    """As much of a Hugging Face tokenizer as a ChatFormat needs: bytes, and the turns of ChatML."""
+
+    eos_token, eos_token_id = "<|im_end|>", 257
+
+    def __init__(self) -> None:
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        self.backend_tokenizer = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
+        self.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        self.backend_tokenizer.decoder = decoders.ByteLevel()
+        self.backend_tokenizer.add_special_tokens(["<|im_start|>", self.eos_token])
+        self.added_tokens_decoder = self.backend_tokenizer.get_added_tokens_decoder()
+
+    def apply_chat_template(self, messages, add_generation_prompt, tokenize) -> str:
+        turns = "".join(f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n" for message in messages)
+        return turns + "<|im_start|>assistant\n"
+
+
 class FakeWorker(RolloutWorker):
-    """A worker with a scripted policy in place of an engine."""
+    """A worker with a scripted policy in place of an engine. It starts without transformers and torch."""
 
     def _serve(self, version):
-        chat = ChatFormat.from_directory(self._config.engine.policy)
+        chat = ChatFormat(Bytes())
         policy = ScriptedPolicy(chat)
         policy.version = version
         return chat, policy

@@ -1,6 +1,7 @@
 """Every spec comes back exactly once and in order, whatever dies; only what the machine failed is repeated, sample by sample; a
 fleet that cannot work says so."""
 
+import asyncio
 import os
 import signal
 from collections import Counter
@@ -12,9 +13,10 @@ import torch
 from rollout_fakes import FakeWorker, spec
 
 from envs.types import UsageError
-from rollout.config import EngineConfig, EpisodeConfig, RolloutConfig
+from rollout.config import EpisodeConfig, RolloutConfig
 from rollout.fleet import Fleet, FleetError
 from rollout.types import StopReason
+from rollout.worker import RolloutWorker
 
 
 @pytest.fixture(scope="module")
@@ -31,21 +33,16 @@ def cluster():
     ray.shutdown()
 
 
-@pytest.fixture
-def make_fleet(cluster, policy_directory):
-    fleets = []
+def config(**options):
+    return RolloutConfig(**{"cpus_per_worker": 0.5, "sandboxes_per_worker": 0, "episodes_per_worker": 8, "attempts": 3} | options)
 
-    def make(**options):
-        config = RolloutConfig(
-            engine=EngineConfig(policy=policy_directory),
-            **{"cpus_per_worker": 0.5, "sandboxes_per_worker": 0, "episodes_per_worker": 8, "attempts": 3} | options,
-        )
-        fleets.append(Fleet(config, FakeWorker))
-        return fleets[-1]
 
-    yield make
-    for fleet in fleets:
-        fleet.shutdown()
+@pytest.fixture(scope="module")
+def fleet(cluster):
+    """Two workers, which every test may kill."""
+    fleet = Fleet(config(workers=2, max_consecutive_failures=9), FakeWorker)
+    yield fleet
+    fleet.shutdown()
 
 
 def groups(count, size, **options):
@@ -63,8 +60,7 @@ def assert_each_once(episodes, specs):
     assert [episode.trajectory.episode_id for episode in episodes] == [one.episode_id for one in specs]
 
 
-def test_outcomes_come_in_the_order_of_the_specs_and_progress_is_told(make_fleet, tmp_path):
-    fleet = make_fleet(workers=2)
+def test_outcomes_come_in_the_order_of_the_specs_and_progress_is_told(fleet, tmp_path):
     specs, told = groups(10, 4, log=str(tmp_path)), []
     episodes = fleet.collect(specs, lambda done, total: told.append((done, total)))
     assert_each_once(episodes, specs)
@@ -73,8 +69,7 @@ def test_outcomes_come_in_the_order_of_the_specs_and_progress_is_told(make_fleet
     assert set(attempts(tmp_path).values()) == {1}
 
 
-def test_only_the_failed_sample_is_repeated_and_its_group_is_not(make_fleet, tmp_path):
-    fleet = make_fleet()
+def test_only_the_failed_sample_is_repeated_and_its_group_is_not(fleet, tmp_path):
     specs = groups(4, 4, log=str(tmp_path))
     broken = [3, 9]
     for number in broken:
@@ -85,8 +80,7 @@ def test_only_the_failed_sample_is_repeated_and_its_group_is_not(make_fleet, tmp
     assert attempts(tmp_path) == {number: 3 if number in broken else 1 for number in range(16)}
 
 
-def test_a_sample_that_always_fails_ends_as_infrastructure_after_its_attempts(make_fleet, tmp_path):
-    fleet = make_fleet()
+def test_a_sample_that_always_fails_ends_as_infrastructure_after_its_attempts(fleet, tmp_path):
     specs = groups(2, 2, log=str(tmp_path))
     specs[1] = spec(number=1, group="group0", log=str(tmp_path), trouble="crash", times=99)
     episodes = fleet.collect(specs)
@@ -96,8 +90,7 @@ def test_a_sample_that_always_fails_ends_as_infrastructure_after_its_attempts(ma
     assert attempts(tmp_path)[1] == 3
 
 
-def test_a_worker_that_dies_amid_its_episodes_is_replaced_with_the_current_weights(make_fleet, tmp_path):
-    fleet = make_fleet(workers=2)
+def test_a_worker_that_dies_amid_its_episodes_is_replaced_with_the_current_weights(fleet, tmp_path):
     fleet.publish({"weight": torch.zeros(2, dtype=torch.bfloat16)}, 7)
     specs = groups(8, 4, log=str(tmp_path), tool_s=0.05)
     specs[5] = spec(number=5, group="group1", log=str(tmp_path), trouble="kill")
@@ -107,8 +100,7 @@ def test_a_worker_that_dies_amid_its_episodes_is_replaced_with_the_current_weigh
     assert {max(episode.trajectory.versions) for episode in episodes} == {7}
 
 
-def test_a_worker_killed_between_collections_is_replaced_too(make_fleet):
-    fleet = make_fleet()
+def test_a_worker_killed_between_collections_is_replaced_too(fleet):
     process = ray.get(fleet.seats[0].worker.health.remote())["process"]
     os.kill(process, signal.SIGKILL)
     fleet.publish({}, 2)
@@ -118,29 +110,38 @@ def test_a_worker_killed_between_collections_is_replaced_too(make_fleet):
     assert {max(episode.trajectory.versions) for episode in episodes} == {2}
 
 
-def test_a_group_that_hangs_is_aborted_at_its_deadline(make_fleet, tmp_path):
-    fleet = make_fleet(group_s=0.5)
-    specs = groups(1, 3, log=str(tmp_path))
+async def test_a_group_that_hangs_is_aborted_at_its_deadline(tmp_path):
+    worker = FakeWorker(config(group_s=0.5))
+    await worker.start()
+    specs = groups(1, 3)
     specs[2] = spec(number=2, group="group0", log=str(tmp_path), trouble="hang", times=99)
-    reasons = [episode.trajectory.stop_reason for episode in fleet.collect(specs)]
+    reasons = [episode.trajectory.stop_reason for episode in await worker.run(specs)]
     assert reasons == [StopReason.ANSWERED, StopReason.ANSWERED, StopReason.ABORTED]
 
 
-def test_failures_in_a_row_stop_the_run_and_name_the_cause(make_fleet):
-    fleet = make_fleet(max_consecutive_failures=5)
-    with pytest.raises(FleetError, match=r"5 infrastructure failures in a row.*the wire is cut"):
+async def test_a_worker_runs_no_more_episodes_at_a_time_than_it_is_told(tmp_path):
+    worker = FakeWorker(config(episodes_per_worker=2))
+    await worker.start()
+    running = asyncio.create_task(worker.run(groups(2, 3, tool_s=0.1)))
+    await asyncio.sleep(0.05)
+    assert (await worker.health())["running"] == 2
+    await running
+
+
+def test_failures_in_a_row_stop_the_run_and_name_the_cause(fleet):
+    with pytest.raises(FleetError, match=r"9 infrastructure failures in a row.*the wire is cut"):
         fleet.collect(groups(4, 4, trouble="raise", times=99, log=None))
     assert_each_once(fleet.collect(groups(2, 2)), groups(2, 2))
 
 
-def test_a_worker_that_dies_again_and_again_stops_the_run(make_fleet, tmp_path):
-    fleet = make_fleet(attempts=1)
+def test_a_worker_that_dies_again_and_again_stops_the_run(cluster, tmp_path):
+    fleet = Fleet(config(attempts=1, episodes_per_worker=1), FakeWorker)
     with pytest.raises(FleetError, match="a worker died 2 times"):
         fleet.collect(groups(4, 1, trouble="kill", times=99, log=str(tmp_path)))
+    fleet.shutdown()
 
 
-def test_a_users_mistake_is_raised_as_such(make_fleet):
-    fleet = make_fleet()
+def test_a_users_mistake_is_raised_as_such(fleet):
     with pytest.raises(UsageError, match="Nowhere-v0"):
         fleet.collect([*groups(2, 2), spec("Nowhere-v0")])
     with pytest.raises(UsageError, match="no actor 'oracle'"):
@@ -148,11 +149,11 @@ def test_a_users_mistake_is_raised_as_such(make_fleet):
     assert_each_once(fleet.collect(groups(2, 2)), groups(2, 2))
 
 
-def test_contradictory_settings_are_refused_at_the_start(make_fleet):
+async def test_contradictory_settings_are_refused_at_the_start():
     with pytest.raises(UsageError, match="max_model_len"):
-        make_fleet(episode=EpisodeConfig(max_tokens=9999))
+        await RolloutWorker(config(episode=EpisodeConfig(max_tokens=9999))).start()
 
 
-def test_a_cluster_that_is_too_small_is_named(make_fleet):
+def test_a_cluster_that_is_too_small_is_named(cluster):
     with pytest.raises(UsageError, match=r"start_s=1 s.*'GPU': 99"):
-        make_fleet(gpus_per_worker=99, start_s=1.0)
+        Fleet(config(gpus_per_worker=99, start_s=1.0), FakeWorker)
