@@ -8,7 +8,7 @@ GROUP ?= cpu
 # For nsjail and for vLLM on CPU.
 LIBRARIES := libnl-route-3-200 libnuma1
 
-.PHONY: install demo test lock libraries check
+.PHONY: install demo test study lock libraries
 
 install: .venv/.installed-$(GROUP)
 
@@ -57,6 +57,13 @@ test: install
 	@.venv/bin/lint-imports --no-logo >/dev/null || .venv/bin/lint-imports
 	@.venv/bin/ty check --quiet
 	@$(PYTHON) -m pytest -m "not slow"
+
+# Three seeds, each with a base, demonstrations, cold start, control and RL of its own: the table in README.md.
+study: install
+	@for seed in 0 1 2; do \
+		$(PYTHON) -m learner.pretraining out=runs/base_$$seed seed=$$seed && \
+		.venv/bin/toolwise train experiment=study seed=$$seed policy=runs/base_$$seed out=runs/study_$$seed || exit; \
+	done
 
 lock: | .tools/bin/uv
 	$(UV) lock --upgrade

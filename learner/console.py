@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 QUIET_SECONDS = 10.0
 
-console = Console(soft_wrap=True)
+# A log has no width; tables need one.
+console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 132)
 Advance = Callable[[int, str], None]
 
 

@@ -1,23 +1,28 @@
-"""Pre-training of the starter policy on what a base model knows (`envs.basics`), and never a tool call."""
+"""Pre-training of the starter policy on what a base model knows (`envs.basics`), and never a tool call.
+
+python -m learner.pretraining out=DIR [seed=0] [steps=1400]
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 from torch.nn.functional import cross_entropy
 from transformers import BatchFeature, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from envs.basics import MIX, Basics
 from envs.microworld import answer_action
 from envs.types import Task
+from learner.console import console, progress
 from learner.starter_policy import build, build_model, build_processor
 
 ANSWER_STARTS = "<|im_start|>assistant\n"
@@ -25,14 +30,28 @@ ANSWER_STARTS = "<|im_start|>assistant\n"
 
 @dataclass
 class PretrainingConfig:
-    """Settings of the pre-training; the defaults made the weights that the project ships."""
+    """Settings of the pre-training; the defaults made the weights that the project ships, in `learner/starter`."""
+
+    out: str = "runs/base"
+    """Directory to write to."""
 
     seed: int = 0
-    steps: int = 1200
+    """Seeds the initial weights and the tasks."""
+
+    steps: int = 1400
+    """Optimizer steps."""
+
     batch_size: int = 48
+    """Tasks in one step."""
+
     learning_rate: float = 1.5e-3
+    """AdamW's at its peak; it falls to 0 as a cosine."""
+
     weight_decay: float = 0.01
+    """AdamW's."""
+
     warmup_steps: int = 50
+    """Steps over which the learning rate rises from 0."""
 
 
 def encode(processor: Qwen2_5_VLProcessor, tasks: Sequence[Task]) -> tuple[BatchFeature, torch.Tensor]:
@@ -56,10 +75,8 @@ def encode(processor: Qwen2_5_VLProcessor, tasks: Sequence[Task]) -> tuple[Batch
     return inputs, labels
 
 
-def pretrain(
-    directory: str | Path, config: PretrainingConfig, on_step: Callable[[int, float], None] = lambda step, loss: None
-) -> dict[str, float]:
-    """Build, pre-train and save a starter policy to `directory`; return its accuracy by kind on the validation split.
+def pretrain(config: PretrainingConfig, on_step: Callable[[int, float], None] = lambda step, loss: None) -> dict[str, float]:
+    """Build, pre-train and save a starter policy to `config.out`; return its accuracy by kind on the validation split.
 
     `pretraining.json` beside the weights holds the settings, the accuracies (shares) and the seconds that it took.
     """
@@ -80,7 +97,7 @@ def pretrain(
         schedule.step()
         on_step(step, float(loss.detach()))
     accuracies = measure(model, processor)
-    directory = build(directory, config.seed)
+    directory = build(config.out, config.seed)
     model.save_pretrained(directory)
     record = {"config": asdict(config), "accuracy": accuracies, "seconds": round(time.monotonic() - started, 1)}
     (directory / "pretraining.json").write_text(json.dumps(record, indent=2) + "\n")
@@ -111,3 +128,16 @@ def _cosine(step: int, config: PretrainingConfig) -> float:
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     return 0.5 * (1 + math.cos(math.pi * (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)))
+
+
+def main(overrides: list[str]) -> None:
+    """Pre-train with `key=value` overrides of `PretrainingConfig`, showing progress."""
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(PretrainingConfig), OmegaConf.from_dotlist(overrides)))
+    assert isinstance(config, PretrainingConfig)
+    with progress("pre-training", config.steps) as advance:
+        accuracies = pretrain(config, lambda step, loss: advance(step + 1, f"loss {loss:.3f}"))
+    console.print(f"wrote {config.out}; validation accuracy: {accuracies}", highlight=False)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

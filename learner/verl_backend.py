@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,10 +47,12 @@ class Learner:
             os.environ.update(environment)
             # Where others want the cores too, threads that wait by spinning make a step several times slower.
             environment["OMP_WAIT_POLICY"] = "PASSIVE"
-        # Imported late: verl settles on a platform while it is imported.
-        from verl.single_controller.ray import RayClassWithInitArgs, RayResourcePool, RayWorkerGroup
+        os.environ.setdefault("VERL_LOGGING_LEVEL", "WARNING")
+        # Imported late: verl settles on a platform while it is imported, and warns of every engine that is not installed.
+        with warnings.catch_warnings(action="ignore", category=UserWarning):
+            from verl.single_controller.ray import RayClassWithInitArgs, RayResourcePool, RayWorkerGroup
 
-        from learner.verl_worker import LearnerWorker
+            from learner.verl_worker import LearnerWorker
 
         on_each_node = [config.workers // config.nodes] * config.nodes
         self._pool = RayResourcePool(on_each_node, use_gpu=config.gpus_per_worker > 0, max_colocate_count=1)

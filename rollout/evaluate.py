@@ -36,8 +36,6 @@ def evaluation_record(
     if not episodes:
         raise ValueError(f"{label}: there is no episode to evaluate")
     abilities = sorted({episode.ability for episode in episodes if episode.ability})
-    needs = {"needed": True, "not_needed": False}
-    by_need = {name: [episode for episode in episodes if episode.needs_tool is need] for name, need in needs.items()}
     return {
         "label": label,
         "policy": policy,
@@ -46,15 +44,6 @@ def evaluation_record(
         "temperature": temperature,
         **_part(episodes),
         "by_ability": {name: _part([episode for episode in episodes if episode.ability == name]) for name in abilities},
-        "by_need": {
-            name: {
-                "episodes": len(part),
-                "accuracy": sum(episode.correct for episode in part) / len(part),
-                "tool_use": sum(episode.tool_calls > 0 for episode in part) / len(part),
-            }
-            for name, part in by_need.items()
-            if part
-        },
     }
 
 
@@ -66,7 +55,22 @@ def _part(episodes: Sequence[Trajectory]) -> dict[str, Any]:
         "accuracy": correct / len(episodes),
         "ci95": wilson_interval(correct, len(episodes)),
         "calls_per_episode": {"mean": float(calls_N.mean()), "var": float(calls_N.var())},
+        "by_need": _by_need(episodes),
     }
+
+
+def _by_need(episodes: Sequence[Trajectory]) -> dict[str, Any]:
+    """Where it is known whether a task needs a tool: accuracy, and the share of episodes with at least one call."""
+    result = {}
+    for name, need in (("needed", True), ("not_needed", False)):
+        part = [episode for episode in episodes if episode.needs_tool is need]
+        if part:
+            result[name] = {
+                "episodes": len(part),
+                "accuracy": sum(episode.correct for episode in part) / len(part),
+                "tool_use": sum(episode.tool_calls > 0 for episode in part) / len(part),
+            }
+    return result
 
 
 def merge(known: Sequence[dict[str, Any]], records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -77,24 +81,33 @@ def merge(known: Sequence[dict[str, Any]], records: Sequence[dict[str, Any]]) ->
 
 
 def table(records: Sequence[dict[str, Any]]) -> Table:
-    """The records side by side: a row each, accuracies in percent."""
-    abilities = sorted({ability for record in records for ability in record["by_ability"]})
-    result = Table(title="held-out tasks", title_justify="left")
-    result.add_column("policy")
-    for title in ("accuracy", "calls", *abilities, "tool use: needed", "not needed"):
-        result.add_column(title, justify="right")
+    """The records side by side, a column each: all tasks together, then each ability."""
+    result = Table(title="Held-out tasks", title_justify="left")
+    result.add_column("")
     for record in records:
-        low, high = record["ci95"]
-        needs = [record["by_need"].get(name) for name in ("needed", "not_needed")]
-        result.add_row(
-            record["label"],
-            f"{100 * record['accuracy']:.1f} % ({100 * low:.1f}–{100 * high:.1f})",
-            f"{record['calls_per_episode']['mean']:.2f}",
-            *(_percent(record["by_ability"].get(ability), "accuracy") for ability in abilities),
-            *(_percent(need, "tool_use") for need in needs),
-        )
+        result.add_column(f"{record['label']}\n({record['episodes']} episodes)", justify="right")
+    abilities = sorted({ability for record in records for ability in record["by_ability"]})
+    for ability in (None, *abilities):
+        parts = [record if ability is None else record["by_ability"].get(ability) for record in records]
+        result.add_section()
+        result.add_row(f"[bold]{ability or 'all'}[/bold]: accuracy (95 %)", *map(_accuracy, parts))
+        result.add_row("  calls per episode: mean (variance)", *map(_calls, parts))
+        for need, name in (("needed", "  used a tool where one is needed"), ("not_needed", "  used a tool where none is needed")):
+            result.add_row(name, *(_tool_use(part, need) for part in parts))
     return result
 
 
-def _percent(part: dict[str, Any] | None, name: str) -> str:
-    return "–" if part is None else f"{100 * part[name]:.1f} %"
+def _accuracy(part: dict[str, Any] | None) -> str:
+    if part is None:
+        return "–"
+    low, high = part["ci95"]
+    return f"{100 * part['accuracy']:.1f} % ({100 * low:.1f}–{100 * high:.1f})"
+
+
+def _calls(part: dict[str, Any] | None) -> str:
+    return "–" if part is None else "{mean:.2f} ({var:.2f})".format(**part["calls_per_episode"])
+
+
+def _tool_use(part: dict[str, Any] | None, need: str) -> str:
+    known = (part or {}).get("by_need", {}).get(need)
+    return "–" if known is None else f"{100 * known['tool_use']:.1f} %"

@@ -93,7 +93,8 @@ def lint(path: str | Path, chat: ChatFormat | None = None) -> list[str]:
 def _lint_file(path: Path, chat: ChatFormat | None, images: dict[Path, str | None]) -> Iterator[str]:
     seen: set[str] = set()
     prompts: dict[str, list[int]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # Not splitlines: text of an observation may hold separators that JSON does not escape.
+    for number, line in enumerate(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"), start=1):
         try:
             trajectory = Trajectory.from_json(line)
         except ValueError as error:

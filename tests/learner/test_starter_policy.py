@@ -1,0 +1,91 @@
+"""The starter policy: rebuilt from its seed by the code that made the shipped one, small, and a turn is a few tokens."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from envs.basics import Basics
+from envs.microworld import make_task
+from learner.policies import STARTER_POLICY, find_policy
+from learner.pretraining import PretrainingConfig, encode, measure, pretrain
+from learner.starter_policy import build, build_processor
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return build_processor()
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return AutoModelForImageTextToText.from_pretrained(STARTER_POLICY), AutoProcessor.from_pretrained(STARTER_POLICY)
+
+
+def test_the_shipped_policy_is_what_its_record_says(shipped):
+    record = json.loads((STARTER_POLICY / "pretraining.json").read_text())
+    measured = measure(*shipped, per_kind=100)
+    for kind in ("easy_perception", "where", "sums", "repeat"):
+        assert measured[kind] == pytest.approx(record["accuracy"][kind], abs=0.06)
+
+
+def test_the_shipped_policy_cannot_do_what_needs_a_tool(shipped):
+    measured = measure(*shipped, per_kind=100)
+    assert measured["hard_perception"] < 0.25
+    assert measured["hard_reasoning"] < 0.1
+
+
+def test_the_shipped_weights_are_small():
+    assert sum(path.stat().st_size for path in STARTER_POLICY.rglob("*") if path.is_file()) < 8 << 20
+
+
+def test_a_shortened_pretraining_learns_and_is_repeatable(tmp_path):
+    losses = [[], []]
+    for trial in losses:
+        config = PretrainingConfig(out=str(tmp_path / str(len(trial))), steps=12, batch_size=16, warmup_steps=4)
+        pretrain(config, lambda step, loss, trial=trial: trial.append(loss))
+    assert losses[0] == losses[1]
+    assert losses[0][-1] < losses[0][0] / 2
+    assert find_policy(config.out)
+
+
+def test_the_same_seed_builds_the_same_weights(tmp_path):
+    first, second = (build(tmp_path / name, seed=3) for name in "ab")
+    assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
+
+
+def test_any_text_survives_the_tokenizer(processor):
+    text = "π ≈ 3.14, 漢字, \t<code>\n```python\nprint(12 * 34)\n```\n</code>"
+    assert processor.tokenizer.decode(processor.tokenizer(text).input_ids) == text
+
+
+@pytest.mark.parametrize("ability", ["perception", "reasoning"])
+def test_a_turn_is_at_most_twelve_tokens(processor, ability):
+    for seed in range(20):
+        action = next(make_task(ability, True, "train", seed).expert(random.Random(seed)))
+        assert len(processor.tokenizer(action).input_ids) < 12
+
+
+def test_only_the_answer_is_trained_on(processor):
+    rng, draw = np.random.default_rng(0), Basics()
+    tasks = [draw(rng) for _ in range(8)]
+    _, labels = encode(processor, tasks)
+    for task, row in zip(tasks, labels, strict=True):
+        assert processor.tokenizer.decode(row[row >= 0]) == f"<answer>{task.answer}</answer><|im_end|>"
+
+
+def test_no_pretraining_task_shows_a_tool_call():
+    rng, draw = np.random.default_rng(0), Basics()
+    for _ in range(200):
+        task = draw(rng)
+        assert "<code>" not in task.question
+        assert list(task.expert(random.Random(0))) == [f"<answer>{task.answer}</answer>"]
+
+
+def test_a_missing_policy_is_named():
+    with pytest.raises(ValueError, match="policy=nowhere"):
+        find_policy("nowhere")
+    assert Path(find_policy("starter")).is_absolute()
