@@ -1,7 +1,7 @@
 """What a base model of the built-in world knows before it has seen a tool: the starter policy's pre-training, and its rehearsal.
 
-Colours, shapes and digits seen close, where a plate is, sums without carry, stated numbers repeated; and a few of the questions
-that need a tool, whose answers it can only guess. The expert of every task answers at once.
+Colours, shapes and digits seen close, where a plate is, sums without carry, expressions and numbers repeated; and a few of the
+questions that need a tool, whose answers it can only guess. The expert of every task answers at once.
 """
 
 from __future__ import annotations
@@ -35,12 +35,14 @@ def _where(seed: int, split: str) -> Task:
 
 
 def _repeat(seed: int, split: str) -> Task:
-    """A number to repeat; mostly one that somebody states in answer to a question, right or wrong."""
+    """An expression to repeat, or a number that somebody states in answer to a question, right or wrong."""
     rng = np.random.default_rng([SPLITS.index(split), seed])
-    number = "".join(str(digit) for digit in rng.integers(10, size=int(rng.integers(1, 6))))
     draw = (draw_sum, draw_product)[int(rng.integers(2))]
-    stated = rng.random() < 0.7
-    return _direct(f"repeat-{split}-{seed}", f"What is {draw(rng, split)[0]}? {number}" if stated else number, number)
+    expression = draw(rng, split)[0]
+    if rng.random() < 0.5:
+        return _direct(f"repeat-{split}-{seed}", f"Repeat: {expression}", expression)
+    number = "".join(str(digit) for digit in rng.integers(10, size=int(rng.integers(1, 6))))
+    return _direct(f"repeat-{split}-{seed}", f"What is {expression}? {number}", number)
 
 
 def _direct(task_id: str, question: str, answer: str, picture: Image.Image | None = None) -> Task:
@@ -60,12 +62,12 @@ def _direct(task_id: str, question: str, answer: str, picture: Image.Image | Non
 
 # Each kind with its share.
 MIX: dict[str, tuple[float, Maker]] = {
-    "easy_perception": (0.42, _from_world("perception", False)),
+    "easy_perception": (0.40, _from_world("perception", False)),
     "where": (0.12, _where),
     "sums": (0.15, _from_world("reasoning", False)),
-    "repeat": (0.21, _repeat),
-    "hard_perception": (0.05, _from_world("perception", True)),
-    "hard_reasoning": (0.05, _from_world("reasoning", True)),
+    "repeat": (0.25, _repeat),
+    "hard_perception": (0.04, _from_world("perception", True)),
+    "hard_reasoning": (0.04, _from_world("reasoning", True)),
 }
 
 

@@ -42,6 +42,7 @@ VOCABULARY = (
     " + ",
     " - ",
     " * ",
+    "Repeat: ",
     "What",
     "Where",
     " colour",

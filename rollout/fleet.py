@@ -93,6 +93,8 @@ class Fleet:
         `config.max_consecutive_failures` failures in a row or where a worker dies again and again, UsageError where the specs
         cannot be run at all.
         """
+        if not self._seats:
+            raise RuntimeError("the fleet was shut down: make a new one")
         return _Collection(self, self._config, specs, on_progress).run()
 
     def publish(self, state_dict: Mapping[str, torch.Tensor], version: int) -> None:

@@ -31,6 +31,8 @@ class LRUCache[K: Hashable, V]:
     def put(self, key: K, value: V) -> V:
         """Hold `value` and return it. A value larger than the capacity is not held."""
         size = self._size_bytes(value)
+        if size > self._capacity_bytes:
+            return value
         with self._lock:
             if key not in self._entries:
                 self._entries[key] = (value, size)

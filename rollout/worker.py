@@ -80,9 +80,12 @@ class RolloutWorker:
         """
         await self._ready
         tasks = [asyncio.create_task(self._episode(spec)) for spec in specs]
-        _, unfinished = await asyncio.wait(tasks, timeout=self._config.group_s, return_when=asyncio.FIRST_EXCEPTION)
-        for task in unfinished:
-            task.cancel()
+        try:
+            await asyncio.wait(tasks, timeout=self._config.group_s, return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            # Also where this call itself is cancelled: nobody waits for these episodes any more.
+            for task in tasks:
+                task.cancel()
         episodes = await asyncio.gather(*tasks, return_exceptions=True)
         if not self._policy.healthy:
             log.error("the engine has failed: this worker exits")

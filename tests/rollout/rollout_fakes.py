@@ -43,17 +43,28 @@ def picture(seed: int, height: int = 56, width: int = 84) -> np.ndarray:
 
 
 class ScriptedPolicy:
-    """Says what `say` makes of the number of its call in the episode (it counts the turns in the prompt)."""
+    """Says what `say` makes of the number of the turn. It breaks for good, once, where it finds the file `fuse`."""
 
     def __init__(
-        self, chat: ChatFormat, say: Callable[[int], str] = lambda turn: "go", delay_s: float = 0.0, end: bool = True
+        self,
+        chat: ChatFormat,
+        say: Callable[[int], str] = lambda turn: "go",
+        delay_s: float = 0.0,
+        end: bool = True,
+        fuse: Path | None = None,
     ) -> None:
+        self._fuse = fuse
         self._chat, self._say, self._delay_s, self._end = chat, say, delay_s, end
         self.version, self.healthy, self.calls = 0, True, 0
         self.busy: list[tuple[float, float]] = []
 
     async def generate(self, token_ids, images, *, max_tokens, temperature, seed) -> Generation:
         self.calls += 1
+        if self._fuse is not None and self._fuse.exists():
+            self._fuse.unlink()
+            self.healthy = False
+        if not self.healthy:
+            raise InfrastructureError("the engine has stopped")
         started = time.monotonic()
         await asyncio.sleep(self._delay_s)
         self.busy.append((started, time.monotonic()))
@@ -95,7 +106,7 @@ class FakeWorker(RolloutWorker):
 
     def _serve(self, version):
         chat = ChatFormat(Bytes())
-        policy = ScriptedPolicy(chat)
+        policy = ScriptedPolicy(chat, fuse=Path(self._config.engine.policy, "fuse"))
         policy.version = version
         return chat, policy
 

@@ -13,7 +13,7 @@ import torch
 from rollout_fakes import FakeWorker, spec
 
 from envs.types import UsageError
-from rollout.config import EpisodeConfig, RolloutConfig
+from rollout.config import EngineConfig, EpisodeConfig, RolloutConfig
 from rollout.fleet import Fleet, FleetError
 from rollout.types import StopReason
 from rollout.worker import RolloutWorker
@@ -100,6 +100,20 @@ def test_a_worker_that_dies_amid_its_episodes_is_replaced_with_the_current_weigh
     assert {max(episode.trajectory.versions) for episode in episodes} == {7}
 
 
+def test_a_worker_whose_engine_has_failed_is_replaced(cluster, tmp_path):
+    fleet = Fleet(config(engine=EngineConfig(policy=str(tmp_path))), FakeWorker)
+    process = ray.get(fleet.seats[0].worker.health.remote())["process"]
+    (tmp_path / "fuse").touch()
+    specs = groups(3, 2)
+    episodes = fleet.collect(specs)
+    assert_each_once(episodes, specs)
+    assert {episode.trajectory.stop_reason for episode in episodes} == {StopReason.ANSWERED}
+    assert ray.get(fleet.seats[0].worker.health.remote())["process"] != process
+    fleet.shutdown()
+    with pytest.raises(RuntimeError, match="was shut down"):
+        fleet.collect(specs)
+
+
 def test_a_worker_killed_between_collections_is_replaced_too(fleet):
     process = ray.get(fleet.seats[0].worker.health.remote())["process"]
     os.kill(process, signal.SIGKILL)
@@ -117,6 +131,18 @@ async def test_a_group_that_hangs_is_aborted_at_its_deadline(tmp_path):
     specs[2] = spec(number=2, group="group0", log=str(tmp_path), trouble="hang", times=99)
     reasons = [episode.trajectory.stop_reason for episode in await worker.run(specs)]
     assert reasons == [StopReason.ANSWERED, StopReason.ANSWERED, StopReason.ABORTED]
+
+
+async def test_a_cancelled_call_ends_its_episodes():
+    worker = FakeWorker(config())
+    await worker.start()
+    call = asyncio.create_task(worker.run(groups(1, 3, tool_s=30.0)))
+    await asyncio.sleep(0.2)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await asyncio.sleep(0.1)
+    assert (await worker.health())["running"] == 0
 
 
 async def test_a_worker_runs_no_more_episodes_at_a_time_than_it_is_told(tmp_path):

@@ -12,6 +12,7 @@ from rollout_fakes import picture
 from transformers import AutoProcessor
 
 from rollout.images import ImageEncoder, decode_png
+from rollout.lru import LRUCache
 from rollout.policy import Generation
 from rollout.tokens import ChatFormat, banned_token_ids
 from rollout.transcript import TRUNCATED, TokenBudgetExceeded, Transcript
@@ -193,6 +194,17 @@ def test_the_same_pixels_give_the_same_name_and_the_png_gives_the_pixels_back():
     assert first.sha256 == second.sha256
     assert np.array_equal(decode_png(first.png).pixels, pixels)
     assert ImageEncoder().encode(picture(6)).sha256 != first.sha256
+
+
+def test_the_cache_gives_up_what_was_used_least_recently():
+    cache = LRUCache(10, len)
+    for name in ("aaaa", "bbbb"):
+        cache.put(name, name)
+    assert cache.get("aaaa") == "aaaa"
+    cache.put("cccc", "cccc")
+    assert [cache.get(name) for name in ("aaaa", "bbbb", "cccc")] == ["aaaa", None, "cccc"]
+    cache.put("d", "d" * 11)
+    assert cache.get("d") is None
 
 
 def test_an_encoded_image_is_not_changed_by_its_source():

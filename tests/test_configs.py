@@ -1,0 +1,67 @@
+"""Settings: every shipped choice composes, YAML overrides dataclasses, the command line overrides YAML, mistakes get one line."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from configs import SettingsError, choices, compose
+from learner.experiment import Experiment, Stage
+from rollout.collect import CollectConfig
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("command", ["train", "cold_start"])
+@pytest.mark.parametrize("experiment", choices())
+def test_every_experiment_composes(command, experiment):
+    config = compose(command, Experiment, [f"experiment={experiment}"])
+    assert isinstance(config, Experiment)
+    assert config.out.startswith("runs/")
+
+
+@pytest.mark.parametrize("command", ["collect", "evaluate"])
+def test_every_collection_composes(command):
+    assert isinstance(compose(command, CollectConfig, []), CollectConfig)
+
+
+def test_the_command_line_outranks_the_experiment():
+    assert compose("train", Experiment, ["experiment=study", "evaluation.episodes=7"]).evaluation.episodes == 7
+
+
+def test_the_cold_start_command_does_only_that():
+    assert compose("cold_start", Experiment, ["experiment=study"]).stages == [Stage.cold_start]
+
+
+def test_the_7b_experiment_has_the_papers_hyper_parameters():
+    config = compose("train", Experiment, ["experiment=qwen2_5_vl_7b"])
+    assert (config.rl.groups, config.rl.group_size, config.rl.learning_rate) == (256, 16, 1e-6)
+    assert (config.learner.clip_low, config.learner.clip_high, config.learner.entropy_coefficient) == (0.2, 0.3, 0.0)
+    assert (config.cold_start.batch_size, config.cold_start.learning_rate) == (128, 1e-5)
+    assert config.rollout.episode.max_turns == 9
+
+
+@pytest.mark.parametrize(
+    ("override", "answer"),
+    [
+        ("rl.stepz=3", "did you mean rl.steps"),
+        ("+zzz=3", "unknown setting 'zzz'"),
+        ("rl.steps=many", "rl.steps"),
+        ("steps", "write key=value"),
+        ("experiment=dmeo", "demo"),
+        ("stages=[rl,flight]", "expected one of"),
+        ("task_options.train.need=0.3", "write +task_options.train.need=0.3"),
+    ],
+)
+def test_a_mistake_gets_one_line(override, answer):
+    with pytest.raises(SettingsError, match=re.escape(answer)) as error:
+        compose("train", Experiment, [override])
+    assert "\n" not in str(error.value)
+
+
+def test_every_documented_override_composes():
+    documented = re.findall(r"toolwise (train|cold-start|collect|evaluate)((?: [\w+.]+=\S+)+)", (ROOT / "README.md").read_text())
+    assert documented
+    for command, overrides in documented:
+        schema = CollectConfig if command in ("collect", "evaluate") else Experiment
+        compose(command.replace("-", "_"), schema, overrides.split())
