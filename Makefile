@@ -1,5 +1,5 @@
 # `make demo` and `make test` install what they need first; nothing outside .venv, .tools and the jail's root file system is touched,
-# except that a missing Debian library is installed where this runs as root.
+# except that missing Debian libraries are installed where this runs as root.
 
 SHELL := /bin/bash
 UV := .tools/bin/uv
@@ -25,36 +25,20 @@ libraries:
 		echo "missing system libraries: run 'apt-get install $(LIBRARIES)' as root, then make again" >&2; exit 2; \
 	fi
 
-.venv/.installed-$(GROUP)
-
-.tools/bin/uv:
-	@echo "installing uv into .tools"
-	@python3 -m venv .tools && .tools/bin/pip install --quiet --disable-pip-version-check uv
-
-libraries:
-	@if ldconfig -p | grep -q 'libnl-route-3\.so\.200'; then :; \
-	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		echo "installing $(LIBRARIES) (nsjail needs it)"; \
-		{ apt-get update -qq && apt-get install -y -qq $(LIBRARIES); } >/dev/null; \
-	else \
-		echo "nsjail needs $(LIBRARIES): run 'apt-get install $(LIBRARIES)' as root, then make again" >&2; exit 2; \
-	fi
-
 .venv/.installed-$(GROUP): requirements/$(GROUP).txt pyproject.toml sandbox/packages.txt | .tools/bin/uv libraries
 	@echo "installing Python packages into .venv (about 6.5 GB)"
 	@[ -x $(PYTHON) ] || $(UV) venv --quiet --python 3.12 .venv
 	@VIRTUAL_ENV=.venv $(UV) pip sync --quiet --require-hashes requirements/$(GROUP).txt
 	@VIRTUAL_ENV=.venv $(UV) pip install --quiet --no-deps --editable .
-	@echo "building the jail's root file system"
+	@echo "building the jail's root file system (about 800 MB, shared by all checkouts)"
 	@$(PYTHON) -m sandbox.rootfs
-	@touch $@
+	@rm -f .venv/.installed-* && touch $@
 
 demo: install
 	@.venv/bin/toolwise train experiment=demo
 
 test: install
 	@$(PYTHON) -m ruff check --quiet . && $(PYTHON) -m ruff format --check --quiet .
-	@.venv/bin/lint-imports --no-logo >/dev/null || .venv/bin/lint-imports
 	@.venv/bin/ty check --quiet
 	@$(PYTHON) -m pytest -m "not slow"
 
@@ -68,4 +52,5 @@ study: install
 lock: | .tools/bin/uv
 	$(UV) lock --upgrade
 	$(UV) export --quiet --frozen --no-emit-project --no-header --no-annotate --output-file requirements/cpu.txt
-	$(UV) export --quiet --frozen --no-emit-project --no-header --no-annotate --no-default-groups --group gpu --group dev --output-file requirements/gpu.txt
+	$(UV) export --quiet --frozen --no-emit-project --no-header --no-annotate --no-default-groups --group gpu --group dev \
+		--output-file requirements/gpu.txt
