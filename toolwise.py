@@ -22,13 +22,14 @@ def train(overrides: Sequence[str], name: str = "train") -> int:
     from learner.console import console
     from learner.experiment import Experiment
     from learner.run import run
-    from rollout.evaluate import table
 
     config = compose(name, Experiment, overrides)
     console.print(
         f"{name}: {', '.join(config.stages)} on {config.tasks}, from policy {config.policy}, into {config.out}", highlight=False
     )
     path, records = run(config)
+    from rollout.evaluate import table
+
     console.print(table(records))
     console.print(f"wrote {path}/evaluation.json, metrics.jsonl, trajectories/, checkpoints/", highlight=False)
     return 0

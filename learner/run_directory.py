@@ -7,13 +7,15 @@ import shutil
 import uuid
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
 from envs.types import UsageError
 from learner.experiment import Experiment
-from learner.verl_backend import Learner
+
+if TYPE_CHECKING:
+    from learner.verl_backend import Learner
 
 
 class RunDirectory:
