@@ -1,7 +1,7 @@
 """What a base model of the built-in world knows before it has seen a tool: the starter policy's pre-training, and its rehearsal.
 
-Colours, shapes and digits seen close, where a plate is, sums without carry, expressions and numbers repeated; and a few of the
-questions that need a tool, whose answers it can only guess. The expert of every task answers at once.
+Colours, shapes and digits seen close, where a plate is, sums without carry, numbers repeated, expressions written as Python; and
+a few of the questions that need a tool, whose answers it can only guess. The expert of every task answers at once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from envs.microworld import SOURCE, SPLITS, draw_product, draw_sum, make_task, solve
+from envs.microworld import SOURCE, SPLITS, draw_product, draw_sum, make_task, print_code, solve
 from envs.pictures import cell_box, plate_picture, view
 from envs.types import Task
 
@@ -35,14 +35,19 @@ def _where(seed: int, split: str) -> Task:
 
 
 def _repeat(seed: int, split: str) -> Task:
-    """An expression to repeat, or a number that somebody states in answer to a question, right or wrong."""
+    """A number that somebody states in answer to a question, right or wrong."""
     rng = np.random.default_rng([SPLITS.index(split), seed])
     draw = (draw_sum, draw_product)[int(rng.integers(2))]
     expression = draw(rng, split)[0]
-    if rng.random() < 0.5:
-        return _direct(f"repeat-{split}-{seed}", f"Repeat: {expression}", expression)
     number = "".join(str(digit) for digit in rng.integers(10, size=int(rng.integers(1, 6))))
     return _direct(f"repeat-{split}-{seed}", f"What is {expression}? {number}", number)
+
+
+def _python(seed: int, split: str) -> Task:
+    """An expression to write as Python: text, which nothing runs."""
+    rng = np.random.default_rng([SPLITS.index(split), seed])
+    expression = (draw_sum, draw_product)[int(rng.integers(2))](rng, split)[0]
+    return _direct(f"python-{split}-{seed}", f"Python: {expression}", print_code(expression))
 
 
 def _direct(task_id: str, question: str, answer: str, picture: Image.Image | None = None) -> Task:
@@ -62,10 +67,11 @@ def _direct(task_id: str, question: str, answer: str, picture: Image.Image | Non
 
 # Each kind with its share.
 MIX: dict[str, tuple[float, Maker]] = {
-    "easy_perception": (0.40, _from_world("perception", False)),
-    "where": (0.12, _where),
-    "sums": (0.15, _from_world("reasoning", False)),
-    "repeat": (0.25, _repeat),
+    "easy_perception": (0.38, _from_world("perception", False)),
+    "where": (0.11, _where),
+    "sums": (0.17, _from_world("reasoning", False)),
+    "repeat": (0.13, _repeat),
+    "python": (0.13, _python),
     "hard_perception": (0.04, _from_world("perception", True)),
     "hard_reasoning": (0.04, _from_world("reasoning", True)),
 }

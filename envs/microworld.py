@@ -42,7 +42,7 @@ VOCABULARY = (
     " + ",
     " - ",
     " * ",
-    "Repeat: ",
+    "Python: ",
     "What",
     "Where",
     " colour",

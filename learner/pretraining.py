@@ -1,6 +1,6 @@
 """Pre-training of the starter policy on what a base model knows (`envs.basics`), and never a tool call.
 
-python -m learner.pretraining out=DIR [seed=0] [steps=1400]
+python -m learner.pretraining out=DIR [seed=0] [steps=1200]
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class PretrainingConfig:
     seed: int = 0
     """Seeds the initial weights and the tasks."""
 
-    steps: int = 1400
+    steps: int = 1200
     """Optimizer steps."""
 
     batch_size: int = 48

@@ -71,6 +71,9 @@ class Interpreter:
         buffer = io.BytesIO()
         if hasattr(image, "savefig"):
             image.savefig(buffer, format="png")
+        elif 0 in image.size:
+            print(f"[sandbox] image not returned: it is empty, {image.width} x {image.height} pixels", file=self._stderr)
+            return
         else:
             if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
                 image = image.convert("RGB")

@@ -31,6 +31,13 @@ async def test_an_image_enters_and_leaves_unchanged(pool: Pool, mode: str) -> No
     assert (returned.mode, returned.size, returned.tobytes()) == (mode, image.size, image.tobytes())
 
 
+async def test_an_empty_image_is_said_to_be_empty(pool: Pool) -> None:
+    async with pool.session(images=[Image.new("RGB", (8, 8))]) as session:
+        result = await session.run("image_1.crop((4, 4, 8, 4))")
+    assert result.images == ()
+    assert result.stderr == "[sandbox] image not returned: it is empty, 4 x 0 pixels\n"
+
+
 async def test_several_images_have_their_numbers(pool: Pool) -> None:
     images = [Image.new("RGB", (n, 10 + n)) for n in range(1, 4)]
     async with pool.session(images=images) as session:
