@@ -31,7 +31,14 @@ def train(overrides: Sequence[str], name: str = "train") -> int:
     from rollout.evaluate import table
 
     console.print(table(records))
-    console.print(f"wrote {path}/evaluation.json, metrics.jsonl, trajectories/, checkpoints/", highlight=False)
+    console.print(
+        f"wrote {path}/: evaluation.json, metrics.jsonl, trajectories/, checkpoints/, wandb/", soft_wrap=True, highlight=False
+    )
+    newest = max((path / "checkpoints").iterdir(), key=lambda checkpoint: checkpoint.stat().st_mtime, default=None)
+    if newest is not None:
+        console.print(
+            f"next: toolwise evaluate policy={newest}/policy episodes=1000 out={path}/more", soft_wrap=True, highlight=False
+        )
     return 0
 
 

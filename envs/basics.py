@@ -47,7 +47,7 @@ def _python(seed: int, split: str) -> Task:
     """An expression to write as Python: text, which nothing runs."""
     rng = np.random.default_rng([SPLITS.index(split), seed])
     expression = (draw_sum, draw_product)[int(rng.integers(2))](rng, split)[0]
-    return _direct(f"python-{split}-{seed}", f"Python: {expression}", print_code(expression))
+    return _direct(f"python-{split}-{seed}", f"What is {expression} in Python?", print_code(expression))
 
 
 def _direct(task_id: str, question: str, answer: str, picture: Image.Image | None = None) -> Task:
@@ -68,10 +68,10 @@ def _direct(task_id: str, question: str, answer: str, picture: Image.Image | Non
 # Each kind with its share.
 MIX: dict[str, tuple[float, Maker]] = {
     "easy_perception": (0.38, _from_world("perception", False)),
-    "where": (0.11, _where),
+    "where": (0.15, _where),
     "sums": (0.17, _from_world("reasoning", False)),
-    "repeat": (0.13, _repeat),
-    "python": (0.13, _python),
+    "repeat": (0.11, _repeat),
+    "python": (0.11, _python),
     "hard_perception": (0.04, _from_world("perception", True)),
     "hard_reasoning": (0.04, _from_world("reasoning", True)),
 }

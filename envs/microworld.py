@@ -42,7 +42,6 @@ VOCABULARY = (
     " + ",
     " - ",
     " * ",
-    "Python: ",
     "What",
     "Where",
     " colour",
@@ -53,6 +52,7 @@ VOCABULARY = (
     " it",
     " on",
     " the",
+    " in Python",
     *COLOURS,
     *SHAPES,
 )

@@ -84,9 +84,9 @@ def cell_box(column: int, row: int) -> tuple[int, int, int, int]:
 def _backdrop(rng: np.random.Generator) -> np.ndarray:
     rise = np.linspace(20, 200, SIDE)
     pixels = np.empty((SIDE, SIDE, 3), np.uint8)
-    pixels[..., 0] = rise[None, :] + rng.uniform(-20, 20)
+    pixels[..., 0] = rise[None, :] + rng.uniform(-5, 5)
     pixels[..., 1] = rng.uniform(20, 90)
-    pixels[..., 2] = rise[:, None] + rng.uniform(-20, 20)
+    pixels[..., 2] = rise[:, None] + rng.uniform(-5, 5)
     return pixels
 
 

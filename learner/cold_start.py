@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import numpy as np
@@ -83,7 +84,11 @@ def run_cold_start(shop: Workshop, steps: SupervisedSteps) -> None:
     """Train until held-out accuracy stops rising, and leave the learner at its best weights, saved as `checkpoints/cold_start`."""
     settings, directory = shop.config.cold_start, shop.directory
     newest = directory.newest(CHECKPOINT)
-    history: list[tuple[int, float]] = [tuple(entry) for entry in shop.restore(newest)["history"]] if newest else []
+    history: list[tuple[int, float]] = []
+    if newest is None:
+        shop.begin_stage()
+    else:
+        history = [tuple(entry) for entry in shop.restore(newest)["history"]]
     step = history[-1][0] if history else 0
     with progress("cold start", settings.max_steps) as advance:
         while step < settings.max_steps and not _stopped_rising(history, settings.patience, settings.min_gain):
@@ -105,7 +110,10 @@ def run_cold_start(shop: Workshop, steps: SupervisedSteps) -> None:
 
 def run_control(shop: Workshop, steps: SupervisedSteps, seconds: float) -> None:
     """The control of an RL run: the cold-started policy trained on, on the same demonstrations, for as long as RL took."""
-    step = shop.restore(shop.directory.checkpoints / CHECKPOINT)["step"]
+    shop.begin_stage()
+    checkpoint = shop.directory.checkpoints / CHECKPOINT
+    shop.learner.load(checkpoint)
+    step = json.loads((checkpoint / "state.json").read_text())["step"]
     started = time.monotonic()
     with progress("control (seconds)", round(seconds)) as advance:
         while (elapsed := time.monotonic() - started) < seconds:

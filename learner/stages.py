@@ -6,7 +6,6 @@ from typing import Any
 
 from learner.cold_start import CHECKPOINT as COLD_START_CHECKPOINT
 from learner.cold_start import SupervisedSteps, collect_demonstrations, collect_rehearsal, run_cold_start, run_control
-from learner.console import console
 from learner.experiment import Experiment, Stage
 from learner.run_directory import RunDirectory
 from learner.train import CHECKPOINT as RL_CHECKPOINT
@@ -60,6 +59,5 @@ def _once(shop: Workshop, name: str, work: Any, **progress: Any) -> None:
     """Do `work` unless an earlier start of this run has finished it."""
     if name in shop.directory.progress:
         return
-    console.print(f"[bold]{name}[/bold]: evaluating on {shop.config.evaluation.episodes} held-out tasks", highlight=False)
     work()
     shop.directory.note(**{name: "finished"}, **progress, global_step=shop.tracker.global_step)

@@ -36,7 +36,7 @@ def run_rl(shop: Workshop) -> float:
                 old_log_probs, entropies = shop.learner.log_probs(batch)
                 metrics = shop.learner.policy_step(batch, advantages, old_log_probs, _learning_rate(shop, step))
             with clock.time("sync"):
-                shop.publish()
+                shop.publish(shop.tracker.global_step + 1)
             metrics |= tool_use_metrics([episode.trajectory for episode in episodes], alarm)
             metrics |= gap_metrics(batch, old_log_probs, entropies) | clock.metrics(episodes)
             shop.store.write(f"rl_{step:06d}", episodes)
@@ -94,6 +94,7 @@ def gap_metrics(batch: Batch, log_probs: torch.Tensor, entropies: torch.Tensor |
 def _resume(shop: Workshop, alarm: CollapseAlarm) -> tuple[int, float]:
     newest = shop.directory.newest(CHECKPOINT)
     if newest is None:
+        shop.begin_stage()
         shop.learner.reset_optimizer()
         shop.publish()
         return 0, 0.0

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoProcessor
 
 from envs import resolve
 from learner.batch import Collator
+from learner.console import console
 from learner.experiment import Experiment
 from learner.run_directory import RunDirectory, settings_of, write_whole
 from learner.tracking import Tracker
@@ -40,7 +41,7 @@ class Workshop:
             learner = threads.submit(Learner, policy_dir, config.learner)
             self.fleet, self.learner = fleet.result(), learner.result()
         self.tracker = Tracker(directory.path, config.tracking, settings_of(config), directory.run_id)
-        self.tracker.rewind(directory.progress.get("global_step", 0))
+        self.tracker.global_step = directory.progress.get("global_step", 0)
 
     def __enter__(self) -> Self:
         return self
@@ -62,9 +63,13 @@ class Workshop:
         """Write a checkpoint from which `restore` goes on."""
         return self.directory.save(self.learner, name, state | {"global_step": self.tracker.global_step})
 
-    def publish(self) -> None:
-        """Give the fleet the learner's weights; their version is the global step."""
-        self.fleet.publish(self.learner.state_dict(), self.tracker.global_step)
+    def begin_stage(self) -> None:
+        """Drop what an earlier, killed attempt at the coming stage has logged."""
+        self.tracker.rewind(self.directory.progress.get("global_step", 0))
+
+    def publish(self, version: int | None = None) -> None:
+        """Give the fleet the learner's weights; their version is the number of steps so far, over all stages."""
+        self.fleet.publish(self.learner.state_dict(), self.tracker.global_step if version is None else version)
 
     def tasks(self, split: str) -> Tasks:
         """The tasks of a split."""
@@ -83,6 +88,7 @@ class Workshop:
     def evaluate(self, label: str) -> list[dict[str, Any]]:
         """Measure the served policy on the test split and merge the records into `evaluation.json`."""
         settings = self.config.evaluation
+        console.print(f"{label}: measured on {settings.episodes} held-out tasks", highlight=False)
         records = []
         for temperature in settings.temperatures:
             trajectories = self.sample("test", settings.episodes, "test", temperature)

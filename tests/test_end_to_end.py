@@ -51,13 +51,8 @@ def offline_history(out):
     (run,) = (out / "wandb").glob("offline-run-*/run-*.wandb")
     wandb = Path(sys.executable).with_name("wandb")
     text = subprocess.run([wandb, "leet", "inspect", "--json", str(run)], capture_output=True, text=True, check=True).stdout
-    rows = []
-    for line in text.splitlines():
-        record = json.loads(line)
-        if "history" in record:
-            items = record["history"]["item"]
-            rows.append({item.get("key") or "/".join(item.get("nested_key", [])): json.loads(item["value_json"]) for item in items})
-    return rows
+    records = [json.loads(line) for line in text.splitlines()]
+    return [record["history"]["item"] for record in records if "history" in record]
 
 
 def group_variances(records):
