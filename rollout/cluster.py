@@ -22,6 +22,8 @@ def join(gpus: float = 0, accept_reduced_isolation: bool = False) -> None:
     if not ray.is_initialized():
         local = "RAY_ADDRESS" not in os.environ
         ray.init(
+            # "local": without it Ray would join whatever cluster runs on this machine.
+            address="local" if local else None,
             num_cpus=max(4, os.cpu_count() or 1) if local else None,
             resources={"sandbox": 1000} if local else None,
             include_dashboard=False,

@@ -70,7 +70,7 @@ class RolloutConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     episode: EpisodeConfig = field(default_factory=EpisodeConfig)
     workers: int = 1
-    """Number of workers, each with an engine and a sandbox pool of its own."""
+    """Number of workers, each with an engine, and with a sandbox pool of its own unless there are `sandbox_actors`."""
     cpus_per_worker: float = 1.0
     """CPUs that Ray reserves for a worker."""
     gpus_per_worker: float = 0.0
@@ -78,7 +78,12 @@ class RolloutConfig:
     episodes_per_worker: int = 128
     """Most episodes that a worker runs at a time; further ones wait."""
     sandboxes_per_worker: int = 8
-    """Size of a worker's sandbox pool; 0 starts none."""
+    """Size of a worker's sandbox pool; 0 starts none. Without effect where there are `sandbox_actors`."""
+    sandbox_actors: int = 0
+    """Number of Ray actors that hold sandboxes for all workers, on nodes that offer the resource `sandbox`; 0 keeps a pool in each
+    worker. For clusters whose GPU nodes cannot run jails: a worker then asks for no `sandbox`."""
+    sandboxes_per_actor: int = 64
+    """Size of a sandbox actor's pool, and the units of `sandbox` that it asks Ray for."""
     accept_reduced_isolation: bool = False
     """Run sandboxes where some protection that is not indispensable cannot be had (`toolwise doctor` says which)."""
     environment_threads: int = 16

@@ -1,4 +1,4 @@
-"""The driver's side: workers, whole groups sent to them, and every dispatched episode back exactly once."""
+"""The driver's side: workers and shared sandboxes, whole groups sent out, and every dispatched episode back exactly once."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from envs.types import InfrastructureError, UsageError
+from rollout import sandboxes
 from rollout.config import RolloutConfig
 from rollout.episode import failed_episode
 from rollout.types import Episode, EpisodeSpec, StopReason
@@ -59,8 +60,9 @@ class _Dispatch:
 class Fleet:
     """Starts `config.workers` workers on the running Ray cluster and keeps them until `shutdown`.
 
-    `worker` is the class of the workers. Construction blocks until all serve. Raises UsageError where the cluster cannot hold them,
-    and what a worker raised at its start.
+    With them go `config.sandbox_actors` actors, whose sandboxes all workers share. `worker` is the class of the workers.
+    Construction blocks until all serve. Raises UsageError where the cluster cannot hold them, and what one of them raised at its
+    start.
     """
 
     def __init__(self, config: RolloutConfig, worker: type[RolloutWorker] = RolloutWorker) -> None:
@@ -68,14 +70,18 @@ class Fleet:
         self._worker = worker
         self._weights: Any = None
         self._version = 0
+        self._sandboxes = [sandboxes.spawn(config) for _ in range(config.sandbox_actors)]
         self._seats = [_Seat(self._spawn()) for _ in range(config.workers)]
-        starts = [seat.worker.start.remote() for seat in self._seats]
+        starts = [actor.ready.remote() for actor in self._sandboxes] + [seat.worker.start.remote() for seat in self._seats]
         try:
             ray.get(starts, timeout=config.start_s)
         except GetTimeoutError as error:
+            jails = (
+                f"; {config.sandbox_actors} sandbox actors, each for {sandboxes.resources(config)}" if config.sandbox_actors else ""
+            )
             raise UsageError(
                 f"{config.workers} workers did not start within rollout.start_s={config.start_s:g} s: each asks Ray for "
-                f"{self._resources()}, and {ray.available_resources()} are free"
+                f"{resources(config)}{jails}, and {ray.available_resources()} are free"
             ) from error
         except RayTaskError as error:
             raise error.cause or error from error
@@ -110,16 +116,18 @@ class Fleet:
                 ray.get(seat.worker.health.remote(), timeout=self._config.start_s)
 
     def shutdown(self) -> None:
-        """Stop all workers. May be called twice."""
-        if self._seats:
-            closing = [seat.worker.close.remote() for seat in self._seats]
-            ray.wait(closing, num_returns=len(closing), timeout=_CLOSE_S)
+        """Stop all workers, then the sandboxes that they used. May be called twice."""
+        for actors in ([seat.worker for seat in self._seats], self._sandboxes):
+            if actors:
+                closing = [actor.close.remote() for actor in actors]
+                ray.wait(closing, num_returns=len(closing), timeout=_CLOSE_S)
         self._kill()
 
     def _kill(self) -> None:
-        seats, self._seats = self._seats, []
-        for seat in seats:
-            ray.kill(seat.worker)
+        actors = [*(seat.worker for seat in self._seats), *self._sandboxes]
+        self._seats, self._sandboxes = [], []
+        for actor in actors:
+            ray.kill(actor)
 
     @property
     def seats(self) -> list[_Seat]:
@@ -133,16 +141,18 @@ class Fleet:
         seat.worker.start.remote(self._weights, self._version)
 
     def _spawn(self) -> Any:
-        resources = self._resources()
+        asked = resources(self._config)
         return (
             ray.remote(self._worker)
-            .options(num_cpus=resources["CPU"], num_gpus=resources["GPU"], resources={"sandbox": resources["sandbox"]})
-            .remote(self._config)
+            .options(num_cpus=asked["CPU"], num_gpus=asked["GPU"], resources={"sandbox": asked["sandbox"]})
+            .remote(self._config, self._sandboxes)
         )
 
-    def _resources(self) -> dict[str, float]:
-        config = self._config
-        return {"CPU": config.cpus_per_worker, "GPU": config.gpus_per_worker, "sandbox": config.sandboxes_per_worker}
+
+def resources(config: RolloutConfig) -> dict[str, float]:
+    """What one worker asks Ray for: no `sandbox` where the fleet has sandbox actors."""
+    pooled = 0 if config.sandbox_actors else config.sandboxes_per_worker
+    return {"CPU": config.cpus_per_worker, "GPU": config.gpus_per_worker, "sandbox": pooled}
 
 
 class _Collection:

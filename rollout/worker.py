@@ -1,4 +1,4 @@
-"""One rollout worker: a Ray actor with an engine, a sandbox pool, and as many episodes at a time as it is given."""
+"""One rollout worker: a Ray actor with an engine, sandboxes, and as many episodes at a time as it is given."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from envs.types import UsageError
 from rollout.config import RolloutConfig
 from rollout.environments import Threads, make
 from rollout.episode import failed_episode, run_episode
+from rollout.sandboxes import RemotePool
 from rollout.tokens import ChatFormat
 from rollout.types import Episode, EpisodeSpec
 from rollout.weights import Packed, unpack
@@ -28,14 +29,16 @@ class RolloutWorker:
     """Serves one policy to many episodes. Calls may be made at once, before `start` has ended: they wait for it.
 
     A worker whose engine has failed exits, so that the fleet replaces it: an engine cannot be trusted after an error.
+    `sandboxes` are the handles of the fleet's sandbox actors; without any, the worker holds a pool of its own.
     """
 
-    def __init__(self, config: RolloutConfig) -> None:
+    def __init__(self, config: RolloutConfig, sandboxes: Sequence[Any] = ()) -> None:
         self._config = config
+        self._sandboxes = sandboxes
         self._ready: asyncio.Future[None] = asyncio.get_event_loop().create_future()
         self._places = asyncio.Semaphore(config.episodes_per_worker)
         self._threads = Threads(config.environment_threads)
-        self._pool: Pool | None = None
+        self._pool: Pool | RemotePool | None = None
         self._policy: Any = None
         self._chat: ChatFormat | None = None
         self._running = 0
@@ -60,7 +63,9 @@ class RolloutWorker:
                 f"rollout.episode.max_tokens={episode.max_tokens} exceeds rollout.engine.max_model_len={engine.max_model_len}: "
                 "lower the one or raise the other"
             )
-        if self._config.sandboxes_per_worker:
+        if self._sandboxes:
+            self._pool = await RemotePool(self._sandboxes).__aenter__()
+        elif self._config.sandboxes_per_worker:
             pool = Pool(size=self._config.sandboxes_per_worker, accept_reduced_isolation=self._config.accept_reduced_isolation)
             self._pool = await pool.__aenter__()
         self._chat, self._policy = await asyncio.to_thread(self._serve, version)

@@ -62,7 +62,7 @@ def test_local_hosts_offer_jails_and_the_head_none() -> None:
     assert start_option(config, "head", "resources") is None
     resources = start_option(config, "worker", "resources")
     assert resources is not None
-    assert json.loads(json.loads(resources.replace("$((4 * $(getconf _NPROCESSORS_ONLN)))", "8"))) == {"sandbox": 8}
+    assert json.loads(json.loads(resources.replace("$((16 * $(getconf _NPROCESSORS_ONLN)))", "8"))) == {"sandbox": 8}
 
 
 def test_aws_types() -> None:

@@ -1,6 +1,6 @@
 """Locks: each overlay builds from files that exist and gives one cluster; every object satisfies its schema with no unknown field;
 the job's cluster is the standing one and its command composes; the sandbox group's network is closed; versions and resource names
-agree with the project's."""
+agree with the project's; what an actor asks Ray for, one pod offers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import ast
 import shutil
 import subprocess
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from k8s_rules import cluster_spec, groups, offered, pod
 
 from configs import SettingsError, compose
 from learner.experiment import Experiment
+from rollout import fleet, sandboxes
 
 # `hostUsers` and `procMount` with defaults on, and the version where both are stable.
 KUBERNETES = ["1.33", "1.36"]
@@ -171,12 +173,32 @@ def test_the_cluster_is_as_large_as_the_experiment() -> None:
     rollout, learner = settings.rollout, settings.learner
     asked = {
         "gpu": rollout.workers * rollout.gpus_per_worker + learner.workers * learner.gpus_per_worker,
-        "sandbox": rollout.workers * rollout.sandboxes_per_worker,
+        "sandbox": rollout.sandbox_actors * rollout.sandboxes_per_actor,
     }
     workers = [(group["replicas"], group) for name, group in groups(job).items() if name != "headgroup"]
     gpus = sum(count * int(pod(group)["containers"][0]["resources"]["limits"].get("nvidia.com/gpu", 0)) for count, group in workers)
     jails = sum(count * offered(group).get("sandbox", 0) for count, group in workers)
     assert (gpus, jails) == (asked["gpu"], asked["sandbox"])
+
+
+def fitting(group: Manifest, asked: dict[str, float]) -> int:
+    """How many actors that ask Ray for `asked` the pods of a group hold."""
+    limits = pod(group)["containers"][0]["resources"]["limits"]
+    # KubeRay tells Ray of a container's limits.
+    has = {"CPU": float(limits["cpu"]), "GPU": float(limits.get("nvidia.com/gpu", 0))} | offered(group)
+    return group["replicas"] * min(int(has.get(name, 0) // amount) for name, amount in asked.items() if amount)
+
+
+def test_each_actor_finds_a_pod_that_offers_all_it_asks_for() -> None:
+    job = load(K8S / "base" / "rayjob.yaml")
+    rollout = compose("train", Experiment, job["spec"]["entrypoint"].split()[2:]).rollout
+    gpu, sandbox = groups(job)["gpu"], groups(job)["sandbox"]
+    assert fitting(gpu, fleet.resources(rollout)) >= rollout.workers
+    assert fitting(sandbox, sandboxes.resources(rollout)) >= rollout.sandbox_actors
+    assert fitting(gpu, sandboxes.resources(rollout)) == 0
+    # A worker with sandboxes of its own would find none.
+    alone = replace(rollout, sandbox_actors=0)
+    assert fitting(gpu, fleet.resources(alone)) == fitting(sandbox, fleet.resources(alone)) == 0
 
 
 def custom_resources(source: str) -> set[str]:

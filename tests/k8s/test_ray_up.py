@@ -61,7 +61,7 @@ def test_ray_up_makes_a_cluster_of_two_hosts() -> None:
     probe = json.loads(answer)
     assert set(probe["nodes"]) == {HEAD, WORKER}
     assert "CPU" not in probe["nodes"][HEAD] and "sandbox" not in probe["nodes"][HEAD]
-    assert probe["nodes"][WORKER]["sandbox"] == 4 * os.sysconf("SC_NPROCESSORS_ONLN")
+    assert probe["nodes"][WORKER]["sandbox"] == 16 * os.sysconf("SC_NPROCESSORS_ONLN")
     assert probe["ran_on"] == WORKER
     # `ray down` stops the head; a worker ends by itself a minute after it has lost its head.
     assert probe["left"] == []
