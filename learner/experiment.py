@@ -31,7 +31,7 @@ class TaskOptions:
 class ColdStartConfig:
     """Supervised fine-tuning on verified demonstrations, until held-out accuracy stops rising."""
 
-    demonstrations: int = 96
+    demonstrations: int = 112
     """Size of the fixed set of demonstrations: correct, and every piece of code in them ran without an error."""
 
     rehearsal_tasks: str | None = "toolwise/Basics-v0"
@@ -46,7 +46,7 @@ class ColdStartConfig:
     rehearsal_batch_size: int = 12
     """Rehearsal episodes in one step."""
 
-    learning_rate: float = 4e-4
+    learning_rate: float = 8e-4
     """AdamW's, after the warm-up."""
 
     warmup_steps: int = 10
