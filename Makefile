@@ -35,7 +35,7 @@ libraries:
 	@rm -f .venv/.installed-* && touch $@
 
 demo: install
-	@.venv/bin/toolwise train experiment=demo
+	@.venv/bin/toolwise train experiment=demo resume=true
 
 test: install
 	@$(PYTHON) -m ruff check --quiet . && $(PYTHON) -m ruff format --check --quiet .
@@ -45,8 +45,8 @@ test: install
 # Three seeds, each with a base, demonstrations, cold start, control and RL of its own: the table in README.md.
 study: install
 	@for seed in 0 1 2; do \
-		$(PYTHON) -m learner.pretraining out=runs/base_$$seed seed=$$seed && \
-		.venv/bin/toolwise train experiment=study seed=$$seed policy=runs/base_$$seed out=runs/study_$$seed || exit; \
+		{ [ -f runs/base_$$seed/pretraining.json ] || $(PYTHON) -m learner.pretraining out=runs/base_$$seed seed=$$seed; } && \
+		.venv/bin/toolwise train experiment=study seed=$$seed policy=runs/base_$$seed out=runs/study_$$seed resume=true || exit; \
 	done
 
 lock: | .tools/bin/uv

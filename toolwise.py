@@ -18,12 +18,17 @@ Every setting can be overridden: toolwise train out=runs/mine rl.steps=50 seed=1
 
 def train(overrides: Sequence[str], name: str = "train") -> int:
     """Run the stages of an experiment and print the table of held-out results."""
-    from configs import compose
+    from pathlib import Path
+
+    from configs import compose, compose_again
     from learner.console import console
     from learner.experiment import Experiment
     from learner.run import run
 
     config = compose(name, Experiment, overrides)
+    saved = Path(config.out, "config.yaml")
+    if config.resume and saved.exists():
+        config = compose_again(saved, Experiment, overrides)
     console.print(
         f"{name}: {', '.join(config.stages)} on {config.tasks}, from policy {config.policy}, into {config.out}", highlight=False
     )
@@ -34,11 +39,9 @@ def train(overrides: Sequence[str], name: str = "train") -> int:
     console.print(
         f"wrote {path}/: evaluation.json, metrics.jsonl, trajectories/, checkpoints/, wandb/", soft_wrap=True, highlight=False
     )
-    newest = max((path / "checkpoints").iterdir(), key=lambda checkpoint: checkpoint.stat().st_mtime, default=None)
-    if newest is not None:
-        console.print(
-            f"next: toolwise evaluate policy={newest}/policy episodes=1000 out={path}/more", soft_wrap=True, highlight=False
-        )
+    trained = [record["policy"] for record in records if record["label"] in ("cold_start", "rl")]
+    if trained:
+        console.print(f"next: .venv/bin/toolwise evaluate policy={trained[-1]} out={path}/more", soft_wrap=True, highlight=False)
     return 0
 
 
@@ -79,6 +82,7 @@ def collect(overrides: Sequence[str], name: str = "collect") -> int:
         (out / "evaluation.json").write_text(json.dumps([record], indent=2) + "\n")
         console.print(f"wrote {out}/evaluation.json", highlight=False)
     console.print(f"wrote {out}/trajectories/episodes.jsonl", highlight=False)
+    console.print(f"next: .venv/bin/toolwise train policy={config.policy} tasks={config.tasks}", highlight=False)
     return 0
 
 
@@ -109,7 +113,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 
 
 def main() -> int:
-    """Run one command. A user's mistake is one line on standard error and exit status 2."""
+    """Run one command. A user's mistake is one line on standard error and status 2; a failing cluster one and status 1."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE)
@@ -119,7 +123,7 @@ def main() -> int:
         print(f"toolwise: there is no command {arguments[0]!r}: write one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     from configs import SettingsError
-    from envs.types import UsageError
+    from envs.types import InfrastructureError, UsageError
     from sandbox import SandboxUnavailable
 
     try:
@@ -127,6 +131,9 @@ def main() -> int:
     except (SettingsError, UsageError, SandboxUnavailable) as error:
         print(f"toolwise {arguments[0]}: {error}", file=sys.stderr)
         return 2
+    except InfrastructureError as error:
+        print(f"toolwise {arguments[0]}: the machines failed: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

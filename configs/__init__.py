@@ -13,6 +13,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 DIRECTORY = Path(__file__).parent
 
@@ -33,6 +34,16 @@ def compose[T](name: str, schema: type[T], overrides: Sequence[str]) -> T:
         cause, _, key = str(error.__cause__ or error).partition("full_key:")
         where = f"{key.split()[0]}: " if key.split() else ""
         raise SettingsError(where + " ".join(cause.split())) from error
+
+
+def compose_again[T](saved: Path, schema: type[T], overrides: Sequence[str]) -> T:
+    """The settings that a run was begun with (its `config.yaml`), with `overrides` on top. Raises SettingsError."""
+    _check(OmegaConf.structured(schema), overrides)
+    given = OmegaConf.from_dotlist([override.lstrip("+") for override in overrides if not override.startswith("experiment=")])
+    try:
+        return cast(T, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(saved), given)))
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise SettingsError(f"{saved}: {' '.join(str(error).split())}") from error
 
 
 def choices(group: str = "experiment") -> list[str]:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from envs.microworld import SOURCE, SPLITS, draw_product, draw_sum, make_task, print_code, solve
 from envs.pictures import cell_box, plate_picture, view
-from envs.types import Task
+from envs.types import Task, UsageError
 
 Maker = Callable[[int, str], Task]
 
@@ -78,13 +78,13 @@ MIX: dict[str, tuple[float, Maker]] = {
 
 
 class Basics:
-    """A source of such tasks in the shares of `MIX`, or all of one `kind`. Raises ValueError for an unknown split or kind."""
+    """A source of such tasks in the shares of `MIX`, or all of one `kind`. Raises UsageError for an unknown split or kind."""
 
     def __init__(self, split: str = "train", kind: str | None = None) -> None:
         if split not in SPLITS:
-            raise ValueError(f"split is {split!r}: write one of {', '.join(SPLITS)}")
+            raise UsageError(f"split is {split!r}: write one of {', '.join(SPLITS)}")
         if kind is not None and kind not in MIX:
-            raise ValueError(f"kind is {kind!r}: write one of {', '.join(MIX)}")
+            raise UsageError(f"kind is {kind!r}: write one of {', '.join(MIX)}")
         self.split = split
         self._kinds = [kind] if kind else list(MIX)
         shares = np.array([MIX[name][0] for name in self._kinds])

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 from PIL import Image
 
+from envs.microworld import SPLITS
 from envs.types import Task, UsageError
 
-SPLITS = ("train", "validation", "test")
 SUFFIXES = (".jsonl", ".parquet")
 BATCH_ROWS = 256
 
@@ -41,8 +43,11 @@ class Dataset:
             raise DatasetError(f"{path}: the format is not known; write a file that ends in {' or '.join(SUFFIXES)}")
         if not self.path.is_file():
             raise DatasetError(f"{path}: there is no such file")
-        # Only questions, answers and where images lie are kept; the images themselves are opened when a row is drawn.
-        self._rows = [_check(row, self.path, number) for number, row in enumerate(_read(self.path), start=1)]
+        # Images are opened when a row is drawn; those that a parquet file holds as bytes stay in memory, encoded.
+        try:
+            self._rows = [_check(row, self.path, number) for number, row in enumerate(_read(self.path), start=1)]
+        except (UnicodeDecodeError, pyarrow.ArrowException) as error:
+            raise DatasetError(f"{path}: the file cannot be read as {self.path.suffix} ({error})") from None
         if split is not None:
             if split not in SPLITS:
                 raise DatasetError(f"split is {split!r}: write one of {', '.join(SPLITS)}")
@@ -79,8 +84,6 @@ def _read(path: Path) -> Iterator[Mapping[str, Any]]:
                     raise DatasetError(f'{path}, row {number}: write an object with "question" and "answer"')
                 yield row
         return
-    import pyarrow.parquet
-
     for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=BATCH_ROWS):
         for row in batch.to_pylist():
             yield _from_verl(row)

@@ -16,7 +16,7 @@ from functools import lru_cache
 import numpy as np
 
 from envs.pictures import COLOURS, SHAPES, cell_box, close_up_picture, plate_picture, shape_picture, view
-from envs.types import Script, Task
+from envs.types import Script, Task, UsageError
 
 SPLITS = ("train", "validation", "test")
 ABILITIES = ("perception", "reasoning")
@@ -61,18 +61,18 @@ VOCABULARY = (
 class Microworld:
     """A source of tasks: called with a random generator it draws one.
 
-    `abilities` are drawn from in equal shares, `need` is the share of tasks that need the tool. Raises ValueError for an unknown
+    `abilities` are drawn from in equal shares, `need` is the share of tasks that need the tool. Raises UsageError for an unknown
     split or ability.
     """
 
     def __init__(self, abilities: Sequence[str] = ABILITIES, split: str = "train", need: float = 0.5) -> None:
         if split not in SPLITS:
-            raise ValueError(f"split is {split!r}: write one of {', '.join(SPLITS)}")
+            raise UsageError(f"split is {split!r}: write one of {', '.join(SPLITS)}")
         unknown = sorted(set(abilities) - set(ABILITIES))
         if unknown or not abilities:
-            raise ValueError(f"abilities has {unknown or 'nothing'}: write one or more of {', '.join(ABILITIES)}")
+            raise UsageError(f"abilities has {unknown or 'nothing'}: write one or more of {', '.join(ABILITIES)}")
         if not 0 <= need <= 1:
-            raise ValueError(f"need is {need}: write a share between 0 and 1")
+            raise UsageError(f"need is {need}: write a share between 0 and 1")
         self.abilities, self.split, self.need = tuple(abilities), split, need
 
     def __call__(self, rng: np.random.Generator) -> Task:

@@ -55,7 +55,7 @@ def resolve(tasks: str, options: dict[str, Any] | None = None) -> tuple[str, dic
     options = dict(options or {})
     if tasks.endswith(SUFFIXES):
         options = {"path": str(Path(tasks).absolute())} | options
-        Dataset(options["path"], options.get("split"))
+        _dataset(options["path"], options.get("split"))
         return DATASET, options
     if tasks.rpartition(":")[2] not in gymnasium.registry and ":" not in tasks:
         close = difflib.get_close_matches(tasks, [name for name in gymnasium.registry if name.startswith("toolwise/")], 1, 0)

@@ -169,7 +169,8 @@ class ToolEnv(gymnasium.Env[Observation, str]):
             result = await self._code.run(action.source)
         else:
             assert isinstance(action, Call)
-            name, arguments = action.name, str(action.arguments)
+            # Not the model's own word for it: metrics are named after tools.
+            name, arguments = "unknown", f"{action.name} {action.arguments}"
             result = ToolResult(f"There is no tool {action.name!r}. Available: code.", status=ToolStatus.ERROR)
         return ToolCall(name, result.status, time.monotonic() - started, arguments), result
 

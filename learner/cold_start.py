@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -26,7 +27,12 @@ def is_verified(trajectory: Trajectory) -> bool:
 
 
 def collect_demonstrations(shop: Workshop) -> list[Episode]:
-    """The fixed set: expert episodes whose code really ran, the verified ones of them. Raises UsageError where too few are."""
+    """The fixed set: expert episodes whose code really ran, the verified ones of them. Raises UsageError where too few are.
+
+    A run makes them once and reads them back when it is resumed.
+    """
+    if "demonstrations" in shop.store.names():
+        return list(shop.store.read("demonstrations"))
     wanted = shop.config.cold_start.demonstrations
     kept: list[Episode] = []
     for attempt in range(ATTEMPTS_PER_DEMONSTRATION):
@@ -43,21 +49,30 @@ def collect_demonstrations(shop: Workshop) -> list[Episode]:
 
 
 def collect_rehearsal(shop: Workshop) -> list[Episode]:
-    """Expert episodes of the tasks that the base policy masters already; empty where none are configured."""
+    """Expert episodes of the tasks that the base policy masters already; empty where none are configured. Made once, as above."""
     settings = shop.config.cold_start
+    if "rehearsal" in shop.store.names():
+        return list(shop.store.read("rehearsal"))
     if not settings.rehearsal_tasks or not settings.rehearsal_batch_size:
         return []
     specs = group_specs(
         "rehearsal", resolve(settings.rehearsal_tasks), groups=settings.rehearsal, seed=shop.config.seed, actor="expert"
     )
-    return shop.fleet.collect(specs)
+    kept = [episode for episode in shop.fleet.collect(specs) if is_verified(episode.trajectory)]
+    if not kept:
+        raise UsageError(
+            f"no expert episode of cold_start.rehearsal_tasks={settings.rehearsal_tasks} was right: write null for none"
+        )
+    shop.store.write("rehearsal", kept)
+    return kept
 
 
 class SupervisedSteps:
     """Supervised steps on the demonstrations; step k draws the same batch whenever it is run."""
 
-    def __init__(self, shop: Workshop, demonstrations: list[Episode], rehearsal: list[Episode]) -> None:
-        self._shop, self._demonstrations, self._rehearsal = shop, demonstrations, rehearsal
+    def __init__(self, shop: Workshop) -> None:
+        self._shop = shop
+        self._demonstrations, self._rehearsal = collect_demonstrations(shop), collect_rehearsal(shop)
 
     def take(self, stage: Stage, step: int) -> dict[str, float]:
         """One optimizer step; returns its metrics."""
@@ -80,8 +95,8 @@ class SupervisedSteps:
         return self._shop.batch(chosen)
 
 
-def run_cold_start(shop: Workshop, steps: SupervisedSteps) -> None:
-    """Train until held-out accuracy stops rising, and leave the learner at its best weights, saved as `checkpoints/cold_start`."""
+def run_cold_start(shop: Workshop, steps: SupervisedSteps) -> Path:
+    """Train until held-out accuracy stops rising, and leave the learner at its best weights; returns their checkpoint."""
     settings, directory = shop.config.cold_start, shop.directory
     newest = directory.newest(CHECKPOINT)
     history: list[tuple[int, float]] = []
@@ -104,12 +119,15 @@ def run_cold_start(shop: Workshop, steps: SupervisedSteps) -> None:
                 directory.prune(CHECKPOINT, keep={_best(history)[0]})
     best_step, best_accuracy = _best(history)
     shop.learner.load(directory.checkpoints / f"{CHECKPOINT}_{best_step}")
-    shop.save(CHECKPOINT, history=history, step=best_step)
     console.print(f"cold start: best held-out accuracy {best_accuracy:.1%} after {best_step} steps of {step}", highlight=False)
+    return shop.save(CHECKPOINT, history=history, step=best_step)
 
 
-def run_control(shop: Workshop, steps: SupervisedSteps, seconds: float) -> None:
-    """The control of an RL run: the cold-started policy trained on, on the same demonstrations, for as long as RL took."""
+def run_control(shop: Workshop, steps: SupervisedSteps, seconds: float) -> Path:
+    """The control of an RL run: the cold-started policy trained on, on the same demonstrations, for as long as RL took.
+
+    Returns its checkpoint.
+    """
     shop.begin_stage()
     checkpoint = shop.directory.checkpoints / CHECKPOINT
     shop.learner.load(checkpoint)
@@ -121,7 +139,7 @@ def run_control(shop: Workshop, steps: SupervisedSteps, seconds: float) -> None:
             step += 1
             advance(round(elapsed), f"step {step}  loss {metrics['train/loss']:.3f}")
     shop.publish()
-    shop.save("control", step=step)
+    return shop.save("control", step=step)
 
 
 def _best(history: list[tuple[int, float]]) -> tuple[int, float]:

@@ -27,15 +27,19 @@ class RunDirectory:
     def __init__(self, config: Experiment) -> None:
         self.path = Path(config.out).absolute()
         self.checkpoints = self.path / "checkpoints"
+        if config.rl.keep_checkpoints < 1:
+            raise UsageError(f"rl.keep_checkpoints={config.rl.keep_checkpoints}: write 1 or more")
         self._keep = config.rl.keep_checkpoints
         self._progress_file = self.path / "progress.json"
-        if (self.path / "config.yaml").exists() and not config.resume:
+        if self._progress_file.exists() and not config.resume:
             raise UsageError(f"{config.out} holds a run already: write resume=true to go on with it, or another out=")
         self.progress: dict[str, Any] = json.loads(self._progress_file.read_text()) if self._progress_file.exists() else {}
 
     def open(self, config: Experiment) -> None:
         """Make the directory and write the settings into it."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
+        for unfinished in self.checkpoints.glob(".*"):
+            shutil.rmtree(unfinished)
         write_whole(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
 
     @property
@@ -49,6 +53,11 @@ class RunDirectory:
         """Remember something about the run that a resumed one needs."""
         self.progress |= progress
         write_whole(self._progress_file, json.dumps(self.progress, indent=2) + "\n")
+
+    def forget(self, name: str) -> None:
+        """Let a stage be done again."""
+        self.progress.pop(name, None)
+        self.note()
 
     def save(self, learner: Learner, name: str, state: dict[str, Any]) -> Path:
         """Write `checkpoints/<name>` with the learner's state and `state.json`; an older one of that name is replaced."""
@@ -68,7 +77,7 @@ class RunDirectory:
     def prune(self, prefix: str, keep: set[int] | None = None) -> None:
         """Remove all checkpoints `<prefix>_N` but the newest few and those whose N is in `keep`."""
         found = self._numbered(prefix)
-        for number in sorted(found)[: -self._keep or None]:
+        for number in sorted(found)[: -self._keep]:
             if number not in (keep or set()):
                 shutil.rmtree(found[number])
 

@@ -5,31 +5,41 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from learner.batch import Batch
+from learner.cold_start import CHECKPOINT as COLD_START
 from learner.console import console, progress
 from learner.experiment import Stage
 from learner.workshop import Workshop
 from rollout.collect import group_specs
+from rollout.fleet import FleetError
 from rollout.statistics import CollapseAlarm, tool_use_metrics
 from rollout.types import Episode, EpisodeSpec
 
 CHECKPOINT = "step"
 
 
-def run_rl(shop: Workshop) -> float:
-    """Train the policy by reinforcement learning, or go on from the newest checkpoint; returns the seconds that all steps took."""
+def run_rl(shop: Workshop) -> tuple[Path, float]:
+    """Train the policy by reinforcement learning, or go on from the newest checkpoint.
+
+    Returns the last checkpoint and the seconds that all steps took. Raises FleetError where every episode of a step failed for
+    reasons of infrastructure.
+    """
     settings, alarm = shop.config.rl, CollapseAlarm()
     step, seconds = _resume(shop, alarm)
     with progress("RL", settings.steps) as advance:
         while step < settings.steps:
             clock = Clock()
             with clock.time("rollout"):
+                outcomes = shop.fleet.collect(_specs(shop, step))
                 # What the machine failed again and again has no outcome, and so no place in its group.
-                episodes = [episode for episode in shop.fleet.collect(_specs(shop, step)) if episode.error is None]
+                episodes = [episode for episode in outcomes if episode.error is None]
+            if not episodes:
+                raise FleetError(f"RL step {step}: every episode failed; the last one: {outcomes[-1].error}")
             with clock.time("learn"):
                 batch = shop.batch(episodes)
                 advantages = shop.learner.advantages(batch.rewards_N, batch.group_ids_N)
@@ -39,14 +49,15 @@ def run_rl(shop: Workshop) -> float:
                 shop.publish(shop.tracker.global_step + 1)
             metrics |= tool_use_metrics([episode.trajectory for episode in episodes], alarm)
             metrics |= gap_metrics(batch, old_log_probs, entropies) | clock.metrics(episodes)
-            shop.store.write(f"rl_{step:06d}", episodes)
+            metrics["rollout/infrastructure_failures"] = len(outcomes) - len(episodes)
+            shop.store.write(f"rl_{step:06d}", outcomes)
             shop.tracker.log(Stage.rl.value, step, metrics)
             step, seconds = step + 1, seconds + clock.total_s
             if step % settings.checkpoint_every == 0 or step == settings.steps:
                 shop.save(f"{CHECKPOINT}_{step}", step=step, seconds=seconds, alarm=alarm.state())
                 shop.directory.prune(CHECKPOINT)
             advance(step, _status(metrics))
-    return seconds
+    return shop.directory.checkpoints / f"{CHECKPOINT}_{step}", seconds
 
 
 class Clock:
@@ -95,6 +106,9 @@ def _resume(shop: Workshop, alarm: CollapseAlarm) -> tuple[int, float]:
     newest = shop.directory.newest(CHECKPOINT)
     if newest is None:
         shop.begin_stage()
+        cold_start = shop.directory.checkpoints / COLD_START
+        if cold_start.exists():
+            shop.learner.load(cold_start)
         shop.learner.reset_optimizer()
         shop.publish()
         return 0, 0.0

@@ -30,15 +30,17 @@ class Workshop:
     def __init__(self, config: Experiment, policy_dir: str, directory: RunDirectory) -> None:
         self.config, self.policy_dir, self.directory = config, policy_dir, directory
         self.store = Store(directory.path)
+        self._tasks: dict[str, Tasks] = {}
         processor = AutoProcessor.from_pretrained(policy_dir)
         self.batch = Collator(processor)
         config.learner.banned_token_ids = banned_token_ids(
             getattr(processor, "tokenizer", processor), AutoConfig.from_pretrained(policy_dir)
         )
         # Both spend most of their start on imports, in processes of their own.
-        with ThreadPoolExecutor(2) as threads:
-            fleet = threads.submit(Fleet, config.rollout)
+        # On GPUs one after the other: the learner's workers want whole nodes, of which a fleet that came first may take a part.
+        with ThreadPoolExecutor(1 if config.learner.gpus_per_worker else 2) as threads:
             learner = threads.submit(Learner, policy_dir, config.learner)
+            fleet = threads.submit(Fleet, config.rollout)
             self.fleet, self.learner = fleet.result(), learner.result()
         self.tracker = Tracker(directory.path, config.tracking, settings_of(config), directory.run_id)
         self.tracker.global_step = directory.progress.get("global_step", 0)
@@ -73,20 +75,26 @@ class Workshop:
 
     def tasks(self, split: str) -> Tasks:
         """The tasks of a split."""
-        return resolve(self.config.tasks, getattr(self.config.task_options, split))
+        if split not in self._tasks:
+            self._tasks[split] = resolve(self.config.tasks, getattr(self.config.task_options, split))
+        return self._tasks[split]
 
     def sample(self, name: str, episodes: int, split: str, temperature: float = 1.0) -> list[Trajectory]:
         """Roll the served policy out on held-out tasks, the same ones for every policy."""
         specs = group_specs(name, self.tasks(split), groups=episodes, seed=self.config.evaluation.seed, temperature=temperature)
-        return [episode.trajectory for episode in self.fleet.collect(specs)]
+        return [episode.trajectory for episode in self.fleet.collect(specs) if episode.error is None]
+
+    def finish(self, stage: str, how: Any = True, **facts: Any) -> None:
+        """Remember that a stage is done: a resumed run does not do it again."""
+        self.directory.note(**{stage: how}, **facts, global_step=self.tracker.global_step)
 
     def records(self) -> list[dict[str, Any]]:
         """The records of `evaluation.json` so far."""
         path = self.directory.path / "evaluation.json"
         return json.loads(path.read_text()) if path.exists() else []
 
-    def evaluate(self, label: str) -> list[dict[str, Any]]:
-        """Measure the served policy on the test split and merge the records into `evaluation.json`."""
+    def evaluate(self, label: str, policy: str) -> list[dict[str, Any]]:
+        """Measure the served policy, whose directory is `policy`, on the test split; merge the records into `evaluation.json`."""
         settings = self.config.evaluation
         console.print(f"{label}: measured on {settings.episodes} held-out tasks", highlight=False)
         records = []
@@ -96,7 +104,7 @@ class Workshop:
                 evaluation_record(
                     label if temperature else f"{label}_greedy",
                     trajectories,
-                    policy=self.config.policy,
+                    policy=policy,
                     tasks=self.config.tasks,
                     seed=settings.seed,
                     temperature=temperature,

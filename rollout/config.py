@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+PROTOCOL_PROMPT = "protocol"
+
 
 @dataclass
 class EngineConfig:
@@ -29,8 +31,8 @@ class EngineConfig:
     """Most images in one sequence."""
     image_cache_bytes: int = 256 << 20
     """Memory for preprocessed images that may come again, in bytes."""
-    gpu_memory_utilization: float = 0.45
-    """Share of a GPU's memory for weights and cache; below half, since the learner lives on the same card by default."""
+    gpu_memory_utilization: float = 0.9
+    """Share of a GPU's memory for weights and cache."""
     tensor_parallel_size: int = 1
     """Number of GPUs that one engine spans."""
     enforce_eager: bool = False
@@ -60,7 +62,7 @@ class EpisodeConfig:
     episode_s: float = 600.0
     """Deadline of one episode in seconds."""
     system_prompt: str | None = None
-    """System turn; None leaves the chat template's default."""
+    """System turn; "protocol" explains the actions and tools; None leaves the chat template's default."""
 
 
 @dataclass

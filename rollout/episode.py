@@ -15,8 +15,9 @@ from typing import Any, Protocol, TypeVar
 
 import gymnasium
 
+from envs.protocol import instructions
 from envs.types import InfrastructureError, Observation, Script, ToolCall, ToolStatus, UsageError
-from rollout.config import EpisodeConfig
+from rollout.config import PROTOCOL_PROMPT, EpisodeConfig
 from rollout.environments import Threads, adapt
 from rollout.images import EncodedImage
 from rollout.policy import Generation, Policy
@@ -168,7 +169,7 @@ class _Run:
             max_tokens=config.max_tokens,
             reserve_tokens=min(config.max_action_tokens, config.max_tokens // 8),
             observation_tokens=config.max_observation_tokens,
-            system_prompt=config.system_prompt,
+            system_prompt=instructions(("code",)) if config.system_prompt == PROTOCOL_PROMPT else config.system_prompt,
         )
         self._turns: list[Turn] = []
         self._pending: Turn | None = None

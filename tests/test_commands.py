@@ -65,7 +65,7 @@ def test_more_gpus_than_there_are_is_refused(tmp_path):
 
 
 def test_a_run_is_not_overwritten(tmp_path):
-    (tmp_path / "config.yaml").write_text("")
+    (tmp_path / "progress.json").write_text("{}")
     assert_one_line(run("train", f"out={tmp_path}"), "resume=true", "out=")
 
 

@@ -1,4 +1,4 @@
-"""The main job on real parts: two RL steps with vLLM, verl, nsjail, Ray and W&B offline.
+"""The main job on real parts: a short cold start, two RL steps and the control, with vLLM, verl, nsjail, Ray and W&B offline.
 
 The offline W&B run is read back, and per step and ability its tool-call frequency, mean and variances equal what NumPy computes
 from the trajectory files; learner and sampler agree on log-probabilities after every weight update; a run killed with SIGKILL goes
@@ -18,7 +18,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = [
-    "stages=[rl]",
+    "stages=[cold_start,rl,control]",
+    "cold_start.demonstrations=48",
+    "cold_start.rehearsal=64",
+    "cold_start.max_steps=40",
+    "cold_start.evaluate_every=20",
+    "cold_start.validation_episodes=16",
     "rl.groups=6",
     "rl.group_size=4",
     "rl.checkpoint_every=1",
@@ -38,8 +43,9 @@ def finished(tmp_path_factory):
     return out
 
 
-def metrics(out):
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+def metrics(out, stage="rl"):
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if stage in (None, line["stage"])]
 
 
 def trajectories(out, step):
@@ -72,9 +78,10 @@ def calls(record):
 
 @pytest.mark.parametrize("step", [0, 1])
 def test_wandb_holds_what_numpy_computes_from_the_trajectories(finished, step):
-    logged = offline_history(finished)[step]
+    (logged,) = [row for row in offline_history(finished) if (row["stage"], row["step"]) == ("rl", step)]
     records = trajectories(finished, step)
     assert len(records) == 24
+    assert sum(map(calls, records)) > 0, "the cold start taught no tool call: there is nothing to compare"
     for prefix, chosen in [
         ("", records),
         *((f"ability/{name}/", [r for r in records if r["ability"] == name]) for name in {r["ability"] for r in records}),
@@ -83,18 +90,17 @@ def test_wandb_holds_what_numpy_computes_from_the_trajectories(finished, step):
         within, between = group_variances(chosen)
         expected = {
             "tools/calls_per_episode/mean": counts.mean(),
+            "tools/code/frequency": np.mean(counts > 0),
             "tools/calls_per_episode/var": counts.var(),
             "tools/variance/within_group": within,
             "tools/variance/between_group": between,
         }
-        if counts.any():
-            expected["tools/code/frequency"] = np.mean(counts > 0)
         for name, value in expected.items():
             assert logged[prefix + name] == pytest.approx(value, abs=1e-9), prefix + name
 
 
 def test_metrics_file_and_wandb_agree(finished):
-    for line, logged in zip(metrics(finished), offline_history(finished), strict=True):
+    for line, logged in zip(metrics(finished, None), offline_history(finished), strict=True):
         assert all(logged[name] == pytest.approx(value) for name, value in line.items() if isinstance(value, int | float))
 
 
@@ -117,12 +123,12 @@ def test_trajectories_keep_the_contract(finished):
 
 def test_the_second_step_is_sampled_by_the_updated_policy(finished):
     versions = [{v for record in trajectories(finished, step) for v in record["versions"] if v >= 0} for step in (0, 1)]
-    assert versions == [{0}, {1}]
+    assert versions == [{40}, {41}]
 
 
 def test_evaluation_records_follow_the_contract(finished):
     records = json.loads((finished / "evaluation.json").read_text())
-    assert [record["label"] for record in records] == ["base", "rl"]
+    assert [record["label"] for record in records] == ["base", "cold_start", "rl", "control"]
     for record in records:
         assert record["episodes"] == 12
         assert {
@@ -160,7 +166,9 @@ def test_a_killed_run_resumes_and_reaches_the_same_state(finished, tmp_path):
     assert (out / "checkpoints/step_1").exists()
     result = subprocess.run(command(out, 2, "resume=true"), cwd=ROOT, capture_output=True, text=True, timeout=280, env=os.environ)
     assert result.returncode == 0, result.stdout + result.stderr
+    steps = [(line["stage"], line["step"]) for line in metrics(out, None)]
+    assert steps[:42] == [*(("cold_start", step) for step in range(40)), ("rl", 0), ("rl", 1)]
+    assert {stage for stage, _ in steps[42:]} == {"control"}
     whole, resumed = metrics(finished), metrics(out)
-    assert [line["global_step"] for line in resumed] == [0, 1]
     for name in ("critic/score/mean", "tools/calls_per_episode/mean", "response_length/mean", "actor/grad_norm"):
         assert resumed[1][name] == pytest.approx(whole[1][name], rel=1e-3), name

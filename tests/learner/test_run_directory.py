@@ -39,6 +39,7 @@ def test_nothing_is_written_before_the_run_begins(tmp_path):
 
 
 def test_another_run_is_not_overwritten(directory):
+    directory.note(base=True)
     with pytest.raises(UsageError, match="resume=true"):
         RunDirectory(Experiment(out=str(directory.path)))
 
