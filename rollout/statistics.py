@@ -24,17 +24,19 @@ def tool_use_metrics(trajectories: Iterable[Trajectory], alarm: CollapseAlarm | 
     episodes = [trajectory for trajectory in trajectories if trajectory.stop_reason is not StopReason.INFRASTRUCTURE]
     if not episodes:
         raise ValueError("there is no episode to measure: every one of them failed for reasons of infrastructure")
-    metrics = _metrics(episodes, alarm, "")
+    # Of an ability that left a tool alone the frequency is 0, not unknown.
+    tools = sorted({turn.tool for episode in episodes for turn in episode.turns if turn.tool is not None})
+    metrics = _metrics(episodes, alarm, "", tools)
     abilities = sorted({episode.ability for episode in episodes if episode.ability})
     for ability in abilities:
-        part = _metrics([episode for episode in episodes if episode.ability == ability], alarm, ability)
+        part = _metrics([episode for episode in episodes if episode.ability == ability], alarm, ability, tools)
         metrics |= {f"ability/{ability}/{name}": value for name, value in part.items()}
     if alarm is not None:
         metrics["tools/collapse_alarm"] = float(alarm.ringing)
     return metrics
 
 
-def _metrics(episodes: Sequence[Trajectory], alarm: CollapseAlarm | None, name: str) -> dict[str, float]:
+def _metrics(episodes: Sequence[Trajectory], alarm: CollapseAlarm | None, name: str, tools: Sequence[str]) -> dict[str, float]:
     calls_N = np.array([episode.tool_calls for episode in episodes], dtype=np.float64)
     rewards_N = np.array([episode.reward for episode in episodes], dtype=np.float64)
     group_ids_N = [episode.group_id for episode in episodes]
@@ -67,13 +69,13 @@ def _metrics(episodes: Sequence[Trajectory], alarm: CollapseAlarm | None, name: 
     for reason in StopReason:
         if reason is not StopReason.INFRASTRUCTURE:
             metrics[f"stop_reason/{reason.lower()}"] = np.mean([episode.stop_reason is reason for episode in episodes])
-    metrics |= _by_tool(episodes)
+    metrics |= _by_tool(episodes, tools)
     if alarm is not None:
         metrics["tools/collapse_alarm"] = float(alarm.update(name, float(used_N.mean()), advantage))
     return {name: float(value) for name, value in metrics.items()}
 
 
-def _by_tool(episodes: Sequence[Trajectory]) -> dict[str, Any]:
+def _by_tool(episodes: Sequence[Trajectory], tools: Sequence[str]) -> dict[str, Any]:
     calls = defaultdict(list)
     users: dict[str, set[str]] = defaultdict(set)
     for episode in episodes:
@@ -82,9 +84,12 @@ def _by_tool(episodes: Sequence[Trajectory]) -> dict[str, Any]:
                 calls[turn.tool].append(turn)
                 users[turn.tool].add(episode.episode_id)
     metrics: dict[str, Any] = {}
-    for tool, turns in sorted(calls.items()):
-        latency_s = np.array([turn.tool_latency_s for turn in turns])
+    for tool in tools:
         metrics[f"tools/{tool}/frequency"] = len(users[tool]) / len(episodes)
+        turns = calls[tool]
+        if not turns:
+            continue
+        latency_s = np.array([turn.tool_latency_s for turn in turns])
         metrics[f"tools/{tool}/error_rate"] = np.mean([turn.tool_status != "ok" for turn in turns])
         metrics[f"tools/{tool}/latency_s/p50"] = np.percentile(latency_s, 50)
         metrics[f"tools/{tool}/latency_s/p99"] = np.percentile(latency_s, 99)
