@@ -31,7 +31,7 @@ class TaskOptions:
 class ColdStartConfig:
     """Supervised fine-tuning on verified demonstrations, until held-out accuracy stops rising."""
 
-    demonstrations: int = 112
+    demonstrations: int = 128
     """Size of the fixed set of demonstrations: correct, and every piece of code in them ran without an error."""
 
     rehearsal_tasks: str | None = "toolwise/Basics-v0"
