@@ -42,7 +42,7 @@ test: install
 	@.venv/bin/ty check --quiet
 	@$(PYTHON) -m pytest -m "not slow"
 
-# Three seeds, each with a base, demonstrations, cold start, control and RL of its own: the table in README.md.
+# Three seeds, each with a base, demonstrations, cold start, control and RL of its own.
 study: install
 	@for seed in 0 1 2; do \
 		{ [ -f runs/base_$$seed/pretraining.json ] || $(PYTHON) -m learner.pretraining out=runs/base_$$seed seed=$$seed; } && \
