@@ -54,11 +54,9 @@ class Tracker:
         """Put the end results into the run's W&B summary."""
         self._run.summary.update(values)
 
-    def finish(self) -> str:
-        """Close the W&B run and return the directory that it was written to."""
-        directory = self._run.dir
+    def finish(self) -> None:
+        """Close the W&B run."""
         self._run.finish()
-        return directory
 
 
 def _keep_lines_before(path: Path, global_step: int) -> None:

@@ -29,12 +29,6 @@ class EncodedImage:
         return Image.fromarray(self.pixels)
 
 
-def decode_png(png: bytes) -> EncodedImage:
-    """The image of a PNG file that `ImageEncoder` wrote; the name is taken from the bytes as they are."""
-    pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
-    return EncodedImage(sha256=hashlib.sha256(png).hexdigest(), png=png, pixels=pixels)
-
-
 class ImageEncoder:
     """Encodes pixels as PNG, equal pixels to equal bytes, and remembers recent ones: a group of episodes opens on the same image.
 

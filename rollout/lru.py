@@ -5,10 +5,6 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import TypeVar
-
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
 
 
 class LRUCache[K: Hashable, V]:

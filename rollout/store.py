@@ -27,15 +27,6 @@ class Store:
         _write(path, "".join(self._keep(episodes)).encode())
         return path
 
-    def append(self, name: str, episodes: Iterable[Episode]) -> Path:
-        """Add to `<name>.jsonl`, the lines of one call together. Returns its path."""
-        path = self._path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = "".join(self._keep(episodes))
-        with path.open("a", encoding="utf-8") as file:
-            file.write(lines)
-        return path
-
     def read(self, name: str) -> Iterator[Episode]:
         """The episodes of a file with their images. Raises ValueError for a broken record, FileNotFoundError for a missing file."""
         with self._path(name).open(encoding="utf-8") as file:

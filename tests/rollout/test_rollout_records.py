@@ -170,8 +170,7 @@ async def episodes(chat):
 async def test_episodes_come_back_from_the_disk(tmp_path, episodes, chat):
     store = Store(tmp_path)
     path = store.write("first", episodes[:1])
-    store.write("first", episodes[:2])
-    store.append("first", episodes[2:])
+    store.write("first", episodes)
     assert path == tmp_path / "trajectories/first.jsonl"
     assert store.names() == ["first"]
     assert list(store.read("first")) == episodes
