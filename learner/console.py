@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -18,7 +18,7 @@ Advance = Callable[[int, str], None]
 
 
 @contextmanager
-def progress(title: str, total: int) -> Iterator[Advance]:
+def progress(title: str, total: int) -> Generator[Advance]:
     """Yields `advance(done, text)`. Off a terminal, prints the first and the last step and one every `QUIET_SECONDS`."""
     if console.is_terminal:
         columns = [

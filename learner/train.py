@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -68,7 +68,7 @@ class Clock:
         self._parts: dict[str, float] = {}
 
     @contextmanager
-    def time(self, part: str) -> Iterator[None]:
+    def time(self, part: str) -> Generator[None]:
         """Count the time inside as `part`."""
         started = time.monotonic()
         yield
