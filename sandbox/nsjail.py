@@ -66,7 +66,9 @@ def missing() -> str:
         done = subprocess.run([program, "--help"], capture_output=True, text=True, env={}, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"nsjail cannot be executed ({error})"
-    return next((line.split(": ", 1)[-1] for line in done.stderr.splitlines() if "cannot open shared object" in line), "")
+    return next(
+        (line.split(": ", 1)[-1] for line in done.stderr.splitlines() if "error while loading shared libraries" in line), ""
+    )
 
 
 def outside_ids() -> tuple[int, int]:

@@ -60,7 +60,9 @@ def test_a_mistake_gets_one_line(override, answer):
 
 
 def test_every_documented_override_composes():
-    documented = re.findall(r"toolwise (train|cold-start|collect|evaluate)((?: [\w+.]+=\S+)+)", (ROOT / "README.md").read_text())
+    documented = re.findall(
+        r"toolwise (train|cold-start|collect|evaluate)((?: [\w+.]+=[^\s`]+)+)", (ROOT / "README.md").read_text()
+    )
     assert documented
     for command, overrides in documented:
         schema = CollectConfig if command in ("collect", "evaluate") else Experiment

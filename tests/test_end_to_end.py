@@ -18,6 +18,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = [
+    "tracking.mode=offline",
     "stages=[cold_start,rl,control]",
     "cold_start.demonstrations=48",
     "cold_start.rehearsal=64",
