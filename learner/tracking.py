@@ -10,6 +10,7 @@ from typing import Any
 import wandb
 
 from learner.experiment import TrackingConfig
+from learner.run_directory import write_whole
 
 
 class Tracker:
@@ -71,6 +72,4 @@ def _keep_lines_before(path: Path, global_step: int) -> None:
             continue
         if record["global_step"] < global_step:
             kept.append(line)
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(f"{line}\n" for line in kept))
-    partial.replace(path)
+    write_whole(path, "".join(f"{line}\n" for line in kept))
