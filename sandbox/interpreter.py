@@ -22,7 +22,7 @@ import socket
 import sys
 import traceback
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sandbox import wire
@@ -36,11 +36,11 @@ _current: Interpreter | None = None
 class Interpreter:
     """One namespace, one channel to the host. `serve` returns when the host hangs up."""
 
-    def __init__(self, channel: socket.socket, cpu_s: float) -> None:
+    def __init__(self, channel: socket.socket, settings: Mapping[str, Any]) -> None:
         global _current
         _current = self
         self._channel = channel
-        self._cpu_s = cpu_s
+        self._cpu_s, self._side, self._pixels = settings["cpu_s"], settings["image_side"], settings["image_pixels"]
         self._buffer = bytearray()
         self._fds: list[int] = []
         self._pid = os.getpid()
@@ -67,22 +67,21 @@ class Interpreter:
                 self._send(wire.DONE, token + outcome)
 
     def send_image(self, image: Any) -> None:
-        """Sends a PIL image or a matplotlib figure to the host."""
-        buffer = io.BytesIO()
+        """Sends a PIL image or a matplotlib figure to the host, or says on standard error why not."""
         if hasattr(image, "savefig"):
-            image.savefig(buffer, format="png")
-        elif 0 in image.size:
-            print(f"[sandbox] image not returned: it is empty, {image.width} x {image.height} pixels", file=self._stderr)
-            return
+            image = _rendered(image)
+        if 0 in image.size:
+            self._refuse_image(image, "it is empty")
+        elif max(image.size) > self._side:
+            self._refuse_image(image, f"the limit for each side is {self._side}")
+        elif image.width * image.height > self._pixels:
+            self._refuse_image(image, f"the limit is {self._pixels} pixels")
         else:
-            if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
-                image = image.convert("RGB")
-            image.save(buffer, format="PNG", compress_level=1)
-        png = buffer.getbuffer()
-        if len(png) > wire.MAX_FRAME_BYTES:
-            print(f"[sandbox] image not returned: {len(png)} bytes as PNG, the limit is {wire.MAX_FRAME_BYTES}", file=self._stderr)
-            return
-        self._send(wire.PNG, png)
+            plain = _plain(image)
+            self._send(wire.IMAGE, wire.PIXELS.pack(plain.mode.encode(), *plain.size) + plain.tobytes())
+
+    def _refuse_image(self, image: Any, reason: str) -> None:
+        print(f"[sandbox] image not returned: {image.width} x {image.height} pixels, {reason}", file=self._stderr)
 
     def _run(self, source: str, filename: str) -> bytes:
         linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
@@ -219,6 +218,24 @@ def _capture_figures(pyplot: Any) -> None:
 
     pyplot.show = show
     pyplot.Figure.show = lambda self, *_, **__: _show(self)
+
+
+def _rendered(figure: Any) -> Any:
+    """A matplotlib figure as a PIL image, as `savefig` would draw it whatever its backend."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", pil_kwargs={"compress_level": 0})
+    return Image.open(buffer)
+
+
+def _plain(image: Any) -> Any:
+    """The image in a mode that may cross."""
+    if image.mode in wire.MODES:
+        return image
+    if image.mode.startswith("I;16"):  # of the 16 bits, the upper 8; PIL would clip
+        return image.convert("I").point(lambda level: level / 256).convert("L")
+    return image.convert("RGBA" if image.has_transparency_data else "RGB")
 
 
 def _is_image(value: Any) -> bool:

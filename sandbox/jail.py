@@ -162,7 +162,9 @@ def _readable(fd: int) -> bool:
 
 
 def _last_complaint(fd: int) -> str:
-    """The last line that nsjail or the zygote wrote and that is not information; empty if there is none."""
+    """The last line that nsjail or the zygote wrote and that is neither information nor a warning; empty if there is none."""
     lines = os.pread(fd, 1 << 16, 0).decode(errors="replace").splitlines()
-    complaints = [line for line in lines if line.strip() and not line.startswith("[I]") and "no version information" not in line]
+    complaints = [
+        line for line in lines if line.strip() and line[:3] not in ("[I]", "[W]") and "no version information" not in line
+    ]
     return complaints[-1] if complaints else ""

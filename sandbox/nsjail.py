@@ -92,7 +92,7 @@ def zygote_config(root: Path, control_fd: int, log_fd: int, settings: dict[str, 
     return NsJailConfig(
         hostname="sandbox",
         time_limit=0,
-        nice_level=0,
+        nice_level=os.getpriority(os.PRIO_PROCESS, 0),  # as it is: an ordinary user cannot go back to 0
         log_fd=log_fd,
         keep_env=False,
         envar=[f"{name}={value}" for name, value in _ENVIRONMENT.items()],

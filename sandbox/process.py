@@ -45,7 +45,8 @@ class Turn:
     token: bytes
     stdout: bytearray = field(default_factory=bytearray)
     stderr: bytearray = field(default_factory=bytearray)
-    pngs: list[bytes] = field(default_factory=list)
+    images: list[bytes] = field(default_factory=list)
+    image_pixels: int = 0
     images_dropped: int = 0
     output_bytes: int = 0
     output_dropped: int = 0
@@ -235,36 +236,50 @@ class Process:
         self._buffer += data
         while len(self._buffer) >= wire.HEADER.size:
             kind, size = wire.HEADER.unpack_from(self._buffer)
-            if size > wire.MAX_FRAME_BYTES or not self._acceptable(kind, size):
+            end = wire.HEADER.size + size
+            acceptable = self._acceptable(kind, size)
+            if acceptable and len(self._buffer) < end:
+                break
+            with memoryview(self._buffer) as view:
+                payload = bytes(view[wire.HEADER.size : end])
+            if not acceptable or not self._take(kind, payload):
                 asyncio.get_running_loop().remove_reader(self._cell)
                 self._buffer.clear()
                 self._deaf = True
                 self._end(Ending(forged=True), final=True)
                 return False
-            end = wire.HEADER.size + size
-            if len(self._buffer) < end:
-                break
-            payload = bytes(self._buffer[wire.HEADER.size : end])
             del self._buffer[:end]
-            self._take(kind, payload)
         return True
 
     def _acceptable(self, kind: bytes, size: int) -> bool:
         if kind == wire.READY:
             return size == 0 and self._turn.token == _READY
-        return kind == wire.PNG or (kind == wire.DONE and size == wire.TOKEN_BYTES + 1)
+        if kind == wire.IMAGE:
+            return size <= images.most_bytes(self._limits)
+        return kind == wire.DONE and size == wire.TOKEN_BYTES + 1
 
-    def _take(self, kind: bytes, payload: bytes) -> None:
+    def _take(self, kind: bytes, payload: bytes) -> bool:
+        """False where the payload is not what its kind promises."""
         if kind == wire.READY:
             self._end(Ending(outcome=_READY))
-        elif kind == wire.PNG:
-            room = wire.MAX_FRAME_BYTES * 2 - sum(map(len, self._turn.pngs))
-            if len(self._turn.pngs) < self._limits.images and len(payload) <= room:
-                self._turn.pngs.append(payload)
-            else:
-                self._turn.images_dropped += 1
+        elif kind == wire.IMAGE:
+            return self._take_image(payload)
         elif secrets.compare_digest(payload[:-1], self._turn.token):  # else it is forged or belongs to another run
             self._end(Ending(outcome=payload[-1:]))
+        return True
+
+    def _take_image(self, payload: bytes) -> bool:
+        measured, turn, limits = images.measure(payload), self._turn, self._limits
+        if measured is None:
+            return False
+        _, width, height = measured
+        room = limits.image_pixels - turn.image_pixels
+        if len(turn.images) < limits.images and max(width, height) <= limits.image_side and width * height <= room:
+            turn.images.append(payload)
+            turn.image_pixels += width * height
+        else:
+            turn.images_dropped += 1
+        return True
 
     def _read_output(self, fd: int) -> bool:
         """Takes what is there. False when nothing was."""

@@ -18,7 +18,6 @@ from sandbox.process import Ending, Process, Turn
 from sandbox.types import Limits, Result, Status
 
 _GRACE_S = 0.5  # between the interrupt and the kill
-_INLINE_BYTES = 1 << 16  # a larger PNG is decoded in a thread, away from the event loop
 _OUTCOMES = {
     wire.OUTCOME_OK: Status.OK,
     wire.OUTCOME_EXCEPTION: Status.EXCEPTION,
@@ -72,7 +71,12 @@ class Session:
             except BaseException:
                 await self._kill()  # cancelled: the state of the run is unknown, so there must be none
                 raise
-            shown = await self._decode(turn, notes)
+            shown = await asyncio.to_thread(lambda: tuple(map(images.unpack, turn.images))) if turn.images else ()
+            if turn.images_dropped:
+                notes.append(
+                    f"{turn.images_dropped} images not returned: the limits for one run are {self._limits.images} images and "
+                    f"{self._limits.image_pixels} pixels in all"
+                )
             if turn.output_dropped:
                 status = Status.OUTPUT_LIMIT if status is Status.OK else status
                 notes.append(f"output is limited to {self._limits.output_bytes} bytes; {turn.output_dropped} dropped")
@@ -160,17 +164,3 @@ class Session:
         process, self._process = self._process, None
         if process is not None:
             await asyncio.shield(process.close())
-
-    async def _decode(self, turn: Turn, notes: list[str]) -> tuple[Image.Image, ...]:
-        shown: list[Image.Image] = []
-        for png in turn.pngs:
-            try:
-                if len(png) <= _INLINE_BYTES:
-                    shown.append(images.decode(png, self._limits.image_side))
-                else:
-                    shown.append(await asyncio.to_thread(images.decode, png, self._limits.image_side))
-            except ValueError as error:
-                notes.append(f"image not returned: {error}")
-        if turn.images_dropped:
-            notes.append(f"{turn.images_dropped} images not returned: the limit is {self._limits.images} per run")
-        return tuple(shown)

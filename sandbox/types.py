@@ -22,7 +22,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one session may use. Bytes, seconds, counts; image sides in pixels."""
+    """What one session may use. Bytes, seconds, counts; image sides in pixels; `image_pixels` is for all images of a run."""
 
     wall_s: float = 10.0
     cpu_s: float = 10.0
@@ -32,6 +32,7 @@ class Limits:
     output_bytes: int = 64 << 10
     images: int = 10
     image_side: int = 4096
+    image_pixels: int = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ A session has four connections to the host:
 * the *supervision* channel, between the host and the session's init (PID 1, which the user's code cannot reach): one byte of kind
   per datagram. It is the only source of statuses such as "killed by signal 11".
 * the *cell* channel, a byte stream between the host and the interpreter. Code in the jail can find and write to it, so nothing
-  that comes out of it is trusted: frames are bounded, images are decoded with caps, and DONE must carry the token of the run that
-  is being waited for.
+  that comes out of it is trusted: frames are bounded, images are bare pixels whose number must fit their size, so that the host
+  parses no image format, and DONE must carry the token of the run that is being waited for.
 * standard output and standard error: two pipes, read as untrusted bytes.
 """
 
@@ -35,12 +35,12 @@ TOKEN_BYTES = 16
 RUN = b"R"  # host to jail: token, CELL, source in UTF-8 (lone surrogates pass)
 IMAGES = b"I"  # host to jail: PIXELS for each image; the pixels are in a sealed memory file sent along
 READY = b"Y"  # jail to host: the interpreter waits for its first run
-PNG = b"P"  # jail to host: one image
+IMAGE = b"P"  # jail to host: PIXELS, then the pixels
 DONE = b"D"  # jail to host: token, OUTCOME
 
 CELL = struct.Struct("<I")
 PIXELS = struct.Struct("<4sII")  # PIL mode, width, height
-MAX_FRAME_BYTES = 16 << 20
+MODES = ("L", "RGB", "RGBA")  # a byte a band; other modes are converted before they cross
 
 # The last byte of DONE.
 OUTCOME_OK = b"o"

@@ -145,7 +145,7 @@ def _interpreter(fds: list[int], settings: dict[str, Any]) -> NoReturn:
             file.write("1000")  # when the session's memory is spent, its code dies before its init
         confinement.limit_resources(settings["memory_bytes"], settings["pids"], settings["disk_bytes"])
         confinement.filter_system_calls()
-        interpreter.Interpreter(socket.socket(fileno=3), settings["cpu_s"]).serve()
+        interpreter.Interpreter(socket.socket(fileno=3), settings).serve()
         code = 0
     except BaseException as error:
         os.write(2, f"the interpreter could not start: {error}".encode(errors="replace"))

@@ -10,7 +10,15 @@ from sandbox import Limits
 SECRET = "hunter2-of-the-host"
 HIGH_FD = 700
 LIMITS = Limits(
-    wall_s=8, cpu_s=4, memory_bytes=400 << 20, pids=24, disk_bytes=16 << 20, output_bytes=20_000, images=4, image_side=512
+    wall_s=8,
+    cpu_s=4,
+    memory_bytes=400 << 20,
+    pids=24,
+    disk_bytes=16 << 20,
+    output_bytes=20_000,
+    images=4,
+    image_side=512,
+    image_pixels=200_000,
 )
 
 

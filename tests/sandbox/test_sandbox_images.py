@@ -1,4 +1,4 @@
-"""Images: they enter and leave whole; what the jail sends is capped before it is decoded."""
+"""Images: they enter and leave whole; what the jail sends is pixels, counted before they are kept, and never a file to parse."""
 
 from __future__ import annotations
 
@@ -6,17 +6,14 @@ import pytest
 from PIL import Image
 from sandbox_host import LIMITS
 
-from sandbox import Pool, Session, Status
+from sandbox import Limits, Pool, Session, Status
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-# A PNG of any header and any data, sent on the channel as the interpreter would send it.
-FORGE_PNG = """
-import os, struct, zlib
-def chunk(kind, data): return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
-def png(width, height, data, extra=b''):
-    header = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
-    return b'\\x89PNG\\r\\n\\x1a\\n' + chunk(b'IHDR', header) + extra + chunk(b'IDAT', data) + chunk(b'IEND', b'')
+# An image of any header and any pixels, sent on the channel as the interpreter would send it.
+FORGE = """
+import os, struct
+def pixels(mode, width, height, data): return struct.pack('<4sII', mode, width, height) + data
 def send(payload):
     frame = struct.pack('<cI', b'P', len(payload)) + payload
     while frame: frame = frame[os.write(3, frame):]
@@ -35,7 +32,7 @@ async def test_an_empty_image_is_said_to_be_empty(pool: Pool) -> None:
     async with pool.session(images=[Image.new("RGB", (8, 8))]) as session:
         result = await session.run("image_1.crop((4, 4, 8, 4))")
     assert result.images == ()
-    assert result.stderr == "[sandbox] image not returned: it is empty, 4 x 0 pixels\n"
+    assert result.stderr == "[sandbox] image not returned: 4 x 0 pixels, it is empty\n"
 
 
 async def test_several_images_have_their_numbers(pool: Pool) -> None:
@@ -92,8 +89,11 @@ async def test_a_figure_as_the_last_expression_is_returned(session: Session) -> 
     assert ([image.size for image in result.images], result.stdout) == ([(200, 100)], "")
 
 
-async def test_matplotlib_is_not_imported_unless_used(session: Session) -> None:
-    assert (await session.run("import sys; any('matplotlib' in name for name in sys.modules)")).stdout == "False\n"
+async def test_ten_figures_come_back_in_one_turn() -> None:
+    code = "import matplotlib.pyplot as plt\nfor n in range(10): plt.figure().gca().plot(range(n + 2))\nplt.show()"
+    async with Pool(Limits(), size=1) as pool, pool.session() as session:
+        result = await session.run(code)
+    assert (result.status, [image.size for image in result.images]) == (Status.OK, [(640, 480)] * 10)
 
 
 async def test_more_images_than_the_limit_are_dropped_and_it_is_said(session: Session) -> None:
@@ -108,45 +108,63 @@ async def test_an_image_larger_than_the_limit_is_refused_and_it_is_said(session:
     assert f"the limit for each side is {LIMITS.image_side}" in result.stderr
 
 
-async def test_an_image_bomb_is_not_decoded(session: Session) -> None:
-    result = await session.run(FORGE_PNG + "send(png(60_000, 60_000, zlib.compress(bytes(1 << 20))))")
-    assert (result.status, result.images) == (Status.OK, ())
-    assert "60000 x 60000" in result.stderr
+async def test_an_image_of_too_many_pixels_is_refused_and_it_is_said(session: Session) -> None:
+    result = await session.run(f"from PIL import Image\nImage.new('L', ({LIMITS.image_side}, {LIMITS.image_side}))")
+    assert result.images == ()
+    assert f"the limit is {LIMITS.image_pixels} pixels" in result.stderr
+
+
+async def test_images_of_too_many_pixels_together_are_dropped_and_it_is_said(session: Session) -> None:
+    side = int(LIMITS.image_pixels**0.5) * 2 // 3
+    result = await session.run(f"from PIL import Image\nfor _ in range(3): Image.new('L', ({side}, {side})).show()")
+    assert [image.size for image in result.images] == [(side, side)] * 2
+    assert (
+        f"1 images not returned: the limits for one run are {LIMITS.images} images and {LIMITS.image_pixels} pixels"
+        in result.stderr
+    )
 
 
 @pytest.mark.parametrize(
     "payload",
     [
         "b''",
-        "b'GIF89a' + bytes(100)",
-        "png(4, 4, b'not zlib')",
-        "png(0, 0, zlib.compress(b''))",
-        "png(4, 4, zlib.compress(bytes(10)))[:40]",
-        "png(4, 4, zlib.compress(bytes(52)), chunk(b'zTXt', b'k\\0\\0' + zlib.compress(bytes(200 << 20), 9)))",
-        "png(4, 4, zlib.compress(bytes(52)), chunk(b'iCCP', b'k\\0\\0' + zlib.compress(bytes(200 << 20), 9)))",
         "b'\\x89PNG\\r\\n\\x1a\\n' + os.urandom(5000)",
-        "b'%!PS-Adobe-3.0 EPSF-3.0\\n(r) file'",
+        "pixels(b'RGB', 0, 7, b'')",
+        "pixels(b'RGB', 4, 4, bytes(47))",
+        "pixels(b'RGB', 4, 4, bytes(49))",
+        "pixels(b'RGB', 1 << 31, 1 << 31, bytes(48))",
+        "pixels(b'L', 2 ** 32 - 1, 2 ** 32 - 1, b'?')",
+        "pixels(b'CMYK', 4, 4, bytes(64))",
+        "pixels(b'\\xff\\xfe\\0\\0', 4, 4, bytes(32))",
     ],
-    ids=["empty", "not a PNG", "bad data", "no pixels", "cut short", "text bomb", "profile bomb", "noise", "PostScript"],
+    ids=["empty", "PNG", "no pixels", "one short", "one over", "bomb", "overflow", "unknown mode", "mode of noise"],
 )
-async def test_hostile_bytes_for_an_image_are_harmless(session: Session, payload: str) -> None:
-    result = await session.run(FORGE_PNG + f"send({payload})", timeout_s=5)
-    assert result.status is Status.OK
-    assert len(result.images) <= 1
-    assert all(image.info == {} for image in result.images) or result.images == ()
+async def test_hostile_bytes_for_an_image_kill_only_the_session(session: Session, payload: str) -> None:
+    result = await session.run(FORGE + f"send({payload}); import time; time.sleep(5)")
+    assert (result.status, result.images) == (Status.KILLED, ())
+    assert (await session.run("1")).status is Status.OK
 
 
-async def test_an_image_too_large_to_send_is_refused_and_it_is_said(session: Session) -> None:
-    result = await session.run(
-        "import os\nfrom PIL import Image\nImage.frombytes('RGB', (2800, 2800), os.urandom(2800 * 2800 * 3))"
-    )
-    assert result.images == ()
-    assert "image not returned" in result.stderr
+async def test_a_forged_image_over_the_limits_is_dropped(session: Session) -> None:
+    result = await session.run(FORGE + f"send(pixels(b'L', {LIMITS.image_side + 1}, 2, bytes({2 * LIMITS.image_side + 2})))")
+    assert (result.status, result.images) == (Status.OK, ())
+    assert "1 images not returned" in result.stderr
 
 
-async def test_an_image_with_a_mode_that_png_lacks_is_converted(session: Session) -> None:
-    (image,) = (await session.run("from PIL import Image\nImage.new('CMYK', (3, 3))")).images
-    assert (image.mode, image.size) == ("RGB", (3, 3))
+@pytest.mark.parametrize(
+    ("image", "seen"),
+    [
+        ("Image.new('CMYK', (3, 3), (0, 0, 0, 0))", ("RGB", (255, 255, 255))),
+        ("Image.new('1', (3, 3), 1)", ("RGB", (255, 255, 255))),
+        ("Image.new('I;16', (3, 3), 0x8000)", ("L", 0x80)),
+        ("Image.new('F', (3, 3), 64.0)", ("RGB", (64, 64, 64))),
+        ("Image.new('RGBA', (3, 3), (9, 8, 7, 0)).quantize()", ("RGBA", (9, 8, 7, 0))),
+    ],
+    ids=["CMYK", "bits", "16 bits", "float", "palette"],
+)
+async def test_an_image_of_another_mode_is_converted(session: Session, image: str, seen: tuple[str, object]) -> None:
+    (returned,) = (await session.run(f"from PIL import Image\n{image}")).images
+    assert (returned.mode, returned.getpixel((1, 1))) == seen
 
 
 async def test_a_failing_show_is_the_code_s_exception(session: Session) -> None:
