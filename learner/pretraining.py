@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +15,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+
+# Read when torch is loaded. Where others want the cores too, threads that wait by spinning make a step several times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from omegaconf import OmegaConf
 from torch.nn.functional import cross_entropy

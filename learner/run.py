@@ -25,7 +25,7 @@ def run(config: Experiment) -> tuple[Path, list[dict[str, Any]]]:
     _check(config, directory)
     rollout, learner = config.rollout, config.learner
     gpus = rollout.workers * rollout.gpus_per_worker + learner.workers * learner.gpus_per_worker
-    join(gpus, rollout.accept_reduced_isolation)
+    join(rollout, gpus)
     rollout.engine.policy, learner.seed = policy_dir, config.seed
     directory.open(config)
     # Imported late: a mistake in the settings is told at once, not after ten seconds of imports.

@@ -8,17 +8,20 @@ import os
 import ray
 
 from envs.types import UsageError
+from rollout.config import RolloutConfig
+from sandbox import rootfs
 from sandbox.doctor import probe
 
 
-def join(gpus: float = 0, accept_reduced_isolation: bool = False) -> None:
+def join(config: RolloutConfig, gpus: float = 0) -> None:
     """Join the cluster that RAY_ADDRESS names, or start Ray on this machine.
 
     On one machine every worker may want all cores for a while, since rollout and learning take turns: Ray is told of enough CPUs
-    for both. Raises UsageError where this machine is to run sandboxes and cannot, or where the cluster has fewer than `gpus` GPUs.
+    for both. Raises UsageError where this machine is to run sandboxes and cannot, or where the cluster has fewer than `gpus` GPUs,
+    and SandboxUnavailable where the jail's packages cannot be had.
     """
     if "RAY_ADDRESS" not in os.environ:
-        _require_sandbox(accept_reduced_isolation)
+        _require_sandbox(config)
     if not ray.is_initialized():
         local = "RAY_ADDRESS" not in os.environ
         ray.init(
@@ -38,11 +41,12 @@ def join(gpus: float = 0, accept_reduced_isolation: bool = False) -> None:
         )
 
 
-def _require_sandbox(accept_reduced_isolation: bool) -> None:
+def _require_sandbox(config: RolloutConfig) -> None:
     """Find out now what a worker would only find out once its engine has started."""
     for check in probe().checks:
-        if not check.ok and (check.required or not accept_reduced_isolation):
+        if not check.ok and (check.required or not config.accept_reduced_isolation):
             waive = "" if check.required else ", or accept it with rollout.accept_reduced_isolation=true"
             raise UsageError(
                 f"the sandbox cannot run here: {check.name}: {check.found}; {check.remedy}{waive} (more: toolwise doctor)"
             )
+    rootfs.build(config.packages)

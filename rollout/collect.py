@@ -108,7 +108,7 @@ def collect(config: CollectConfig, policy_dir: str, on_progress: Progress | None
         raise UsageError(f"{config.out} holds episodes already: write another out=")
     tasks = resolve(config.tasks, config.options)
     rollout = config.rollout
-    join(rollout.workers * rollout.gpus_per_worker, rollout.accept_reduced_isolation)
+    join(rollout, rollout.workers * rollout.gpus_per_worker)
     rollout.engine.policy = policy_dir
     specs = group_specs(
         Path(config.tasks).stem,

@@ -26,6 +26,7 @@ from ray.exceptions import RayError
 
 from envs.types import UsageError
 from rollout.config import RolloutConfig
+from rollout.telemetry import SandboxMetrics
 from sandbox import Pool, Result, Session, Status
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ def spawn(config: RolloutConfig, silence_s: float = SILENCE_S) -> Any:
             max_restarts=-1,
             max_concurrency=calls,
         )
-        .remote(config.sandboxes_per_actor, config.accept_reduced_isolation, silence_s)
+        .remote(config.sandboxes_per_actor, config.accept_reduced_isolation, config.packages, silence_s)
     )
 
 
@@ -82,9 +83,14 @@ class SandboxActor:
     longer counts it among the living, or when the client has been silent for `silence_s` seconds.
     """
 
-    def __init__(self, size: int, accept_reduced_isolation: bool = False, silence_s: float = SILENCE_S) -> None:
-        self._size = size
-        self._accept_reduced_isolation = accept_reduced_isolation
+    def __init__(
+        self, size: int, accept_reduced_isolation: bool = False, packages: Sequence[str] = (), silence_s: float = SILENCE_S
+    ) -> None:
+        self._settings: dict[str, Any] = {
+            "size": size,
+            "accept_reduced_isolation": accept_reduced_isolation,
+            "packages": packages,
+        }
         self._silence_s = silence_s
         self._pool: Pool | None = None
         self._starting = asyncio.Lock()
@@ -99,8 +105,7 @@ class SandboxActor:
             if self._closed:
                 raise RuntimeError("the sandbox actor is closed")
             if self._pool is None:
-                pool = Pool(size=self._size, accept_reduced_isolation=self._accept_reduced_isolation)
-                self._pool = await pool.__aenter__()
+                self._pool = await Pool(**self._settings, observer=SandboxMetrics()).__aenter__()
             return self._pool
 
     async def ready(self) -> None:

@@ -17,6 +17,7 @@ from rollout.config import RolloutConfig
 from rollout.environments import Threads, make
 from rollout.episode import failed_episode, run_episode
 from rollout.sandboxes import RemotePool
+from rollout.telemetry import SandboxMetrics
 from rollout.tokens import ChatFormat
 from rollout.types import Episode, EpisodeSpec
 from rollout.weights import Packed, unpack
@@ -66,7 +67,12 @@ class RolloutWorker:
         if self._sandboxes:
             self._pool = await RemotePool(self._sandboxes).__aenter__()
         elif self._config.sandboxes_per_worker:
-            pool = Pool(size=self._config.sandboxes_per_worker, accept_reduced_isolation=self._config.accept_reduced_isolation)
+            pool = Pool(
+                size=self._config.sandboxes_per_worker,
+                accept_reduced_isolation=self._config.accept_reduced_isolation,
+                packages=self._config.packages,
+                observer=SandboxMetrics(),
+            )
             self._pool = await pool.__aenter__()
         self._chat, self._policy = await asyncio.to_thread(self._serve, version)
         if weights is not None:

@@ -2,6 +2,6 @@
 
 from sandbox.pool import Pool
 from sandbox.session import Session
-from sandbox.types import Limits, Result, SandboxUnavailable, Status
+from sandbox.types import Limits, Observer, Result, SandboxUnavailable, Status
 
-__all__ = ["Limits", "Pool", "Result", "SandboxUnavailable", "Session", "Status"]
+__all__ = ["Limits", "Observer", "Pool", "Result", "SandboxUnavailable", "Session", "Status"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 
 from PIL import Image
@@ -15,7 +15,7 @@ from PIL import Image
 from sandbox import cgroups, jail, nsjail
 from sandbox.process import Process
 from sandbox.session import Session
-from sandbox.types import Limits, SandboxUnavailable
+from sandbox.types import Limits, Observer, SandboxUnavailable
 
 PRELOAD = (
     "numpy", "numpy.random", "PIL.Image", "PIL.ImageDraw", "PIL.ImageFilter", "PIL.PngImagePlugin", "matplotlib.pyplot",
@@ -39,8 +39,9 @@ class Pool:
     environment) and leaves no process, cgroup, mount or file. Raises SandboxUnavailable when a protection cannot be had; with
     `accept_reduced_isolation=True` the pool starts without cgroups, so that memory and processor time are limited for each
     process but not for all of a session's processes together. No other protection can be waived. `preload` are the modules
-    imported before sessions are forked; any other module of the environment is imported by the code that uses it. `packages` is a
-    requirements file with exact pins, from which the jail's environment is built (`sandbox.rootfs`).
+    imported before sessions are forked; any other module of the environment is imported by the code that uses it. `packages` are
+    pins (`NAME==VERSION`) that the jail's Python has beside those of `sandbox/packages.txt`, or instead of them. `observer` is told
+    of starts, sessions and runs.
     """
 
     def __init__(
@@ -50,13 +51,16 @@ class Pool:
         *,
         accept_reduced_isolation: bool = False,
         preload: Sequence[str] = PRELOAD,
-        packages: Path | None = None,
+        packages: Sequence[str] = (),
+        observer: Observer | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.size = size or 4 * (os.cpu_count() or 1)
         self._accept_reduced_isolation = accept_reduced_isolation
         self._preload = tuple(preload)
-        self._packages = packages
+        self._packages = tuple(packages)
+        self._observer = observer
+        self._waiting = 0
         self._room = asyncio.Semaphore(self.size)
         self._starting = asyncio.Lock()
         self._free: list[_Slot] = []
@@ -83,7 +87,7 @@ class Pool:
 
         Raises RuntimeError when the pool is closed. A failure of the sandbox shows as SANDBOX_FAILURE of the session's runs.
         """
-        async with self._room:
+        async with self._room_for_one():
             if self._closing or self._jail is None:
                 raise RuntimeError("the pool is closed: use sessions inside `async with Pool(...)`")
             slot = self._free.pop() if self._free else _Slot(None if self._groups is None else self._groups.create(self.limits))
@@ -91,15 +95,38 @@ class Pool:
             async def start(question: Sequence[Image.Image]) -> Process:
                 return await self._start(slot, question)
 
-            session = Session(self.limits, images, start, slot.group)
+            session = Session(self.limits, images, start, slot.group, self._observer)
             self._open.add(session)
+            self._tell_sessions()
             try:
+                started = time.monotonic()
                 await session.open()
+                if self._observer is not None:
+                    self._observer.session_started(time.monotonic() - started)
                 yield session
             finally:
                 await asyncio.shield(session.close())
                 self._open.discard(session)
                 self._free.append(slot)
+                self._tell_sessions()
+
+    @contextlib.asynccontextmanager
+    async def _room_for_one(self) -> AsyncGenerator[None]:
+        self._waiting += 1
+        try:
+            if self._room.locked():
+                self._tell_sessions()
+            await self._room.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._room.release()
+
+    def _tell_sessions(self) -> None:
+        if self._observer is not None:
+            self._observer.sessions_changed(len(self._open), self._waiting)
 
     def _make_groups(self) -> cgroups.Groups | None:
         """Raises SandboxUnavailable when there can be none, unless that is accepted."""
@@ -128,7 +155,7 @@ class Pool:
                 from sandbox import rootfs  # here, so that `python -m sandbox.rootfs` can be run: it must not be imported twice
 
                 nsjail.require()
-                root = await asyncio.to_thread(rootfs.build, self._packages or rootfs.PACKAGES)
+                root = await asyncio.to_thread(rootfs.build, self._packages)
                 limits = self.limits
                 settings = {
                     "preload": self._preload,
@@ -140,6 +167,8 @@ class Pool:
                     "image_pixels": limits.image_pixels,
                 }
                 self._jail = await jail.Jail.start(root, settings)
+                if self._observer is not None:
+                    self._observer.jail_started()
             return self._jail
 
     async def _start(self, slot: _Slot, question: Sequence[Image.Image]) -> Process:

@@ -8,13 +8,15 @@ what goes in:
     <home>/rootfs-<key>/lib      the dynamic loader and exactly the system libraries that these need, mounted as /lib64
     <home>/rootfs-<key>/fonts    matplotlib's font cache, so that a first plot need not build it
 
-`python -m sandbox.rootfs` builds it and prints the path.
+`packages.txt` declares the packages; a pool may add pins of its own, which make an environment of their own.
+`python -m sandbox.rootfs [NAME==VERSION …]` builds it and prints the path.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
+import importlib.metadata
 import json
 import os
 import platform
@@ -24,6 +26,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from sandbox.types import SandboxUnavailable
@@ -44,14 +47,38 @@ def home() -> Path:
     return SYSTEM_HOME if os.geteuid() == 0 else Path("~/.cache/toolwise").expanduser()
 
 
-def key(packages: Path = PACKAGES) -> str:
+def pins(extra: Sequence[str] = ()) -> list[str]:
+    """`packages.txt` with `extra` added, sorted; an extra pin takes the place of ours for the same package.
+
+    Raises SandboxUnavailable for what is not NAME==VERSION.
+    """
+    lines = [line.strip() for line in PACKAGES.read_text().splitlines() if line.strip() and not line.startswith("#")]
+    chosen: dict[str, str] = {}
+    for pin in (*lines, *extra):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.!+_-]+", pin):
+            raise SandboxUnavailable(f"{pin!r} does not pin a package for the jail: write NAME==VERSION")
+        chosen[_normalised(pin.partition("==")[0])] = pin
+    return sorted(chosen.values())
+
+
+def _normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def key(packages: Sequence[str] = ()) -> str:
     """A hash of everything that decides the content: pins, interpreter version, machine, recipe."""
-    pins = [line.strip() for line in packages.read_text().splitlines() if line.strip() and not line.startswith("#")]
-    recipe = json.dumps([RECIPE, sys.version, platform.machine(), platform.libc_ver(), sorted(pins)])
+    recipe = json.dumps([RECIPE, sys.version, platform.machine(), platform.libc_ver(), pins(packages)])
     return hashlib.sha256(recipe.encode()).hexdigest()[:16]
 
 
-def locate(packages: Path = PACKAGES) -> Path | None:
+def versions(root: Path) -> dict[str, str]:
+    """What is installed in a built environment: version by package name."""
+    site_packages = root / "python" / "lib" / PYTHON / "site-packages"
+    found = {_normalised(each.name): each.version for each in importlib.metadata.distributions(path=[str(site_packages)])}
+    return dict(sorted(found.items()))
+
+
+def locate(packages: Sequence[str] = ()) -> Path | None:
     """The built environment, or None. A user without one of their own shares the one that root built."""
     name = f"rootfs-{key(packages)}"
     for place in (home(),) if "TOOLWISE_HOME" in os.environ else (home(), SYSTEM_HOME):
@@ -61,8 +88,11 @@ def locate(packages: Path = PACKAGES) -> Path | None:
     return None
 
 
-def build(packages: Path = PACKAGES) -> Path:
-    """The environment's path, built first if it is missing (about a minute; 600 MB). Raises SandboxUnavailable with the remedy."""
+def build(packages: Sequence[str] = ()) -> Path:
+    """The path of the environment with `packages` added, built first if it is missing (about a minute; 800 MB).
+
+    Raises SandboxUnavailable with the remedy.
+    """
     if built := locate(packages):
         return built
     place = home()
@@ -82,7 +112,8 @@ def build(packages: Path = PACKAGES) -> Path:
         with tempfile.TemporaryDirectory(dir=place, prefix=".building-") as temporary:
             staging = Path(temporary) / "rootfs"
             _copy_python(staging / "python")
-            _install(packages, staging / "python")
+            _install(pins(packages), staging / "python")
+            _require_closure(pins(packages), versions(staging))
             _copy_libraries(staging)
             _build_font_cache(staging)
             _make_readable(staging)
@@ -102,7 +133,7 @@ def _copy_python(target: Path) -> None:
         shutil.copy2(Path(sysconfig.get_config_var("LIBDIR")) / name, target / "lib" / name)
 
 
-def _install(packages: Path, python: Path) -> None:
+def _install(requirements: Sequence[str], python: Path) -> None:
     """Installs with the first installer that works: the checkout's uv, another uv, this interpreter's pip."""
     target = python / "lib" / PYTHON / "site-packages"
     # Copies, not hard links: our permissions must not leak into uv's cache.
@@ -112,16 +143,23 @@ def _install(packages: Path, python: Path) -> None:
     installers.append([sys.executable, "-m", "pip", "install", "--disable-pip-version-check"])
     complaints = []
     for installer in installers:
-        command = [*installer, "--target", str(target), "-r", str(packages)]
+        command = [*installer, "--target", str(target), *requirements]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == 0:
             return
         shutil.rmtree(target, ignore_errors=True)
-        complaints.append(next((line.strip() for line in done.stderr.splitlines() if line.strip()), "no message"))
+        complaints.append(" ".join(done.stderr.split())[-400:] or "no message")
     reasons = "; ".join(complaints)
     raise SandboxUnavailable(
-        f"cannot install {packages.name} for the jail ({reasons}): run `python -m sandbox.rootfs` with network"
+        f"cannot install the jail's packages ({reasons}): mend the pins, or run `python -m sandbox.rootfs` with network"
     )
+
+
+def _require_closure(requirements: Sequence[str], installed: dict[str, str]) -> None:
+    """What nobody pinned would be another version on another day."""
+    pinned = {_normalised(pin.partition("==")[0]) for pin in requirements}
+    if loose := [f"{name}=={version}" for name, version in installed.items() if name not in pinned]:
+        raise SandboxUnavailable(f"the jail's packages need others that nobody pinned: add {', '.join(loose)}")
 
 
 def _copy_libraries(staging: Path) -> None:
@@ -163,4 +201,7 @@ def _make_readable(staging: Path) -> None:
 
 
 if __name__ == "__main__":
-    print(build())
+    try:
+        print(build(sys.argv[1:]))
+    except SandboxUnavailable as error:
+        sys.exit(str(error))

@@ -15,7 +15,7 @@ from PIL import Image
 from sandbox import images, wire
 from sandbox.cgroups import Group
 from sandbox.process import Ending, Process, Turn
-from sandbox.types import Limits, Result, Status
+from sandbox.types import Limits, Observer, Result, Status
 
 _GRACE_S = 0.5  # between the interrupt and the kill
 _OUTCOMES = {
@@ -35,11 +35,13 @@ class Session:
         question: Sequence[Image.Image],
         start: Callable[[Sequence[Image.Image]], Awaitable[Process]],
         group: Group | None,
+        observer: Observer | None = None,
     ) -> None:
         self._limits = limits
         self._question = tuple(question)
         self._start = start
         self._group = group
+        self._observer = observer
         self._process: Process | None = None
         self._lock = asyncio.Lock()
         self._cell = 0
@@ -61,32 +63,38 @@ class Session:
         session take turns.
         """
         async with self._lock:
-            started = time.monotonic()
             limit_s = self._limits.wall_s if timeout_s is None else min(timeout_s, self._limits.wall_s)
-            try:
-                status, turn, notes = await self._run(code, limit_s)
-            except (OSError, EOFError, TimeoutError) as error:
-                await self._kill()
-                return Result(Status.SANDBOX_FAILURE, "", f"[sandbox] {error}\n", (), time.monotonic() - started)
-            except BaseException:
-                await self._kill()  # cancelled: the state of the run is unknown, so there must be none
-                raise
-            shown = await asyncio.to_thread(lambda: tuple(map(images.unpack, turn.images))) if turn.images else ()
-            if turn.images_dropped:
-                notes.append(
-                    f"{turn.images_dropped} images not returned: the limits for one run are {self._limits.images} images and "
-                    f"{self._limits.image_pixels} pixels in all"
-                )
-            if turn.output_dropped:
-                status = Status.OUTPUT_LIMIT if status is Status.OK else status
-                notes.append(f"output is limited to {self._limits.output_bytes} bytes; {turn.output_dropped} dropped")
-            stderr = turn.stderr.decode(errors="replace") + "".join(f"[sandbox] {note}\n" for note in notes)
-            return Result(status, turn.stdout.decode(errors="replace"), stderr, shown, time.monotonic() - started)
+            result = await self._result(code, limit_s)
+        if self._observer is not None:
+            self._observer.run_ended(result.status, result.duration_s)
+        return result
 
     async def close(self) -> None:
-        """Ends every process of the session; its files go with them."""
+        """Ends every process of the session, once the run under way has ended; its files go with them."""
         async with self._lock:
             await self._kill()
+
+    async def _result(self, code: str, limit_s: float) -> Result:
+        started = time.monotonic()
+        try:
+            status, turn, notes = await self._run(code, limit_s)
+        except (OSError, EOFError, TimeoutError) as error:
+            await self._kill()
+            return Result(Status.SANDBOX_FAILURE, "", f"[sandbox] {error}\n", (), time.monotonic() - started)
+        except BaseException:
+            await self._kill()  # cancelled: the state of the run is unknown, so there must be none
+            raise
+        shown = await asyncio.to_thread(lambda: tuple(map(images.unpack, turn.images))) if turn.images else ()
+        if turn.images_dropped:
+            notes.append(
+                f"{turn.images_dropped} images not returned: the limits for one run are {self._limits.images} images and "
+                f"{self._limits.image_pixels} pixels in all"
+            )
+        if turn.output_dropped:
+            status = Status.OUTPUT_LIMIT if status is Status.OK else status
+            notes.append(f"output is limited to {self._limits.output_bytes} bytes; {turn.output_dropped} dropped")
+        stderr = turn.stderr.decode(errors="replace") + "".join(f"[sandbox] {note}\n" for note in notes)
+        return Result(status, turn.stdout.decode(errors="replace"), stderr, shown, time.monotonic() - started)
 
     async def _run(self, code: str, limit_s: float) -> tuple[Status, Turn, list[str]]:
         notes: list[str] = []

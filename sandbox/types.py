@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
 from PIL import Image
 
@@ -44,6 +45,22 @@ class Result:
     stderr: str
     images: tuple[Image.Image, ...]
     duration_s: float
+
+
+class Observer(Protocol):
+    """Told of what a pool does, at once and in its event loop: methods return quickly and raise nothing."""
+
+    def jail_started(self) -> None:
+        """A jail has been started: the first, or one in the place of one that died."""
+
+    def sessions_changed(self, open: int, waiting: int) -> None:
+        """How many sessions are open now, and how many callers wait for one."""
+
+    def session_started(self, seconds: float) -> None:
+        """A session was ready so long after there was room for it."""
+
+    def run_ended(self, status: Status, seconds: float) -> None:
+        """A run of code has ended."""
 
 
 class SandboxUnavailable(RuntimeError):

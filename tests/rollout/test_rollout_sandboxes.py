@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,6 +109,36 @@ async def until(actor, condition: Callable[[dict], bool], timeout_s=15.0):
 
 def kill(actor):
     os.kill(ray.get(actor.health.remote(), timeout=30)["process"], signal.SIGKILL)
+
+
+async def test_prometheus_is_told_of_runs_sessions_and_starts(pool):
+    async with pool.session() as session:
+        await session.run("1")
+        await session.run("1 / 0")
+    wanted = (
+        "ray_toolwise_sandbox_runs_total{",
+        'status="exception"',
+        "ray_toolwise_sandbox_run_seconds_bucket{",
+        "ray_toolwise_sandbox_session_start_seconds_count{",
+        "ray_toolwise_sandbox_sessions{",
+        "ray_toolwise_sandbox_jail_starts_total{",
+    )
+    addresses = [
+        f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics" for node in ray.nodes() if node["Alive"]
+    ]
+    deadline = time.monotonic() + 60
+    while missing := {line for line in wanted if line not in await asyncio.to_thread(scrape, addresses)}:
+        assert time.monotonic() < deadline, f"not exported: {missing}"
+        await asyncio.sleep(1)
+
+
+def scrape(addresses):
+    """What Prometheus would read from all nodes together."""
+    text = ""
+    for address in addresses:
+        with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5) as answer:
+            text += answer.read().decode()
+    return text
 
 
 async def test_state_persists_in_a_session_and_is_not_shared(pool):

@@ -1,0 +1,47 @@
+"""The jail's Python: one place declares its packages, configuration may add pins, and everything in it has a known version."""
+
+from __future__ import annotations
+
+import pytest
+from sandbox_host import LIMITS
+
+from sandbox import Pool, SandboxUnavailable, rootfs
+
+
+def test_every_installed_package_is_pinned() -> None:
+    assert [f"{name}=={version}" for name, version in rootfs.versions(rootfs.build()).items()] == rootfs.pins()
+
+
+async def test_the_jail_has_the_versions_that_are_declared() -> None:
+    code = "import importlib.metadata as m\nfor d in m.distributions(): print(f'{d.name.lower()}=={d.version}')"
+    async with Pool(LIMITS, size=1, preload=[]) as pool, pool.session() as session:
+        assert sorted((await session.run(code)).stdout.split()) == rootfs.pins()
+
+
+def test_an_added_pin_makes_an_environment_of_its_own() -> None:
+    assert rootfs.key(["shapely==2.1.2"]) != rootfs.key()
+    assert set(rootfs.pins(["shapely==2.1.2"])) - set(rootfs.pins()) == {"shapely==2.1.2"}
+
+
+def test_an_added_pin_takes_the_place_of_the_declared_one() -> None:
+    assert [pin for pin in rootfs.pins(["Python_Dateutil==2.9.0"]) if "dateutil" in pin.lower()] == ["Python_Dateutil==2.9.0"]
+
+
+@pytest.mark.parametrize("pin", ["shapely", "shapely>=2", "shapely==2 --pre", "-r /etc/passwd", "git+https://host/x", ""])
+def test_what_does_not_pin_a_version_is_refused(pin: str) -> None:
+    with pytest.raises(SandboxUnavailable, match="write NAME==VERSION"):
+        rootfs.build([pin])
+
+
+@pytest.mark.slow
+async def test_an_added_package_can_be_imported() -> None:
+    async with Pool(LIMITS, size=1, preload=[], packages=["pyyaml==6.0.2"]) as pool, pool.session() as session:
+        assert (await session.run("import yaml; yaml.__version__")).stdout == "'6.0.2'\n"
+
+
+@pytest.mark.slow
+def test_a_package_whose_needs_nobody_pinned_is_refused_and_they_are_named() -> None:
+    with pytest.raises(
+        SandboxUnavailable, match=r"nobody pinned: add imageio==\S+, lazy-loader==\S+, networkx==\S+, tifffile==\S+$"
+    ):
+        rootfs.build(["scikit-image==0.24.0"])
