@@ -1,7 +1,4 @@
-"""Finds out which protections this machine can give, and says what to do about each one that is missing.
-
-python -m sandbox.doctor [format=json]
-"""
+"""Finds out which protections this machine can give, and says what to do about each one that is missing."""
 
 from __future__ import annotations
 
@@ -42,10 +39,27 @@ if pid == 0:
     os._exit(0 if libc.mount(b"proc", b"/proc", b"proc", ctypes.c_ulong(14), b"subset=pid") == 0 else 1)
 raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
-_POD = (
-    "in a pod: hostUsers: false with securityContext.procMount: Unmasked and seccompProfile.type: Unconfined, "
-    "or privileged: true as a last resort"
-)
+_POD = "in a pod: the securityContext below"
+POD_SECURITY_CONTEXT = """\
+spec:
+  hostUsers: false
+  securityContext:
+    runAsUser: 0
+    runAsGroup: 0
+  containers:
+    - securityContext:
+        privileged: false
+        allowPrivilegeEscalation: false
+        seccompProfile:
+          type: Unconfined
+        appArmorProfile:
+          type: Unconfined
+        procMount: Unmasked
+        capabilities:
+          drop: [ALL]
+          add: [SETUID, SETGID, KILL]
+"""
+"""What a pod needs for full isolation, as `k8s/base/` gives it to the sandbox group; `privileged: true` is the last resort."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +90,23 @@ class Report:
         return "reduced" if missing else "full"
 
     def to_json(self) -> str:
-        """An object: `level`, and `checks` as a list of objects with the fields of `Check`."""
-        return json.dumps({"level": self.level, "checks": [asdict(check) for check in self.checks]}, indent=2)
+        """An object: `level`, `checks` as a list of objects with the fields of `Check`, and `pod`, what a pod has to be given."""
+        checks = [asdict(check) for check in self.checks]
+        return json.dumps({"level": self.level, "checks": checks, "pod": POD_SECURITY_CONTEXT}, indent=2)
 
     def __str__(self) -> str:
-        lines = [f"{'ok' if check.ok else 'missing':8}{check.name:18}{check.found}" for check in self.checks]
+        lines = [f"{'ok' if check.ok else 'missing':8}{check.name:22}{check.found}" for check in self.checks]
         remedies = [f"  {check.name}: {check.remedy}" for check in self.checks if check.remedy]
+        if any(_POD in remedy for remedy in remedies):
+            remedies += ["the securityContext of a pod (privileged: true in its place is the last resort):", POD_SECURITY_CONTEXT]
         return "\n".join([*lines, f"level: {self.level}", *(["what to do:", *remedies] if remedies else [])])
 
 
 def probe() -> Report:
     """Tries every protection, in child processes of its own. Takes well under a second, changes nothing, needs no privilege."""
-    return Report((_machine(), _nsjail(), *_namespaces(), _uid_mapping(), _proc(), _seccomp(), _cgroup(), _root_file_system()))
+    return Report(
+        (_machine(), _nsjail(), *_namespaces(), _uid_mapping(), _proc(), _seccomp(), _cgroup(), _root_file_system(), _packages())
+    )
 
 
 def _machine() -> Check:
@@ -190,15 +209,16 @@ def _root_file_system() -> Check:
     )
 
 
+def _packages() -> Check:
+    """No protection: what model-written code can import, and in which versions."""
+    built = rootfs.locate()
+    have = ", ".join(f"{name} {version}" for name, version in rootfs.versions(built).items()) if built else "not built yet"
+    return Check("packages", True, f"Python {platform.python_version()}, {have}")
+
+
 def _try(program: str, *arguments: str) -> str:
     """The last line of what a child Python that runs `program` complains about; empty when it succeeds."""
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", program, *arguments], capture_output=True, text=True, timeout=30, check=False
     )
     return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["refused"])[-1]
-
-
-if __name__ == "__main__":
-    report = probe()
-    print(report.to_json() if "format=json" in sys.argv[1:] else report)
-    raise SystemExit(0 if report.level == "full" else 1)
