@@ -111,6 +111,17 @@ def test_learner_and_sampler_agree_after_every_update(finished):
     assert max(gaps) <= 1e-3
 
 
+@pytest.mark.slow
+def test_in_bfloat16_learner_and_sampler_differ_by_rounding_alone(tmp_path):
+    out = tmp_path / "bfloat16"
+    more = ("stages=[rl]", "rollout.engine.dtype=bfloat16", "learner.precision=bfloat16")
+    result = subprocess.run(command(out, 2, *more), cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert result.returncode == 0, result.stdout + result.stderr
+    gaps = [line["rollout/logprob_gap"] for line in metrics(out)]
+    assert 1e-4 < min(gaps), "this is float32"
+    assert max(gaps) <= 0.03
+
+
 def test_the_timing_split_is_logged(finished):
     for line in metrics(finished):
         assert all(line[f"timing_s/{part}"] >= 0 for part in ("rollout", "generate", "tool", "learn", "sync", "step"))
