@@ -68,6 +68,10 @@ def measure(rounds: int, advance: Callable[[int, str], None]) -> list[Figure]:
 
 
 async def _measure(peers: Peers, limits: Limits, scratch: Path, rounds: int, advance: Callable[[int, str], None]) -> list[Figure]:
+    figures = _figures()
+    private, growth = figures["idle_session_memory"], figures["idle_session_memory_growth"]
+    for _ in range(min(rounds, _MEMORY_ROUNDS)):
+        await memory.add(private, growth, peers, limits)
     picture = scratch / "picture.jpg"
     _photograph().save(picture, quality=_JPEG_QUALITY)
     async with Pool(limits) as pool:
@@ -76,15 +80,11 @@ async def _measure(peers: Peers, limits: Limits, scratch: Path, rounds: int, adv
             await bench.one_round(
                 _figures()
             )  # thrown away: the first of everything is slower, with files to read and fonts to load
-            figures = _figures()
             for number in range(rounds):
                 await bench.one_round(figures)
                 advance(
                     number + 1, f"a turn {figures['turn'].ours[-1]:.2f} ms, a session {figures['fresh_session'].ours[-1]:.1f} ms"
                 )
-    private, growth = figures["idle_session_memory"], figures["idle_session_memory_growth"]
-    for _ in range(min(rounds, _MEMORY_ROUNDS)):
-        await memory.add(private, growth, peers, limits)
     return list(figures.values())
 
 
