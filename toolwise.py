@@ -11,6 +11,7 @@ USAGE = """usage: toolwise COMMAND [key=value …]
   cold-start  supervised fine-tuning on verified demonstrations only
   collect     roll a policy out and write its trajectories, without learning
   evaluate    measure a policy on held-out tasks
+  bench       measure a part beside its peers, in one run: bench NAME (sandbox)
   doctor      say whether this machine can run the sandbox, and what to do if not
 
 Every setting can be overridden: toolwise train out=runs/mine rl.steps=50 seed=1"""
@@ -91,6 +92,39 @@ def evaluate(overrides: Sequence[str]) -> int:
     return collect(overrides, "evaluate")
 
 
+def bench(overrides: Sequence[str]) -> int:
+    """Measure a part and its peers in one run, print the figures side by side and write them."""
+    import json
+    from pathlib import Path
+
+    from benchmarks import BENCHMARKS, BenchConfig, table
+    from configs import SettingsError, compose
+    from learner.console import console, progress
+    from learner.run_directory import write_whole
+
+    name = next((argument for argument in overrides if "=" not in argument), "")
+    if name not in BENCHMARKS:
+        raise SettingsError(f"there is no benchmark {name!r}: write one of {', '.join(BENCHMARKS)}, as in `bench sandbox`")
+    settings = list(overrides)
+    settings.remove(name)
+    config = compose("bench", BenchConfig, settings)
+    out = Path(config.out or f"runs/bench/{name}.json")
+    if config.rounds < 1:
+        raise SettingsError(f"rounds={config.rounds}: write at least 1")
+    if out.is_dir():
+        raise SettingsError(f"out={out} is a directory: write a file, like out={out}/{name}.json")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    console.print(f"bench {name}: ours and its peers in turns, {config.rounds} rounds, into {out}", highlight=False)
+    with progress("rounds", config.rounds) as advance:
+        figures = BENCHMARKS[name](config.rounds, advance)
+    records = [figure.record() for figure in figures]
+    write_whole(out, json.dumps(records, indent=2) + "\n")
+    console.print(table(records))
+    console.print(f"wrote {out}", soft_wrap=True, highlight=False)
+    console.print("next: .venv/bin/toolwise train experiment=demo", highlight=False)
+    return 0
+
+
 def doctor(overrides: Sequence[str]) -> int:
     """Print what the sandbox needs and whether it is there and holds; exit status 1 where something is missing."""
     import asyncio
@@ -113,6 +147,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "cold-start": cold_start,
     "collect": collect,
     "evaluate": evaluate,
+    "bench": bench,
     "doctor": doctor,
 }
 

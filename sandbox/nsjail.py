@@ -27,7 +27,7 @@ _CODE = "/opt/toolwise"
 _START = f"import sys; sys.path.append({_CODE!r}); from sandbox.zygote import main; main()"
 
 # Cleared, then exactly this: no secret of the host can be in it.
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "HOME": "/work",
     "TMPDIR": "/tmp",
     "USER": "user",
@@ -82,21 +82,27 @@ def zygote_config(root: Path, control_fd: int, log_fd: int, settings: dict[str, 
     `root` is a built environment (`sandbox.rootfs`); `control_fd` is passed into the jail; nsjail's own log goes to `log_fd`.
     `settings` are `preload` (module names), `disk_bytes`, `memory_bytes`, `pids` and `cpu_s`.
     """
-    uid, gid = outside_ids()
     code = Path(__file__).parent
-    (interpreter,) = (root / "python/bin").glob("python3.[0-9]*")
-    modules = [
+    config = python_config(root, log_fd, _START, str(control_fd), json.dumps(settings))
+    config.pass_fd = [control_fd]
+    config.mount += [
         MountPt(dst=f"{_CODE}/sandbox/{name}", src_content=(code / name).read_bytes(), is_dir=False, nosuid=True, nodev=True)
         for name in _JAIL_MODULES
     ]
+    return config
+
+
+def python_config(root: Path, log_fd: int, program: str, *arguments: str) -> NsJailConfig:
+    """A jail that runs `program`, Python source, with `arguments` in `sys.argv`. It sets no resource limits."""
+    uid, gid = outside_ids()
+    (interpreter,) = (root / "python/bin").glob("python3.[0-9]*")
     return NsJailConfig(
         hostname="sandbox",
         time_limit=0,
         nice_level=os.getpriority(os.PRIO_PROCESS, 0),  # as it is: an ordinary user cannot go back to 0
         log_fd=log_fd,
         keep_env=False,
-        envar=[f"{name}={value}" for name, value in _ENVIRONMENT.items()],
-        pass_fd=[control_fd],
+        envar=[f"{name}={value}" for name, value in ENVIRONMENT.items()],
         disable_rl=True,  # sessions set their own
         iface_no_lo=True,
         uidmap=[IdMap(inside_id=_INNER_ID, outside_id=str(uid))],
@@ -105,7 +111,6 @@ def zygote_config(root: Path, control_fd: int, log_fd: int, settings: dict[str, 
             _bind(root / "python", "/opt/python"),
             _bind(root / "fonts", "/opt/fonts"),
             _bind(root / "lib", "/lib64"),
-            *modules,
             *(_device(name) for name in ("null", "zero", "full", "random", "urandom")),
             # Writable, because a session's id map is written there; each session covers it with a /proc of its own.
             MountPt(dst="/proc", fstype="proc", rw=True),
@@ -113,14 +118,11 @@ def zygote_config(root: Path, control_fd: int, log_fd: int, settings: dict[str, 
             *(MountPt(dst=name, fstype="tmpfs", options="size=4k") for name in ("/work", "/mnt", "/dev/shm")),
         ],
         seccomp_string=[str(SeccompPolicy("outer").errno(errno.EPERM, *_DENIED_TO_ALL).default_allow())],
-        exec_bin=Exe(
-            path=f"/opt/python/bin/{interpreter.name}",
-            arg=["-I", "-B", "-X", "utf8", "-c", _START, str(control_fd), json.dumps(settings)],
-        ),
+        exec_bin=Exe(path=f"/opt/python/bin/{interpreter.name}", arg=["-I", "-B", "-X", "utf8", "-c", program, *arguments]),
     )
 
 
-def launch(config: NsJailConfig, stderr_fd: int) -> subprocess.Popen[bytes]:
+def launch(config: NsJailConfig, stderr_fd: int, stdout_fd: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
     """Starts nsjail. Raises OSError. End it by killing the jailed PID 1, not nsjail: nsjail then cleans up and exits by itself."""
     config_fd = os.memfd_create("nsjail.cfg")
     try:
@@ -128,7 +130,7 @@ def launch(config: NsJailConfig, stderr_fd: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [str(binary()), "--config", f"/proc/self/fd/{config_fd}"],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=stdout_fd,
             stderr=stderr_fd,
             env={},
             pass_fds=[config_fd, *config.pass_fd, *([] if config.log_fd is None else [config.log_fd])],

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("sandbox", "envs", "rollout", "learner")
+PACKAGES = ("sandbox", "envs", "rollout", "learner", "benchmarks")
 SOURCES = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")] + [
     ROOT / "toolwise.py",
     ROOT / "configs/__init__.py",

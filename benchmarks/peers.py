@@ -1,0 +1,138 @@
+"""What the sandbox is held against. All peers run the jail's own Python with the sandbox's imports and environment variables.
+
+* a jail per call (snekbox's way): nsjail with a root, namespaces, system-call filter and resource limits like ours, and in it a new
+  interpreter that imports, runs the code and exits. It is given no cgroup, which would cost it more time and ours has.
+* a process per call: the same new interpreter without any isolation.
+* a REPL: one unjailed interpreter that has imported and that reads, runs and echoes one cell after another as a notebook does,
+  over a pair of pipes. It protects from nothing and has no deadline: what a turn costs at least, whatever the walls.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from envs.types import InfrastructureError
+from sandbox import Limits, nsjail
+
+JAIL_PER_CALL = "nsjail and a new interpreter per call"
+PROCESS_PER_CALL = "a new interpreter per call, unjailed"
+REPL = "a REPL over a pipe, unjailed"
+
+_FONTS_IN_JAIL = """
+import os
+os.mkdir("/tmp/.matplotlib")
+for name in os.listdir("/opt/fonts"):
+    os.symlink(f"/opt/fonts/{name}", f"/tmp/.matplotlib/{name}")
+"""
+_FLUSH = "import sys; sys.stdout.flush()"  # so that the result leaves before the interpreter takes itself apart
+_SERVE = """
+import ast, contextlib, io, os, sys
+namespace = {"__name__": "__main__"}
+while size := sys.stdin.buffer.read(4):
+    tree = ast.parse(sys.stdin.buffer.read(int.from_bytes(size)))
+    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(compile(tree, "<cell>", "exec"), namespace)
+        if last is not None and (value := eval(compile(ast.Expression(last.value), "<cell>", "eval"), namespace)) is not None:
+            print(repr(value))
+    text = printed.getvalue().encode()
+    os.write(1, len(text).to_bytes(4) + text)
+"""
+
+
+class Peers:
+    """Makes them. `root` is the jail's environment (`sandbox.rootfs`), `scratch` an empty directory."""
+
+    def __init__(self, root: Path, imports: Sequence[str], limits: Limits, scratch: Path) -> None:
+        self._root = root
+        self._imports = f"import {', '.join(imports)}"
+        self._limits = limits
+        fonts = scratch / "matplotlib"
+        fonts.mkdir()
+        for font in (root / "fonts").iterdir():
+            (fonts / font.name).symlink_to(font)
+        self._environment = nsjail.ENVIRONMENT | {
+            "HOME": str(scratch),
+            "TMPDIR": str(scratch),
+            "LD_LIBRARY_PATH": str(root / "python/lib"),
+            "MPLCONFIGDIR": str(fonts),
+        }
+        (self._python,) = (root / "python/bin").glob("python3.[0-9]*")
+
+    def in_new_jail(self, code: str) -> tuple[str, float]:
+        """The first line that `code` printed, and the seconds until it was there. Returns when the jail has ended."""
+        log = os.memfd_create("log")
+        try:
+            started = time.perf_counter()
+            config = nsjail.python_config(self._root, log, "\n".join((_FONTS_IN_JAIL, self._imports, code, _FLUSH)))
+            config.time_limit = int(self._limits.wall_s)
+            config.disable_rl = False
+            config.rlimit_cpu = int(self._limits.cpu_s)
+            config.rlimit_fsize = self._limits.disk_bytes >> 20
+            config.rlimit_nofile = 256
+            for mount in config.mount:
+                if mount.dst in ("/tmp", "/work"):
+                    mount.rw, mount.options = True, f"size={self._limits.disk_bytes}"
+            return _first_line(nsjail.launch(config, log, subprocess.PIPE), started, log)
+        finally:
+            os.close(log)
+
+    def in_new_process(self, code: str) -> tuple[str, float]:
+        """Like `in_new_jail`, unjailed."""
+        started = time.perf_counter()
+        return _first_line(self._spawn("\n".join((self._imports, code, _FLUSH)), subprocess.DEVNULL), started)
+
+    def repl(self) -> Repl:
+        """A new REPL, ready for its first cell when its first `run` returns."""
+        return Repl(self._spawn(f"{self._imports}\n{_SERVE}", subprocess.PIPE))
+
+    def _spawn(self, program: str, stdin: int) -> subprocess.Popen[bytes]:
+        command = [str(self._python), "-I", "-B", "-X", "utf8", "-c", program]
+        return subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, env=self._environment, bufsize=0)
+
+
+class Repl:
+    """A persistent unjailed interpreter. `with` ends it."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin is not None and process.stdout is not None
+        self._process, self._cells, self._printed = process, process.stdin, process.stdout
+        self.pid = process.pid
+
+    def __enter__(self) -> Repl:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._cells.close()
+        self._printed.close()
+        self._process.wait()
+
+    def run(self, code: str) -> str:
+        """What the cell printed. Raises InfrastructureError when it raised, which ends the REPL."""
+        source = code.encode()
+        self._cells.write(len(source).to_bytes(4) + source)
+        return self._read(int.from_bytes(self._read(4))).decode()
+
+    def _read(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            if not (more := self._printed.read(size - len(data))):
+                raise InfrastructureError("the unjailed REPL ended: what it said is above")
+            data += more
+        return data
+
+
+def _first_line(process: subprocess.Popen[bytes], started: float, log: int | None = None) -> tuple[str, float]:
+    with process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        took_s = time.perf_counter() - started
+        process.stdout.read()
+    if not line:
+        said = "" if log is None else os.pread(log, 1 << 16, 0).decode(errors="replace").strip()
+        raise InfrastructureError(f"a peer ended without a result, exit status {process.returncode}: {said.splitlines()[-1:]}")
+    return line.decode().rstrip("\n"), took_s
