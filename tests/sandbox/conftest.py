@@ -13,36 +13,54 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
-from sandbox_host import HIGH_FD, LIMITS, SECRET
+from sandbox_host import AS_ROOT, HIGH_FD, LIMITS, SECRET, AttackedPool, AttackedSession, session_in
+from sandbox_unprivileged import UnprivilegedPool
 
-from sandbox import Pool, SandboxUnavailable, Session
+from sandbox import Pool, SandboxUnavailable
+
+_NEEDS_ROOT = pytest.mark.skipif(not AS_ROOT, reason="not root: the unprivileged half is this user's own")
+_SCHEDULING = (resource.RLIMIT_RTPRIO, 99), (resource.RLIMIT_NICE, 40)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def temptations() -> Iterator[None]:
-    """What a careless host has lying around: keys in the environment, and an open descriptor with a high number."""
+    """What a careless host has lying around: keys in the environment, an open descriptor with a high number, rights to priority."""
     os.environ["WANDB_API_KEY"] = SECRET
-    os.dup2(os.open("/etc/passwd", os.O_RDONLY), HIGH_FD, inheritable=True)
+    with open("/etc/passwd") as file:
+        os.dup2(file.fileno(), HIGH_FD, inheritable=True)
+    earlier = {kind: resource.getrlimit(kind) for kind, _ in _SCHEDULING}
+    for kind, most in _SCHEDULING:
+        with contextlib.suppress(ValueError, PermissionError):  # not every root may raise a limit
+            resource.setrlimit(kind, (most, most))
     yield
+    for kind, limits in earlier.items():
+        resource.setrlimit(kind, limits)
     os.close(HIGH_FD)
     del os.environ["WANDB_API_KEY"]
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def pool(temptations: None) -> AsyncIterator[Pool]:
+@pytest_asyncio.fixture(scope="package", loop_scope="session", params=[pytest.param("root", marks=_NEEDS_ROOT), "unprivileged"])
+async def pool(request: pytest.FixtureRequest, temptations: None) -> AsyncIterator[AttackedPool | Pool]:
+    """A pool of root's, and one of an ordinary user's: in a process of its own where the tests are run by root."""
     try:
-        async with Pool(LIMITS, size=4) as pool:
-            yield pool
+        if AS_ROOT and request.param == "unprivileged":
+            async with UnprivilegedPool.start(LIMITS) as pool:
+                yield pool
+        else:
+            async with Pool(LIMITS, size=4) as pool:
+                yield pool
     except SandboxUnavailable as reason:
         pytest.skip(str(reason))
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def session(pool: Pool) -> AsyncIterator[Session]:
-    async with pool.session() as session:
+@pytest_asyncio.fixture(loop_scope="session", params=["fresh", "reused"])
+async def session(request: pytest.FixtureRequest, pool: AttackedPool | Pool) -> AsyncIterator[AttackedSession]:
+    async with session_in(pool, request.param) as session:
         yield session
