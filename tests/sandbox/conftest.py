@@ -8,56 +8,45 @@
 * honesty: each way for a run to end has its own status, partial output is kept, and a result can be neither forged nor mixed up;
 * images: they arrive and leave whole, and bombs do not go off;
 * state: it persists within a session and never crosses into another;
-* the pool: bounded, restarts what died, refuses to start without its protections, works for an unprivileged user.
+* the pool: bounded, restarts what died, refuses to start without its protections.
+
+Each attack through the `session` fixture runs four times: in a slot that has never held a session and in one that has just held a
+session which left much behind, of a pool of root's and of an ordinary user's.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import resource
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
-from sandbox_host import AS_ROOT, HIGH_FD, LIMITS, SECRET, AttackedPool, AttackedSession, session_in
+from sandbox_host import AS_ROOT, LIMITS, AttackedPool, AttackedSession, session_in, temptation
 from sandbox_unprivileged import UnprivilegedPool
 
 from sandbox import Pool, SandboxUnavailable
 
 _NEEDS_ROOT = pytest.mark.skipif(not AS_ROOT, reason="not root: the unprivileged half is this user's own")
-_SCHEDULING = (resource.RLIMIT_RTPRIO, 99), (resource.RLIMIT_NICE, 40)
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(autouse=True)
 def temptations() -> Iterator[None]:
-    """What a careless host has lying around: keys in the environment, an open descriptor with a high number, rights to priority."""
-    os.environ["WANDB_API_KEY"] = SECRET
-    with open("/etc/passwd") as file:
-        os.dup2(file.fileno(), HIGH_FD, inheritable=True)
-    earlier = {kind: resource.getrlimit(kind) for kind, _ in _SCHEDULING}
-    for kind, most in _SCHEDULING:
-        with contextlib.suppress(ValueError, PermissionError):  # not every root may raise a limit
-            resource.setrlimit(kind, (most, most))
-    yield
-    for kind, limits in earlier.items():
-        resource.setrlimit(kind, limits)
-    os.close(HIGH_FD)
-    del os.environ["WANDB_API_KEY"]
+    """For each test and not for the whole run: the tests of other folders must not meet a key in their environment."""
+    with temptation():
+        yield
 
 
-@pytest_asyncio.fixture(scope="package", loop_scope="session", params=[pytest.param("root", marks=_NEEDS_ROOT), "unprivileged"])
-async def pool(request: pytest.FixtureRequest, temptations: None) -> AsyncIterator[AttackedPool | Pool]:
+@pytest_asyncio.fixture(scope="session", loop_scope="session", params=[pytest.param("root", marks=_NEEDS_ROOT), "unprivileged"])
+async def pool(request: pytest.FixtureRequest) -> AsyncIterator[AttackedPool | Pool]:
     """A pool of root's, and one of an ordinary user's: in a process of its own where the tests are run by root."""
-    try:
-        if AS_ROOT and request.param == "unprivileged":
-            async with UnprivilegedPool.start(LIMITS) as pool:
-                yield pool
-        else:
-            async with Pool(LIMITS, size=4) as pool:
-                yield pool
-    except SandboxUnavailable as reason:
-        pytest.skip(str(reason))
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            with temptation():  # a fixture for the whole run is made before the one for a test
+                elsewhere = AS_ROOT and request.param == "unprivileged"
+                pool = await stack.enter_async_context(UnprivilegedPool.start(LIMITS) if elsewhere else Pool(LIMITS, size=4))
+        except SandboxUnavailable as reason:
+            pytest.skip(str(reason))
+        yield pool
 
 
 @pytest_asyncio.fixture(loop_scope="session", params=["fresh", "reused"])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator
+import resource
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -16,6 +17,8 @@ HIGH_FD = 700
 LIMITS = Limits(
     wall_s=8, cpu_s=4, memory_bytes=400 << 20, pids=24, disk_bytes=16 << 20, output_bytes=20_000, images=4, image_side=512
 )
+
+_PRIORITY = (resource.RLIMIT_RTPRIO, 99), (resource.RLIMIT_NICE, 40)
 
 Executor = Literal["fresh", "reused"]
 
@@ -59,6 +62,25 @@ class AttackedPool(Protocol):
     def session(self, images: tuple = ()) -> contextlib.AbstractAsyncContextManager[AttackedSession]: ...
 
     async def discard_slots(self) -> None: ...
+
+
+@contextlib.contextmanager
+def temptation() -> Iterator[None]:
+    """What a careless host has lying around: a key in its environment, an open descriptor with a high number, priority."""
+    os.environ["WANDB_API_KEY"] = SECRET
+    with open("/etc/passwd") as file:
+        os.dup2(file.fileno(), HIGH_FD, inheritable=True)
+    earlier = {kind: resource.getrlimit(kind) for kind, _ in _PRIORITY}
+    for kind, most in _PRIORITY:
+        with contextlib.suppress(ValueError):  # not everyone may raise a limit
+            resource.setrlimit(kind, (most, most))
+    try:
+        yield
+    finally:
+        for kind, limits in earlier.items():
+            resource.setrlimit(kind, limits)
+        os.close(HIGH_FD)
+        del os.environ["WANDB_API_KEY"]
 
 
 async def discard_slots(pool: Pool) -> None:
