@@ -8,41 +8,48 @@
 * honesty: each way for a run to end has its own status, partial output is kept, and a result can be neither forged nor mixed up;
 * images: they arrive and leave whole, and bombs do not go off;
 * state: it persists within a session and never crosses into another;
-* the pool: bounded, restarts what died, refuses to start without its protections, works for an unprivileged user.
+* the pool: bounded, restarts what died, refuses to start without its protections.
+
+Each attack through the `session` fixture runs four times: in a slot that has never held a session and in one that has just held a
+session which left much behind, of a pool of root's and of an ordinary user's.
 """
 
 from __future__ import annotations
 
-import os
+import contextlib
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
-from sandbox_host import HIGH_FD, LIMITS, SECRET
+from sandbox_host import AS_ROOT, LIMITS, AttackedPool, AttackedSession, session_in, temptation
+from sandbox_unprivileged import UnprivilegedPool
 
-from sandbox import Pool, SandboxUnavailable, Session
+from sandbox import Pool, SandboxUnavailable
+
+_NEEDS_ROOT = pytest.mark.skipif(not AS_ROOT, reason="not root: the unprivileged half is this user's own")
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def temptations() -> Iterator[None]:
-    """What a careless host has lying around: keys in the environment, and an open descriptor with a high number."""
-    os.environ["WANDB_API_KEY"] = SECRET
-    os.dup2(os.open("/etc/passwd", os.O_RDONLY), HIGH_FD, inheritable=True)
-    yield
-    os.close(HIGH_FD)
-    del os.environ["WANDB_API_KEY"]
+    """For each test and not for the whole run: the tests of other folders must not meet a key in their environment."""
+    with temptation():
+        yield
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def pool(temptations: None) -> AsyncIterator[Pool]:
-    try:
-        async with Pool(LIMITS, size=4) as pool:
-            yield pool
-    except SandboxUnavailable as reason:
-        pytest.skip(str(reason))
+@pytest_asyncio.fixture(scope="session", loop_scope="session", params=[pytest.param("root", marks=_NEEDS_ROOT), "unprivileged"])
+async def pool(request: pytest.FixtureRequest) -> AsyncIterator[AttackedPool | Pool]:
+    """A pool of root's, and one of an ordinary user's: in a process of its own where the tests are run by root."""
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            with temptation():  # a fixture for the whole run is made before the one for a test
+                elsewhere = AS_ROOT and request.param == "unprivileged"
+                pool = await stack.enter_async_context(UnprivilegedPool.start(LIMITS) if elsewhere else Pool(LIMITS, size=4))
+        except SandboxUnavailable as reason:
+            pytest.skip(str(reason))
+        yield pool
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def session(pool: Pool) -> AsyncIterator[Session]:
-    async with pool.session() as session:
+@pytest_asyncio.fixture(loop_scope="session", params=["fresh", "reused"])
+async def session(request: pytest.FixtureRequest, pool: AttackedPool | Pool) -> AsyncIterator[AttackedSession]:
+    async with session_in(pool, request.param) as session:
         yield session

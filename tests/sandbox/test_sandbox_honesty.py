@@ -131,7 +131,7 @@ import sys
 caller = sys._getframe()
 while 'token' not in caller.f_locals: caller = caller.f_back
 stolen = caller.f_locals['token']
-sent = os.write(3, frame(b'D', stolen + b'o') * 2)"""
+sent = os.write(3, frame(b"D", stolen + b"o") * 2)"""
     )
     await session.run(code)
     result = await session.run("print('second'); 1 / 0")

@@ -176,6 +176,7 @@ async def test_a_failing_show_is_the_code_s_exception(session: Session) -> None:
 @pytest.mark.parametrize(
     "module", ["numpy", "PIL", "scipy.stats", "pandas", "sympy", "sklearn.linear_model", "matplotlib.pyplot", "cv2"]
 )
-async def test_the_package_can_be_imported(session: Session, module: str) -> None:
-    result = await session.run(f"import {module}")
+async def test_the_package_can_be_imported(pool: Pool, module: str) -> None:
+    async with pool.session() as session:
+        result = await session.run(f"import {module}")
     assert (result.status, result.stderr) == (Status.OK, "")
