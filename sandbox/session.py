@@ -129,7 +129,7 @@ class Session:
         if code == -signal.SIGXCPU:
             notes.append(f"killed after {self._limits.cpu_s:g} s of processor time; variables are lost")
             return Status.TIMEOUT
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended itself with exit status {code}"
+        how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended itself with exit status {code}"
         notes.append(f"the process {how}; variables are lost")
         return Status.KILLED
 
@@ -174,3 +174,8 @@ class Session:
         if turn.images_dropped:
             notes.append(f"{turn.images_dropped} images not returned: the limit is {self._limits.images} per run")
         return tuple(shown)
+
+
+def _signal_name(number: int) -> str:
+    """Most of the real-time signals have no name."""
+    return signal.Signals(number).name if number in iter(signal.Signals) else f"signal {number}"
