@@ -93,10 +93,11 @@ class Session:
         process = self._process
         assert process is not None
         self._cell += 1
-        turn = await process.begin(self._cell, code)
+        began = time.monotonic()
         watch = self._watch_cpu(process)
         try:
-            ending = await process.wait(limit_s)
+            turn = await process.begin(self._cell, code, limit_s)
+            ending = await process.wait(max(0.0, limit_s - (time.monotonic() - began)))
         finally:
             watch()
         if ending.outcome:
