@@ -118,12 +118,13 @@ class Process:
     def usable(self) -> bool:
         return self._final is None
 
-    async def begin(self, cell_number: int, source: str) -> Turn:
-        """Sends a cell. Raises OSError when the session is gone."""
+    async def begin(self, cell_number: int, source: str, timeout_s: float) -> Turn:
+        """Sends a cell, or as much of it as the session reads in `timeout_s`. Raises OSError when the session is gone."""
         self._turn = Turn(secrets.token_bytes(wire.TOKEN_BYTES))
         self._ending = asyncio.get_running_loop().create_future()
         payload = self._turn.token + wire.CELL.pack(cell_number) + source.encode("utf-8", "surrogatepass")
-        await self._send(wire.HEADER.pack(wire.RUN, len(payload)) + payload)
+        with contextlib.suppress(TimeoutError):  # what an earlier cell left behind has stopped the interpreter
+            await self._send(wire.HEADER.pack(wire.RUN, len(payload)) + payload, timeout_s)
         return self._turn
 
     async def wait(self, timeout_s: float) -> Ending:
@@ -185,17 +186,17 @@ class Process:
         try:
             frame = wire.HEADER.pack(wire.IMAGES, len(payload)) + payload
             sent = socket.send_fds(self._cell, [frame], [fd])
-            await self._send(frame[sent:])
+            await self._send(frame[sent:], _START_S)
         finally:
             os.close(fd)
 
-    async def _send(self, data: bytes) -> None:
+    async def _send(self, data: bytes, timeout_s: float) -> None:
         try:
             sent = self._cell.send(data)
         except BlockingIOError:
             sent = 0
         if sent < len(data):
-            async with asyncio.timeout(_START_S):
+            async with asyncio.timeout(timeout_s):
                 await asyncio.get_running_loop().sock_sendall(self._cell, data[sent:])
 
     def _end(self, ending: Ending, *, final: bool = False) -> None:

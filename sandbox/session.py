@@ -105,10 +105,11 @@ class Session:
         process = self._process
         assert process is not None
         self._cell += 1
-        turn = await process.begin(self._cell, code)
+        began = time.monotonic()
         watch = self._watch_cpu(process)
         try:
-            ending = await process.wait(limit_s)
+            turn = await process.begin(self._cell, code, limit_s)
+            ending = await process.wait(max(0.0, limit_s - (time.monotonic() - began)))
         finally:
             watch()
         if ending.outcome:
@@ -141,7 +142,7 @@ class Session:
         if code == -signal.SIGXCPU:
             notes.append(f"killed after {self._limits.cpu_s:g} s of processor time; variables are lost")
             return Status.TIMEOUT
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended itself with exit status {code}"
+        how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended itself with exit status {code}"
         notes.append(f"the process {how}; variables are lost")
         return Status.KILLED
 
@@ -172,3 +173,8 @@ class Session:
         process, self._process = self._process, None
         if process is not None:
             await asyncio.shield(process.close())
+
+
+def _signal_name(number: int) -> str:
+    """Most of the real-time signals have no name."""
+    return signal.Signals(number).name if number in iter(signal.Signals) else f"signal {number}"

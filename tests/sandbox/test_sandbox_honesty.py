@@ -68,6 +68,12 @@ async def test_a_signal_is_named(session: Session) -> None:
     assert "SIGSEGV" in result.stderr
 
 
+async def test_a_signal_without_a_name_is_numbered(session: Session) -> None:
+    result = await session.run("import os; os.kill(os.getpid(), 40)")
+    assert result.status is Status.KILLED
+    assert "was killed by signal 40" in result.stderr
+
+
 async def test_a_process_that_ends_itself_is_told_apart(session: Session) -> None:
     result = await session.run("import os; os._exit(7)")
     assert result.status is Status.KILLED

@@ -56,6 +56,20 @@ async def test_a_process_that_stops_itself_is_timed_out(session: Session) -> Non
     assert result.status is Status.TIMEOUT
 
 
+async def test_an_interpreter_that_does_not_read_its_cell_is_timed_out(session: Session) -> None:
+    stop_later = """
+import os, signal, time
+if os.fork() == 0:
+    time.sleep(0.1)
+    os.kill(os.getppid(), signal.SIGSTOP)
+    os._exit(0)"""
+    await session.run(stop_later)
+    await asyncio.sleep(0.3)
+    result = await session.run("#" * 2_000_000, timeout_s=0.3)
+    assert result.status is Status.TIMEOUT
+    assert result.duration_s < 3
+
+
 async def test_a_longer_timeout_than_the_limit_is_not_granted() -> None:
     async with Pool(Limits(wall_s=0.3), size=1) as pool, pool.session() as session:
         assert (await session.run("import time; time.sleep(9)", timeout_s=60)).duration_s < 2
