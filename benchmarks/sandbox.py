@@ -70,6 +70,7 @@ def measure(rounds: int, advance: Callable[[int, str], None]) -> list[Figure]:
 async def _measure(peers: Peers, limits: Limits, scratch: Path, rounds: int, advance: Callable[[int, str], None]) -> list[Figure]:
     figures = _figures()
     private, growth = figures["idle_session_memory"], figures["idle_session_memory_growth"]
+    advance(0, "memory, then a round that is thrown away")
     for _ in range(min(rounds, _MEMORY_ROUNDS)):
         await memory.add(private, growth, peers, limits)
     picture = scratch / "picture.jpg"
