@@ -33,6 +33,8 @@ class Group:
 
     def __init__(self, parents: dict[str, Path], name: str, limits: Limits) -> None:
         self._paths = {controller: parent / name for controller, parent in parents.items()}
+        self._unified = "unified" in parents
+        self._cpu_file = -1
         for path in self._paths.values():
             path.mkdir()
         pids = str(limits.pids + _INIT_PIDS)
@@ -59,14 +61,23 @@ class Group:
 
     def cpu_s(self) -> float | None:
         """Processor time used by the group, ever; None where it is not counted."""
-        if unified := self._paths.get("unified"):
-            return int((unified / "cpu.stat").read_text().split()[1]) / 1e6
-        if accounting := self._paths.get("cpuacct"):
-            return int((accounting / "cpuacct.usage").read_text()) / 1e9
-        return None
+        if self._cpu_file < 0:  # kept open: it is read at every run
+            directory = self._paths.get("unified" if self._unified else "cpuacct")
+            if directory is None:
+                return None
+            self._cpu_file = os.open(directory / ("cpu.stat" if self._unified else "cpuacct.usage"), os.O_RDONLY | os.O_CLOEXEC)
+        text = os.pread(self._cpu_file, 4096, 0)
+        return int(text.split()[1]) / 1e6 if self._unified else int(text) / 1e9
+
+    def close(self) -> None:
+        """Lets go of the group, which stays until it is removed."""
+        if self._cpu_file >= 0:
+            os.close(self._cpu_file)
+            self._cpu_file = -1
 
     def remove(self) -> None:
         """Removes the group, whose processes must have ended."""
+        self.close()
         for path in self._paths.values():
             with contextlib.suppress(FileNotFoundError):
                 path.rmdir()

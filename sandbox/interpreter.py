@@ -30,6 +30,7 @@ from sandbox import wire
 _FONTS = "/opt/fonts"
 _FIGURES_MODULE = "matplotlib.pyplot"
 _TRACEBACK_CHARS = 8192
+_AT_ONCE_BYTES = 1 << 12
 _current: Interpreter | None = None
 
 
@@ -89,9 +90,9 @@ class Interpreter:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_CPU, (int(cpu_used + self._cpu_s) + 1, resource.getrlimit(resource.RLIMIT_CPU)[1]))
         try:
-            # Installed anew each time, in case the last cell changed them.
-            signal.signal(signal.SIGINT, self._interrupt)
-            signal.signal(signal.SIGXCPU, self._interrupt)
+            for number in (signal.SIGINT, signal.SIGXCPU):
+                if signal.getsignal(number) != self._interrupt:  # not yet, or the last cell changed it
+                    signal.signal(number, self._interrupt)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGXCPU))
             self._running = True
             try:
@@ -124,7 +125,7 @@ class Interpreter:
             if _is_image(value):
                 self.send_image(value)
             else:
-                print(repr(value))
+                sys.stdout.write(f"{value!r}\n")
 
     def _interrupt(self, number: int, _frame: object) -> None:
         # Between runs there is nothing to interrupt: the signal came too late.
@@ -155,8 +156,12 @@ class Interpreter:
         os.close(fd)
 
     def _send(self, kind: bytes, payload: bytes | memoryview) -> None:
-        self._channel.sendall(wire.HEADER.pack(kind, len(payload)))
-        self._channel.sendall(payload)
+        header = wire.HEADER.pack(kind, len(payload))
+        if len(payload) < _AT_ONCE_BYTES:
+            self._channel.sendall(header + payload)  # or the host would wake twice
+        else:
+            self._channel.sendall(header)
+            self._channel.sendall(payload)
 
     def _receive(self) -> tuple[bytes, bytes] | None:
         need = wire.HEADER.size

@@ -207,6 +207,8 @@ class Pool:
         for slot in self._free:
             if slot.peer is not None:
                 slot.peer.close()
+            if slot.group is not None:
+                slot.group.close()
         self._free.clear()
         if self._groups is not None:
             self._groups.remove()

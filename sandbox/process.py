@@ -21,6 +21,7 @@ from sandbox.types import Limits
 
 _START_S = 10.0
 _CHUNK = 1 << 16
+_LISTEN_S = 0.005  # most runs are over sooner; their output is read once, when they are, instead of waking the host for each line
 _FLOOD = 16  # output beyond the limit is dropped while the run goes on; at this multiple of the limit the run is stopped
 _READY = b"ready"
 
@@ -61,6 +62,7 @@ class Process:
         self._init = init
         self._cell = cell
         self._outputs = {stdout: "stdout", stderr: "stderr"}
+        self._listening = False  # to the outputs
         self._buffer = bytearray()
         self._turn = Turn(_READY)
         self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
@@ -70,8 +72,6 @@ class Process:
         loop = asyncio.get_running_loop()
         loop.add_reader(init.channel, self._read_supervision)
         loop.add_reader(cell, self._read_cell)
-        for fd in self._outputs:
-            loop.add_reader(fd, self._read_output, fd)
 
     @classmethod
     async def start(cls, slot: jail.Peer, limits: Limits, question: Sequence[Image.Image]) -> Process:
@@ -94,6 +94,7 @@ class Process:
             process = cls(limits, await jail.hello(supervision, _START_S), cell, *ours)
             ending = await process.wait(_START_S)
             if ending.outcome != _READY:
+                process.collect()
                 complaint = bytes(process._turn.stderr).decode(errors="replace")
                 raise EOFError(f"the session did not start: {complaint or ending}")
             if question:
@@ -120,6 +121,7 @@ class Process:
 
     async def begin(self, cell_number: int, source: str, timeout_s: float) -> Turn:
         """Sends a cell, or as much of it as the session reads in `timeout_s`. Raises OSError when the session is gone."""
+        self.collect()  # what was written between two runs belongs to neither
         self._turn = Turn(secrets.token_bytes(wire.TOKEN_BYTES))
         self._ending = asyncio.get_running_loop().create_future()
         payload = self._turn.token + wire.CELL.pack(cell_number) + source.encode("utf-8", "surrogatepass")
@@ -132,11 +134,13 @@ class Process:
         if self._final is not None:
             return self._final
         loop = asyncio.get_running_loop()
-        timer = loop.call_later(timeout_s, self._end, Ending(deadline=True))
+        deadline = loop.call_later(timeout_s, self._end, Ending(deadline=True))
+        listen = loop.call_later(_LISTEN_S, self._listen)
         try:
             return await self._ending
         finally:
-            timer.cancel()
+            deadline.cancel()
+            listen.cancel()
 
     def stop_for_cpu(self) -> None:
         """Ends the wait with `cpu`: somebody found that the session has used its processor time."""
@@ -147,6 +151,7 @@ class Process:
         self._turn.flooded = True
         self._ending = stopped = asyncio.get_running_loop().create_future()
         self._interrupted = acknowledged = asyncio.get_running_loop().create_future()
+        self._listen()  # or a full pipe could hold up what the run says of its end
         try:
             self._init.channel.send(wire.INTERRUPT)
             async with asyncio.timeout(grace_s):
@@ -160,11 +165,20 @@ class Process:
         return bool(ending.outcome)
 
     def collect(self) -> None:
-        """Reads what is left in the pipes: the code's output was complete before it said DONE."""
+        """Reads what is left in the pipes, and no more until the next run: the code's output was complete before it said DONE."""
         for fd in tuple(self._outputs):
+            if self._listening:
+                asyncio.get_running_loop().remove_reader(fd)
             for _ in range(4 + self._limits.output_bytes // _CHUNK):  # bounded: another process may write on and on
                 if not self._read_output(fd):
                     break
+        self._listening = False
+
+    def _listen(self) -> None:
+        if not self._listening:
+            self._listening = True
+            for fd in self._outputs:
+                asyncio.get_running_loop().add_reader(fd, self._read_output, fd)
 
     async def close(self) -> None:
         """Kills every process of the session, waits until the kernel has ended them, and reads their last words."""

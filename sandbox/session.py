@@ -17,6 +17,7 @@ from sandbox.cgroups import Group
 from sandbox.process import Ending, Process, Turn
 from sandbox.types import Limits, Observer, Result, Status
 
+_PROCESSORS = os.cpu_count() or 1
 _GRACE_S = 0.5  # between the interrupt and the kill
 _OUTCOMES = {
     wire.OUTCOME_OK: Status.OK,
@@ -151,7 +152,7 @@ class Session:
         begin = self._group.cpu_s() if self._group is not None and self._limits.cpu_s < math.inf else None
         if self._group is None or begin is None:
             return lambda: None
-        group, loop, processors = self._group, asyncio.get_running_loop(), os.cpu_count() or 1
+        group, loop = self._group, asyncio.get_running_loop()
 
         def look() -> None:
             nonlocal timer
@@ -159,9 +160,9 @@ class Session:
             if left <= 0:
                 process.stop_for_cpu()
             else:
-                timer = loop.call_later(max(0.05, left / processors), look)
+                timer = loop.call_later(max(0.05, left / _PROCESSORS), look)
 
-        timer = loop.call_later(self._limits.cpu_s / processors, look)
+        timer = loop.call_later(self._limits.cpu_s / _PROCESSORS, look)
         return lambda: timer.cancel()
 
     async def _restart(self) -> None:
