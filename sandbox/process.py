@@ -22,6 +22,7 @@ from sandbox.types import Limits
 _START_S = 10.0
 _CHUNK = 1 << 16
 _FLOOD = 16  # output beyond the limit is dropped while the run goes on; at this multiple of the limit the run is stopped
+_MOST_FRAMES = 1000  # in a run, kept or dropped: reading them takes time from every session
 _READY = b"ready"
 
 
@@ -50,6 +51,7 @@ class Turn:
     images_dropped: int = 0
     output_bytes: int = 0
     output_dropped: int = 0
+    frames: int = 0
     flooded: bool = False
 
 
@@ -118,12 +120,20 @@ class Process:
     def usable(self) -> bool:
         return self._final is None
 
-    async def begin(self, cell_number: int, source: str) -> Turn:
-        """Sends a cell. Raises OSError when the session is gone."""
+    async def begin(self, cell_number: int, source: str, timeout_s: float) -> Turn:
+        """Sends a cell, for `timeout_s` at most. `wait` says what became of it, even if it did not arrive.
+
+        The other end is in the hands of the session's code, which may have shut it or may not read: no failure of ours.
+        """
         self._turn = Turn(secrets.token_bytes(wire.TOKEN_BYTES))
         self._ending = asyncio.get_running_loop().create_future()
         payload = self._turn.token + wire.CELL.pack(cell_number) + source.encode("utf-8", "surrogatepass")
-        await self._send(wire.HEADER.pack(wire.RUN, len(payload)) + payload)
+        try:
+            await self._send(wire.HEADER.pack(wire.RUN, len(payload)) + payload, timeout_s)
+        except TimeoutError:
+            self._end(Ending(deadline=True), final=True)  # half a frame was sent: nothing more can be
+        except OSError:
+            pass  # if the session is gone, its supervision says so
         return self._turn
 
     async def wait(self, timeout_s: float) -> Ending:
@@ -185,17 +195,17 @@ class Process:
         try:
             frame = wire.HEADER.pack(wire.IMAGES, len(payload)) + payload
             sent = socket.send_fds(self._cell, [frame], [fd])
-            await self._send(frame[sent:])
+            await self._send(frame[sent:], _START_S)
         finally:
             os.close(fd)
 
-    async def _send(self, data: bytes) -> None:
+    async def _send(self, data: bytes, timeout_s: float) -> None:
         try:
             sent = self._cell.send(data)
         except BlockingIOError:
             sent = 0
         if sent < len(data):
-            async with asyncio.timeout(_START_S):
+            async with asyncio.timeout(timeout_s):
                 await asyncio.get_running_loop().sock_sendall(self._cell, data[sent:])
 
     def _end(self, ending: Ending, *, final: bool = False) -> None:
@@ -260,6 +270,10 @@ class Process:
 
     def _take(self, kind: bytes, payload: bytes) -> bool:
         """False where the payload is not what its kind promises."""
+        self._turn.frames += 1
+        if self._turn.frames > _MOST_FRAMES and not self._turn.flooded:
+            self._turn.flooded = True
+            self._end(Ending(flood=True))
         if kind == wire.READY:
             self._end(Ending(outcome=_READY))
         elif kind == wire.IMAGE:
