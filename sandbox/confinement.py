@@ -24,6 +24,7 @@ _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_C
 _SYS_CAPSET = 126
 _MAX_OPEN_FILES = 256
 _MAX_INODES = 16384
+_MAX_PENDING_SIGNALS = 1024
 
 _NAMESPACES = (
     os.CLONE_NEWUSER | os.CLONE_NEWNS | os.CLONE_NEWPID | os.CLONE_NEWIPC | os.CLONE_NEWUTS | os.CLONE_NEWNET | os.CLONE_NEWCGROUP
@@ -43,6 +44,10 @@ _DENIED = {
     "fsopen": 430, "fsconfig": 431, "fsmount": 432, "fspick": 433, "pidfd_getfd": 438, "process_madvise": 440,
     "mount_setattr": 442, "quotactl_fd": 443, "memfd_secret": 447, "cachestat": 451, "statmount": 457,
     "listmount": 458, "lsm_get_self_attr": 459, "lsm_set_self_attr": 460, "open_tree_attr": 467,
+    # Tables that are one for the machine, or for a user in all of its namespaces: one session could fill them for everybody.
+    # An inotify watch would besides tell what other sessions open among the files that all of them share.
+    "io_setup": 206, "io_destroy": 207, "io_getevents": 208, "io_submit": 209, "io_cancel": 210, "io_pgetevents": 333,
+    "inotify_init": 253, "inotify_add_watch": 254, "inotify_init1": 294,
 }  # fmt: skip
 _SYS_SOCKET, _SYS_SOCKETPAIR, _SYS_CLONE, _SYS_CLONE3 = 41, 53, 56, 435
 _FAMILIES = (1, 2, 10)  # unix, inet, inet6: harmless in an empty network namespace, and libraries expect to be able to make one
@@ -126,6 +131,12 @@ def limit_resources(memory_bytes: int, pids: int, disk_bytes: int) -> None:
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_MEMLOCK, 64 << 10),
         (resource.RLIMIT_MSGQUEUE, 0),
+        (resource.RLIMIT_RTPRIO, 0),  # the host's own rights to priority would be inherited
+        (resource.RLIMIT_NICE, 0),
+        (
+            resource.RLIMIT_SIGPENDING,
+            _MAX_PENDING_SIGNALS,
+        ),  # timers too; without it, one session could take all that its user may have
     ):
         resource.setrlimit(kind, (value, value))
 

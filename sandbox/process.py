@@ -23,6 +23,7 @@ _START_S = 10.0
 _CHUNK = 1 << 16
 _LISTEN_S = 0.005  # most runs are over sooner; their output is read once, when they are, instead of waking the host for each line
 _FLOOD = 16  # output beyond the limit is dropped while the run goes on; at this multiple of the limit the run is stopped
+_MOST_FRAMES = 1000  # in a run, kept or dropped: reading them takes time from every session
 _READY = b"ready"
 
 
@@ -51,6 +52,7 @@ class Turn:
     images_dropped: int = 0
     output_bytes: int = 0
     output_dropped: int = 0
+    frames: int = 0
     flooded: bool = False
 
 
@@ -120,13 +122,20 @@ class Process:
         return self._final is None
 
     async def begin(self, cell_number: int, source: str, timeout_s: float) -> Turn:
-        """Sends a cell, or as much of it as the session reads in `timeout_s`. Raises OSError when the session is gone."""
+        """Sends a cell, for `timeout_s` at most. `wait` says what became of it, even if it did not arrive.
+
+        The other end is in the hands of the session's code, which may have shut it or may not read: no failure of ours.
+        """
         self.collect()  # what was written between two runs belongs to neither
         self._turn = Turn(secrets.token_bytes(wire.TOKEN_BYTES))
         self._ending = asyncio.get_running_loop().create_future()
         payload = self._turn.token + wire.CELL.pack(cell_number) + source.encode("utf-8", "surrogatepass")
-        with contextlib.suppress(TimeoutError):  # what an earlier cell left behind has stopped the interpreter
+        try:
             await self._send(wire.HEADER.pack(wire.RUN, len(payload)) + payload, timeout_s)
+        except TimeoutError:
+            self._end(Ending(deadline=True), final=True)  # half a frame was sent: nothing more can be
+        except OSError:
+            pass  # if the session is gone, its supervision says so
         return self._turn
 
     async def wait(self, timeout_s: float) -> Ending:
@@ -275,6 +284,10 @@ class Process:
 
     def _take(self, kind: bytes, payload: bytes) -> bool:
         """False where the payload is not what its kind promises."""
+        self._turn.frames += 1
+        if self._turn.frames > _MOST_FRAMES and not self._turn.flooded:
+            self._turn.flooded = True
+            self._end(Ending(flood=True))
         if kind == wire.READY:
             self._end(Ending(outcome=_READY))
         elif kind == wire.IMAGE:

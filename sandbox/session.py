@@ -47,6 +47,7 @@ class Session:
         self._lock = asyncio.Lock()
         self._cell = 0
         self._memory_kills = 0
+        self._cpu_most = 0.0  # of the group's count, at which the run under way has used its processor time
 
     async def open(self) -> None:
         """Starts the processes. A failure is not raised: the next run tries again and, failing too, says SANDBOX_FAILURE."""
@@ -106,11 +107,11 @@ class Session:
         process = self._process
         assert process is not None
         self._cell += 1
-        began = time.monotonic()
         watch = self._watch_cpu(process)
         try:
+            deadline = time.monotonic() + limit_s
             turn = await process.begin(self._cell, code, limit_s)
-            ending = await process.wait(max(0.0, limit_s - (time.monotonic() - began)))
+            ending = await process.wait(deadline - time.monotonic())
         finally:
             watch()
         if ending.outcome:
@@ -119,7 +120,7 @@ class Session:
         if ending.deadline or ending.flood or ending.cpu:
             status = Status.OUTPUT_LIMIT if ending.flood else Status.TIMEOUT
             reason = "output" if ending.flood else f"{self._limits.cpu_s:g} s of processor time" if ending.cpu else f"{limit_s:g} s"
-            if await process.interrupt(_GRACE_S):
+            if process.usable and await process.interrupt(_GRACE_S):
                 process.collect()
                 notes.append(f"stopped after {'too much output' if ending.flood else reason}; variables are kept")
             else:
@@ -140,23 +141,29 @@ class Session:
             notes.append(ending.lost)
             return Status.SANDBOX_FAILURE
         code = os.waitstatus_to_exitcode(ending.died)
-        if code == -signal.SIGXCPU:
+        if code == -signal.SIGXCPU and self._cpu_spent():  # else it sent the signal to itself
             notes.append(f"killed after {self._limits.cpu_s:g} s of processor time; variables are lost")
             return Status.TIMEOUT
         how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended itself with exit status {code}"
         notes.append(f"the process {how}; variables are lost")
         return Status.KILLED
 
+    def _cpu_spent(self) -> bool:
+        """Whether the run has used its processor time; believed where it is not counted."""
+        used = self._group.cpu_s() if self._group is not None else None
+        return used is None or used >= self._cpu_most
+
     def _watch_cpu(self, process: Process) -> Callable[[], object]:
         """Looks at the group's processor time no sooner than it can be used up. Returns what ends the watch."""
         begin = self._group.cpu_s() if self._group is not None and self._limits.cpu_s < math.inf else None
         if self._group is None or begin is None:
             return lambda: None
+        self._cpu_most = begin + self._limits.cpu_s
         group, loop = self._group, asyncio.get_running_loop()
 
         def look() -> None:
             nonlocal timer
-            left = self._limits.cpu_s - ((group.cpu_s() or 0.0) - begin)
+            left = self._cpu_most - (group.cpu_s() or 0.0)
             if left <= 0:
                 process.stop_for_cpu()
             else:

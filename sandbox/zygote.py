@@ -89,6 +89,7 @@ def _init(supervision: socket.socket, fds: list[int], settings: dict[str, Any], 
             supervision.send(wire.FAILED + str(error).encode(errors="replace"))
             raise
         supervision.send(wire.HELLO)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a handler would let the session's code signal its init: PID 1 has no other
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # not the slot's handler: it would throw the status of a quick death away
         child = os.fork()
         if child == 0:
