@@ -93,9 +93,17 @@ class Pool:
                 await session.open()
                 yield session
             finally:
-                await asyncio.shield(session.close())
-                self._open.discard(session)
-                self._free.append(slot)
+                await asyncio.shield(self._release(session, slot))
+
+    async def _release(self, session: Session, slot: _Slot) -> None:
+        """In one piece, even when the caller is cancelled meanwhile: a slot that is not given back would stay for the pool's life."""
+        try:
+            await session.close()
+        finally:
+            self._open.discard(session)
+            self._free.append(slot)
+            if self._closing and slot.peer is not None:
+                slot.peer.close()
 
     def _make_groups(self) -> cgroups.Groups | None:
         """Raises SandboxUnavailable when there can be none, unless that is accepted."""
@@ -117,6 +125,8 @@ class Pool:
     async def _running_jail(self) -> jail.Jail:
         """The jail, started anew if it has died. Raises SandboxUnavailable."""
         async with self._starting:
+            if self._closing:
+                raise SandboxUnavailable("the pool is closed: use sessions inside `async with Pool(...)`")
             if self._jail is not None and not self._jail.alive:
                 died, self._jail = self._jail, None
                 await died.close()
@@ -166,9 +176,10 @@ class Pool:
         self._closing = True
         for session in tuple(self._open):
             await session.close()
-        if self._jail is not None:
-            await self._jail.close()
-            self._jail = None
+        async with self._starting:  # a jail that is being started is ended too
+            if self._jail is not None:
+                await self._jail.close()
+                self._jail = None
         for slot in self._free:
             if slot.peer is not None:
                 slot.peer.close()
