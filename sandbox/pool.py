@@ -59,10 +59,11 @@ class Pool:
         self._groups: cgroups.Groups | None = None
         self._jail: jail.Jail | None = None
         self._open: set[Session] = set()
-        self._closing = False
+        self._closed = True
 
     async def __aenter__(self) -> Pool:
         self._groups = self._make_groups()
+        self._closed = False
         try:
             await self._running_jail()
         except BaseException:
@@ -80,7 +81,7 @@ class Pool:
         Raises RuntimeError when the pool is closed. A failure of the sandbox shows as SANDBOX_FAILURE of the session's runs.
         """
         async with self._room:
-            if self._closing or self._jail is None:
+            if self._closed:  # not `_jail is None`: that is also so while a dead jail is replaced
                 raise RuntimeError("the pool is closed: use sessions inside `async with Pool(...)`")
             slot = self._free.pop() if self._free else _Slot(None if self._groups is None else self._groups.create(self.limits))
 
@@ -102,7 +103,7 @@ class Pool:
         finally:
             self._open.discard(session)
             self._free.append(slot)
-            if self._closing and slot.peer is not None:
+            if self._closed and slot.peer is not None:
                 slot.peer.close()
 
     def _make_groups(self) -> cgroups.Groups | None:
@@ -125,7 +126,7 @@ class Pool:
     async def _running_jail(self) -> jail.Jail:
         """The jail, started anew if it has died. Raises SandboxUnavailable."""
         async with self._starting:
-            if self._closing:
+            if self._closed:
                 raise SandboxUnavailable("the pool is closed: use sessions inside `async with Pool(...)`")
             if self._jail is not None and not self._jail.alive:
                 died, self._jail = self._jail, None
@@ -173,7 +174,7 @@ class Pool:
         return await (await self._running_jail()).open_slot(group)
 
     async def _close(self) -> None:
-        self._closing = True
+        self._closed = True
         for session in tuple(self._open):
             await session.close()
         async with self._starting:  # a jail that is being started is ended too

@@ -104,6 +104,22 @@ async def test_a_killed_nsjail_is_replaced() -> None:
             assert (await session.run("1")).status is Status.OK
 
 
+async def test_a_session_that_is_opened_while_the_jail_is_replaced_waits_for_the_new_one() -> None:
+    async with Pool(LIMITS, size=8) as pool:
+        _kill_zygotes()
+        await asyncio.sleep(0.1)
+
+        async def use() -> Status:
+            async with pool.session() as session:
+                return (await session.run("1")).status
+
+        async def later() -> Status:
+            await asyncio.sleep(0.05)  # the first has found the jail dead by now
+            return await use()
+
+        assert set(await asyncio.gather(use(), *(later() for _ in range(4)))) == {Status.OK}
+
+
 async def test_a_closed_pool_says_so() -> None:
     async with Pool(LIMITS, size=1) as pool:
         pass
