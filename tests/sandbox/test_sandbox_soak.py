@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
+import math
 import os
 import random
 import re
+import select
 import signal
 import tempfile
 import time
@@ -68,8 +71,8 @@ PREFIX = "print('{nonce}', globals().get('x'))\nx = {tag!r}\n"
 
 @dataclass
 class Kill:
-    time: float
     kind: str
+    over: float = math.inf  # when the last process that it ended was dead: a signal takes effect when the victim is scheduled
     session: Session | None = None  # the session whose process it was; None for one that was just being started
 
 
@@ -223,7 +226,7 @@ class _Watched:
     def was_hit(self, status: Status | None = None) -> bool:
         """Whether a kill explains that a run ended with `status`, or that the state was gone before it began."""
         return any(
-            kill.time >= self.well_since
+            kill.over >= self.well_since
             and (
                 kill.kind in ("zygote", "nsjail")
                 or (kill.kind == "slot" and status is Status.SANDBOX_FAILURE)  # it costs only a session that was to start in it
@@ -242,24 +245,33 @@ async def _kill_at_random(pool: Pool, tally: Tally, turns: int, others: set[int]
             await asyncio.sleep(0.002)
         deck = deck or draw.sample(KILLS, len(KILLS))
         kind = deck.pop()
-        while not (victims := (await asyncio.to_thread(jailed, others))[kind]):
+        while not (victims := (found := await asyncio.to_thread(jailed, others))[kind]):
             await asyncio.sleep(0.01)
-        _kill(draw.choice(victims), kind, pool, tally)
+        await _kill(draw.choice(victims), kind, found["zygote"] if kind == "nsjail" else [], pool, tally)
 
 
-def _kill(pid: int, kind: str, pool: Pool, tally: Tally) -> None:
-    try:
-        init = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]) if kind == "interpreter" else pid
-        pidfd = os.pidfd_open(pid)
-    except (FileNotFoundError, ProcessLookupError):
-        return
-    try:
-        if kind_of(pid) == kind:  # asked again now that the number cannot be used for another process
-            # Which session an init belongs to is the only thing here that no public interface tells.
-            hit = next((one for one in pool._open if one._process is not None and one._process._init.pid == init), None)
-            tally.kills.append(Kill(time.monotonic(), kind, hit))
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    except ProcessLookupError:
-        tally.kills.pop()
-    finally:
-        os.close(pidfd)
+async def _kill(pid: int, kind: str, falling: list[int], pool: Pool, tally: Tally) -> None:
+    """Kills `pid`, and waits until it and `falling`, which fall with it, are dead."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text()
+            pidfds = []
+            for one in (pid, *falling):
+                pidfds.append(os.pidfd_open(one))
+                stack.callback(os.close, pidfds[-1])
+        except (FileNotFoundError, ProcessLookupError):
+            return
+        if kind_of(pid) != kind:  # asked again now that the number cannot be used for another process
+            return
+        # Which session an init belongs to is the only thing here that no public interface tells.
+        init = int(stat.rsplit(")", 1)[1].split()[1]) if kind == "interpreter" else pid
+        hit = next((one for one in pool._open if one._process is not None and one._process._init.pid == init), None)
+        kill = Kill(kind, session=hit)
+        tally.kills.append(kill)
+        signal.pidfd_send_signal(pidfds[0], signal.SIGKILL)
+        poll = select.poll()
+        for pidfd in pidfds:
+            poll.register(pidfd, select.POLLIN)
+        while len(poll.poll(0)) < len(pidfds):
+            await asyncio.sleep(0.002)
+        kill.over = time.monotonic()
