@@ -97,7 +97,7 @@ class Pool:
                 await asyncio.shield(self._release(session, slot))
 
     async def _release(self, session: Session, slot: _Slot) -> None:
-        """In one piece, even when the caller is cancelled meanwhile: a slot that is not given back would stay for the pool's life."""
+        """In one piece, even when the caller is cancelled meanwhile: a slot not given back would stay for the pool's life."""
         try:
             await session.close()
         finally:
