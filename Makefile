@@ -8,7 +8,7 @@ GROUP ?= cpu
 # For nsjail and for vLLM on CPU.
 LIBRARIES := libnl-route-3-200 libnuma1
 
-.PHONY: install demo test study lock libraries
+.PHONY: install demo test soak study lock libraries
 
 install: .venv/.installed-$(GROUP)
 
@@ -41,6 +41,11 @@ test: install
 	@$(PYTHON) -m ruff check --quiet . && $(PYTHON) -m ruff format --check --quiet .
 	@.venv/bin/ty check --quiet
 	@$(PYTHON) -m pytest -m "not slow"
+
+# The sandbox's soak, leak and fuzz tests whole, which `make test` runs with small counts. They print what they saw.
+soak: install
+	@$(PYTHON) -m pytest --whole --timeout=3600 --durations=0 \
+		tests/sandbox/test_sandbox_soak.py tests/sandbox/test_sandbox_leaks.py tests/sandbox/test_sandbox_fuzz.py
 
 # Three seeds, each with a base, demonstrations, cold start, control and RL of its own.
 study: install

@@ -31,6 +31,13 @@ class _Slot:
     group: cgroups.Group | None
     peer: jail.Peer | None = None
 
+    def close(self) -> None:
+        """Lets go of both; neither ends by it."""
+        if self.peer is not None:
+            self.peer.close()
+        if self.group is not None:
+            self.group.close()
+
 
 class Pool:
     """Sessions for untrusted Python, at most `size` at a time; further callers wait their turn.
@@ -67,10 +74,11 @@ class Pool:
         self._groups: cgroups.Groups | None = None
         self._jail: jail.Jail | None = None
         self._open: set[Session] = set()
-        self._closing = False
+        self._closed = True
 
     async def __aenter__(self) -> Pool:
         self._groups = self._make_groups()
+        self._closed = False
         try:
             await self._running_jail()
         except BaseException:
@@ -88,7 +96,7 @@ class Pool:
         Raises RuntimeError when the pool is closed. A failure of the sandbox shows as SANDBOX_FAILURE of the session's runs.
         """
         async with self._room_for_one():
-            if self._closing or self._jail is None:
+            if self._closed:  # not `_jail is None`: that is also so while a dead jail is replaced
                 raise RuntimeError("the pool is closed: use sessions inside `async with Pool(...)`")
             slot = self._free.pop() if self._free else _Slot(None if self._groups is None else self._groups.create(self.limits))
 
@@ -105,10 +113,18 @@ class Pool:
                     self._observer.session_started(time.monotonic() - started)
                 yield session
             finally:
-                await asyncio.shield(session.close())
-                self._open.discard(session)
-                self._free.append(slot)
-                self._tell_sessions()
+                await asyncio.shield(self._release(session, slot))
+
+    async def _release(self, session: Session, slot: _Slot) -> None:
+        """In one piece, even when the caller is cancelled meanwhile: a slot not given back would stay for the pool's life."""
+        try:
+            await session.close()
+        finally:
+            self._open.discard(session)
+            self._free.append(slot)
+            self._tell_sessions()
+            if self._closed:
+                slot.close()
 
     @contextlib.asynccontextmanager
     async def _room_for_one(self) -> AsyncGenerator[None]:
@@ -148,6 +164,8 @@ class Pool:
     async def _running_jail(self) -> jail.Jail:
         """The jail, started anew if it has died. Raises SandboxUnavailable."""
         async with self._starting:
+            if self._closed:
+                raise SandboxUnavailable("the pool is closed: use sessions inside `async with Pool(...)`")
             if self._jail is not None and not self._jail.alive:
                 died, self._jail = self._jail, None
                 await died.close()
@@ -198,17 +216,15 @@ class Pool:
         return await (await self._running_jail()).open_slot(group)
 
     async def _close(self) -> None:
-        self._closing = True
+        self._closed = True
         for session in tuple(self._open):
             await session.close()
-        if self._jail is not None:
-            await self._jail.close()
-            self._jail = None
+        async with self._starting:  # a jail that is being started is ended too
+            if self._jail is not None:
+                await self._jail.close()
+                self._jail = None
         for slot in self._free:
-            if slot.peer is not None:
-                slot.peer.close()
-            if slot.group is not None:
-                slot.group.close()
+            slot.close()
         self._free.clear()
         if self._groups is not None:
             self._groups.remove()

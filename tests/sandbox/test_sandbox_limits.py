@@ -57,13 +57,8 @@ async def test_a_process_that_stops_itself_is_timed_out(session: Session) -> Non
 
 
 async def test_an_interpreter_that_does_not_read_its_cell_is_timed_out(session: Session) -> None:
-    stop_later = """
-import os, signal, time
-if os.fork() == 0:
-    time.sleep(0.1)
-    os.kill(os.getppid(), signal.SIGSTOP)
-    os._exit(0)"""
-    await session.run(stop_later)
+    stop = "os.kill(os.getppid(), signal.SIGSTOP)"
+    await session.run(f"import os, signal, time\nif os.fork() == 0:\n    time.sleep(0.1)\n    {stop}\n    os._exit(0)")
     await asyncio.sleep(0.3)
     result = await session.run("#" * 2_000_000, timeout_s=0.3)
     assert result.status is Status.TIMEOUT

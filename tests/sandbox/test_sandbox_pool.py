@@ -101,12 +101,60 @@ async def test_a_killed_nsjail_is_replaced() -> None:
             assert (await session.run("1")).status is Status.OK
 
 
+async def test_a_session_that_is_opened_while_the_jail_is_replaced_waits_for_the_new_one() -> None:
+    async with Pool(LIMITS, size=8) as pool:
+        _kill_zygotes()
+        await asyncio.sleep(0.1)
+
+        async def use() -> Status:
+            async with pool.session() as session:
+                return (await session.run("1")).status
+
+        async def later() -> Status:
+            await asyncio.sleep(0.05)  # the first has found the jail dead by now
+            return await use()
+
+        assert set(await asyncio.gather(use(), *(later() for _ in range(4)))) == {Status.OK}
+
+
 async def test_a_closed_pool_says_so() -> None:
     async with Pool(LIMITS, size=1) as pool:
         pass
     with pytest.raises(RuntimeError, match="closed"):
         async with pool.session():
             pass
+
+
+async def test_a_closed_pool_starts_no_jail_for_a_session_that_is_still_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cgroups, "detect", lambda: "the memory controller is not mounted")
+    before = descendants()
+    async with Pool(LIMITS, size=1, accept_reduced_isolation=True) as pool:
+        session = await pool.session().__aenter__()
+    result = await session.run("1")
+    assert (result.status, descendants()) == (Status.SANDBOX_FAILURE, before)
+    assert "the pool is closed" in result.stderr
+
+
+async def test_a_caller_that_is_cancelled_while_its_session_closes_gives_the_room_back() -> None:
+    async with Pool(LIMITS, size=1) as pool:
+        before: set[int] = set()
+        for _ in range(6):
+            leaving = asyncio.Event()
+
+            async def use(leaving: asyncio.Event = leaving) -> None:
+                async with pool.session() as session:
+                    await session.run("1")
+                    leaving.set()
+
+            task = asyncio.create_task(use())
+            await leaving.wait()  # the session is being closed now
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            async with pool.session() as session:
+                assert (await session.run("1")).status is Status.OK
+            before = before or descendants()
+        assert descendants() == before
 
 
 async def test_the_pool_refuses_to_start_without_cgroups(monkeypatch: pytest.MonkeyPatch) -> None:
