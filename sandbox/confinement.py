@@ -133,7 +133,7 @@ def limit_resources(memory_bytes: int, pids: int, disk_bytes: int) -> None:
         (resource.RLIMIT_MSGQUEUE, 0),
         (resource.RLIMIT_RTPRIO, 0),  # the host's own rights to priority would be inherited
         (resource.RLIMIT_NICE, 0),
-        (resource.RLIMIT_SIGPENDING, _MAX_PENDING_SIGNALS),  # timers too; without it, one session could take all that its user may have
+        (resource.RLIMIT_SIGPENDING, _MAX_PENDING_SIGNALS),  # timers too; else one session could take all of its user's
     ):
         resource.setrlimit(kind, (value, value))
 
