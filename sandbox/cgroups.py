@@ -34,9 +34,9 @@ class Group:
     def __init__(self, parents: dict[str, Path], name: str, limits: Limits) -> None:
         self._paths = {controller: parent / name for controller, parent in parents.items()}
         self._unified = "unified" in parents
-        self._cpu_file = -1
         for path in self._paths.values():
             path.mkdir()
+        self._cpu_file = -1
         pids = str(limits.pids + _INIT_PIDS)
         if unified := self._paths.get("unified"):
             (unified / "memory.max").write_text(str(limits.memory_bytes))
@@ -61,7 +61,7 @@ class Group:
 
     def cpu_s(self) -> float | None:
         """Processor time used by the group, ever; None where it is not counted."""
-        if self._cpu_file < 0:  # kept open: it is read at every run
+        if self._cpu_file < 0:  # kept open, since it is read at every run
             directory = self._paths.get("unified" if self._unified else "cpuacct")
             if directory is None:
                 return None

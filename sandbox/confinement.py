@@ -124,7 +124,7 @@ def set_inspectable(inspectable: bool) -> None:
 def limit_resources(memory_bytes: int, pids: int, disk_bytes: int) -> None:
     """Per-process limits below the cgroup's: a large allocation raises MemoryError, which costs the run and not the session."""
     for kind, value in (
-        (resource.RLIMIT_DATA, memory_bytes),
+        (resource.RLIMIT_DATA, memory_bytes + _inherited_data_bytes()),
         (resource.RLIMIT_NPROC, pids),
         (resource.RLIMIT_FSIZE, disk_bytes),
         (resource.RLIMIT_NOFILE, _MAX_OPEN_FILES),
@@ -133,12 +133,15 @@ def limit_resources(memory_bytes: int, pids: int, disk_bytes: int) -> None:
         (resource.RLIMIT_MSGQUEUE, 0),
         (resource.RLIMIT_RTPRIO, 0),  # the host's own rights to priority would be inherited
         (resource.RLIMIT_NICE, 0),
-        (
-            resource.RLIMIT_SIGPENDING,
-            _MAX_PENDING_SIGNALS,
-        ),  # timers too; without it, one session could take all that its user may have
+        (resource.RLIMIT_SIGPENDING, _MAX_PENDING_SIGNALS),  # timers too; else one session could take all of its user's
     ):
         resource.setrlimit(kind, (value, value))
+
+
+def _inherited_data_bytes() -> int:
+    """What was imported before the fork: the limit counts it, but the session shares it and has not asked for it."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[5]) * resource.getpagesize()
 
 
 def filter_system_calls() -> None:

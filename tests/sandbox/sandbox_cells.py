@@ -5,8 +5,10 @@ from __future__ import annotations
 import struct
 
 from hypothesis import strategies as st
+from sandbox_host import LIMITS
 
 from sandbox import Status, wire
+from sandbox.images import most_bytes
 
 NAMES = ("x", "y", "image_1", "print", "_", "os", "self", "__builtins__", "exit", "é", "x" * 300)
 ATOMS = (
@@ -138,10 +140,25 @@ def _indent(code: str) -> str:
 KINDS = sorted({value for value in vars(wire).values() if isinstance(value, bytes) and len(value) == 1})
 
 
+def images() -> st.SearchStrategy[bytes]:
+    """Images as an interpreter sends them, and images of a mode, a size or pixels that they have not."""
+    numbers = st.integers(0, 5) | st.sampled_from([600, 1 << 16, 1 << 31, 2**32 - 1])
+    pixels = st.builds(lambda data, n: (data * n)[:n], st.binary(min_size=1, max_size=8), st.integers(0, 100))
+    mode = st.sampled_from(wire.MODES).map(str.encode) | st.binary(max_size=4)
+    return st.builds(lambda m, w, h, p: wire.PIXELS.pack(m, w, h) + p, mode, numbers, numbers, pixels) | honest_images()
+
+
+def honest_images() -> st.SearchStrategy[bytes]:
+    """The payloads of images that the host must keep, or drop for being too many."""
+    side, mode = st.integers(1, 8), st.sampled_from(wire.MODES)
+    return st.builds(lambda m, w, h: wire.PIXELS.pack(m.encode(), w, h) + bytes(w * h * len(m)), mode, side, side)
+
+
 def frames() -> st.SearchStrategy[bytes]:
-    """Frames that the host must take or leave without harm: an end with a token that is not the run's."""
+    """Frames that the host must take or leave without harm: an image, or an end with a token that is not the run's."""
     payload = st.binary(min_size=wire.TOKEN_BYTES + 1, max_size=wire.TOKEN_BYTES + 1)
-    return payload.map(lambda payload: wire.HEADER.pack(wire.DONE, len(payload)) + payload)
+    foreign = payload.map(lambda payload: wire.HEADER.pack(wire.DONE, len(payload)) + payload)
+    return foreign | honest_images().map(lambda payload: wire.HEADER.pack(wire.IMAGE, len(payload)) + payload)
 
 
 def streams(token: bytes = b"") -> st.SearchStrategy[bytes]:
@@ -151,14 +168,11 @@ def streams(token: bytes = b"") -> st.SearchStrategy[bytes]:
     tokens = st.binary(min_size=wire.TOKEN_BYTES, max_size=wire.TOKEN_BYTES) | st.just(bytes(wire.TOKEN_BYTES))
     if token:
         tokens = tokens | st.just(token)
-    payload = (
-        st.binary(max_size=60)
-        | st.builds(lambda t, o: t + o, tokens, outcome)
-        | st.sampled_from([b"\x89PNG\r\n\x1a\n", b"RGB\0" + bytes(8)])
-    )
+    payload = st.binary(max_size=60) | st.builds(lambda t, o: t + o, tokens, outcome) | images()
     honest = st.builds(lambda k, p: wire.HEADER.pack(k, len(p)) + p, kind, payload)
     done = st.builds(lambda t, o: wire.HEADER.pack(wire.DONE, wire.TOKEN_BYTES + 1) + t + o, tokens, outcome)
-    size = st.sampled_from([0, 1, 16, 17, 18, wire.MAX_FRAME_BYTES, wire.MAX_FRAME_BYTES + 1, 2**32 - 1]) | st.integers(0, 100)
+    most = most_bytes(LIMITS)
+    size = st.sampled_from([0, 1, 16, 17, 18, most, most + 1, 2**32 - 1]) | st.integers(0, 100)
     lying = st.builds(lambda k, n, p: struct.pack("<cI", k, n) + p, kind, size, payload)
     whole = st.lists(done | honest | lying | st.binary(max_size=40), min_size=1, max_size=5).map(b"".join)
     cut = st.builds(lambda data, at: data[: at % (len(data) + 1)], whole, st.integers(0, 1000))

@@ -56,6 +56,7 @@ class Jailed:
         self.witness: Session = self._wait(self._stack.enter_async_context(self.pool.session()))
         self.attacker: Session = self._wait(self._own.enter_async_context(self.pool.session()))
         self._wait(self.witness.run("witness = 'unmoved'"))
+        self._wait(self.attacker.run("1"))
 
     def reopen(self) -> None:
         """A new session to attack with: code may do to its own as it likes."""
@@ -217,7 +218,8 @@ class Parser:
                 stack.callback(os.close, fd)
             for end in (peer, theirs, cell, writer):
                 stack.callback(end.close)
-            cell.setblocking(False)
+            for fd in (cell.fileno(), stdout, stderr):
+                os.set_blocking(fd, False)
             process = Process(LIMITS, peer, cell, stdout, stderr)
             for readable in (channel, cell, stdout, stderr):
                 stack.callback(self._loop.remove_reader, readable)

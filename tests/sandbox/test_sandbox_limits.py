@@ -109,6 +109,77 @@ for _ in range(8):
     assert result.status is Status.MEMORY or "-9" in result.stdout, result
 
 
+TAKE = {
+    "files in memory": "import os\nfds = [os.memfd_create('x') for _ in range(60)]\nfor fd in fds: os.write(fd, bytes(15 << 20))",
+    "shared memory segments": """
+import ctypes
+libc = ctypes.CDLL(None)
+libc.shmat.restype = ctypes.c_void_p
+for _ in range(12): ctypes.memset(libc.shmat(libc.shmget(0, 50 << 20, 0o1600), None, 0), 1, 50 << 20)""",
+    "a shared mapping": "import mmap\nblock = mmap.mmap(-1, 600 << 20)\nfor n in range(0, 600 << 20, 4096): block[n] = 1",
+    "disk, segments and mappings together": """
+import ctypes, mmap
+open('/tmp/file', 'wb').write(bytes(15 << 20))
+libc = ctypes.CDLL(None)
+libc.shmat.restype = ctypes.c_void_p
+ctypes.memset(libc.shmat(libc.shmget(0, 200 << 20, 0o1600), None, 0), 1, 200 << 20)
+blocks = [mmap.mmap(-1, 100 << 20) for _ in range(3)]
+for block in blocks: block.write(bytes(100 << 20))""",
+    "files in memory, without being the first to die": """
+import os
+open('/proc/self/oom_score_adj', 'w').write('0')
+fds = [os.memfd_create('x') for _ in range(60)]
+for fd in fds: os.write(fd, bytes(15 << 20))""",
+}
+
+
+@pytest.mark.parametrize("code", TAKE.values(), ids=TAKE)
+async def test_memory_is_limited_however_it_is_taken(session: Session, code: str) -> None:
+    assert (await session.run(code)).status is Status.MEMORY
+    assert (await session.run("1")).stdout == "1\n"
+
+
+@pytest.mark.parametrize(
+    "take",
+    [
+        "socket.socketpair()", "os.pipe()", "os.eventfd(0)", "os.memfd_create('x')", "select.epoll()", "os.dup(0)",
+        "os.pidfd_open(os.getpid())", "os.open('/work', os.O_RDONLY)", "libc.timerfd_create(1, 0)",
+    ],
+)  # fmt: skip
+async def test_descriptors_of_every_kind_are_limited(session: Session, take: str) -> None:
+    code = f"""
+import ctypes, os, select, socket
+libc, kept = ctypes.CDLL(None), []
+try:
+    for _ in range(1000):
+        kept.append({take})
+        if kept[-1] == -1: raise OSError(24, 'full')
+except OSError as error: print(error.errno)"""
+    assert (await session.run(code)).stdout == "24\n"
+
+
+async def test_segments_of_shared_memory_left_by_the_dozen_hurt_nobody(pool: Pool, session: Session) -> None:
+    await session.run("import ctypes\nlibc = ctypes.CDLL(None)\nfor _ in range(4000): libc.shmget(0, 1 << 30, 0o1600)")
+    async with pool.session() as other:
+        assert (await other.run("import ctypes; ctypes.CDLL(None).shmget(0, 4096, 0o1600) >= 0")).stdout == "True\n"
+
+
+async def test_zombies_count_as_processes(session: Session) -> None:
+    code = "import os\nfor made in range(200):\n    try:\n        if os.fork() == 0: os._exit(0)\n    except OSError: break\nmade"
+    assert int((await session.run(code)).stdout) < LIMITS.pids
+
+
+async def test_address_space_without_memory_is_harmless(session: Session) -> None:
+    code = "import mmap\nblocks = [mmap.mmap(-1, 1 << 40, prot=0, flags=0x4022) for _ in range(20)]\nlen(blocks)"
+    assert (await session.run(code)).status in (Status.OK, Status.EXCEPTION, Status.MEMORY)
+    assert (await session.run("1")).stdout == "1\n"
+
+
+async def test_a_timeout_below_zero_is_a_timeout(session: Session) -> None:
+    assert (await session.run("while True: pass", timeout_s=-1)).status is Status.TIMEOUT
+    assert (await session.run("1")).stdout == "1\n"
+
+
 async def test_a_fork_bomb_is_contained(pool: Pool, session: Session) -> None:
     result = await session.run("import os\nwhile True:\n    try: os.fork()\n    except OSError: pass", timeout_s=1)
     assert result.status is Status.TIMEOUT

@@ -211,3 +211,41 @@ async def test_sessions_do_not_share_random_numbers(pool: Pool) -> None:
 async def test_code_is_not_root(session: Session) -> None:
     result = await session.run("import os; os.getuid(), os.geteuid(), os.getgid(), os.getegid(), 0 in os.getgroups()")
     assert result.stdout == "(1000, 1000, 1000, 1000, False)\n"
+
+
+@pytest.mark.parametrize("name", ["cmdline", "environ", "mountinfo", "cgroup", "limits", "status"])
+async def test_what_proc_says_of_itself_names_nothing_of_the_host(session: Session, name: str) -> None:
+    result = await session.run(f"open('/proc/self/{name}', errors='replace').read()")
+    for word in (SECRET, "toolwise-test", str(Path(__file__).resolve().parents[2]), "delegated", socket.gethostname()):
+        assert word not in result.stdout
+
+
+async def test_the_host_s_name_is_not_told(session: Session) -> None:
+    assert (await session.run("import os; os.uname().nodename")).stdout == "'sandbox'\n"
+
+
+async def test_the_network_namespace_has_no_way_to_itself_either(session: Session) -> None:
+    code = "import socket\ns = socket.create_server(('127.0.0.1', 0))\nsocket.create_connection(s.getsockname(), 1)"
+    result = await session.run(code)
+    assert result.status is Status.EXCEPTION
+
+
+@pytest.mark.parametrize("change", [0x8914, 0x8916, 0x890B, 0x8943], ids=["flags", "address", "route", "bridge"])
+async def test_the_network_cannot_be_configured(session: Session, change: int) -> None:
+    code = f"import fcntl, socket; fcntl.ioctl(socket.socket(), {change}, b'lo'.ljust(16, b'\\0') + bytes(104))"
+    assert "Error" in (await session.run(code)).stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("kind", ["SOCK_RAW", "SOCK_PACKET"])
+async def test_no_raw_socket_can_be_made(session: Session, kind: str) -> None:
+    number = {"SOCK_RAW": 3, "SOCK_PACKET": 10}[kind]
+    assert (await session.run(f"import socket; socket.socket(socket.AF_INET, {number}, 1)")).status is Status.EXCEPTION
+
+
+@pytest.mark.parametrize("kind", ["sem", "msg"])
+async def test_another_session_s_ipc_is_not_visible(pool: Pool, kind: str) -> None:
+    arguments = "0x1234, 1, {}" if kind == "sem" else "0x1234, {}"
+    code = f"import ctypes; ctypes.CDLL(None).{kind}get({arguments}) >= 0"
+    async with pool.session() as one, pool.session() as other:
+        assert (await one.run(code.format("0o1666"))).stdout == "True\n"
+        assert (await other.run(code.format("0o666"))).stdout == "False\n"

@@ -74,7 +74,7 @@ INTERRUPTS = {
     "in a huge power": "x = 7 ** (7 ** 12); str(x)",
     "while waiting for a lock": "import threading\nl = threading.Lock(); l.acquire(); l.acquire()",
     "while waiting for a child": "import os, time\nif os.fork() == 0: time.sleep(60)\nos.wait()",
-    "caught before another loop": "try:\n    while True: pass\nexcept KeyboardInterrupt: pass\nwhile True: pass",
+    "caught once": "try:\n    while True: pass\nexcept KeyboardInterrupt: pass\nwhile True: pass",
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from sandbox_host import LIMITS, descendants, own_cgroups
+from sandbox_host import LIMITS, descendants, host_pid, own_cgroups
 
 from sandbox import Pool, Status
 
@@ -31,6 +31,18 @@ LEFTOVERS = {
     "zombies": "import os\nfor _ in range(5):\n    if os.fork() == 0: os._exit(0)",
     "a busy thread": "import threading\ndef spin():\n    while True: pass\nthreading.Thread(target=spin, daemon=True).start()",
     "a child that takes a new process group": "import os, time\nif os.fork() == 0:\n    os.setpgid(0, 0)\n    time.sleep(600)",
+    "a child that gets no signal from its parent's death": "import ctypes, os, time\nif os.fork() == 0:\n"
+    "    ctypes.CDLL(None).prctl(1, 0)\n    time.sleep(600)",
+    "a reaper of its own": "import ctypes, os, time\nctypes.CDLL(None).prctl(36, 1)\nif os.fork() == 0:\n"
+    "    if os.fork() == 0: time.sleep(600)\n    os._exit(0)",
+    "a sibling": "import ctypes, time\nif ctypes.CDLL(None).syscall(56, 0x8000 | 17, 0, 0, 0, 0) == 0: time.sleep(600)",
+    "a child that stops its parent": "import os, time\nif os.fork() == 0:\n    os.kill(os.getppid(), 19)\n    time.sleep(600)",
+    "a child of a thread": "import os, threading, time\ndef f():\n    if os.fork() == 0: time.sleep(600)\n"
+    "t = threading.Thread(target=f); t.start(); t.join()",
+    "a child that became another program": "import os\nif os.fork() == 0:\n    p = '/opt/python/bin/python3.12'\n"
+    "    os.execv(p, [p, '-ISc', 'while True: pass'])",
+    "a chain of children that each live an instant": "import os, time\nif os.fork() == 0:\n    os.setsid()\n    while True:\n"
+    "        if os.fork(): os._exit(0)\n        time.sleep(0.001)",
     "a child of a killed parent": "import os, time\nif os.fork() == 0: time.sleep(600)\nos.kill(os.getpid(), 9)",
 }
 
@@ -81,10 +93,11 @@ async def test_a_pool_closed_by_an_error_leaves_nothing() -> None:
 
 async def test_descriptors_do_not_grow_with_sessions(pool: Pool) -> None:
     await _answer(pool)
-    before = len(os.listdir("/proc/self/fd"))
+    descriptors = f"/proc/{host_pid(pool)}/fd"
+    before = len(os.listdir(descriptors))
     for _ in range(10):
         await _answer(pool)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir(descriptors)) == before
 
 
 async def test_when_the_host_process_dies_the_jail_dies(tmp_path: Path) -> None:
