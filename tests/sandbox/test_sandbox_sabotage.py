@@ -111,6 +111,7 @@ async def test_the_session_alone_suffers_from_breaking(pool: Pool, session: Sess
 
 
 @pytest.mark.parametrize("code", INTERRUPTS.values(), ids=INTERRUPTS)
+@pytest.mark.parametrize("session", ["reused"], indirect=True)  # each takes the time that an interrupt is given
 async def test_the_time_limit_holds_with_the_interrupt(session: Session, code: str) -> None:
     result = await session.run(code, timeout_s=0.1)
     assert result.status is Status.TIMEOUT
