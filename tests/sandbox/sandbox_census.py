@@ -8,7 +8,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +72,23 @@ class Census:
     descriptors: int
     namespaces: frozenset[str]
 
+    def beyond(self, before: Census) -> dict[str, Any]:
+        """What is here and was not `before`, by kind; empty when nothing is."""
+        found: dict[str, Any] = {}
+        for field in fields(self):
+            now, then = getattr(self, field.name), getattr(before, field.name)
+            if isinstance(now, int):
+                found[field.name] = max(0, now - then)
+            else:
+                found[field.name] = sorted(map(str, now - then))
+        return {name: what for name, what in found.items() if what}
+
 
 def census() -> Census:
     living = descendants()
     return Census(
         frozenset(living),
-        frozenset(_zombies()),
+        frozenset(zombies()),
         frozenset(path for top in own_cgroups() for path in (top, *top.glob("*/"))),
         len(Path("/proc/self/mountinfo").read_text().splitlines()),
         frozenset(_files()),
@@ -103,14 +114,14 @@ def descriptors(pid: int) -> int:
 
 
 def settled[T](look: Callable[[], T], wanted: T, patience_s: float = 5.0) -> T:
-    """What `look` sees, as soon as it is `wanted`: the kernel takes namespaces apart a moment after their last process."""
+    """What `look` sees once it is `wanted`, or when patience ends: the kernel clears up a moment after a last process has ended."""
     deadline = time.monotonic() + patience_s
     while (seen := look()) != wanted and time.monotonic() < deadline:
         time.sleep(0.05)
     return seen
 
 
-def _zombies() -> set[int]:
+def zombies() -> set[int]:
     found = set()
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from sandbox_census import zombies
 from sandbox_host import LIMITS, descendants
 
 import sandbox
@@ -118,6 +119,19 @@ async def test_a_session_that_is_opened_while_the_jail_is_replaced_waits_for_the
             return await use()
 
         assert set(await asyncio.gather(use(), *(later() for _ in range(4)))) == {Status.OK}
+
+
+async def test_a_caller_that_is_cancelled_while_the_jail_is_replaced_does_not_leave_it_half_made() -> None:
+    before = descendants(), zombies()
+    async with Pool(LIMITS, size=1) as pool, pool.session() as session:
+        for _ in range(3):
+            _kill_zygotes()
+            await asyncio.sleep(0.05)
+            task = asyncio.create_task(session.run("1"))
+            await asyncio.sleep(0.05)  # nsjail runs, and the zygote in it is importing
+            task.cancel()
+            await asyncio.wait([task])
+    assert (descendants(), zombies()) == before
 
 
 async def test_a_closed_pool_says_so() -> None:
