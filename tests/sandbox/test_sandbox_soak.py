@@ -154,6 +154,7 @@ class _Watched:
         self.tag = f"session {tally.sessions}"
         self.remembers = False  # whether x was set, and nothing has happened since that ends the state
         self.must_say = False  # whether the next run that starts must say that the session started again
+        self.may_say = False  # whether it may: nobody knows how far a call came that was cancelled
         self.well_since = time.monotonic()  # when the last call began that ended as its cell says
 
     async def live(self, length: int, turns: int) -> None:
@@ -177,7 +178,8 @@ class _Watched:
                 await asyncio.wait([call])
                 if call.cancelled():
                     self.tally.cancelled += 1
-                    self.remembers, self.must_say = False, True
+                    self.must_say, self.may_say = self.must_say or self.remembers, True
+                    self.remembers = False
                     return
         done, _ = await asyncio.wait([call], timeout=timeout_s + GRACE_S + RESTART_S)
         assert done, f"{name}: no result after {time.monotonic() - started:.1f} s"
@@ -204,12 +206,12 @@ class _Watched:
             assert result.images == () or name == "picture", what
 
         if restarted:
-            assert self.must_say or self.was_hit(), f"a restart without a cause: {what}"
+            assert self.must_say or self.may_say or self.was_hit(), f"a restart without a cause: {what}"
         if "\n" in result.stdout:  # else it was killed before, or within, its first line
             seen = result.stdout.splitlines()[0].removeprefix(nonce).strip()
             assert seen == (self.tag if self.remembers and not restarted else "None"), f"not this session's state: {what}"
             assert restarted or not self.must_say, f"a restart that was not said: {what}"
-            self.remembers, self.must_say = True, False
+            self.remembers, self.must_say, self.may_say = True, False, False
         if result.status in (Status.KILLED, Status.SANDBOX_FAILURE) or LOST in result.stderr:
             # The note is for a session that has run a cell: one that could never start has lost nothing.
             self.must_say = self.must_say or self.remembers
