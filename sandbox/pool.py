@@ -169,8 +169,13 @@ class Pool:
         running = await self._running_jail()
         try:
             return await running.open_slot(group)
-        except (OSError, EOFError, TimeoutError):
-            await asyncio.shield(self._give_up(running))
+        except TimeoutError:
+            pass
+        except (OSError, EOFError):
+            if running.alive:  # then it may be the slot alone that died, which is no reason to end everybody's sessions
+                with contextlib.suppress(OSError, EOFError, TimeoutError):
+                    return await running.open_slot(group)
+        await asyncio.shield(self._give_up(running))
         return await (await self._running_jail()).open_slot(group)
 
     async def _give_up(self, running: jail.Jail) -> None:
