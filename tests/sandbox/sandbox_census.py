@@ -136,14 +136,14 @@ def zombies() -> set[int]:
 def _files() -> set[str]:
     """Files that a pool could have made: all in the home of the jail's environment and in this process's own temporary directory.
 
-    In the directories that everybody shares only the jail's user, who owns nothing else, and our own names.
+    In the directories that everybody shares only those of the jail's user, who owns nothing else, and nsjail's own.
     """
     uid = nsjail.outside_ids()[0]
     found = {str(path) for path in (*rootfs.home().glob("*"), *Path(tempfile.gettempdir()).glob("**/*"))}
     for place in ("/tmp", "/var/tmp", "/dev/shm", "/run"):
         for path in Path(place).glob("*"):
             try:
-                if path.lstat().st_uid == uid != os.geteuid() or path.name.startswith(("nsjail", "toolwise")):
+                if path.lstat().st_uid == uid != os.geteuid() or path.name.startswith(f"nsjail.{os.geteuid()}."):
                     found |= {str(path), *(str(below) for below in path.glob("*"))}
             except OSError:
                 continue

@@ -82,7 +82,8 @@ class Tally:
     sessions: int = 0
     cancelled: int = 0
     restarts: int = 0
-    kills: list[Kill] = field(default_factory=list)
+    kills: collections.Counter[str] = field(default_factory=collections.Counter)
+    recent: collections.deque[Kill] = field(default_factory=lambda: collections.deque(maxlen=200))  # not all: they hold sessions
     statuses: collections.Counter[str] = field(default_factory=collections.Counter)
     beyond_s: float = 0.0
     beyond_after_a_start_s: float = 0.0
@@ -110,12 +111,11 @@ async def test_every_call_gets_one_result_whatever_is_killed(
     loop.set_exception_handler(None)
 
     after = await asyncio.to_thread(settled, census, before)
-    kills = collections.Counter(kill.kind for kill in tally.kills)
     report(
         capsys,
         f"{tally.turns} turns over {concurrent} concurrent sessions in {took_s:.0f} s",
         sessions=tally.sessions,
-        kills=", ".join(f"{kind} {kills[kind]}" for kind in KINDS),
+        kills=", ".join(f"{kind} {tally.kills[kind]}" for kind in KINDS),
         statuses=", ".join(f"{status} {count}" for status, count in tally.statuses.most_common()),
         cancelled_calls=tally.cancelled,
         restarts_that_a_result_reported=tally.restarts,
@@ -186,7 +186,7 @@ class _Watched:
         self.check(call.result(), status, nonce, started, time.monotonic() - started - timeout_s, name, turn)
 
     def check(self, result: Result, expected: Status, nonce: str, started: float, beyond_s: float, name: str, turn: int) -> None:
-        since = [(kill.kind, f"{kill.over - self.well_since:+.3f} s") for kill in self.tally.kills[-8:]]
+        since = [(kill.kind, f"{kill.over - self.well_since:+.3f} s") for kill in list(self.tally.recent)[-8:]]
         what = f"{name}, {nonce}: {result}; kills, since the session was last well: {since}"
         assert isinstance(result, Result), what
         assert isinstance(result.status, Status), what
@@ -235,7 +235,7 @@ class _Watched:
                 or (kill.kind == "slot" and status is Status.SANDBOX_FAILURE)  # it costs only a session that was to start in it
                 or (kill.kind in ("interpreter", "init") and kill.session in (self.session, None))
             )
-            for kill in reversed(self.tally.kills)
+            for kill in self.tally.recent
         )
 
 
@@ -270,7 +270,8 @@ async def _kill(pid: int, kind: str, falling: list[int], pool: Pool, tally: Tall
         init = int(stat.rsplit(")", 1)[1].split()[1]) if kind == "interpreter" else pid
         hit = next((one for one in pool._open if one._process is not None and one._process._init.pid == init), None)
         kill = Kill(kind, session=hit)
-        tally.kills.append(kill)
+        tally.recent.append(kill)
+        tally.kills[kind] += 1
         signal.pidfd_send_signal(pidfds[0], signal.SIGKILL)
         poll = select.poll()
         for pidfd in pidfds:
