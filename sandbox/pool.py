@@ -163,6 +163,9 @@ class Pool:
 
     async def _running_jail(self) -> jail.Jail:
         """The jail, started anew if it has died. Raises SandboxUnavailable."""
+        return await asyncio.shield(self._ensure_jail())  # everybody's: a caller that is cancelled must not leave it half-made
+
+    async def _ensure_jail(self) -> jail.Jail:
         async with self._starting:
             if self._closed:
                 raise SandboxUnavailable("the pool is closed: use sessions inside `async with Pool(...)`")
@@ -208,12 +211,20 @@ class Pool:
         running = await self._running_jail()
         try:
             return await running.open_slot(group)
-        except (OSError, EOFError, TimeoutError):
-            async with self._starting:
-                if self._jail is running:
-                    self._jail = None
-                    await running.close()
+        except TimeoutError:
+            pass
+        except (OSError, EOFError):
+            if running.alive:  # then it may be the slot alone that died, which is no reason to end everybody's sessions
+                with contextlib.suppress(OSError, EOFError, TimeoutError):
+                    return await running.open_slot(group)
+        await asyncio.shield(self._give_up(running))
         return await (await self._running_jail()).open_slot(group)
+
+    async def _give_up(self, running: jail.Jail) -> None:
+        async with self._starting:
+            if self._jail is running:
+                self._jail = None
+                await running.close()
 
     async def _close(self) -> None:
         self._closed = True

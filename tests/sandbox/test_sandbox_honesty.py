@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -86,6 +87,13 @@ async def test_a_session_that_died_starts_empty_and_says_so(session: Session) ->
     assert "NameError" in result.stderr
     assert "started again" in result.stderr
     assert "started again" not in (await session.run("1")).stderr
+
+
+async def test_a_death_between_two_runs_is_not_called_a_failure_of_ours(session: Session) -> None:
+    for wait_s in (0.0, 0.002, 0.004, 0.008, 0.03):
+        await session.run("import os, threading; threading.Timer(0.003, os._exit, [1]).start()")
+        time.sleep(wait_s)  # not asyncio's: the host is not to hear of it before it sends the next cell
+        assert (await session.run("1")).status in (Status.OK, Status.KILLED)
 
 
 async def test_raising_keyboard_interrupt_is_an_exception_not_a_timeout(session: Session) -> None:

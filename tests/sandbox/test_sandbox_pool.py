@@ -6,10 +6,10 @@ import asyncio
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
+from sandbox_census import zombies
 from sandbox_host import LIMITS, descendants
 
 import sandbox
@@ -64,19 +64,6 @@ async def test_a_full_pool_makes_the_next_session_wait() -> None:
         assert order == ["first", "second"]
 
 
-async def test_a_turn_and_a_session_are_quick(pool: Pool) -> None:
-    turns, starts = [], []
-    for _ in range(10):
-        started = time.perf_counter()
-        async with pool.session() as session:
-            starts.append(time.perf_counter() - started)
-            for _ in range(5):
-                turns.append((await session.run("1")).duration_s)
-    # Generous: the machine may be busy. The measured medians stand in the benchmark.
-    assert sorted(starts)[5] < 0.25
-    assert sorted(turns)[25] < 0.02
-
-
 async def test_a_killed_zygote_costs_its_sessions_one_failure_each() -> None:
     before = _named("nsjail")
     async with Pool(LIMITS, size=2) as pool:
@@ -104,8 +91,9 @@ async def test_a_killed_nsjail_is_replaced() -> None:
 
 
 async def test_a_session_that_is_opened_while_the_jail_is_replaced_waits_for_the_new_one() -> None:
+    others = _named("nsjail")
     async with Pool(LIMITS, size=8) as pool:
-        _kill_zygotes()
+        _kill_zygote(others)
         await asyncio.sleep(0.1)
 
         async def use() -> Status:
@@ -117,6 +105,19 @@ async def test_a_session_that_is_opened_while_the_jail_is_replaced_waits_for_the
             return await use()
 
         assert set(await asyncio.gather(use(), *(later() for _ in range(4)))) == {Status.OK}
+
+
+async def test_a_caller_that_is_cancelled_while_the_jail_is_replaced_does_not_leave_it_half_made() -> None:
+    before, others = (descendants(), zombies()), _named("nsjail")
+    async with Pool(LIMITS, size=1) as pool, pool.session() as session:
+        for _ in range(3):
+            _kill_zygote(others)
+            await asyncio.sleep(0.05)
+            task = asyncio.create_task(session.run("1"))
+            await asyncio.sleep(0.05)  # nsjail runs, and the zygote in it is importing
+            task.cancel()
+            await asyncio.wait([task])
+    assert (descendants(), zombies()) == before
 
 
 async def test_a_closed_pool_says_so() -> None:
@@ -215,7 +216,7 @@ def _named(name: str) -> set[int]:
 
 
 def _kill_zygote(others: set[int]) -> None:
-    """Kills the jailed PID 1 of the nsjail that is not among `others`. (Their numbers do not tell: they start again at the most.)"""
+    """Kills the jailed PID 1 of the nsjail that is not among `others`; the highest number is not always the newest."""
     (own,) = _named("nsjail") - others
     children = [pid for pid in descendants(own) if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1] == str(own)]
     for pid in children:
