@@ -48,6 +48,8 @@ _DENIED = {
     # An inotify watch would besides tell what other sessions open among the files that all of them share.
     "io_setup": 206, "io_destroy": 207, "io_getevents": 208, "io_submit": 209, "io_cancel": 210, "io_pgetevents": 333,
     "inotify_init": 253, "inotify_add_watch": 254, "inotify_init1": 294,
+    # Descriptors under way in messages are counted for a user too. Sockets send with sendto.
+    "sendmsg": 46, "sendmmsg": 307,
 }  # fmt: skip
 _SYS_SOCKET, _SYS_SOCKETPAIR, _SYS_CLONE, _SYS_CLONE3 = 41, 53, 56, 435
 _FAMILIES = (1, 2, 10)  # unix, inet, inet6: harmless in an empty network namespace, and libraries expect to be able to make one

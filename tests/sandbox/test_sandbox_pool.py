@@ -216,7 +216,7 @@ def _named(name: str) -> set[int]:
 
 
 def _kill_zygote(others: set[int]) -> None:
-    """Kills the jailed PID 1 of the nsjail that is not among `others`; the highest number is not always the newest."""
+    """Kills the jailed PID 1 of the nsjail that is not among `others`. Numbers wrap round: the newest need not be the highest."""
     (own,) = _named("nsjail") - others
     children = [pid for pid in descendants(own) if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1] == str(own)]
     for pid in children:

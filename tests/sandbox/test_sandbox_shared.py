@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from sandbox import Pool, Session, Status
+from sandbox import Pool, Session
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -66,17 +66,10 @@ made < 10_000"""
     assert (await session.run(code)).stdout == "True\n"
 
 
-async def test_many_descriptors_in_flight_do_not_stop_the_next_session(pool: Pool, session: Session) -> None:
-    code = """
-import socket
-pairs = [socket.socketpair() for _ in range(60)]
-try:
-    while True:
-        for ours, _ in pairs: socket.send_fds(ours, [b'x'], [0] * 100)
-except OSError as error: print(error.errno)"""
-    assert (await session.run(code)).stdout == "109\n"
-    async with pool.session() as other:
-        assert (await other.run("1")).status is Status.OK
+async def test_no_descriptor_can_be_put_in_flight(session: Session) -> None:
+    """The kernel counts those under way for each user: a session that kept some hundred there would stop all others."""
+    code = "import socket\nours, _ = socket.socketpair()\nsocket.send_fds(ours, [b'x'], [0])"
+    assert "PermissionError" in (await session.run(code)).stderr
 
 
 async def test_many_pipes_do_not_stop_another_session_s_output(pool: Pool, session: Session) -> None:
