@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import time
@@ -21,6 +22,7 @@ from sandbox import Limits, nsjail
 JAIL_PER_CALL = "nsjail and a new interpreter per call"
 PROCESS_PER_CALL = "a new interpreter per call, unjailed"
 REPL = "a REPL over a pipe, unjailed"
+BLOCKING_REPL = "the same REPL, read with blocking calls"
 
 _FONTS_IN_JAIL = """
 import os
@@ -101,20 +103,44 @@ class Repl:
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdin is not None and process.stdout is not None
         self._process, self._cells, self._printed = process, process.stdin, process.stdout
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._readable: asyncio.Future[None] | None = None
         self.pid = process.pid
 
     def __enter__(self) -> Repl:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._loop is not None:
+            self._loop.remove_reader(self._printed)
         self._cells.close()
         self._printed.close()
         self._process.wait()
 
     def run(self, code: str) -> str:
-        """What the cell printed. Raises InfrastructureError when it raised, which ends the REPL."""
+        """What the cell printed. Blocks. Raises InfrastructureError when it raised, which ends the REPL."""
+        self._ask(code)
+        return self._answer()
+
+    async def run_async(self, code: str) -> str:
+        """As `run`, for a program that has other things to do: its event loop says when the answer is there."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            self._loop.add_reader(self._printed, self._arrived)
+        self._readable = self._loop.create_future()
+        self._ask(code)
+        await self._readable
+        return self._answer()
+
+    def _arrived(self) -> None:
+        if self._readable is not None and not self._readable.done():
+            self._readable.set_result(None)
+
+    def _ask(self, code: str) -> None:
         source = code.encode()
         self._cells.write(len(source).to_bytes(4) + source)
+
+    def _answer(self) -> str:
         return self._read(int.from_bytes(self._read(4))).decode()
 
     def _read(self, size: int) -> bytes:

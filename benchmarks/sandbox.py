@@ -20,7 +20,7 @@ from PIL import Image
 
 from benchmarks import memory
 from benchmarks.figures import Figure
-from benchmarks.peers import JAIL_PER_CALL, PROCESS_PER_CALL, REPL, Peers, Repl
+from benchmarks.peers import BLOCKING_REPL, JAIL_PER_CALL, PROCESS_PER_CALL, REPL, Peers, Repl
 from envs.types import InfrastructureError
 from sandbox import Limits, Pool, Result, Session, Status, rootfs
 from sandbox.pool import PRELOAD
@@ -93,6 +93,7 @@ def _figures() -> dict[str, Figure]:
     figures = (
         Figure("turn", "ms", REPL),
         Figure("turn_p99", "ms", REPL),
+        Figure("turn_blocking", "ms", BLOCKING_REPL),
         Figure("fresh_session", "ms", JAIL_PER_CALL),
         Figure("fresh_session_unjailed", "ms", PROCESS_PER_CALL),
         Figure("sessions_per_second", "1/s", JAIL_PER_CALL),
@@ -123,7 +124,7 @@ class _Bench:
         await self._image_in(figures["image_in_12_megapixels"])
 
     async def _turns(self, session: Session, figures: dict[str, Figure]) -> None:
-        ours, reference = [], []
+        ours, reference, blocking = [], [], []
         for _ in range(_TURNS):
             started = time.perf_counter()
             result = await session.run(_CELL)
@@ -131,10 +132,15 @@ class _Bench:
             _check(result, _PRINTED)
         for _ in range(_TURNS):
             started = time.perf_counter()
-            self._repl.run(_CELL)
+            await self._repl.run_async(_CELL)
             reference.append(_ms_since(started))
+        for _ in range(_TURNS):
+            started = time.perf_counter()
+            self._repl.run(_CELL)
+            blocking.append(_ms_since(started))
         figures["turn"].add(median(ours), median(reference))
         figures["turn_p99"].add(quantiles(ours, n=100)[98], quantiles(reference, n=100)[98])
+        figures["turn_blocking"].add(median(ours), median(blocking))
 
     async def _fresh(self, figures: dict[str, Figure]) -> None:
         ours = []

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import select
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -65,6 +66,9 @@ class Process:
         self._cell = cell
         self._outputs = {stdout: "stdout", stderr: "stderr"}
         self._listening = False  # to the outputs
+        self._readable_outputs = select.poll()
+        for fd in self._outputs:
+            self._readable_outputs.register(fd, select.POLLIN)
         self._buffer = bytearray()
         self._turn = Turn(_READY)
         self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
@@ -170,13 +174,14 @@ class Process:
 
     def collect(self) -> None:
         """Reads what is left in the pipes, and no more until the next run: the code's output was complete before it said DONE."""
-        for fd in tuple(self._outputs):
-            if self._listening:
+        if self._listening:
+            self._listening = False
+            for fd in self._outputs:
                 asyncio.get_running_loop().remove_reader(fd)
+        for fd, _ in self._readable_outputs.poll(0):
             for _ in range(4 + self._limits.output_bytes // _CHUNK):  # bounded: another process may write on and on
                 if not self._read_output(fd):
                     break
-        self._listening = False
 
     def _listen(self) -> None:
         if not self._listening:
@@ -305,7 +310,7 @@ class Process:
         return True
 
     def _read_output(self, fd: int) -> bool:
-        """Takes what is there. False when nothing was."""
+        """Takes what is there. False when nothing more is."""
         try:
             data = os.read(fd, _CHUNK)
         except BlockingIOError:
@@ -322,10 +327,11 @@ class Process:
         if turn.output_bytes > limit * _FLOOD and not turn.flooded:
             turn.flooded = True  # said once: what is waited for next is that the run stops
             self._end(Ending(flood=True))
-        return True
+        return len(data) == _CHUNK  # a pipe gives less only when that was all
 
     def _close_output(self, fd: int) -> None:
         if self._outputs.pop(fd, None):
+            self._readable_outputs.unregister(fd)
             asyncio.get_running_loop().remove_reader(fd)
             with contextlib.suppress(OSError):
                 os.close(fd)
