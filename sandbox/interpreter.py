@@ -54,6 +54,7 @@ class Interpreter:
         _forget_shared_state()
 
     def serve(self) -> None:
+        signal.signal(signal.SIGINT, self._interrupt)  # one that comes before the first cell has begun ends nothing
         self._send(wire.READY, b"")
         while frame := self._receive():
             kind, payload = frame

@@ -65,6 +65,12 @@ async def test_an_interpreter_that_does_not_read_its_cell_is_timed_out(session: 
     assert result.duration_s < 3
 
 
+async def test_a_deadline_before_the_first_cell_has_begun_shows_nothing_of_ours(session: Session) -> None:
+    result = await session.run("#" * 9_000_000, timeout_s=0.001)
+    assert result.status is Status.TIMEOUT
+    assert "interpreter" not in result.stderr
+
+
 async def test_a_longer_timeout_than_the_limit_is_not_granted() -> None:
     async with Pool(Limits(wall_s=0.3), size=1) as pool, pool.session() as session:
         assert (await session.run("import time; time.sleep(9)", timeout_s=60)).duration_s < 2
