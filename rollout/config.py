@@ -87,7 +87,8 @@ class RolloutConfig:
     sandboxes_per_actor: int = 64
     """Size of a sandbox actor's pool, and the units of `sandbox` that it asks Ray for."""
     packages: list[str] = field(default_factory=list)
-    """Packages that the jail's Python has besides those of `sandbox/packages.txt`, each as NAME==VERSION."""
+    """Packages that the jail's Python has besides those of `sandbox/packages.txt`, each as NAME==VERSION.
+    On the command line: rollout.packages='["shapely==2.1.2"]'."""
     accept_reduced_isolation: bool = False
     """Run sandboxes where some protection that is not indispensable cannot be had (`toolwise doctor` says which)."""
     environment_threads: int = 16
