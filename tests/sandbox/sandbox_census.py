@@ -24,14 +24,15 @@ _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 def kind_of(pid: int) -> str:
     """One of KINDS, or "other", told from the command and from the process's numbers in the PID namespaces that it is in."""
     try:
-        lines = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
+        with open(f"/proc/{pid}/status") as status:  # no Path, as in `descendants`
+            lines = dict(line.split(":\t", 1) for line in status if ":\t" in line)
     except (FileNotFoundError, ProcessLookupError):
         return "other"
     inner = [int(number) for number in lines["NSpid"].split()[1:]]
     if lines["State"].startswith("Z"):
         return "other"
     if not inner:
-        return "nsjail" if lines["Name"] == "nsjail" else "other"
+        return "nsjail" if lines["Name"].strip() == "nsjail" else "other"
     if len(inner) == 1:
         return "zygote" if inner == [1] else "slot"
     return {1: "init", 2: "interpreter"}.get(inner[1], "other")

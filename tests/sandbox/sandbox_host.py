@@ -149,14 +149,15 @@ def own_cgroups(host: int | None = None) -> list[Path]:
 
 def _parents() -> dict[int, int]:
     parents: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
+    for name in os.listdir("/proc"):  # no Path: it interns each name, for good, which a test of memory would find
+        if name.isdigit():
             try:
-                state, parent = (entry / "stat").read_text().rsplit(")", 1)[1].split()[:2]
+                with open(f"/proc/{name}/stat") as stat:
+                    state, parent = stat.read().rsplit(")", 1)[1].split()[:2]
             except (FileNotFoundError, ProcessLookupError):
                 continue
             if state != "Z":
-                parents[int(entry.name)] = int(parent)
+                parents[int(name)] = int(parent)
     return parents
 
 

@@ -264,7 +264,8 @@ async def _kill(pid: int, kind: str, falling: list[int], pool: Pool, tally: Tall
     """Kills `pid`, and waits until it and `falling`, which fall with it, are dead."""
     with contextlib.ExitStack() as stack:
         try:
-            stat = Path(f"/proc/{pid}/stat").read_text()
+            with open(f"/proc/{pid}/stat") as file:
+                stat = file.read()
             pidfds = []
             for one in (pid, *falling):
                 pidfds.append(os.pidfd_open(one))
