@@ -70,6 +70,8 @@ class Pool:
         self._waiting = 0
         self._room = asyncio.Semaphore(self.size)
         self._starting = asyncio.Lock()
+        # When a jail dies, all its sessions start again at once: more at a time would take the processors from those that have.
+        self._starts = asyncio.Semaphore(2 * (os.cpu_count() or 1))
         self._free: list[_Slot] = []
         self._groups: cgroups.Groups | None = None
         self._jail: jail.Jail | None = None
@@ -194,6 +196,10 @@ class Pool:
 
     async def _start(self, slot: _Slot, question: Sequence[Image.Image]) -> Process:
         """Forks a session in `slot`; in a new slot if this one is dead. Raises OSError, EOFError, TimeoutError."""
+        async with self._starts:
+            return await self._start_now(slot, question)
+
+    async def _start_now(self, slot: _Slot, question: Sequence[Image.Image]) -> Process:
         if slot.peer is not None:
             with contextlib.suppress(OSError, EOFError, TimeoutError):
                 return await Process.start(slot.peer, self.limits, question)

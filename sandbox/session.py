@@ -100,19 +100,9 @@ class Session:
 
     async def _run(self, code: str, limit_s: float) -> tuple[Status, Turn, list[str]]:
         notes: list[str] = []
-        process = await self._living(notes)
-        deadline = time.monotonic() + limit_s
+        process, turn, deadline = await self._begin(code, limit_s, notes)
         watch = self._watch_cpu(process)
         try:
-            try:
-                turn = await process.begin(self._cell + 1, code, limit_s)
-            except OSError:  # what an earlier cell left behind has just ended it, and the news was still under way
-                watch()
-                await self._kill()
-                process = await self._living(notes)
-                watch = self._watch_cpu(process)
-                turn = await process.begin(self._cell + 1, code, limit_s)
-            self._cell += 1
             ending = await process.wait(max(0.0, deadline - time.monotonic()))
         finally:
             watch()
@@ -131,6 +121,22 @@ class Session:
             return status, turn, notes
         await self._kill()
         return self._cause_of_death(ending, notes), turn, notes
+
+    async def _begin(self, code: str, limit_s: float, notes: list[str]) -> tuple[Process, Turn, float]:
+        """Hands the cell to a living process; returns that, the turn, and the clock's time at which the run must end."""
+        for last_attempt in (False, True):
+            process = await self._living(notes)
+            deadline = time.monotonic() + limit_s  # what it takes to start a process is not the code's time
+            try:
+                turn = await process.begin(self._cell + 1, code, limit_s)
+            except OSError:  # what an earlier cell left behind has just ended it, and the news was still under way
+                if last_attempt:
+                    raise
+                await self._kill()
+            else:
+                self._cell += 1
+                return process, turn, deadline
+        raise AssertionError("unreachable")
 
     async def _living(self, notes: list[str]) -> Process:
         """The session's process; a new one, with a note that says so, when it has ended. Raises OSError, EOFError, TimeoutError."""
