@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import os
 import time
+from collections.abc import Sequence
 
 import pytest
-from sandbox_host import host_pid
+from PIL import Image
+from sandbox_host import LIMITS, host_pid
 
 from sandbox import Pool, Session, Status
+from sandbox.process import Process
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -107,6 +110,21 @@ async def test_shutting_the_channel_between_runs_is_not_a_failure_of_the_sandbox
     result = await session.run("1", timeout_s=0.5)
     assert (result.status, result.stdout) == (Status.OK, "1\n")
     assert "started again" in result.stderr
+
+
+async def test_the_time_that_a_new_start_takes_is_not_the_code_s() -> None:
+    code = "if os.fork() == 0:\n    time.sleep(0.1)\n    channel.shutdown(socket.SHUT_RD)\n    time.sleep(60)\n    os._exit(0)"
+    async with Pool(LIMITS, size=1, preload=[]) as pool, pool.session() as session:
+        await session.run(FRAME + DEAF + code)
+        await asyncio.sleep(0.3)
+        start = session._start
+
+        async def start_slowly(question: Sequence[Image.Image]) -> Process:
+            await asyncio.sleep(0.6)
+            return await start(question)
+
+        session._start = start_slowly
+        assert (await session.run("1", timeout_s=0.4)).status is Status.OK
 
 
 async def test_a_cell_that_nobody_takes_times_out(session: Session) -> None:

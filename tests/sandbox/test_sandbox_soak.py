@@ -40,8 +40,7 @@ KILLS = ["interpreter"] * 13 + ["init"] * 10 + ["slot"] * 7 + ["zygote", "nsjail
 SWALLOW = "while True:\n    try:\n        while True: pass\n    except BaseException: pass"
 GROWTH = 0.05
 
-# Wide in time: when the zygote is killed, 64 sessions start again at once and share two processors for some seconds.
-LIMITS = Limits(wall_s=30, cpu_s=30, memory_bytes=256 << 20, pids=16, disk_bytes=8 << 20, output_bytes=20_000, images=2)
+LIMITS = Limits(wall_s=5, cpu_s=20, memory_bytes=256 << 20, pids=16, disk_bytes=8 << 20, output_bytes=20_000, images=2)
 TIMEOUT_S = 0.15
 
 # How much longer than its timeout a call may take. The last term is for this process, which waits for a processor like the jails.
