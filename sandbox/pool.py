@@ -165,7 +165,9 @@ class Pool:
 
     async def _running_jail(self) -> jail.Jail:
         """The jail, started anew if it has died. Raises SandboxUnavailable."""
-        return await asyncio.shield(self._ensure_jail())  # everybody's: a caller that is cancelled must not leave it half-made
+        starting = asyncio.create_task(self._ensure_jail())  # everybody's: a caller that is cancelled must not leave it half-made
+        starting.add_done_callback(lambda task: task.cancelled() or task.exception())  # seen, even if that caller is the only one
+        return await asyncio.shield(starting)
 
     async def _ensure_jail(self) -> jail.Jail:
         async with self._starting:
