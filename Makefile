@@ -42,10 +42,9 @@ test: install
 	@.venv/bin/ty check --quiet
 	@$(PYTHON) -m pytest -m "not slow"
 
-# The sandbox's soak, leak and fuzz tests whole, which `make test` runs with small counts. They print what they saw.
+# The sandbox's tests whole: every attack in all its forms, and soak, leaks and fuzz, which `make test` runs with small counts.
 soak: install
-	@$(PYTHON) -m pytest --whole --timeout=3600 --durations=0 \
-		tests/sandbox/test_sandbox_soak.py tests/sandbox/test_sandbox_leaks.py tests/sandbox/test_sandbox_fuzz.py
+	@$(PYTHON) -m pytest --whole --timeout=3600 -m "not slow" tests/sandbox
 
 # Three seeds, each with a base, demonstrations, cold start, control and RL of its own.
 study: install

@@ -10,13 +10,15 @@
 * state: it persists within a session and never crosses into another;
 * the pool: bounded, restarts what died, refuses to start without its protections.
 
-Each attack through the `session` fixture runs four times: in a slot that has never held a session and in one that has just held a
-session which left much behind, of a pool of root's and of an ordinary user's.
+Each attack through the `session` fixture has four forms: in a slot that has never held a session and in one that has just held a
+session which left much behind, of a pool of root's and of an ordinary user's. `--whole` runs all four; without it each attack runs in two
+that differ in both, and the next attack in the other two.
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -27,6 +29,24 @@ from sandbox_unprivileged import UnprivilegedPool
 from sandbox import Pool, SandboxUnavailable
 
 _NEEDS_ROOT = pytest.mark.skipif(not AS_ROOT, reason="not root: the unprivileged half is this user's own")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--whole") or not AS_ROOT:
+        return
+    attacks: dict[str, int] = {}
+    left_out = []
+    for item in items:
+        params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        if isinstance(params.get("session"), str):
+            attack = re.sub(r"\b(root|unprivileged|fresh|reused)\b", "", item.nodeid)
+            number = attacks.setdefault(attack, len(attacks))
+            matching = (params["pool"] == "root") == (params["session"] == "fresh")
+            if matching == bool(number % 2):
+                left_out.append(item)
+    for item in left_out:
+        items.remove(item)
+    config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.fixture(autouse=True)
