@@ -11,8 +11,8 @@
 * the pool: bounded, restarts what died, refuses to start without its protections.
 
 Each attack through the `session` fixture has four forms: in a slot that has never held a session and in one that has just held a
-session which left much behind, of a pool of root's and of an ordinary user's. `--whole` runs all four; without it each attack runs in two
-that differ in both, and the next attack in the other two.
+session which left much behind, of a pool of root's and of an ordinary user's. `--whole` runs all four; without it each attack
+runs in two that differ in both, and the next attack in the other two.
 """
 
 from __future__ import annotations
