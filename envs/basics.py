@@ -60,7 +60,7 @@ def _direct(task_id: str, question: str, answer: str, picture: Image.Image | Non
         SOURCE,
         images=images,
         views=tuple(view(image) for image in images),
-        needs_tool=False,
+        needed_tools=(),
         expert=lambda rng: solve(None, answer),
     )
 

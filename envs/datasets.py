@@ -1,6 +1,6 @@
 """Questions from a file: JSON lines of our own, or verl's RL parquet.
 
-JSON lines: `{"question", "answer", "images": [paths beside the file], "ability", "needs_tool"}`; only the first two are required.
+JSON lines: `{"question", "answer", "images": [paths beside the file], "ability", "needed_tools"}`; only the first two are required.
 Parquet (verl): `prompt` (a list of chat messages), `reward_model.ground_truth`, `images` (bytes or paths), `ability`,
 `data_source`. A malformed row is named by file and number before anything runs.
 """
@@ -68,7 +68,7 @@ class Dataset:
             ability=row["ability"],
             source=row["source"],
             images=tuple(_open(image, self.path, row["number"]) for image in row["images"]),
-            needs_tool=row["needs_tool"],
+            needed_tools=row["needed_tools"],
         )
 
 
@@ -120,7 +120,7 @@ def _check(row: Mapping[str, Any], path: Path, number: int) -> dict[str, Any]:
         "images": images,
         "ability": str(row.get("ability") or "other"),
         "source": str(row.get("source") or path.stem),
-        "needs_tool": row.get("needs_tool"),
+        "needed_tools": None if row.get("needed_tools") is None else tuple(row["needed_tools"]),
     }
 
 

@@ -108,7 +108,7 @@ def _easy_perception(rng: np.random.Generator, split: str, task_id: str) -> Task
         SOURCE,
         images=(picture,),
         views=(view(picture),),
-        needs_tool=False,
+        needed_tools=(),
         expert=lambda rng: solve(crop_code(1, 1) if rng.random() < NEEDLESS_CALLS else None, answer),
     )
 
@@ -124,7 +124,7 @@ def _hard_perception(rng: np.random.Generator, split: str, task_id: str) -> Task
         SOURCE,
         images=(picture,),
         views=(view(picture),),
-        needs_tool=True,
+        needed_tools=("code",),
         expert=lambda rng: solve(crop_code(column, row), str(digit)),
     )
 
@@ -161,7 +161,7 @@ def _easy_reasoning(rng: np.random.Generator, split: str, task_id: str) -> Task:
         value,
         "reasoning",
         SOURCE,
-        needs_tool=False,
+        needed_tools=(),
         expert=lambda rng: solve(print_code(expression) if rng.random() < NEEDLESS_CALLS else None, value),
     )
 
@@ -174,7 +174,7 @@ def _hard_reasoning(rng: np.random.Generator, split: str, task_id: str) -> Task:
         value,
         "reasoning",
         SOURCE,
-        needs_tool=True,
+        needed_tools=("code",),
         expert=lambda rng: solve(print_code(expression), None),
     )
 

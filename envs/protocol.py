@@ -98,6 +98,13 @@ def instructions(tools: tuple[str, ...]) -> str:
             "To run Python: <code>\n```python\n…\n```\n</code>. The question's images are PIL images image_1, image_2, …; printed "
             "text, shown figures and the value of the last expression come back to you; variables persist between turns."
         )
+    if "text_search" in tools:
+        parts.append('To search texts: <tool_call>{"name": "search", "arguments": {"query": "…"}}</tool_call>.')
+    if "image_search" in tools:
+        parts.append(
+            'To find what an image shows: <tool_call>{"name": "image_search"}</tool_call> for the question\'s image, or with '
+            '"arguments": {"image": N} for the N-th image that you have seen, one that you cropped included.'
+        )
     parts.append("To finish: <answer>…</answer> with the bare answer.")
     return "\n".join(parts)
 

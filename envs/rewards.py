@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from envs.protocol import is_well_formed
+from envs.types import Task
 
 # An over-long answer scores 0: it is a search through candidates, not an answer.
 MAX_ANSWER_CHARACTERS = 300
@@ -24,12 +25,14 @@ class Reward:
     format_weight: float = 0.2
     tool_discount: float = 0.9
 
-    def __call__(self, actions: Sequence[str], answer: str | None, truth: str, tool_calls: int) -> tuple[float, dict[str, float]]:
+    async def __call__(
+        self, actions: Sequence[str], answer: str | None, task: Task, tool_calls: int
+    ) -> tuple[float, dict[str, float]]:
         """Score one episode from the model's own texts (`actions`), never from what tools returned.
 
         Returns the reward and its parts: `accuracy` and `format` in {0, 1}, `tool_discount` as applied.
         """
-        accuracy = float(answer is not None and matches(answer, truth))
+        accuracy = float(answer is not None and matches(answer, task.answer))
         form = float(answer is not None and all(is_well_formed(action) for action in actions))
         discount = self.tool_discount if tool_calls else 1.0
         reward = self.accuracy_weight * accuracy * discount + self.format_weight * form

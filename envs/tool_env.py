@@ -5,20 +5,21 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Dict, Sequence
+from gymnasium import spaces
+from gymnasium.spaces import Dict
 from PIL import Image
 
 from envs.protocol import Action, Answer, Call, Code, Malformed, escape, parse
 from envs.rewards import Reward
+from envs.search.types import ImageSearch, TextSearch
 from envs.spaces import RGBImage, Unicode
-from envs.tools.code import CodeTool
-from envs.types import Observation, Script, Task, ToolCall, ToolResult, ToolStatus
+from envs.tools.toolbox import TOOLS, Toolbox
+from envs.types import Observation, Script, Task, ToolCall, ToolResult, ToolStatus, UsageError
 from sandbox import Limits, Pool
 
 T = TypeVar("T")
@@ -33,8 +34,11 @@ class ToolEnv(gymnasium.Env[Observation, str]):
     `step_async` is the work: a rollout awaits thousands of them in one thread. `step` runs it to completion. An answer terminates;
     a spent budget of `max_turns` actions truncates. A malformed action or a failed tool is an observation. Tool text is escaped.
 
-    `info` at reset: `task_id`, `ability`, `source`, `needs_tool`. At each step: `tool_call` (a `ToolCall` or None); on the last one
-    also `answer` and `reward_parts`. A `tool_call` with status FAILURE means that the machine failed: the episode should be run
+    `tools` are those that the model may call; by default code, and the searches that have a backend (`text_search`,
+    `image_search`). A search returns at most `top_k` results, within `search_s` seconds.
+
+    `info` at reset: `task_id`, `ability`, `source`, `needed_tools`. At each step: `tool_call` (a `ToolCall` or None); on the last
+    one also `answer` and `reward_parts`. A `tool_call` with status FAILURE means that the machine failed: the episode should be run
     again.
 
     `sandbox` is a running pool, shared with other environments; without it the environment starts one of its own when code first
@@ -50,6 +54,11 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         self,
         tasks: TaskSource,
         *,
+        tools: Sequence[str] | None = None,
+        text_search: TextSearch | None = None,
+        image_search: ImageSearch | None = None,
+        top_k: int = 5,
+        search_s: float = 30.0,
         sandbox: Pool | None = None,
         limits: Limits | None = None,
         reward: Reward | None = None,
@@ -58,7 +67,7 @@ class ToolEnv(gymnasium.Env[Observation, str]):
     ) -> None:
         if max_turns < 1:
             raise ValueError(f"max_turns is {max_turns}: it must be at least 1")
-        self.observation_space: Any = Dict({"text": Unicode(MAX_CHARACTERS), "images": Sequence(RGBImage(MAX_SIDE))})
+        self.observation_space: Any = Dict({"text": Unicode(MAX_CHARACTERS), "images": spaces.Sequence(RGBImage(MAX_SIDE))})
         self.action_space = Unicode(MAX_CHARACTERS)
         self.render_mode = render_mode
         self._tasks = tasks
@@ -68,7 +77,10 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         self._reward = reward or Reward()
         self._max_turns = max_turns
         self._loop: _LoopThread | None = None
-        self._code: CodeTool | None = None
+        self._toolbox: Toolbox | None = None
+        self._searches: dict[str, Any] = {"text_search": text_search, "image_search": image_search}
+        self._search_limits: dict[str, Any] = {"top_k": top_k, "search_s": search_s}
+        self.tools = _enabled(tools, self._searches)
         self._task: Task | None = None
         self._actions: list[str] = []
         self._transcript: list[str] = []
@@ -84,6 +96,7 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         await self._close_tools()
         task = (options or {}).get("task") or self._tasks(self.np_random)
         self._task, self._actions, self._tool_calls, self._over = task, [], 0, False
+        self._toolbox = Toolbox(self.tools, task.images, pool=self._pool, **self._searches, **self._search_limits)
         observation = _observe(task.question, task.views or task.images)
         self._transcript = [task.question]
         self._remember_image(observation)
@@ -91,7 +104,7 @@ class ToolEnv(gymnasium.Env[Observation, str]):
             "task_id": task.task_id,
             "ability": task.ability,
             "source": task.source,
-            "needs_tool": task.needs_tool,
+            "needed_tools": task.needed_tools,
         }
 
     async def step_async(self, action: str) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -106,7 +119,10 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         if answer is None:
             call, result = await self._act(parsed)
             # The remedy for a malformed action is our own text: its tags are meant.
-            observation = _observe(escape(result.text) if call else result.text, result.images)
+            text = escape(result.text) if call else result.text
+            if isinstance(parsed, Call):
+                text = f"<tool_response>\n{text}\n</tool_response>"
+            observation = _observe(text, result.images)
             self._tool_calls += call is not None
         failed = call is not None and call.status is ToolStatus.FAILURE
         truncated = answer is None and (failed or len(self._actions) >= self._max_turns)
@@ -116,7 +132,7 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         reward = 0.0
         if answer is not None or truncated:
             self._over = True
-            reward, parts = self._reward(self._actions, answer, self._task.answer, self._tool_calls)
+            reward, parts = await self._reward(self._actions, answer, self._task, self._tool_calls)
             info |= {"answer": answer, "reward_parts": parts}
             await self._close_tools()
         return observation, reward, answer is not None, truncated, info
@@ -160,19 +176,8 @@ class ToolEnv(gymnasium.Env[Observation, str]):
     async def _act(self, action: Action) -> tuple[ToolCall | None, ToolResult]:
         if isinstance(action, Malformed):
             return None, ToolResult(action.reason, status=ToolStatus.ERROR)
-        started = time.monotonic()
-        if isinstance(action, Code):
-            name, arguments = CodeTool.name, action.source
-            if self._code is None:
-                assert self._task is not None
-                self._code = CodeTool(await self._pool(), self._task.images)
-            result = await self._code.run(action.source)
-        else:
-            assert isinstance(action, Call)
-            # Not the model's own word for it: metrics are named after tools.
-            name, arguments = "unknown", f"{action.name} {action.arguments}"
-            result = ToolResult(f"There is no tool {action.name!r}. Available: code.", status=ToolStatus.ERROR)
-        return ToolCall(name, result.status, time.monotonic() - started, arguments), result
+        assert isinstance(action, Code | Call) and self._toolbox is not None
+        return await self._toolbox.act(action)
 
     async def _pool(self) -> Pool:
         if self._sandbox is not None:
@@ -182,9 +187,9 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         return self._owned_sandbox
 
     async def _close_tools(self) -> None:
-        if self._code is not None:
-            code, self._code = self._code, None
-            await code.close()
+        if self._toolbox is not None:
+            toolbox, self._toolbox = self._toolbox, None
+            await toolbox.close()
 
     def _remember_image(self, observation: Observation) -> None:
         if observation["images"]:
@@ -194,6 +199,17 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         if self._loop is None:
             self._loop = _LoopThread()
         return self._loop.run(coroutine)
+
+
+def _enabled(tools: Sequence[str] | None, searches: dict[str, Any]) -> tuple[str, ...]:
+    """Raises UsageError for a tool that does not exist, or whose backend is missing."""
+    there = tuple(tool for tool in TOOLS if searches.get(tool, True) is not None)
+    for tool in tools or ():
+        if tool not in TOOLS:
+            raise UsageError(f"there is no tool {tool!r}: write some of {', '.join(TOOLS)}")
+        if tool not in there:
+            raise UsageError(f"the tool {tool} has nothing to search in: give {tool}=… as well")
+    return there if tools is None else tuple(tools)
 
 
 class _LoopThread:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypedDict
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 from PIL import Image
@@ -28,8 +28,9 @@ class Task:
     """One question with a machine-checked answer.
 
     `images` are full size: what the tools work on (`image_1`, `image_2`, …). `views` are what the policy is shown, where that is a
-    smaller copy; empty means that the images themselves are shown. `needs_tool` is None where nobody knows. `expert` makes a script
-    that solves the task; it is given a random generator so that demonstrations vary.
+    smaller copy; empty means that the images themselves are shown. `needed_tools` names the tools without all of which the task
+    cannot be solved: empty where it can be solved at once, None where nobody knows. `expert` makes a script that solves the task;
+    it is given a random generator so that demonstrations vary.
     """
 
     task_id: str
@@ -39,16 +40,21 @@ class Task:
     source: str
     images: tuple[Image.Image, ...] = ()
     views: tuple[Image.Image, ...] = ()
-    needs_tool: bool | None = None
+    needed_tools: tuple[str, ...] | None = None
     expert: Callable[[random.Random], Script] | None = None
 
 
 class ToolStatus(StrEnum):
-    """How a tool call ended, as the model's doing (OK, ERROR, TIMEOUT) or ours (FAILURE)."""
+    """How a tool call ended.
+
+    OK, ERROR and TIMEOUT are the model's doing. UNAVAILABLE: a service outside did not answer, and the episode goes on without it.
+    FAILURE: our own machine failed, and the episode is to be run again.
+    """
 
     OK = "ok"
     ERROR = "error"
     TIMEOUT = "timeout"
+    UNAVAILABLE = "unavailable"
     FAILURE = "failure"
 
 
@@ -69,6 +75,18 @@ class ToolResult:
     text: str
     images: tuple[Image.Image, ...] = ()
     status: ToolStatus = ToolStatus.OK
+
+
+class Tool(Protocol):
+    """A tool in the hands of one episode."""
+
+    async def call(self, arguments: Mapping[str, Any]) -> ToolResult:
+        """Do what the model asked for. Wrong arguments are a result with the remedy, never an exception."""
+        ...
+
+    async def close(self) -> None:
+        """Give back what the tool holds."""
+        ...
 
 
 class InfrastructureError(RuntimeError):

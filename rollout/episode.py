@@ -169,7 +169,9 @@ class _Run:
             max_tokens=config.max_tokens,
             reserve_tokens=min(config.max_action_tokens, config.max_tokens // 8),
             observation_tokens=config.max_observation_tokens,
-            system_prompt=instructions(("code",)) if config.system_prompt == PROTOCOL_PROMPT else config.system_prompt,
+            system_prompt=instructions(getattr(env.unwrapped, "tools", ()))
+            if config.system_prompt == PROTOCOL_PROMPT
+            else config.system_prompt,
         )
         self._turns: list[Turn] = []
         self._pending: Turn | None = None
@@ -264,6 +266,7 @@ class _Run:
         """The record of what happened."""
         spec, transcript, last = self._spec, self.transcript, self._last_info
         # A turn that a deadline cut off: its tokens were sampled, so it is told as well.
+        needed = self._reset_info.get("needed_tools")
         turns = [*self._turns, *([self._pending] if self._pending else [])]
         trajectory = Trajectory(
             episode_id=spec.episode_id,
@@ -283,7 +286,7 @@ class _Run:
             reward_parts=dict(last.get("reward_parts", {})),
             answer=last.get("answer"),
             stop_reason=stop,
-            needs_tool=self._reset_info.get("needs_tool"),
+            needed_tools=None if needed is None else list(needed),
             temperature=spec.temperature,
         )
         return Episode(trajectory, {image.sha256: image.png for image in transcript.images}, error)

@@ -60,7 +60,8 @@ class Trajectory:
 
     `token_ids`, `loss_mask`, `logprobs`, `versions` have equal length T. `loss_mask` is 1 exactly on tokens that the policy
     sampled; `logprobs` (natural logarithm, at the sampling temperature) is 0 and `versions` is -1 elsewhere. `images` holds sha256
-    names in the order of the image placeholders in `token_ids`. Raises ValueError where these invariants do not hold.
+    names in the order of the image placeholders in `token_ids`. `needed_tools` names the tools that the task cannot do without, and
+    is None where nobody knows. Raises ValueError where these invariants do not hold.
     """
 
     episode_id: str
@@ -80,7 +81,7 @@ class Trajectory:
     reward_parts: dict[str, float]
     answer: str | None
     stop_reason: StopReason
-    needs_tool: bool | None = None
+    needed_tools: list[str] | None = None
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
@@ -104,6 +105,11 @@ class Trajectory:
     def tool_calls(self) -> int:
         """Number of tool calls in this episode."""
         return sum(turn.tool is not None for turn in self.turns)
+
+    @property
+    def needs_tool(self) -> bool | None:
+        """Whether the task needs any tool; None where nobody knows."""
+        return None if self.needed_tools is None else bool(self.needed_tools)
 
     @property
     def correct(self) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from typing import Any
 
 from PIL import Image
 
@@ -27,19 +28,17 @@ _REMARK = {
 class CodeTool:
     """Runs Python with `image_1` … `image_n` in the namespace; state persists until `close`."""
 
-    name = "code"
-
     def __init__(self, sandbox: Pool, images: Sequence[Image.Image]) -> None:
         self._sandbox = sandbox
         self._images = images
         self._stack = AsyncExitStack()
         self._session = None
 
-    async def run(self, source: str) -> ToolResult:
-        """Run `source` and return what it printed, its traceback, and the images it showed or returned."""
+    async def call(self, arguments: Mapping[str, Any]) -> ToolResult:
+        """Run `arguments["source"]` and return what it printed, its traceback, and the images it showed or returned."""
         if self._session is None:
             self._session = await self._stack.enter_async_context(self._sandbox.session(images=self._images))
-        result = await self._session.run(source)
+        result = await self._session.run(arguments["source"])
         parts = [part.rstrip("\n") for part in (result.stdout, result.stderr) if part.strip()]
         if remark := _REMARK.get(result.status):
             parts.append(remark)

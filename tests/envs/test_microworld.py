@@ -63,7 +63,7 @@ def test_splits_share_no_picture():
 
 def test_half_of_the_items_need_the_tool():
     rng, world = np.random.default_rng(0), Microworld()
-    assert 0.4 < np.mean([world(rng).needs_tool for _ in range(200)]) < 0.6
+    assert 0.4 < np.mean([bool(world(rng).needed_tools) for _ in range(200)]) < 0.6
 
 
 def test_the_expert_calls_the_tool_wherever_it_is_needed():

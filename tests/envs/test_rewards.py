@@ -3,31 +3,33 @@
 import pytest
 
 from envs.rewards import Reward, matches
+from envs.types import Task
 
 ANSWER = "<answer>7</answer>"
+SEVEN = Task("t", "What is 3 + 4?", "7", "reasoning", "test")
 CODE = "<code>\n```python\nprint(7)\n```\n</code>"
 
 
-def test_a_right_and_well_formed_answer_earns_one():
-    assert Reward()([ANSWER], "7", "7", tool_calls=0)[0] == pytest.approx(1.0)
+async def test_a_right_and_well_formed_answer_earns_one():
+    assert (await Reward()([ANSWER], "7", SEVEN, tool_calls=0))[0] == pytest.approx(1.0)
 
 
-def test_a_wrong_answer_earns_the_format_only():
-    assert Reward()([ANSWER], "7", "8", tool_calls=0)[0] == pytest.approx(0.2)
+async def test_a_wrong_answer_earns_the_format_only():
+    assert (await Reward()([ANSWER], "8", SEVEN, tool_calls=0))[0] == pytest.approx(0.2)
 
 
-def test_calling_a_tool_discounts_the_accuracy_only():
-    assert Reward(tool_discount=0.9)([CODE, ANSWER], "7", "7", tool_calls=1)[0] == pytest.approx(0.8 * 0.9 + 0.2)
+async def test_calling_a_tool_discounts_the_accuracy_only():
+    assert (await Reward(tool_discount=0.9)([CODE, ANSWER], "7", SEVEN, tool_calls=1))[0] == pytest.approx(0.8 * 0.9 + 0.2)
 
 
-def test_one_malformed_turn_loses_the_format():
-    reward, parts = Reward()(["what?", ANSWER], "7", "7", tool_calls=0)
+async def test_one_malformed_turn_loses_the_format():
+    reward, parts = await Reward()(["what?", ANSWER], "7", SEVEN, tool_calls=0)
     assert parts["format"] == 0
     assert reward == pytest.approx(0.8)
 
 
-def test_no_answer_earns_nothing():
-    assert Reward()([CODE], None, "7", tool_calls=1)[0] == 0
+async def test_no_answer_earns_nothing():
+    assert (await Reward()([CODE], None, SEVEN, tool_calls=1))[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def env():
 
 @pytest.fixture
 def task():
-    return Task("t", "What is 6 * 7?", "42", "reasoning", "test", needs_tool=True)
+    return Task("t", "What is 6 * 7?", "42", "reasoning", "test", needed_tools=("code",))
 
 
 @pytest.mark.parametrize("env_id", IDS)

@@ -44,7 +44,7 @@ def trajectory(calls=(), group="g", reward=0.0, ability="faking", stop=StopReaso
         reward_parts={"accuracy": float(correct)},
         answer="answer",
         stop_reason=stop,
-        needs_tool=needs,
+        needed_tools=None if needs is None else ["code"] * needs,
     )
 
 

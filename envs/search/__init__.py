@@ -1,0 +1,1 @@
+"""Text search and image search: one protocol each, and the backends behind it."""
