@@ -6,6 +6,7 @@ in it.
 
 from __future__ import annotations
 
+import _signal  # ty: ignore[import-not-found]
 import ast
 import builtins
 import contextlib
@@ -17,9 +18,11 @@ import mmap
 import os
 import random
 import resource
+import select
 import signal
 import socket
 import sys
+import time
 import traceback
 import types
 from collections.abc import Mapping, Sequence
@@ -31,6 +34,9 @@ _FONTS = "/opt/fonts"
 _FIGURES_MODULE = "matplotlib.pyplot"
 _TRACEBACK_CHARS = 8192
 _AT_ONCE_BYTES = 1 << 12
+_INTERRUPTS = (signal.SIGINT, signal.SIGXCPU)
+# The functions of `signal` that also make enumeration members of what they return take longer than a small cell.
+_handler, _change_mask = _signal.getsignal, _signal.pthread_sigmask
 _current: Interpreter | None = None
 
 
@@ -42,6 +48,9 @@ class Interpreter:
         _current = self
         self._channel = channel
         self._cpu_s, self._side, self._pixels = settings["cpu_s"], settings["image_side"], settings["image_pixels"]
+        self._readable = select.poll()
+        self._readable.register(channel, select.POLLIN)
+        self._most_cpu_s = resource.getrlimit(resource.RLIMIT_CPU)[1]
         self._buffer = bytearray()
         self._fds: list[int] = []
         self._pid = os.getpid()
@@ -87,14 +96,8 @@ class Interpreter:
 
     def _run(self, source: str, filename: str) -> bytes:
         linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-        cpu_used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_CPU, (int(cpu_used + self._cpu_s) + 1, resource.getrlimit(resource.RLIMIT_CPU)[1]))
         try:
-            for number in (signal.SIGINT, signal.SIGXCPU):
-                if signal.getsignal(number) != self._interrupt:  # not yet, or the last cell changed it
-                    signal.signal(number, self._interrupt)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGXCPU))
+            self._be_interruptible()
             self._running = True
             try:
                 self._execute(source, filename)
@@ -113,20 +116,27 @@ class Interpreter:
             return wire.OUTCOME_MEMORY if isinstance(error, MemoryError) else wire.OUTCOME_EXCEPTION
         return wire.OUTCOME_OK
 
+    def _be_interruptible(self) -> None:
+        """Sets what a cell may have changed: the limit of processor time, both handlers, the mask."""
+        with contextlib.suppress(ValueError, OSError):  # where a cell has lowered the hard limit, the host still counts
+            resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time() + self._cpu_s) + 1, self._most_cpu_s))
+        for number in _INTERRUPTS:
+            if _handler(number) != self._interrupt:
+                signal.signal(number, self._interrupt)
+        _change_mask(signal.SIG_UNBLOCK, _INTERRUPTS)
+
     def _execute(self, source: str, filename: str) -> None:
-        tree = ast.parse(source, filename)
-        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+        statements, last = _compiled(source, filename)
         namespace = self._module.__dict__
-        exec(compile(tree, filename, "exec", dont_inherit=True), namespace)
-        if isinstance(last, ast.Expr):
-            value = eval(compile(ast.Expression(last.value), filename, "eval", dont_inherit=True), namespace)
-            if value is None:
-                return
-            namespace["_"] = value
-            if _is_image(value):
-                self.send_image(value)
-            else:
-                sys.stdout.write(f"{value!r}\n")
+        if statements is not None:
+            exec(statements, namespace)
+        if last is None or (value := eval(last, namespace)) is None:
+            return
+        namespace["_"] = value
+        if _is_image(value):
+            self.send_image(value)
+        else:
+            sys.stdout.write(f"{value!r}\n")
 
     def _interrupt(self, number: int, _frame: object) -> None:
         # Between runs there is nothing to interrupt: the signal came too late.
@@ -174,7 +184,9 @@ class Interpreter:
                     payload = bytes(self._buffer[wire.HEADER.size : need])
                     del self._buffer[:need]
                     return kind, payload
-            data, fds, _, _ = socket.recv_fds(self._channel, 1 << 16, 1)
+            self._readable.poll()  # waiting in recvmsg, it would also be woken when the host takes what was sent to it
+            # Room for a large frame costs more to make than a small cell takes to run.
+            data, fds, _, _ = socket.recv_fds(self._channel, 1 << 16 if self._buffer else 1 << 12, 1)
             self._fds += fds
             if not data:
                 return None
@@ -208,6 +220,19 @@ def prepare() -> None:
     _link_fonts()
     Image.Image.show = lambda self, *_, **__: _show(self)
     sys.meta_path.insert(0, _FigureHook())
+
+
+def _compiled(source: str, filename: str) -> tuple[types.CodeType | None, types.CodeType | None]:
+    """A cell's statements, and apart from them the expression that it ends with: each None where there is none."""
+    if "\n" not in source:
+        with contextlib.suppress(SyntaxError):  # most cells of one line are an expression: compiled at once, in half the time
+            return None, compile(source, filename, "eval", dont_inherit=True)
+    tree = ast.parse(source, filename)
+    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    return (
+        compile(tree, filename, "exec", dont_inherit=True) if tree.body else None,
+        compile(ast.Expression(last.value), filename, "eval", dont_inherit=True) if isinstance(last, ast.Expr) else None,
+    )
 
 
 def _show(image: Any) -> None:

@@ -12,7 +12,7 @@ import os
 import secrets
 import select
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from PIL import Image
@@ -22,6 +22,7 @@ from sandbox.types import Limits
 
 _START_S = 10.0
 _CHUNK = 1 << 16
+_FEW = 1 << 12  # a first read: most runs say little, and room for a whole chunk costs more to make than such a run takes
 _LISTEN_S = 0.005  # most runs are over sooner; their output is read once, when they are, instead of waking the host for each line
 _FLOOD = 16  # output beyond the limit is dropped while the run goes on; at this multiple of the limit the run is stopped
 _MOST_FRAMES = 1000  # in a run, kept or dropped: reading them takes time from every session
@@ -137,18 +138,27 @@ class Process:
             self._end(Ending(deadline=True), final=True)  # half a frame was sent: nothing more can be
         return self._turn
 
-    async def wait(self, timeout_s: float) -> Ending:
-        """How the run ended, or `deadline` after `timeout_s`, when it still goes on."""
+    async def wait(self, timeout_s: float, on_long: Callable[[], None] | None = None) -> Ending:
+        """How the run ended, or `deadline` after `timeout_s`, when it still goes on.
+
+        `on_long` is called if it is not over at once.
+        """
         if self._final is not None:
             return self._final
         loop = asyncio.get_running_loop()
-        deadline = loop.call_later(timeout_s, self._end, Ending(deadline=True))
-        listen = loop.call_later(_LISTEN_S, self._listen)
+
+        def long() -> None:
+            nonlocal timer
+            timer = loop.call_later(timeout_s - _LISTEN_S, self._end, Ending(deadline=True))
+            self._listen()
+            if on_long is not None:
+                on_long()
+
+        timer = loop.call_later(min(timeout_s, _LISTEN_S), long)  # one timer, not three: most runs are over sooner
         try:
             return await self._ending
         finally:
-            deadline.cancel()
-            listen.cancel()
+            timer.cancel()
 
     def stop_for_cpu(self) -> None:
         """Ends the wait with `cpu`: somebody found that the session has used its processor time."""
@@ -179,9 +189,11 @@ class Process:
             for fd in self._outputs:
                 asyncio.get_running_loop().remove_reader(fd)
         for fd, _ in self._readable_outputs.poll(0):
-            for _ in range(4 + self._limits.output_bytes // _CHUNK):  # bounded: another process may write on and on
-                if not self._read_output(fd):
+            size = _FEW
+            for _ in range(5 + self._limits.output_bytes // _CHUNK):  # bounded: another process may write on and on
+                if not self._read_output(fd, size):
                     break
+                size = _CHUNK
 
     def _listen(self) -> None:
         if not self._listening:
@@ -249,7 +261,7 @@ class Process:
     def _read_cell(self) -> bool:
         """Takes what is there. False when nothing was, or nothing more is to be read."""
         try:
-            data = b"" if self._deaf else self._cell.recv(_CHUNK)
+            data = b"" if self._deaf else self._cell.recv(_CHUNK if self._buffer else _FEW)
         except BlockingIOError:
             return False
         except OSError:
@@ -309,10 +321,10 @@ class Process:
             turn.images_dropped += 1
         return True
 
-    def _read_output(self, fd: int) -> bool:
+    def _read_output(self, fd: int, size: int = _CHUNK) -> bool:
         """Takes what is there. False when nothing more is."""
         try:
-            data = os.read(fd, _CHUNK)
+            data = os.read(fd, size)
         except BlockingIOError:
             return False
         if not data:
@@ -327,7 +339,7 @@ class Process:
         if turn.output_bytes > limit * _FLOOD and not turn.flooded:
             turn.flooded = True  # said once: what is waited for next is that the run stops
             self._end(Ending(flood=True))
-        return len(data) == _CHUNK  # a pipe gives less only when that was all
+        return len(data) == size  # a pipe gives less only when that was all
 
     def _close_output(self, fd: int) -> None:
         if self._outputs.pop(fd, None):

@@ -47,7 +47,7 @@ class Session:
         self._lock = asyncio.Lock()
         self._cell = 0
         self._memory_kills = 0
-        self._cpu_most = 0.0  # of the group's count, at which the run under way has used its processor time
+        self._cpu_watch = _CpuWatch(None, math.inf)
 
     async def open(self) -> None:
         """Starts the processes. A failure is not raised: the next run tries again and, failing too, says SANDBOX_FAILURE."""
@@ -101,11 +101,11 @@ class Session:
     async def _run(self, code: str, limit_s: float) -> tuple[Status, Turn, list[str]]:
         notes: list[str] = []
         process, turn, deadline = await self._begin(code, limit_s, notes)
-        watch = self._watch_cpu(process)
+        watch = self._cpu_watch = _CpuWatch(self._group, self._limits.cpu_s)
         try:
-            ending = await process.wait(max(0.0, deadline - time.monotonic()))
+            ending = await process.wait(deadline - time.monotonic(), lambda: watch.look(process.stop_for_cpu))
         finally:
-            watch()
+            watch.cancel()
         if ending.outcome:
             process.collect()
             return _OUTCOMES.get(ending.outcome, Status.EXCEPTION), turn, notes
@@ -158,36 +158,12 @@ class Session:
             notes.append(ending.lost)
             return Status.SANDBOX_FAILURE
         code = os.waitstatus_to_exitcode(ending.died)
-        if code == -signal.SIGXCPU and self._cpu_spent():  # else it sent the signal to itself
+        if code == -signal.SIGXCPU and self._cpu_watch.spent():  # else it sent the signal to itself
             notes.append(f"killed after {self._limits.cpu_s:g} s of processor time; variables are lost")
             return Status.TIMEOUT
         how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended itself with exit status {code}"
         notes.append(f"the process {how}; variables are lost")
         return Status.KILLED
-
-    def _cpu_spent(self) -> bool:
-        """Whether the run has used its processor time; believed where it is not counted."""
-        used = self._group.cpu_s() if self._group is not None else None
-        return used is None or used >= self._cpu_most
-
-    def _watch_cpu(self, process: Process) -> Callable[[], object]:
-        """Looks at the group's processor time no sooner than it can be used up. Returns what ends the watch."""
-        begin = self._group.cpu_s() if self._group is not None and self._limits.cpu_s < math.inf else None
-        if self._group is None or begin is None:
-            return lambda: None
-        self._cpu_most = begin + self._limits.cpu_s
-        group, loop = self._group, asyncio.get_running_loop()
-
-        def look() -> None:
-            nonlocal timer
-            left = self._cpu_most - (group.cpu_s() or 0.0)
-            if left <= 0:
-                process.stop_for_cpu()
-            else:
-                timer = loop.call_later(max(0.05, left / _PROCESSORS), look)
-
-        timer = loop.call_later(self._limits.cpu_s / _PROCESSORS, look)
-        return lambda: timer.cancel()
 
     async def _restart(self) -> None:
         await self._kill()
@@ -198,6 +174,38 @@ class Session:
         process, self._process = self._process, None
         if process is not None:
             await asyncio.shield(process.close())
+
+
+class _CpuWatch:
+    """The processor time of one run: all that `group` uses from now on."""
+
+    __slots__ = ("_group", "_most", "_timer")
+
+    def __init__(self, group: Group | None, limit_s: float) -> None:
+        begin = group.cpu_s() if group is not None and limit_s < math.inf else None
+        self._group = None if begin is None else group
+        self._most = (begin or 0.0) + limit_s
+        self._timer: asyncio.TimerHandle | None = None
+
+    def spent(self) -> bool:
+        """Whether the limit is reached; believed where it is not counted."""
+        used = self._group.cpu_s() if self._group is not None else None
+        return used is None or used >= self._most
+
+    def look(self, stop: Callable[[], None]) -> None:
+        """Calls `stop` when the limit is reached, and looks again no sooner than that can be."""
+        if self._group is None:
+            return
+        left_s = self._most - (self._group.cpu_s() or 0.0)
+        if left_s <= 0:
+            stop()
+        else:
+            self._timer = asyncio.get_running_loop().call_later(max(0.05, left_s / _PROCESSORS), self.look, stop)
+
+    def cancel(self) -> None:
+        """Looks no more."""
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 def _signal_name(number: int) -> str:
