@@ -19,7 +19,7 @@ import pyarrow
 import pyarrow.parquet
 from PIL import Image
 
-from envs.microworld import SPLITS
+from envs.microworld.splits import SPLITS
 from envs.types import Task, UsageError
 
 SUFFIXES = (".jsonl", ".parquet")

@@ -9,16 +9,19 @@ from typing import Any
 
 import gymnasium
 
-from envs.basics import Basics
 from envs.datasets import SUFFIXES, Dataset
-from envs.microworld import ABILITIES, Microworld
+from envs.microworld import ABILITIES, Microworld, emblems, knowledge_base
+from envs.microworld.basics import Basics
 from envs.tool_env import ToolEnv
 from envs.types import UsageError
 
 MICROWORLDS: dict[str, tuple[str, ...]] = {
     "toolwise/Perception-v0": ("perception",),
     "toolwise/Reasoning-v0": ("reasoning",),
-    "toolwise/Microworld-v0": ABILITIES,
+    "toolwise/Search-v0": ("search",),
+    "toolwise/Integration-v0": ("integration",),
+    "toolwise/Microworld-v0": ("perception", "reasoning"),
+    "toolwise/Mixture-v0": ABILITIES,
 }
 
 BASICS = "toolwise/Basics-v0"
@@ -26,10 +29,24 @@ DATASET = "toolwise/Dataset-v0"
 
 
 def make_microworld(
-    *, abilities: tuple[str, ...], split: str = "train", need: float = 0.5, max_turns: int = 4, **options: Any
+    *,
+    abilities: tuple[str, ...],
+    split: str = "train",
+    need: float = 0.5,
+    difficulty: int = 1,
+    max_turns: int | None = None,
+    **options: Any,
 ) -> ToolEnv:
-    """A `ToolEnv` on the built-in world; `options` are those of `ToolEnv`."""
-    return ToolEnv(Microworld(abilities, split, need), max_turns=max_turns, **options)
+    """A `ToolEnv` on the built-in world; `options` are those of `ToolEnv`.
+
+    Where it asks for what must be searched for, the searches are there: `difficulty` (1 to 3) says how much in the knowledge base
+    misleads.
+    """
+    world = Microworld(abilities, split, need)
+    searches = not {"search", "integration"}.isdisjoint(abilities)
+    if searches:
+        options = {"text_search": knowledge_base(difficulty), "image_search": emblems(), "top_k": 3} | options
+    return ToolEnv(world, max_turns=max_turns or (6 if searches else 4), **options)
 
 
 def make_basics(*, split: str = "train", kind: str | None = None, max_turns: int = 2, **options: Any) -> ToolEnv:

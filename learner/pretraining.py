@@ -1,4 +1,4 @@
-"""Pre-training of the starter policy on what a base model knows (`envs.basics`), and never a tool call.
+"""Pre-training of the starter policy on what a base model knows (`envs.microworld.basics`), and never a tool call.
 
 python -m learner.pretraining out=DIR [seed=0] [steps=1200]
 """
@@ -23,8 +23,8 @@ from omegaconf import OmegaConf
 from torch.nn.functional import cross_entropy
 from transformers import BatchFeature, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
-from envs.basics import MIX, Basics
-from envs.microworld import answer_action
+from envs.microworld.basics import MIX, Basics
+from envs.microworld.scripts import answer_action
 from envs.types import Task
 from learner.console import console, progress
 from learner.starter_policy import build, build_model, build_processor

@@ -5,8 +5,10 @@ import random
 import numpy as np
 import pytest
 
-from envs.microworld import Microworld, draw_product, draw_sum, make_task, split_of
-from envs.pictures import close_up_picture, plate_picture, view
+from envs.microworld import Microworld, make_task
+from envs.microworld.pictures import close_up_picture, plate_picture, view
+from envs.microworld.reasoning import draw_product, draw_sum
+from envs.microworld.splits import split_of
 from envs.rewards import matches
 
 

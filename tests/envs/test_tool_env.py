@@ -12,7 +12,7 @@ import envs  # noqa: F401
 from envs.types import Task, ToolStatus
 from sandbox import Pool
 
-IDS = ("toolwise/Perception-v0", "toolwise/Reasoning-v0", "toolwise/Microworld-v0", "toolwise/Basics-v0")
+IDS = tuple(env_id for env_id in gymnasium.registry if env_id.startswith("toolwise/") and "Dataset" not in env_id)
 
 
 def code(source):

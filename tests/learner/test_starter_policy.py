@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from envs.basics import Basics
 from envs.microworld import make_task
+from envs.microworld.basics import Basics
 from learner.policies import STARTER_POLICY, find_policy
 from learner.pretraining import PretrainingConfig, encode, measure, pretrain
 from learner.starter_policy import build, build_processor

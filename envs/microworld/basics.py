@@ -12,8 +12,11 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from envs.microworld import SOURCE, SPLITS, draw_product, draw_sum, make_task, print_code, solve
-from envs.pictures import cell_box, plate_picture, view
+from envs.microworld.pictures import cell_box, plate_picture, view
+from envs.microworld.reasoning import draw_product, draw_sum
+from envs.microworld.scripts import answer_at_once, print_code
+from envs.microworld.splits import SOURCE, SPLITS
+from envs.microworld.world import make_task
 from envs.types import Task, UsageError
 
 Maker = Callable[[int, str], Task]
@@ -22,7 +25,7 @@ Maker = Callable[[int, str], Task]
 def _from_world(ability: str, needs_tool: bool) -> Maker:
     def make(seed: int, split: str) -> Task:
         task = make_task(ability, needs_tool, split, seed)
-        return replace(task, expert=lambda rng: solve(None, task.answer))
+        return replace(task, expert=lambda rng: answer_at_once(task.answer))
 
     return make
 
@@ -61,7 +64,7 @@ def _direct(task_id: str, question: str, answer: str, picture: Image.Image | Non
         images=images,
         views=tuple(view(image) for image in images),
         needed_tools=(),
-        expert=lambda rng: solve(None, answer),
+        expert=lambda rng: answer_at_once(answer),
     )
 
 

@@ -76,6 +76,24 @@ def close_up_picture(rng: np.random.Generator, digit: int) -> Image.Image:
     return cell.resize((SIDE, SIDE), Image.Resampling.NEAREST)
 
 
+def read_digit(crop: np.ndarray) -> int | None:
+    """The digit on the plate in a cell at full size, uint8 of shape (CELL, CELL, 3); None where there is none to read."""
+    if crop.shape != (CELL, CELL, 3):
+        return None
+    red = crop[..., 0].astype(np.float64)
+    glyphs = [_dots(digit) for digit in range(len(_GLYPHS))]
+    height, width = glyphs[0].shape[0] * _DOT, glyphs[0].shape[1] * _DOT
+    for down in (-REDUCTION, 0, REDUCTION):  # where `_draw_plate` puts it
+        for right in (-REDUCTION, 0, REDUCTION):
+            y, x = (CELL - height) // 2 + down, (CELL - width) // 2 + right
+            blocks = red[y : y + height, x : x + width].reshape(height // _DOT, _DOT, width // _DOT, _DOT)
+            seen = blocks.std(axis=(1, 3)) > _CONTRAST / 2
+            for digit, dots in enumerate(glyphs):
+                if np.array_equal(seen, dots):
+                    return digit
+    return None
+
+
 def cell_box(column: int, row: int) -> tuple[int, int, int, int]:
     """Left, top, right, bottom of a cell in pixels of the full-size picture."""
     return column * CELL, row * CELL, (column + 1) * CELL, (row + 1) * CELL
@@ -97,10 +115,14 @@ def _draw_plate(rng: np.random.Generator, pixels: np.ndarray, digit: int, left: 
     y = top + (CELL - height) // 2 + REDUCTION * int(rng.integers(-1, 2))
     grey = int(rng.integers(115, 141))
     pixels[y : y + height, x : x + width] = grey
-    dots = np.array([[dot == "1" for dot in line] for line in _GLYPHS[digit]])
-    mask = dots.repeat(_DOT, axis=0).repeat(_DOT, axis=1)
+    mask = _dots(digit).repeat(_DOT, axis=0).repeat(_DOT, axis=1)
     rows, columns = np.indices(mask.shape)
     board = np.where((rows // 2 + columns // 2) % 2 == 0, grey + _CONTRAST, grey - _CONTRAST)
     y += (height - mask.shape[0]) // 2
     x += (width - mask.shape[1]) // 2
     pixels[y : y + mask.shape[0], x : x + mask.shape[1]][mask] = board[mask][:, None]
+
+
+def _dots(digit: int) -> np.ndarray:
+    """Booleans of shape (7, 5)."""
+    return np.array([[dot == "1" for dot in line] for line in _GLYPHS[digit]])

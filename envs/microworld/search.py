@@ -1,0 +1,116 @@
+"""Search: a fact that stands in the question (no tool needed), or only in the knowledge base (text search); whose emblem a picture
+shows (image search).
+"""
+
+from __future__ import annotations
+
+import random
+import re
+
+import numpy as np
+
+from envs.microworld.emblems import emblem
+from envs.microworld.pictures import view
+from envs.microworld.places import FACTS, Place, emblem_of, places_of
+from envs.microworld.scripts import (
+    NEEDLESS_CALLS,
+    answer_action,
+    answer_after,
+    answer_at_once,
+    image_search_action,
+    search_action,
+)
+from envs.microworld.splits import SOURCE
+from envs.types import Observation, Script, Task
+
+EMBLEM_QUESTION = "Whose emblem is it?"
+
+
+def draw_place(rng: np.random.Generator, split: str) -> Place:
+    """A place of the split."""
+    known = places_of(split)
+    return known[int(rng.integers(len(known)))]
+
+
+def easy(rng: np.random.Generator, split: str, task_id: str) -> Task:
+    """A fact that the question itself states, beside the same fact of another place; the numbers are not the knowledge base's."""
+    attribute = str(rng.choice(list(FACTS)))
+    place, other = draw_place(rng, split), draw_place(rng, split)
+    while other == place:
+        other = draw_place(rng, split)
+    low, high = (1000, 10000) if attribute == "code" else (12, 100)
+    values = {place.name: int(rng.integers(low, high)), other.name: int(rng.integers(low, high))}
+    names = [place.name, other.name] if rng.integers(2) else [other.name, place.name]
+    stated = " ".join(FACTS[attribute][0].format(name=name, value=values[name]) for name in names)
+    answer = str(values[place.name])
+
+    def expert(rng: random.Random) -> Script:
+        if rng.random() < NEEDLESS_CALLS:
+            return answer_after(search_action(f"{attribute} {place.name}"), answer)
+        return answer_at_once(answer)
+
+    question = f"{stated} What is the {attribute} of {place.name}?"
+    return Task(task_id, question, answer, "search", SOURCE, needed_tools=(), expert=expert)
+
+
+def hard(rng: np.random.Generator, split: str, task_id: str) -> Task:
+    """A fact from the knowledge base, or a name from the gallery."""
+    place = draw_place(rng, split)
+    if rng.integers(2):
+        return _emblem(place, task_id)
+    attribute = str(rng.choice(list(FACTS)))
+
+    def expert(rng: random.Random) -> Script:
+        observation = yield search_action(f"{attribute} {place.name}")
+        yield answer_action(read_fact(observation, place.name, attribute) or _guess(attribute, rng))
+
+    return Task(
+        task_id,
+        f"What is the {attribute} of {place.name}?",
+        place.fact(attribute),
+        "search",
+        SOURCE,
+        needed_tools=("text_search",),
+        expert=expert,
+    )
+
+
+def _emblem(place: Place, task_id: str) -> Task:
+    picture = emblem(emblem_of(place))
+
+    def expert(rng: random.Random) -> Script:
+        observation = yield image_search_action()
+        yield answer_action(read_title(observation) or rng.choice(places_of(place.split)).name)
+
+    return Task(
+        task_id,
+        EMBLEM_QUESTION,
+        place.name,
+        "search",
+        SOURCE,
+        images=(picture,),
+        views=(view(picture),),
+        needed_tools=("image_search",),
+        expert=expert,
+    )
+
+
+def read_fact(observation: Observation, name: str, attribute: str) -> str | None:
+    """The value in the first result that states the fact in one of its phrasings; None where none does."""
+    lines = observation["text"].splitlines()
+    for line in lines:
+        for phrasing in FACTS[attribute]:
+            pattern = re.escape(phrasing).replace(re.escape("{name}"), re.escape(name)).replace(re.escape("{value}"), r"(\d+)")
+            if match := re.fullmatch(pattern, line.strip()):
+                return match.group(1)
+    return None
+
+
+def read_title(observation: Observation) -> str | None:
+    """The title of the first result; None where there is none."""
+    match = re.search(r"^1\. (\w+)", observation["text"], re.MULTILINE)
+    return match.group(1) if match else None
+
+
+def _guess(attribute: str, rng: random.Random) -> str:
+    return str(rng.randint(1000, 9999) if attribute == "code" else rng.randint(12, 99))

@@ -1,0 +1,101 @@
+"""What the embedded image search sees in a picture: where which colours are, and corners that can be found again.
+
+Colour layout is the descriptor of MPEG-7 (ISO/IEC 15938-3, §6.5): the picture is reduced to 8 × 8 average colours, and of each
+channel's discrete cosine transform the lowest frequencies are kept. It survives rescaling, compression and small shifts of colour,
+and it tells flat pictures apart, which have no corners. Corners are ORB's (Rublee et al., ICCV 2011): binary descriptors of 256
+bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from PIL import Image
+
+CORNERS = 200
+DESCRIPTOR_BYTES = 32
+_SIDE = 320  # corners are looked for in a copy of this size: a photograph of a camera has no more to tell them apart
+_GRID = 8
+_KEPT = ((0, 0), (0, 1), (1, 0), (2, 0), (1, 1), (0, 2), (0, 3), (1, 2), (2, 1), (3, 0))
+_KEPT_OF_CHANNEL = (10, 6, 6)  # of luma and the two chroma, as the standard's default has them
+_MEAN_WEIGHT = 0.5  # the mean colour is what a change of exposure or of white balance moves
+LAYOUT_SIZE = sum(_KEPT_OF_CHANNEL)
+
+# Left, top, right, bottom as shares of the sides: what a crop may have kept.
+WINDOWS = (
+    (0.0, 0.0, 1.0, 1.0),
+    *((x, y, x + 0.8, y + 0.8) for x in (0.0, 0.1, 0.2) for y in (0.0, 0.1, 0.2)),
+    *((x, y, x + 0.6, y + 0.6) for x in (0.0, 0.2, 0.4) for y in (0.0, 0.2, 0.4)),
+    *((x, y, x + 0.5, y + 0.5) for x in (0.0, 0.25, 0.5) for y in (0.0, 0.25, 0.5)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Corners:
+    """N corners: `points` (N, 2) float32 in pixels of the copy, `descriptors` (N, 32) uint8, the strongest first."""
+
+    points: np.ndarray
+    descriptors: np.ndarray
+
+
+def colour_layout(image: Image.Image) -> np.ndarray:
+    """The descriptor of a whole picture: float32 of shape (LAYOUT_SIZE,)."""
+    reduced = image.convert("RGB").resize((_GRID, _GRID), Image.Resampling.BOX)
+    return _layouts(np.asarray(reduced)[None])[0]
+
+
+def window_layouts(image: Image.Image) -> np.ndarray:
+    """The descriptors of all `WINDOWS`: float32 of shape (len(WINDOWS), LAYOUT_SIZE)."""
+    # 160 cells a side: every window begins and ends at one.
+    fine = image.convert("RGB").resize((160, 160), Image.Resampling.BOX)
+    cuts = [
+        fine.resize((_GRID, _GRID), Image.Resampling.BOX, box=(160 * left, 160 * top, 160 * right, 160 * bottom))
+        for left, top, right, bottom in WINDOWS
+    ]
+    return _layouts(np.stack([np.asarray(cut) for cut in cuts]))
+
+
+def corners(image: Image.Image) -> Corners:
+    """The strongest `CORNERS` corners of a picture; fewer where it has fewer, none where it is flat."""
+    grey = image.convert("L")
+    grey.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
+    # Not thread-safe, and made in microseconds. The low threshold finds corners in pale pictures too.
+    orb = cv2.ORB.create(nfeatures=CORNERS, scaleFactor=1.2, nlevels=8, edgeThreshold=12, patchSize=24, fastThreshold=8)
+    found, descriptors = orb.detectAndCompute(np.asarray(grey), None)
+    if descriptors is None:
+        return Corners(np.empty((0, 2), np.float32), np.empty((0, DESCRIPTOR_BYTES), np.uint8))
+    strongest = np.argsort([-point.response for point in found], kind="stable")[:CORNERS]
+    points = np.array([found[index].pt for index in strongest], np.float32).reshape(-1, 2)
+    return Corners(points, descriptors[strongest])
+
+
+def inliers(query: Corners, other: Corners) -> int:
+    """How many corners of the query lie in the other picture where one similarity transform would put them (RANSAC)."""
+    if min(len(query.points), len(other.points)) < 4:
+        return 0
+    matches = cv2.BFMatcher(cv2.NORM_HAMMING, crossCheck=True).match(query.descriptors, other.descriptors)
+    close = [match for match in matches if match.distance <= 64]
+    if len(close) < 4:
+        return 0
+    here = np.array([query.points[match.queryIdx] for match in close])
+    there = np.array([other.points[match.trainIdx] for match in close])
+    transform, mask = cv2.estimateAffinePartial2D(here, there, method=cv2.RANSAC, ransacReprojThreshold=5.0, maxIters=200)
+    return 0 if transform is None else int(mask.sum())
+
+
+def _layouts(grids: np.ndarray) -> np.ndarray:
+    """Of N grids, uint8 (N, 8, 8, 3): (N, LAYOUT_SIZE)."""
+    rows = []
+    for grid in grids:
+        channels = cv2.split(cv2.cvtColor(grid, cv2.COLOR_RGB2YCrCb).astype(np.float32) / 255)
+        row: list[float] = []
+        for channel, kept in zip(channels, _KEPT_OF_CHANNEL, strict=True):
+            transformed = cv2.dct(channel)
+            row += [float(transformed[place]) for place in _KEPT[:kept]]
+        rows.append(row)
+    layouts = np.array(rows, np.float32)
+    starts = np.cumsum((0, *_KEPT_OF_CHANNEL[:-1]))
+    layouts[:, starts] *= _MEAN_WEIGHT
+    return layouts
