@@ -59,12 +59,13 @@ def collect(overrides: Sequence[str], name: str = "collect") -> int:
     from configs import compose
     from learner.console import console, progress
     from learner.policies import find_policy
-    from rollout.collect import SCRIPTS, CollectConfig
+    from rollout.collect import SCRIPTS, CollectConfig, is_endpoint
     from rollout.collect import collect as run
     from rollout.evaluate import evaluation_record, table
 
     config = compose(name, CollectConfig, overrides)
-    policy_dir = find_policy("starter" if config.policy in SCRIPTS else config.policy)
+    foreign = config.policy in SCRIPTS or is_endpoint(config.policy)
+    policy_dir = find_policy(config.tokenizer if foreign else config.policy)
     count = config.episodes * config.group_size
     console.print(f"{name}: {count} episodes of {config.policy} on {config.tasks}, into {config.out}", highlight=False)
     with progress(name, count) as advance:

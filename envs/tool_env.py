@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import gymnasium
 import numpy as np
@@ -16,11 +17,15 @@ from PIL import Image
 
 from envs.protocol import Action, Answer, Call, Code, Malformed, escape, parse
 from envs.rewards import Reward
+from envs.search.backends import open_image_search, open_text_search
 from envs.search.types import ImageSearch, TextSearch
 from envs.spaces import RGBImage, Unicode
 from envs.tools.toolbox import TOOLS, Toolbox
 from envs.types import Observation, Script, Task, ToolCall, ToolResult, ToolStatus, UsageError
 from sandbox import Limits, Pool
+
+if TYPE_CHECKING:
+    from envs.scoring.judge import Judge
 
 T = TypeVar("T")
 TaskSource = Callable[[np.random.Generator], Task]
@@ -34,8 +39,10 @@ class ToolEnv(gymnasium.Env[Observation, str]):
     `step_async` is the work: a rollout awaits thousands of them in one thread. `step` runs it to completion. An answer terminates;
     a spent budget of `max_turns` actions truncates. A malformed action or a failed tool is an observation. Tool text is escaped.
 
-    `tools` are those that the model may call; by default code, and the searches that have a backend (`text_search`,
-    `image_search`). A search returns at most `top_k` results, within `search_s` seconds.
+    `tools` are those that the model may call; by default code, and the searches that there are. `text_search` and `image_search`
+    are searches, or settings as `envs.search.backends` has them; they give at most `top_k` results, within `search_s` seconds.
+
+    `judge` is a `Judge` or its settings, for tasks that want one.
 
     `info` at reset: `task_id`, `ability`, `source`, `needed_tools`. At each step: `tool_call` (a `ToolCall` or None); on the last
     one also `answer` and `reward_parts`. A `tool_call` with status FAILURE means that the machine failed: the episode should be run
@@ -55,13 +62,14 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         tasks: TaskSource,
         *,
         tools: Sequence[str] | None = None,
-        text_search: TextSearch | None = None,
-        image_search: ImageSearch | None = None,
+        text_search: TextSearch | str | Mapping[str, Any] | None = None,
+        image_search: ImageSearch | str | Mapping[str, Any] | None = None,
         top_k: int = 5,
         search_s: float = 30.0,
         sandbox: Pool | None = None,
         limits: Limits | None = None,
         reward: Reward | None = None,
+        judge: Judge | Mapping[str, Any] | None = None,
         max_turns: int = 8,
         render_mode: str | None = None,
     ) -> None:
@@ -75,10 +83,17 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         self._owned_sandbox: Pool | None = None
         self._limits = limits or Limits()
         self._reward = reward or Reward()
+        if judge is not None:
+            from envs.scoring.judge import open_judge  # takes a second to import, and few tasks want it
+
+            self._reward = replace(self._reward, judge=open_judge(judge))
         self._max_turns = max_turns
         self._loop: _LoopThread | None = None
         self._toolbox: Toolbox | None = None
-        self._searches: dict[str, Any] = {"text_search": text_search, "image_search": image_search}
+        self._searches: dict[str, Any] = {
+            "text_search": open_text_search(text_search),
+            "image_search": open_image_search(image_search),
+        }
         self._search_limits: dict[str, Any] = {"top_k": top_k, "search_s": search_s}
         self.tools = _enabled(tools, self._searches)
         self._task: Task | None = None

@@ -11,6 +11,8 @@ from typing import Any, Protocol, TypedDict
 import numpy as np
 from PIL import Image
 
+from envs.scoring.types import EXACT, Scoring
+
 
 class Observation(TypedDict):
     """What the policy sees: text, and images as uint8 arrays of shape (height, width, 3)."""
@@ -30,7 +32,7 @@ class Task:
     `images` are full size: what the tools work on (`image_1`, `image_2`, …). `views` are what the policy is shown, where that is a
     smaller copy; empty means that the images themselves are shown. `needed_tools` names the tools without all of which the task
     cannot be solved: empty where it can be solved at once, None where nobody knows. `expert` makes a script that solves the task;
-    it is given a random generator so that demonstrations vary.
+    it is given a random generator so that demonstrations vary. `scoring` says how an answer is compared with `answer`.
     """
 
     task_id: str
@@ -42,6 +44,7 @@ class Task:
     views: tuple[Image.Image, ...] = ()
     needed_tools: tuple[str, ...] | None = None
     expert: Callable[[random.Random], Script] | None = None
+    scoring: Scoring = EXACT
 
 
 class ToolStatus(StrEnum):

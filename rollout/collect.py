@@ -14,7 +14,7 @@ import numpy as np
 from envs import resolve
 from envs.types import UsageError
 from rollout.cluster import join
-from rollout.config import RolloutConfig
+from rollout.config import Backend, RolloutConfig
 from rollout.fleet import Fleet, Progress
 from rollout.store import Store
 from rollout.types import Episode, EpisodeSpec
@@ -40,7 +40,14 @@ class CollectConfig:
     """Keyword arguments of the environment."""
 
     policy: str = "starter"
-    """A directory in the Hugging Face layout, `starter`, `oracle` (the scripted expert) or `random`."""
+    """A directory in the Hugging Face layout, `starter`, `oracle` (the scripted expert), `random`, or the URL of an
+    OpenAI-compatible endpoint."""
+
+    policy_model: str = ""
+    """The name by which an endpoint knows its model."""
+
+    tokenizer: str = "starter"
+    """The policy in whose tokens the episodes of a script or an endpoint are written."""
 
     label: str | None = None
     """Name of the record in `evaluation.json`; null takes the policy's."""
@@ -58,6 +65,11 @@ class CollectConfig:
     """Seed of tasks and sampling."""
 
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
+
+
+def is_endpoint(policy: str) -> bool:
+    """Whether `policy` names an OpenAI-compatible endpoint and not a directory."""
+    return policy.startswith(("http://", "https://"))
 
 
 def group_specs(
@@ -110,6 +122,13 @@ def collect(config: CollectConfig, policy_dir: str, on_progress: Progress | None
     rollout = config.rollout
     join(rollout, rollout.workers * rollout.gpus_per_worker)
     rollout.engine.policy = policy_dir
+    if config.policy in SCRIPTS:
+        rollout.backend = Backend.none
+    elif is_endpoint(config.policy):
+        if not config.policy_model:
+            raise UsageError("policy= is an endpoint: write policy_model=NAME as well, the name by which it knows its model")
+        rollout.backend = Backend.endpoint
+        rollout.endpoint.url, rollout.endpoint.model = config.policy, config.policy_model
     specs = group_specs(
         Path(config.tasks).stem,
         tasks,

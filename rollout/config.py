@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 PROTOCOL_PROMPT = "protocol"
 
@@ -45,6 +46,28 @@ class EngineConfig:
     """Seed of the engine itself; each request carries its own."""
 
 
+class Backend(StrEnum):
+    """What a worker samples from."""
+
+    vllm = "vllm"
+    endpoint = "endpoint"
+    none = "none"
+
+
+@dataclass
+class EndpointConfig:
+    """A policy behind an OpenAI-compatible endpoint."""
+
+    url: str = ""
+    """Where `/chat/completions` is, like http://localhost:8000/v1."""
+    model: str = ""
+    """The name by which the endpoint knows the model."""
+    timeout_s: float = 120.0
+    """Deadline of one request in seconds."""
+    attempts: int = 5
+    """How often a request is tried where the endpoint is busy or failing."""
+
+
 @dataclass
 class EpisodeConfig:
     """Budgets and deadlines of one episode."""
@@ -69,7 +92,10 @@ class EpisodeConfig:
 class RolloutConfig:
     """The fleet of rollout workers."""
 
+    backend: Backend = Backend.vllm
+    """vllm, endpoint, or none where all episodes are played by scripts, which need no engine."""
     engine: EngineConfig = field(default_factory=EngineConfig)
+    endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     episode: EpisodeConfig = field(default_factory=EpisodeConfig)
     workers: int = 1
     """Number of workers, each with an engine, and with a sandbox pool of its own unless there are `sandbox_actors`."""

@@ -11,16 +11,17 @@ import logging
 import random
 import time
 from collections.abc import Awaitable
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar, cast
 
 import gymnasium
 
 from envs.protocol import instructions
-from envs.types import InfrastructureError, Observation, Script, ToolCall, ToolStatus, UsageError
+from envs.types import InfrastructureError, Observation, ToolCall, ToolStatus, UsageError
+from rollout.actors import Actor, EndpointActor, PolicyActor, ScriptActor
 from rollout.config import PROTOCOL_PROMPT, EpisodeConfig
 from rollout.environments import Threads, adapt
 from rollout.images import EncodedImage
-from rollout.policy import Generation, Policy
+from rollout.policy import ChatPolicy, Policy
 from rollout.tokens import ChatFormat
 from rollout.transcript import TokenBudgetExceeded, Transcript
 from rollout.types import Episode, EpisodeSpec, StopReason, Trajectory, Turn
@@ -36,7 +37,7 @@ _INLINE_PIXELS = 1 << 17
 async def run_episode(
     spec: EpisodeSpec,
     env: gymnasium.Env,
-    policy: Policy | None,
+    policy: Policy | ChatPolicy | None,
     chat: ChatFormat,
     config: EpisodeConfig | None = None,
     *,
@@ -108,48 +109,6 @@ async def _within[T](seconds: float, work: Awaitable[T]) -> T:
         raise
 
 
-class _Actor(Protocol):
-    """Whoever acts: given the transcript and the last observation, one turn, or None to give up."""
-
-    async def act(self, transcript: Transcript, observation: Observation) -> Generation | None: ...
-
-
-class _PolicyActor:
-    """The served policy."""
-
-    def __init__(self, policy: Policy, spec: EpisodeSpec, config: EpisodeConfig) -> None:
-        self._policy, self._spec, self._config = policy, spec, config
-        self._seeds = random.Random(spec.sampling_seed)
-
-    async def act(self, transcript: Transcript, observation: Observation) -> Generation | None:
-        return await self._policy.generate(
-            transcript.token_ids,
-            transcript.images,
-            max_tokens=min(self._config.max_action_tokens, transcript.room),
-            temperature=self._spec.temperature,
-            seed=self._seeds.getrandbits(31),
-        )
-
-
-class _ScriptActor:
-    """A script of the environment, in the student's tokens. They count as sampled by version 0 with probability 1."""
-
-    def __init__(self, script: Script, chat: ChatFormat) -> None:
-        self._script, self._chat = script, chat
-        self._started = False
-
-    async def act(self, transcript: Transcript, observation: Observation) -> Generation | None:
-        try:
-            text = self._script.send(observation) if self._started else next(self._script)
-        except StopIteration:
-            return None
-        self._started = True
-        token_ids = self._chat.encode_action(text)
-        if len(token_ids) > transcript.room:
-            return None
-        return Generation(token_ids, [0.0] * len(token_ids), "stop", 0)
-
-
 class _Run:
     """The state of one episode while it runs."""
 
@@ -157,21 +116,21 @@ class _Run:
         self,
         spec: EpisodeSpec,
         env: gymnasium.Env,
-        policy: Policy | None,
+        policy: Policy | ChatPolicy | None,
         chat: ChatFormat,
         config: EpisodeConfig,
         threads: Threads,
     ) -> None:
         self._spec, self._raw_env, self._policy, self._chat, self._config = spec, env, policy, chat, config
         self._env = adapt(env, threads)
+        tools = getattr(env.unwrapped, "tools", ())
+        self._system_prompt = instructions(tools) if config.system_prompt == PROTOCOL_PROMPT else config.system_prompt
         self.transcript = Transcript(
             chat,
             max_tokens=config.max_tokens,
             reserve_tokens=min(config.max_action_tokens, config.max_tokens // 8),
             observation_tokens=config.max_observation_tokens,
-            system_prompt=instructions(getattr(env.unwrapped, "tools", ()))
-            if config.system_prompt == PROTOCOL_PROMPT
-            else config.system_prompt,
+            system_prompt=self._system_prompt,
         )
         self._turns: list[Turn] = []
         self._pending: Turn | None = None
@@ -196,7 +155,7 @@ class _Run:
                 return stop
         return StopReason.TURN_LIMIT
 
-    async def _turn(self, actor: _Actor, observation: Observation) -> tuple[StopReason | None, Observation]:
+    async def _turn(self, actor: Actor, observation: Observation) -> tuple[StopReason | None, Observation]:
         started = time.monotonic()
         generation = await actor.act(self.transcript, observation)
         if generation is None:
@@ -231,12 +190,14 @@ class _Run:
             return StopReason.TURN_LIMIT, observation
         return StopReason.TOKEN_LIMIT if full else None, observation
 
-    def _actor(self) -> _Actor:
-        kind = self._spec.actor
+    def _actor(self) -> Actor:
+        kind, policy = self._spec.actor, self._policy
         if kind == "policy":
-            if self._policy is None:
+            if policy is None:
                 raise UsageError("an episode of the actor 'policy' needs a policy")
-            return _PolicyActor(self._policy, self._spec, self._config)
+            if hasattr(policy, "complete"):
+                return EndpointActor(cast(ChatPolicy, policy), self._chat, self._spec, self._config, self._system_prompt)
+            return PolicyActor(cast(Policy, policy), self._spec, self._config)
         script = {"expert": "expert", "random": "random_actor"}.get(kind)
         make = getattr(self._raw_env.unwrapped, script, None) if script else None
         if make is None:
@@ -244,7 +205,7 @@ class _Run:
                 f"{self._spec.env_id} has no actor {kind!r}: choose policy, or an environment with a script of that kind"
             )
         try:
-            return _ScriptActor(make(random.Random(self._spec.sampling_seed)), self._chat)
+            return ScriptActor(make(random.Random(self._spec.sampling_seed)), self._chat)
         except ValueError as error:
             raise UsageError(str(error)) from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from rollout.images import EncodedImage
 
@@ -30,4 +30,12 @@ class Policy(Protocol):
         self, token_ids: Sequence[int], images: Sequence[EncodedImage], *, max_tokens: int, temperature: float, seed: int
     ) -> Generation:
         """Sample one turn after `token_ids`, in which each image stands as its run of placeholder tokens, in order."""
+        ...
+
+
+class ChatPolicy(Protocol):
+    """A model that speaks in messages and keeps its tokens to itself."""
+
+    async def complete(self, messages: Sequence[dict[str, Any]], *, max_tokens: int, temperature: float, seed: int) -> str:
+        """The assistant's next text after `messages`, in OpenAI's form."""
         ...

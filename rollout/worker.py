@@ -13,7 +13,7 @@ import ray.actor
 
 import envs  # noqa: F401  registers the environments
 from envs.types import UsageError
-from rollout.config import RolloutConfig
+from rollout.config import Backend, RolloutConfig
 from rollout.environments import Threads, make
 from rollout.episode import failed_episode, run_episode
 from rollout.sandboxes import RemotePool
@@ -79,10 +79,17 @@ class RolloutWorker:
             await self._policy.publish(unpack(weights), version)
 
     def _serve(self, version: int) -> tuple[ChatFormat, Any]:
-        # Takes ten seconds to import, and no driver needs it.
+        chat = ChatFormat.from_directory(self._config.engine.policy)
+        if self._config.backend is Backend.none:
+            return chat, None
+        # Both take seconds to import, and no driver needs them.
+        if self._config.backend is Backend.endpoint:
+            from rollout.endpoint import Endpoint
+
+            return chat, Endpoint(self._config.endpoint)
         from rollout.vllm_policy import VllmPolicy
 
-        return ChatFormat.from_directory(self._config.engine.policy), VllmPolicy(self._config.engine, version)
+        return chat, VllmPolicy(self._config.engine, version)
 
     async def run(self, specs: Sequence[EpisodeSpec]) -> list[Episode]:
         """Run episodes side by side; the outcomes in the order of `specs`. What is unfinished after `group_s` ends as ABORTED.
@@ -98,7 +105,7 @@ class RolloutWorker:
             for task in tasks:
                 task.cancel()
         episodes = await asyncio.gather(*tasks, return_exceptions=True)
-        if not self._policy.healthy:
+        if self._policy is not None and not self._policy.healthy:
             log.error("the engine has failed: this worker exits")
             ray.actor.exit_actor()
         return [_or_raise(episode) for episode in episodes]
@@ -131,9 +138,9 @@ class RolloutWorker:
         """`version` of the policy served, number of episodes `running`, whether the engine is `healthy`, id of the `process`."""
         await self._ready
         return {
-            "version": self._policy.version,
+            "version": 0 if self._policy is None else self._policy.version,
             "running": self._running,
-            "healthy": self._policy.healthy,
+            "healthy": self._policy is None or self._policy.healthy,
             "process": os.getpid(),
         }
 

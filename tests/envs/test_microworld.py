@@ -9,7 +9,7 @@ from envs.microworld import Microworld, make_task
 from envs.microworld.pictures import close_up_picture, plate_picture, view
 from envs.microworld.reasoning import draw_product, draw_sum
 from envs.microworld.splits import split_of
-from envs.rewards import matches
+from envs.scoring.rules import exact
 
 
 def pixels(image):
@@ -79,7 +79,7 @@ def test_sums_are_right():
     rng = np.random.default_rng(1)
     for _ in range(200):
         expression, value = draw_sum(rng, "train")
-        assert matches(value, str(eval(expression)))
+        assert exact(value, str(eval(expression)))
 
 
 @pytest.mark.parametrize("options", [{"split": "holdout"}, {"abilities": ["flying"]}, {"abilities": []}, {"need": 1.5}])

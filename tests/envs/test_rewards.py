@@ -2,7 +2,8 @@
 
 import pytest
 
-from envs.rewards import Reward, matches
+from envs.rewards import Reward
+from envs.scoring import Scoring, is_right
 from envs.types import Task
 
 ANSWER = "<answer>7</answer>"
@@ -35,16 +36,16 @@ async def test_no_answer_earns_nothing():
 @pytest.mark.parametrize(
     ("answer", "truth"), [("Red", "red"), (" red. ", "red"), ("1,234", "1234"), ("7.0", "7"), ('"7"', "7"), ("1e3", "1000")]
 )
-def test_equal_answers_match(answer, truth):
-    assert matches(answer, truth)
+async def test_equal_answers_match(answer, truth):
+    assert await is_right("Q", answer, truth, Scoring())
 
 
 @pytest.mark.parametrize(
     ("answer", "truth"), [("", "7"), ("77", "7"), ("red blue", "red"), ("7 or 8", "7"), ("7" * 300, "7"), ("nan", "7")]
 )
-def test_different_answers_do_not(answer, truth):
-    assert not matches(answer, truth)
+async def test_different_answers_do_not(answer, truth):
+    assert not await is_right("Q", answer, truth, Scoring())
 
 
-def test_an_over_long_answer_is_wrong_even_if_it_is_the_truth():
-    assert not matches("a" * 300, "a" * 300)
+async def test_an_over_long_answer_is_wrong_even_if_it_is_the_truth():
+    assert not await is_right("Q", "a" * 300, "a" * 300, Scoring())

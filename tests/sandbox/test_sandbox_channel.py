@@ -194,7 +194,8 @@ async def test_output_spliced_from_memory_arrives(session: Session) -> None:
     code = """
 import ctypes
 class Vector(ctypes.Structure): _fields_ = [('base', ctypes.c_char_p), ('size', ctypes.c_size_t)]
-n = ctypes.CDLL(None).vmsplice(1, ctypes.byref(Vector(b'spliced', 7)), 1, 0)"""
+kept = b'spliced'  # the pipe holds the page itself, which must not be used for anything else before it is read
+n = ctypes.CDLL(None).vmsplice(1, ctypes.byref(Vector(kept, 7)), 1, 0)"""
     assert (await session.run(code)).stdout == "spliced"
 
 

@@ -1,0 +1,36 @@
+"""Whether an answer is right: by the rule that the task names, or by a judge."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from envs.scoring.mathematics import equivalent
+from envs.scoring.rules import exact, rule
+from envs.scoring.types import MAX_ANSWER_CHARACTERS, Kind, Scoring
+
+if TYPE_CHECKING:
+    from envs.scoring.judge import Judge
+
+__all__ = ["MAX_ANSWER_CHARACTERS", "Kind", "Scoring", "is_right"]
+
+
+async def is_right(question: str, answer: str, truth: str, scoring: Scoring, judge: Judge | None = None) -> bool:
+    """Whether `answer` is the truth or one of the other accepted answers.
+
+    Where a JUDGE is wanted, a text that equals the truth needs none. Raises InfrastructureError where no judge can be reached,
+    UsageError where there is none at all.
+    """
+    if len(answer) >= MAX_ANSWER_CHARACTERS:
+        return False
+    truths = (truth, *scoring.accepted)
+    if any(rule(scoring.kind, answer, each, scoring) or exact(answer, each) for each in truths):
+        return True
+    if scoring.kind is Kind.MATH:
+        return any([await equivalent(answer, each) for each in truths])
+    if scoring.kind is Kind.JUDGE:
+        from envs.types import UsageError
+
+        if judge is None:
+            raise UsageError("the tasks want a judge: write judge={url: …, model: …} among the environment's options")
+        return await judge.agrees(question, answer, truth)
+    return False

@@ -1,0 +1,74 @@
+"""How an answer is compared with the truth. Plain data, so that a row of a dataset can carry it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any
+
+MAX_ANSWER_CHARACTERS = 300
+"""An answer as long as this scores 0: it is a search through candidates, not an answer."""
+
+
+class Kind(StrEnum):
+    """What sort of answer is asked for."""
+
+    EXACT = "exact"
+    NUMBER = "number"
+    CHOICE = "choice"
+    MATH = "math"
+    LIST = "list"
+    DATE = "date"
+    JUDGE = "judge"
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """The rule of one task.
+
+    `accepted` are further right answers. A NUMBER is right within `relative` (a share of the truth) or `absolute` (in the truth's
+    unit), whichever allows more; `unit` is what the question asks for, in a name that pint knows, and what an answer without a unit
+    is read in. `options` are the texts of a CHOICE by letter. An `ordered` LIST must name its parts in order. `item` is the rule
+    for each part of a LIST. A JUDGE is asked whether the answer says what the truth says. Raises ValueError for a rule that
+    cannot be.
+    """
+
+    kind: Kind = Kind.EXACT
+    accepted: tuple[str, ...] = ()
+    relative: float = 1e-6
+    absolute: float = 1e-9
+    unit: str = ""
+    options: tuple[tuple[str, str], ...] = ()
+    ordered: bool = True
+    item: Kind = Kind.EXACT
+
+    def __post_init__(self) -> None:
+        if self.kind is Kind.CHOICE and not self.options:
+            raise ValueError("a multiple choice needs its options")
+        if self.item in (Kind.LIST, Kind.CHOICE, Kind.JUDGE):
+            raise ValueError(f"the parts of a list cannot be of the kind {self.item}")
+        if self.relative < 0 or self.absolute < 0:
+            raise ValueError("a tolerance cannot be negative")
+
+    @classmethod
+    def from_mapping(cls, record: Mapping[str, Any]) -> Scoring:
+        """From what a row of a dataset says. Raises ValueError for what cannot be read."""
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(record) - known):
+            raise ValueError(f"scoring has {', '.join(unknown)}: write some of {', '.join(sorted(known))}")
+        values = dict(record)
+        for name in ("kind", "item"):
+            if name in values:
+                values[name] = Kind(values[name])
+        if "accepted" in values:
+            values["accepted"] = tuple(map(str, values["accepted"]))
+        if "options" in values:
+            options = values["options"]
+            pairs = options.items() if isinstance(options, Mapping) else options
+            values["options"] = tuple((str(letter), str(text)) for letter, text in pairs)
+        return cls(**values)
+
+
+EXACT = Scoring()
+"""The rule of a task that names none."""

@@ -1,0 +1,115 @@
+"""From settings to a search: what `text_search=` and `image_search=` of an environment may say.
+
+A directory is an index that `toolwise index` built; a URL is a server; a mapping names the `backend` and more. Equal settings share
+one object in a process.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from envs.search.http import HttpClient
+from envs.search.image_index import ImageIndex
+from envs.search.image_services import ImageServer
+from envs.search.recording import DiskCache, Memory, Recording, RememberingImageSearch, RememberingTextSearch, Replay
+from envs.search.text_index import TextIndex
+from envs.search.text_services import SERVICES, RetrievalServer, WebSearch
+from envs.search.types import ImageSearch, TextSearch
+from envs.types import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSettings:
+    """One search. `cache` is a directory that keeps answers; `record` a file to write them to; `replay` a file that alone is asked.
+
+    `timeout_s` is for each attempt of a request, of which there are `attempts` at most.
+    """
+
+    backend: str
+    path: str | None = None
+    url: str | None = None
+    cache: str | None = None
+    record: str | None = None
+    replay: str | None = None
+    timeout_s: float = 10.0
+    attempts: int = 4
+
+
+def _text_server(settings: SearchSettings) -> TextSearch:
+    return RetrievalServer(_required(settings, "url"), HttpClient(settings.timeout_s, settings.attempts))
+
+
+def _service(settings: SearchSettings) -> TextSearch:
+    return WebSearch(settings.backend, HttpClient(settings.timeout_s, settings.attempts), settings.url)
+
+
+def _image_server(settings: SearchSettings) -> ImageSearch:
+    return ImageServer(_required(settings, "url"), HttpClient(settings.timeout_s, settings.attempts))
+
+
+TEXT_BACKENDS: Mapping[str, Callable[[SearchSettings], TextSearch]] = {
+    "index": lambda settings: TextIndex.open(Path(_required(settings, "path"))),
+    "server": _text_server,
+    **dict.fromkeys(SERVICES, _service),
+}
+IMAGE_BACKENDS: Mapping[str, Callable[[SearchSettings], ImageSearch]] = {
+    "index": lambda settings: ImageIndex.open(Path(_required(settings, "path"))),
+    "server": _image_server,
+}
+
+
+def open_text_search(settings: TextSearch | str | Mapping[str, Any] | None) -> TextSearch | None:
+    """The search of some settings; an object that searches already is what it is. Raises UsageError for settings of none."""
+    return _opened("text", _canonical(settings)) if isinstance(settings, str | Mapping) else settings
+
+
+def open_image_search(settings: ImageSearch | str | Mapping[str, Any] | None) -> ImageSearch | None:
+    """As `open_text_search`."""
+    return _opened("image", _canonical(settings)) if isinstance(settings, str | Mapping) else settings
+
+
+def _canonical(settings: str | Mapping[str, Any]) -> str:
+    if isinstance(settings, str):
+        server = settings.startswith(("http://", "https://"))
+        settings = {"backend": "server", "url": settings} if server else {"backend": "index", "path": settings}
+    return json.dumps(dict(settings), sort_keys=True)
+
+
+@lru_cache(maxsize=32)
+def _opened(kind: str, canonical: str) -> Any:
+    record = json.loads(canonical)
+    known = [field.name for field in fields(SearchSettings)]
+    backends: Mapping[str, Callable[[SearchSettings], Any]] = TEXT_BACKENDS if kind == "text" else IMAGE_BACKENDS
+    if unknown := sorted(set(record) - set(known)):
+        raise UsageError(f"{kind}_search has {', '.join(unknown)}: write some of {', '.join(known)}")
+    if record.get("backend") not in backends:
+        raise UsageError(f"{kind}_search has the backend {record.get('backend')!r}: write one of {', '.join(backends)}")
+    settings = SearchSettings(**record)
+    backend = None if settings.replay else backends[settings.backend](settings)
+    for memory in _memories(settings):
+        wrap: Any = RememberingTextSearch if kind == "text" else RememberingImageSearch
+        backend = wrap(backend, memory, settings.backend)
+    return backend
+
+
+def _memories(settings: SearchSettings) -> list[Memory]:
+    if settings.replay:
+        return [Replay(Path(settings.replay))]
+    memories: list[Memory] = []
+    if settings.cache:
+        memories.append(DiskCache(Path(settings.cache)))
+    if settings.record:
+        memories.append(Recording(Path(settings.record)))
+    return memories
+
+
+def _required(settings: SearchSettings, name: str) -> str:
+    value = getattr(settings, name)
+    if not value:
+        raise UsageError(f"the search backend {settings.backend} needs {name}=")
+    return value

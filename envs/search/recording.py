@@ -1,0 +1,153 @@
+"""What searches have answered: kept on disk and shared, recorded in a file, or replayed from one without asking anybody.
+
+All of it is JSON: a file from elsewhere can give wrong answers, but run nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import diskcache
+from PIL import Image
+
+from envs.search.types import ImageSearch, Match, Passage, SearchUnavailable, TextSearch
+from envs.types import UsageError
+
+
+class Memory(Protocol):
+    """Answers by key. `get` is None where there is none yet, and may raise SearchUnavailable where there will be none."""
+
+    def get(self, key: str) -> Any | None: ...
+
+    def put(self, key: str, answer: Any) -> None: ...
+
+
+class DiskCache:
+    """A directory that any number of processes share."""
+
+    def __init__(self, directory: Path) -> None:
+        self._cache = diskcache.Cache(str(directory), disk=diskcache.JSONDisk)
+
+    def get(self, key: str) -> Any | None:
+        return self._cache.get(key)
+
+    def put(self, key: str, answer: Any) -> None:
+        self._cache.set(key, answer)
+
+
+class Recording:
+    """A file with a line for each answer; what it holds already is not asked for again."""
+
+    def __init__(self, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._file = file
+        self._known = _read(file) if file.exists() else {}
+
+    def get(self, key: str) -> Any | None:
+        return self._known.get(key)
+
+    def put(self, key: str, answer: Any) -> None:
+        self._known[key] = answer
+        line = json.dumps({"key": key, "answer": answer}, ensure_ascii=False) + "\n"
+        descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(descriptor, line.encode())  # in one piece: several workers may write
+        finally:
+            os.close(descriptor)
+
+
+class Replay:
+    """A recording that is the only source: what it does not hold is not available."""
+
+    def __init__(self, file: Path) -> None:
+        if not file.is_file():
+            raise UsageError(f"replay={file}: there is no such file; record one with record={file}")
+        self._file, self._known = file, _read(file)
+
+    def get(self, key: str) -> Any:
+        if key not in self._known:
+            raise SearchUnavailable(f"{self._file.name} holds no answer to this query")
+        return self._known[key]
+
+    def put(self, key: str, answer: Any) -> None:
+        raise AssertionError("a replay is never added to")
+
+
+class RememberingTextSearch:
+    """A text search behind a memory. `name` keeps apart what different backends answer."""
+
+    def __init__(self, backend: TextSearch | None, memory: Memory, name: str) -> None:
+        self._backend, self._memory, self._name = backend, memory, name
+
+    async def search(self, queries: Sequence[str], top_k: int) -> list[list[Passage]]:
+        """See `TextSearch`. Only what is not remembered is asked for, in one call."""
+        keys = [_key("text", self._name, query, top_k) for query in queries]
+        known = [await asyncio.to_thread(self._memory.get, key) for key in keys]
+        missing = [index for index, answer in enumerate(known) if answer is None]
+        if missing and self._backend is not None:
+            found = await self._backend.search([queries[index] for index in missing], top_k)
+            for index, passages in zip(missing, found, strict=True):
+                known[index] = [[passage.title, passage.source, passage.snippet] for passage in passages]
+                await asyncio.to_thread(self._memory.put, keys[index], known[index])
+        return [[Passage(*fields) for fields in answer or []] for answer in known]
+
+
+class RememberingImageSearch:
+    """An image search behind a memory; images are known by their pixels."""
+
+    def __init__(self, backend: ImageSearch | None, memory: Memory, name: str) -> None:
+        self._backend, self._memory, self._name = backend, memory, name
+
+    async def search(self, image: Image.Image, top_k: int) -> list[Match]:
+        """See `ImageSearch`."""
+        pixels = hashlib.sha256(image.convert("RGB").tobytes()).hexdigest()
+        key = _key("image", self._name, f"{image.size} {pixels}", top_k)
+        answer: Any = await asyncio.to_thread(self._memory.get, key)
+        if answer is None and self._backend is not None:
+            found = await self._backend.search(image, top_k)
+            answer = [_record(match) for match in found]
+            await asyncio.to_thread(self._memory.put, key, answer)
+        return [Match(item["title"], item["source"], _decoded(item["thumbnail"])) for item in answer or []]
+
+
+def _key(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _read(file: Path) -> dict[str, Any]:
+    known = {}
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                record = json.loads(line)
+                known[record["key"]] = record["answer"]
+            except (ValueError, KeyError, TypeError):
+                raise UsageError(f"{file}, line {number}: not a recorded answer; record the searches anew") from None
+    return known
+
+
+def _record(match: Match) -> dict[str, Any]:
+    return {"title": match.title, "source": match.source, "thumbnail": _encoded(match.thumbnail)}
+
+
+def _encoded(thumbnail: Image.Image | None) -> str | None:
+    if thumbnail is None:
+        return None
+    file = io.BytesIO()
+    thumbnail.convert("RGB").save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def _decoded(text: str | None) -> Image.Image | None:
+    if text is None:
+        return None
+    with Image.open(io.BytesIO(base64.b64decode(text)), formats=["PNG"]) as opened:
+        return opened.convert("RGB")

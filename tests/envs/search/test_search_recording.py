@@ -1,0 +1,78 @@
+"""Answers are kept: a cache is shared and asked first, a recording replays without the network, and a replay never guesses."""
+
+import pytest
+from PIL import Image
+
+from envs.search.backends import open_text_search
+from envs.search.recording import DiskCache, Recording, RememberingImageSearch, RememberingTextSearch, Replay
+from envs.search.types import Match, Passage, SearchUnavailable
+from envs.types import UsageError
+
+
+class Counting:
+    """A search that counts what it is asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    async def search(self, queries, top_k):
+        self.asked += queries if isinstance(queries, list) else [queries]
+        if isinstance(queries, Image.Image):
+            return [Match("red", "gallery", Image.new("RGB", (4, 4), "red")), Match("bare", "")]
+        return [[Passage(query, "source", f"about {query}")] * top_k for query in queries]
+
+
+@pytest.fixture(params=["cache", "record"])
+def memory(request, tmp_path):
+    return lambda: DiskCache(tmp_path / "cache") if request.param == "cache" else Recording(tmp_path / "answers.jsonl")
+
+
+async def test_only_what_is_new_is_asked_for(memory):
+    backend = Counting()
+    first = RememberingTextSearch(backend, memory(), "b")
+    await first.search(["a", "b"], 2)
+    second = RememberingTextSearch(backend, memory(), "b")  # another process, the same files
+    found = await second.search(["b", "c", "a"], 2)
+    assert [passages[0].title for passages in found] == ["b", "c", "a"]
+    assert backend.asked == ["a", "b", "c"]
+
+
+async def test_other_backends_and_other_counts_are_other_questions(memory):
+    backend = Counting()
+    for name, top_k in (("b", 2), ("c", 2), ("b", 3)):
+        await RememberingTextSearch(backend, memory(), name).search(["a"], top_k)
+    assert backend.asked == ["a", "a", "a"]
+
+
+async def test_images_are_known_by_their_pixels(memory):
+    backend = Counting()
+    for colour in ("blue", "blue", "green"):
+        matches = await RememberingImageSearch(backend, memory(), "b").search(Image.new("RGB", (8, 8), colour), 2)
+    assert len(backend.asked) == 2
+    assert [match.title for match in matches] == ["red", "bare"]
+    assert matches[0].thumbnail.getpixel((0, 0)) == (255, 0, 0)
+
+
+async def test_a_recording_replays_without_the_network(tmp_path):
+    file = tmp_path / "answers.jsonl"
+    recorded = await RememberingTextSearch(Counting(), Recording(file), "serper").search(["a"], 1)
+    replayed = open_text_search({"backend": "serper", "replay": str(file)})  # no key, no server
+    assert await replayed.search(["a"], 1) == recorded
+
+
+async def test_a_replay_does_not_answer_what_was_not_recorded(tmp_path):
+    file = tmp_path / "answers.jsonl"
+    await RememberingTextSearch(Counting(), Recording(file), "serper").search(["a"], 1)
+    with pytest.raises(SearchUnavailable, match=r"answers\.jsonl"):
+        await RememberingTextSearch(None, Replay(file), "serper").search(["z"], 1)
+
+
+def test_a_missing_recording_is_named(tmp_path):
+    with pytest.raises(UsageError, match="record="):
+        Replay(tmp_path / "none.jsonl")
+
+
+def test_a_broken_recording_is_named_by_line(tmp_path):
+    (tmp_path / "answers.jsonl").write_text('{"key": "a", "answer": []}\nnonsense\n')
+    with pytest.raises(UsageError, match="line 2"):
+        Replay(tmp_path / "answers.jsonl")

@@ -1,0 +1,45 @@
+"""A server on loopback that answers in OpenAI's form of chat completions, or fails as it is told."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class Server:
+    """An endpoint in OpenAI's form. `replies` are texts, or statuses of failures, the last one for ever."""
+
+    def __init__(self, *replies):
+        self.requests = []
+        pending = list(replies)
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                outer.requests.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                reply = pending.pop(0) if len(pending) > 1 else pending[0]
+                status, body = (reply, b"{}") if isinstance(reply, int) else (200, _completion(reply))
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
+
+    def close(self):
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def _completion(text):
+    if text == "garbage":
+        return b"<html>"
+    message = {"role": "assistant", "content": text}
+    return json.dumps(
+        {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "object": "chat.completion"}
+    ).encode()

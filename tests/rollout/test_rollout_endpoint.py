@@ -1,0 +1,80 @@
+"""A model behind an endpoint plays episodes: it is sent the conversation with its images, its text becomes the student's tokens, a
+failing endpoint is our failure, one that refuses is the user's. Against a real server on loopback, and through `collect`."""
+
+import base64
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from rollout_fakes import Fake, spec
+
+from envs.types import UsageError
+from rollout.config import EndpointConfig, EpisodeConfig
+from rollout.endpoint import Endpoint
+from rollout.episode import run_episode
+from rollout.types import StopReason
+
+ROOT = Path(__file__).parents[2]
+
+
+def endpoint(server):
+    return Endpoint(EndpointConfig(url=server.url, model="teacher", timeout_s=5, attempts=2))
+
+
+async def play(server, chat, env=None, **config):
+    policy = endpoint(server)
+    try:
+        return await run_episode(spec(), env or Fake(turns=2, images=1), policy, chat, EpisodeConfig(**config))
+    finally:
+        await policy.close()
+
+
+async def test_its_text_is_recorded_in_the_students_tokens(serve, chat):
+    episode = await play(serve("first", "second"), chat, Fake(turns=1))
+    trajectory = episode.trajectory
+    assert [turn.action for turn in trajectory.turns] == ["first", "second"]
+    assert sum(trajectory.loss_mask) == len(chat.encode_action("first")) + len(chat.encode_action("second"))
+
+
+async def test_it_is_sent_the_whole_conversation_with_images(serve, chat):
+    server = serve("first", "second")
+    await play(server, chat, system_prompt="Be brief.")
+    messages = server.requests[1]["messages"]
+    assert [message["role"] for message in messages] == ["system", "user", "assistant", "user"]
+    assert messages[2]["content"] == "first"
+    (image, text) = messages[3]["content"]
+    assert text["type"] == "text"
+    with Image.open(io.BytesIO(base64.b64decode(image["image_url"]["url"].split(",")[1]))) as opened:
+        assert opened.format == "PNG"
+
+
+@pytest.mark.parametrize("trouble", [500, "garbage"])
+async def test_a_failing_endpoint_is_our_failure(serve, chat, trouble):
+    episode = await play(serve(trouble), chat)
+    assert episode.trajectory.stop_reason is StopReason.INFRASTRUCTURE
+
+
+async def test_an_endpoint_that_refuses_is_the_users_to_mend(serve, chat):
+    with pytest.raises(UsageError, match="404"):
+        await play(serve(404), chat)
+
+
+def test_collect_measures_an_endpoint(serve, tmp_path):
+    server = serve("<answer>7</answer>")
+    command = [sys.executable, str(ROOT / "toolwise.py"), "evaluate", f"policy={server.url}", "policy_model=teacher", "episodes=12"]
+    result = subprocess.run([*command, f"out={tmp_path}/run"], cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert result.returncode == 0, result.stdout + result.stderr
+    (record,) = json.loads((tmp_path / "run/evaluation.json").read_text())
+    assert (record["policy"], record["episodes"]) == (server.url, 12)
+    assert {request["model"] for request in server.requests} == {"teacher"}
+
+
+def test_an_endpoint_without_a_models_name_is_refused(tmp_path):
+    command = [sys.executable, str(ROOT / "toolwise.py"), "evaluate", "policy=http://127.0.0.1:1/v1", f"out={tmp_path}/run"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert result.returncode == 2
+    assert "policy_model=" in result.stderr
