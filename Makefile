@@ -40,7 +40,7 @@ demo: install
 test: install
 	@$(PYTHON) -m ruff check --quiet . && $(PYTHON) -m ruff format --check --quiet .
 	@.venv/bin/ty check --quiet
-	@$(PYTHON) -m pytest -m "not slow" -n 2 --dist loadgroup
+	@$(PYTHON) -m pytest -m "not slow"
 
 # The sandbox's tests whole: every attack in all its forms, and soak, leaks and fuzz, which `make test` runs with small counts.
 soak: install

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rollout.collect import CollectConfig
 
 USAGE = """usage: toolwise COMMAND [key=value …]
 
@@ -11,6 +15,7 @@ USAGE = """usage: toolwise COMMAND [key=value …]
   cold-start  supervised fine-tuning on verified demonstrations only
   collect     roll a policy out and write its trajectories, without learning
   evaluate    measure a policy on held-out tasks
+  index       build an index for the text or the image search: corpus=FILE or gallery=DIR
   bench       measure a part beside its peers, in one run: bench NAME (sandbox)
   doctor      say whether this machine can run the sandbox, and what to do if not
 
@@ -51,25 +56,19 @@ def cold_start(overrides: Sequence[str]) -> int:
     return train(overrides, "cold_start")
 
 
-def collect(overrides: Sequence[str], name: str = "collect") -> int:
-    """Roll a policy out and write its trajectories; as `evaluate`, also measure it."""
-    import json
-    from pathlib import Path
-
+def collect(overrides: Sequence[str]) -> int:
+    """Roll a policy out and write its trajectories."""
     from configs import compose
     from learner.console import console, progress
-    from learner.policies import find_policy
-    from rollout.collect import SCRIPTS, CollectConfig, is_endpoint
+    from rollout.collect import CollectConfig
     from rollout.collect import collect as run
     from rollout.evaluate import evaluation_record, table
 
-    config = compose(name, CollectConfig, overrides)
-    foreign = config.policy in SCRIPTS or is_endpoint(config.policy)
-    policy_dir = find_policy(config.tokenizer if foreign else config.policy)
+    config = compose("collect", CollectConfig, overrides)
     count = config.episodes * config.group_size
-    console.print(f"{name}: {count} episodes of {config.policy} on {config.tasks}, into {config.out}", highlight=False)
-    with progress(name, count) as advance:
-        episodes = run(config, policy_dir, lambda done, _: advance(done, ""))
+    console.print(f"collect: {count} episodes of {config.policy} on {config.tasks}, into {config.out}", highlight=False)
+    with progress("collect", count) as advance:
+        episodes = run(config, _directory(config), lambda done, _: advance(done, ""))
     record = evaluation_record(
         config.label or config.policy,
         [episode.trajectory for episode in episodes],
@@ -79,18 +78,73 @@ def collect(overrides: Sequence[str], name: str = "collect") -> int:
         temperature=config.temperature,
     )
     console.print(table([record]))
-    out = Path(config.out)
-    if name == "evaluate":
-        (out / "evaluation.json").write_text(json.dumps([record], indent=2) + "\n")
-        console.print(f"wrote {out}/evaluation.json", highlight=False)
-    console.print(f"wrote {out}/trajectories/episodes.jsonl", highlight=False)
-    console.print(f"next: .venv/bin/toolwise train policy={config.policy} tasks={config.tasks}", highlight=False)
+    console.print(f"wrote {config.out}/trajectories/episodes.jsonl", soft_wrap=True, highlight=False)
+    console.print(f"next: .venv/bin/toolwise train policy={config.policy} tasks={config.tasks}", soft_wrap=True, highlight=False)
     return 0
 
 
 def evaluate(overrides: Sequence[str]) -> int:
-    """Measure a policy on held-out tasks."""
-    return collect(overrides, "evaluate")
+    """Measure a policy on held-out tasks, with tools taken away if asked; or compare two evaluations."""
+    from contextlib import ExitStack
+
+    from configs import SettingsError, compose
+    from learner.console import console, progress
+    from rollout.ablation import ablation_table
+    from rollout.comparison import compare, comparison_table
+    from rollout.evaluate import table
+    from rollout.measure import EvaluateConfig, measure
+
+    config = compose("evaluate", EvaluateConfig, overrides)
+    if config.compare:
+        if len(config.compare) != 2:
+            raise SettingsError("compare takes two directories: write compare=[runs/a,runs/b]")
+        console.print(comparison_table(compare(*config.compare)))
+        return 0
+    count = config.episodes * config.group_size
+    console.print(f"evaluate: {count} episodes of {config.policy} on {config.tasks}, into {config.out}", highlight=False)
+    with ExitStack() as stack:
+        bars: dict[str, Callable[[int, str], None]] = {}
+
+        def advance(name: str, done: int, total: int) -> None:
+            if name not in bars:
+                stack.close()
+                bars[name] = stack.enter_context(progress(name, total))
+            bars[name](done, "")
+
+        measured = measure(config, _directory(config), advance)
+    console.print(table(measured.records))
+    if measured.ablation is not None:
+        console.print(ablation_table(measured.ablation))
+    more = ", ablation.json" if measured.ablation is not None else ""
+    console.print(f"wrote {config.out}/: evaluation.json, evaluation.md{more}, trajectories/", soft_wrap=True, highlight=False)
+    console.print(
+        f"next: .venv/bin/toolwise evaluate compare=[{config.out},runs/other]", soft_wrap=True, highlight=False, markup=False
+    )
+    return 0
+
+
+def _directory(config: CollectConfig) -> str:
+    """The policy's directory; for a script or an endpoint, the one in whose tokens its episodes are written."""
+    from learner.policies import find_policy
+    from rollout.collect import SCRIPTS, is_endpoint
+
+    foreign = config.policy in SCRIPTS or is_endpoint(config.policy)
+    return find_policy(config.tokenizer if foreign else config.policy)
+
+
+def index(overrides: Sequence[str]) -> int:
+    """Build an index for the text or the image search."""
+    from configs import compose
+    from envs.search.building import IndexConfig, build_index
+    from learner.console import console
+
+    config = compose("index", IndexConfig, overrides)
+    console.print(f"index: {config.corpus or config.gallery}, into {config.out}", highlight=False)
+    with console.status("reading") as status:
+        option, entries = build_index(config, lambda count: status.update(f"{count:,} read"))
+    console.print(f"wrote {config.out}/: {entries:,} entries", soft_wrap=True, highlight=False)
+    console.print(f"next: .venv/bin/toolwise collect tasks=… +options.{option}={config.out}", soft_wrap=True, highlight=False)
+    return 0
 
 
 def bench(overrides: Sequence[str]) -> int:
@@ -148,6 +202,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "cold-start": cold_start,
     "collect": collect,
     "evaluate": evaluate,
+    "index": index,
     "bench": bench,
     "doctor": doctor,
 }

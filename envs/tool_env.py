@@ -20,6 +20,7 @@ from envs.rewards import Reward
 from envs.search.backends import open_image_search, open_text_search
 from envs.search.types import ImageSearch, TextSearch
 from envs.spaces import RGBImage, Unicode
+from envs.tools.outputs import REAL, replaced
 from envs.tools.toolbox import TOOLS, Toolbox
 from envs.types import Observation, Script, Task, ToolCall, ToolResult, ToolStatus, UsageError
 from sandbox import Limits, Pool
@@ -42,6 +43,7 @@ class ToolEnv(gymnasium.Env[Observation, str]):
     `tools` are those that the model may call; by default code, and the searches that there are. `text_search` and `image_search`
     are searches, or settings as `envs.search.backends` has them; they give at most `top_k` results, within `search_s` seconds.
 
+    `tool_outputs` other than "real" hides what tools return: see `envs.tools.outputs`.
     `judge` is a `Judge` or its settings, for tasks that want one.
 
     `info` at reset: `task_id`, `ability`, `source`, `needed_tools`. At each step: `tool_call` (a `ToolCall` or None); on the last
@@ -66,6 +68,7 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         image_search: ImageSearch | str | Mapping[str, Any] | None = None,
         top_k: int = 5,
         search_s: float = 30.0,
+        tool_outputs: str = REAL,
         sandbox: Pool | None = None,
         limits: Limits | None = None,
         reward: Reward | None = None,
@@ -82,6 +85,7 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         self._sandbox = sandbox
         self._owned_sandbox: Pool | None = None
         self._limits = limits or Limits()
+        self._tool_outputs = tool_outputs
         self._reward = reward or Reward()
         if judge is not None:
             from envs.scoring.judge import open_judge  # takes a second to import, and few tasks want it
@@ -133,6 +137,8 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         observation = _observe("", ())
         if answer is None:
             call, result = await self._act(parsed)
+            if call is not None:
+                result = replaced(self._tool_outputs, result, call.tool, self._task.task_id, self._tool_calls)
             # The remedy for a malformed action is our own text: its tags are meant.
             text = escape(result.text) if call else result.text
             if isinstance(parsed, Call):

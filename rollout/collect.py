@@ -5,9 +5,10 @@ Seeds depend on nothing but where an episode stands, so that any step can be run
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -110,17 +111,51 @@ def group_specs(
 
 
 def collect(config: CollectConfig, policy_dir: str, on_progress: Progress | None = None) -> list[Episode]:
-    """Roll out, and write `trajectories/episodes.jsonl` below `config.out`. Ray is joined or started.
+    """Roll out, and write `trajectories/episodes.jsonl` below `config.out`.
 
-    `policy_dir` is the policy's directory; for a script, the one whose tokenizer the transcripts are written with. Raises
-    UsageError for tasks that cannot be had, and where there are episodes in `config.out` already.
+    `policy_dir` is the policy's directory; for a script or an endpoint, the one in whose tokens the transcripts are written.
+    Raises UsageError for tasks that cannot be had, and where there are episodes in `config.out` already.
     """
-    store = Store(config.out)
-    if "episodes" in store.names():
-        raise UsageError(f"{config.out} holds episodes already: write another out=")
-    tasks = resolve(config.tasks, config.options)
+    with Collector(config, policy_dir) as collector:
+        return collector.collect("episodes", collector.specs, on_progress)
+
+
+class Collector:
+    """The fleet and the episodes of a configuration. `with` starts the fleet, on the Ray that it joins or starts, and stops it."""
+
+    def __init__(self, config: CollectConfig, policy_dir: str) -> None:
+        self.store = Store(config.out)
+        if self.store.names():
+            raise UsageError(f"{config.out} holds episodes already: write another out=")
+        self._rollout = _prepared(config, policy_dir)
+        self.specs = group_specs(
+            Path(config.tasks).stem,
+            resolve(config.tasks, config.options),
+            groups=config.episodes,
+            group_size=config.group_size,
+            seed=config.seed,
+            temperature=config.temperature,
+            actor=SCRIPTS.get(config.policy, "policy"),
+        )
+
+    def __enter__(self) -> Self:
+        join(self._rollout, self._rollout.workers * self._rollout.gpus_per_worker)
+        self._fleet = Fleet(self._rollout)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._fleet.shutdown()
+
+    def collect(self, name: str, specs: Sequence[EpisodeSpec], on_progress: Progress | None = None) -> list[Episode]:
+        """Roll the episodes out and write them as `trajectories/<name>.jsonl`."""
+        episodes = self._fleet.collect(specs, on_progress)
+        self.store.write(name, episodes)
+        return episodes
+
+
+def _prepared(config: CollectConfig, policy_dir: str) -> RolloutConfig:
+    """The rollout's settings, with what the policy needs. Raises UsageError for an endpoint without a model's name."""
     rollout = config.rollout
-    join(rollout, rollout.workers * rollout.gpus_per_worker)
     rollout.engine.policy = policy_dir
     if config.policy in SCRIPTS:
         rollout.backend = Backend.none
@@ -129,22 +164,7 @@ def collect(config: CollectConfig, policy_dir: str, on_progress: Progress | None
             raise UsageError("policy= is an endpoint: write policy_model=NAME as well, the name by which it knows its model")
         rollout.backend = Backend.endpoint
         rollout.endpoint.url, rollout.endpoint.model = config.policy, config.policy_model
-    specs = group_specs(
-        Path(config.tasks).stem,
-        tasks,
-        groups=config.episodes,
-        group_size=config.group_size,
-        seed=config.seed,
-        temperature=config.temperature,
-        actor=SCRIPTS.get(config.policy, "policy"),
-    )
-    fleet = Fleet(rollout)
-    try:
-        episodes = fleet.collect(specs, on_progress)
-    finally:
-        fleet.shutdown()
-    store.write("episodes", episodes)
-    return episodes
+    return rollout
 
 
 def _seed(seed: int, path: tuple[int, ...]) -> int:

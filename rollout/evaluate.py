@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
+from rollout.intervals import bootstrap_interval, pass_at_k, wilson_interval
 from rollout.types import StopReason, Trajectory
 
-_Z95 = 1.959963984540054
-
-
-def wilson_interval(successes: int, trials: int) -> list[float]:
-    """The 95 % score interval of a proportion (Wilson, JASA 22, 1927), which stays inside 0…1 and holds near the ends."""
-    if trials == 0:
-        return [0.0, 1.0]
-    share, z2 = successes / trials, _Z95**2
-    centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
-    half = _Z95 * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2)) / (1 + z2 / trials)
-    return [max(0.0, centre - half), min(1.0, centre + half)]
+_REALX = ("perception", "reasoning", "search", "integration")  # in RealX-Bench's order
 
 
 def evaluation_record(
-    label: str, trajectories: Sequence[Trajectory], *, policy: str, tasks: str, seed: int, temperature: float
+    label: str,
+    trajectories: Sequence[Trajectory],
+    *,
+    policy: str,
+    tasks: str,
+    seed: int,
+    temperature: float,
+    tools: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """One record of `evaluation.json`: accuracy as a fraction with its Wilson 95 % interval, calls per episode with their
-    population variance.
+    """One record of `evaluation.json`: accuracy as a fraction with its 95 % interval (Wilson's with one sample an item, else the
+    bootstrap's over items), calls per episode with their population variance, and what they cost. `tools` are those that were on.
 
     Episodes that the machine failed are left out; `episodes` counts the rest. Raises ValueError where none is left.
     """
@@ -42,21 +40,78 @@ def evaluation_record(
         "tasks": tasks,
         "seed": seed,
         "temperature": temperature,
+        **({} if tools is None else {"tools": list(tools)}),
         **_part(episodes),
+        **_effort(episodes),
         "by_ability": {name: _part([episode for episode in episodes if episode.ability == name]) for name in abilities},
     }
 
 
 def _part(episodes: Sequence[Trajectory]) -> dict[str, Any]:
     correct = sum(episode.correct for episode in episodes)
+    items = _by_item(episodes)
     calls_N = np.array([episode.tool_calls for episode in episodes], dtype=np.float64)
     return {
         "episodes": len(episodes),
         "accuracy": correct / len(episodes),
-        "ci95": wilson_interval(correct, len(episodes)),
+        "ci95": _interval(items, correct, len(episodes)),
+        "pass_at_k": _pass_at_k(items),
         "calls_per_episode": {"mean": float(calls_N.mean()), "var": float(calls_N.var())},
         "by_need": _by_need(episodes),
     }
+
+
+def _by_item(episodes: Sequence[Trajectory]) -> list[list[bool]]:
+    items: dict[str, list[bool]] = {}
+    for episode in episodes:
+        items.setdefault(episode.group_id, []).append(episode.correct)
+    return list(items.values())
+
+
+def _interval(items: Sequence[Sequence[bool]], correct: int, episodes: int) -> list[float]:
+    if len(items) == episodes:
+        return wilson_interval(correct, episodes)
+    return bootstrap_interval([float(np.mean(item)) for item in items])
+
+
+def _pass_at_k(items: Sequence[Sequence[bool]]) -> dict[str, float]:
+    """For k = 1, 2, 4, … up to the samples that every item has."""
+    samples = min(map(len, items))
+    ks = [1 << power for power in range(samples.bit_length())]
+    return {str(k): float(np.mean([pass_at_k(sum(item), len(item), k) for item in items])) for k in ks}
+
+
+def _effort(episodes: Sequence[Trajectory]) -> dict[str, Any]:
+    """Means an episode: calls by tool, sampled tokens, seconds; shares: failed calls by tool, ends by cause."""
+    turns = [turn for episode in episodes for turn in episode.turns]
+    calls = Counter(turn.tool for turn in turns if turn.tool is not None)
+    failed = Counter(turn.tool for turn in turns if turn.tool is not None and turn.tool_status != "ok")
+    ends = Counter(str(episode.stop_reason) for episode in episodes)
+    count = len(episodes)
+    return {
+        "calls_by_tool": {tool: calls[tool] / count for tool in sorted(calls)},
+        "errors_by_tool": {tool: failed[tool] / calls[tool] for tool in sorted(calls)},
+        "tokens_per_episode": sum(sum(episode.loss_mask) for episode in episodes) / count,
+        "seconds_per_episode": {
+            "generate": sum(turn.generate_s for turn in turns) / count,
+            "tool": sum(turn.tool_latency_s for turn in turns) / count,
+        },
+        "ends": {reason: ends[reason] / count for reason in sorted(ends)},
+    }
+
+
+def markdown(records: Sequence[dict[str, Any]]) -> str:
+    """RealX-Bench's form: a row a record, the accuracy in percent on all tasks and by ability, and calls per episode."""
+    found = {ability for record in records for ability in record["by_ability"]}
+    abilities = [*(name for name in _REALX if name in found), *sorted(found - set(_REALX))]
+    header = ["", "all", *abilities, "calls per episode", "episodes"]
+    rows = []
+    for record in records:
+        parts = [record, *(record["by_ability"].get(ability) for ability in abilities)]
+        calls = record["calls_per_episode"]["mean"]
+        rows.append([record["label"], *map(_accuracy, parts), f"{calls:.2f}", str(record["episodes"])])
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _by_need(episodes: Sequence[Trajectory]) -> dict[str, Any]:

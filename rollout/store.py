@@ -29,10 +29,14 @@ class Store:
 
     def read(self, name: str) -> Iterator[Episode]:
         """The episodes of a file with their images. Raises ValueError for a broken record, FileNotFoundError for a missing file."""
+        for trajectory in self.trajectories(name):
+            yield Episode(trajectory, {sha: (self._images / f"{sha}.png").read_bytes() for sha in trajectory.images})
+
+    def trajectories(self, name: str) -> Iterator[Trajectory]:
+        """The records of a file without their images. Raises as `read`."""
         with self._path(name).open(encoding="utf-8") as file:
             for line in file:
-                trajectory = Trajectory.from_json(line)
-                yield Episode(trajectory, {sha: (self._images / f"{sha}.png").read_bytes() for sha in trajectory.images})
+                yield Trajectory.from_json(line)
 
     def names(self) -> list[str]:
         """The names of all files, sorted."""

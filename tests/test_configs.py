@@ -8,6 +8,7 @@ import pytest
 from configs import SettingsError, choices, compose
 from learner.experiment import Experiment, Stage
 from rollout.collect import CollectConfig
+from rollout.measure import EvaluateConfig
 
 ROOT = Path(__file__).parents[1]
 
@@ -65,5 +66,5 @@ def test_every_documented_override_composes():
     )
     assert documented
     for command, overrides in documented:
-        schema = CollectConfig if command in ("collect", "evaluate") else Experiment
+        schema = {"collect": CollectConfig, "evaluate": EvaluateConfig}.get(command, Experiment)
         compose(command.replace("-", "_"), schema, overrides.split())

@@ -1,0 +1,77 @@
+"""What a model is shown of its tools' outputs when somebody asks whether it uses them: nothing, or what another task's calls
+gave."""
+
+from __future__ import annotations
+
+import io
+import json
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from PIL import Image
+
+from envs.types import ToolResult, ToolStatus, UsageError
+
+REAL, BLANK = "real", "blank"
+_FILE = "outputs.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Donor:
+    """One output of a tool: the task whose call gave it, its text, and its images as PNG."""
+
+    task_id: str
+    tool: str
+    text: str
+    images: tuple[bytes, ...] = ()
+
+
+def write_donors(directory: Path, donors: Iterable[Donor]) -> None:
+    """Writes what `replaced` reads."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / _FILE).open("w", encoding="utf-8") as file:
+        for donor in donors:
+            names = [f"{zlib.crc32(image):08x}-{len(image)}.png" for image in donor.images]
+            for name, image in zip(names, donor.images, strict=True):
+                (directory / name).write_bytes(image)
+            record = {"task_id": donor.task_id, "tool": donor.tool, "text": donor.text, "images": names}
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def replaced(outputs: str, result: ToolResult, tool: str, task_id: str, call: int) -> ToolResult:
+    """What the model is shown in place of `result`, with the status of the real call.
+
+    `outputs` is "real", "blank" (no text, no image), or a directory of donors: then it is what the same tool gave in another task,
+    always the same one for the `call`-th call of a task. An output of which there is no other stays blank.
+    """
+    if outputs == REAL or result.status is ToolStatus.FAILURE:
+        return result
+    donors = [] if outputs == BLANK else [donor for donor in _donors(outputs).get(tool, ()) if donor.task_id != task_id]
+    if not donors:
+        return ToolResult("", (), result.status)
+    donor = donors[zlib.crc32(f"{task_id} {call}".encode()) % len(donors)]
+    return ToolResult(donor.text, tuple(_opened(image) for image in donor.images), result.status)
+
+
+@lru_cache(maxsize=2)
+def _donors(directory: str) -> dict[str, list[Donor]]:
+    file = Path(directory, _FILE)
+    if not file.is_file():
+        raise UsageError(
+            f"tool_outputs={directory}: write real, blank, or a directory that `toolwise evaluate ablate=outputs` made"
+        )
+    by_tool: dict[str, list[Donor]] = {}
+    with file.open(encoding="utf-8") as lines:
+        for line in lines:
+            record = json.loads(line)
+            images = tuple(Path(directory, name).read_bytes() for name in record["images"])
+            by_tool.setdefault(record["tool"], []).append(Donor(record["task_id"], record["tool"], record["text"], images))
+    return by_tool
+
+
+def _opened(content: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(content), formats=["PNG"]) as opened:
+        return opened.convert("RGB")

@@ -1,0 +1,69 @@
+"""Two evaluations of the same items, compared item by item."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from envs.types import UsageError
+from rollout.intervals import bootstrap_interval, mcnemar_p
+from rollout.store import Store
+from rollout.types import StopReason
+
+
+def compare(first: str, second: str) -> dict[str, Any]:
+    """Accuracies of two run directories and their difference, second minus first, with a paired bootstrap interval over items.
+
+    Where each item has one episode, also McNemar's exact p. Raises UsageError where they did not run the same items.
+    """
+    runs = [_by_item(directory) for directory in (first, second)]
+    if runs[0].keys() != runs[1].keys():
+        differing = len(runs[0].keys() ^ runs[1].keys())
+        raise UsageError(
+            f"{first} and {second} did not run the same items ({differing} differ): evaluate both with the same tasks and seed"
+        )
+    items = sorted(runs[0])
+    means = [np.array([np.mean(run[item]) for item in items]) for run in runs]
+    difference = means[1] - means[0]
+    report: dict[str, Any] = {
+        "first": first,
+        "second": second,
+        "items": len(items),
+        "accuracy": [float(mean.mean()) for mean in means],
+        "difference": float(difference.mean()),
+        "ci95": bootstrap_interval(difference),
+    }
+    if all(len(run[item]) == 1 for run in runs for item in items):
+        report["only_first"], report["only_second"] = int((difference < 0).sum()), int((difference > 0).sum())
+        report["p"] = mcnemar_p(report["only_first"], report["only_second"])
+    return report
+
+
+def comparison_table(report: dict[str, Any]) -> Table:
+    """The report in one row a line."""
+    low, high = report["ci95"]
+    shown = Table("", "value", title="Comparison, item by item", title_justify="left")
+    for name, accuracy in zip((report["first"], report["second"]), report["accuracy"], strict=True):
+        shown.add_row(f"accuracy of {name}", f"{100 * accuracy:.1f} %")
+    shown.add_row("difference (95 %)", f"{100 * report['difference']:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})")
+    shown.add_row("items", str(report["items"]))
+    if "p" in report:
+        shown.add_row("solved by the first alone, by the second alone", f"{report['only_first']}, {report['only_second']}")
+        shown.add_row("p (McNemar, exact)", f"{report['p']:.3g}")
+    return shown
+
+
+def _by_item(directory: str) -> dict[str, list[bool]]:
+    store = Store(Path(directory))
+    if "episodes" not in store.names():
+        raise UsageError(
+            f"{directory} holds no evaluation: write directories that `toolwise evaluate` made, compare=[runs/a,runs/b]"
+        )
+    items: dict[str, list[bool]] = {}
+    for trajectory in store.trajectories("episodes"):
+        if trajectory.stop_reason is not StopReason.INFRASTRUCTURE:
+            items.setdefault(trajectory.task_id, []).append(trajectory.correct)
+    return items

@@ -1,0 +1,47 @@
+"""Intervals, pass@k and paired tests of evaluations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+_Z95 = 1.959963984540054
+_RESAMPLES = 4000
+
+
+def wilson_interval(successes: int, trials: int) -> list[float]:
+    """The 95 % score interval of a proportion (Wilson, JASA 22, 1927), which stays inside 0…1 and holds near the ends."""
+    if trials == 0:
+        return [0.0, 1.0]
+    share, z2 = successes / trials, _Z95**2
+    centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = _Z95 * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2)) / (1 + z2 / trials)
+    return [max(0.0, centre - half), min(1.0, centre + half)]
+
+
+def bootstrap_interval(item_means_N: Sequence[float] | np.ndarray) -> list[float]:
+    """The 95 % percentile interval of a mean over N items, which are drawn again with replacement (Efron, Ann. Statist. 7, 1979).
+
+    Items are the unit: samples of one item are not independent. The draws are always the same.
+    """
+    means_N = np.asarray(item_means_N, dtype=np.float64)
+    draws = np.random.default_rng(0).integers(len(means_N), size=(_RESAMPLES, len(means_N)))
+    return [float(bound) for bound in np.percentile(means_N[draws].mean(axis=1), [2.5, 97.5])]
+
+
+def pass_at_k(correct: int, samples: int, k: int) -> float:
+    """The probability that one of k samples is right, unbiased from n ≥ k: 1 − C(n−c, k) / C(n, k) (Chen et al. 2021, §2.1)."""
+    if not 1 <= k <= samples:
+        raise ValueError(f"k is {k}: it must be between 1 and the {samples} samples of an item")
+    return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)
+
+
+def mcnemar_p(only_first: int, only_second: int) -> float:
+    """McNemar's exact two-sided p-value (1947): that items which one of two alone solved are as likely the one's as the other's."""
+    discordant = only_first + only_second
+    if discordant == 0:
+        return 1.0
+    tail = sum(math.comb(discordant, count) for count in range(min(only_first, only_second) + 1)) / 2**discordant
+    return min(1.0, 2 * tail)

@@ -1,0 +1,116 @@
+"""`toolwise evaluate`: the records of one policy on one set of tasks; if asked, with tools taken away or their outputs hidden."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from envs import resolve
+from envs.types import UsageError
+from rollout.ablation import FULL, Ablation, causal_use, keep_outputs, necessity, with_outputs, without_tools
+from rollout.collect import CollectConfig, Collector
+from rollout.environments import make
+from rollout.evaluate import evaluation_record, markdown
+from rollout.types import Episode, StopReason, Trajectory
+
+
+@dataclass
+class EvaluateConfig(CollectConfig):
+    """An evaluation: episodes of one policy on held-out tasks, and what is said of them."""
+
+    ablate: str = "none"
+    """none; tools (or true): the same tasks without each tool and without any; outputs: with their outputs blanked or swapped."""
+
+    compare: list[str] = field(default_factory=list)
+    """Two directories that `evaluate` wrote, to be compared item by item; nothing is rolled out then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The records of `evaluation.json`, and the report of an ablation where one was asked for."""
+
+    records: list[dict[str, Any]]
+    ablation: dict[str, Any] | None = None
+
+
+def measure(config: EvaluateConfig, policy_dir: str, on_progress: Callable[[str, int, int], None]) -> Measured:
+    """Roll out and write `evaluation.json`, `evaluation.md`, and `ablation.json` where there is one, below `config.out`.
+
+    `on_progress` is told the name of what is rolled out, and finished and all episodes. Raises UsageError for an ablation that the
+    tasks do not allow, and what `Collector` raises.
+    """
+    ablation = _ablation(config.ablate)
+    tools = _tools(config)
+    if ablation is not Ablation.none and not tools:
+        raise UsageError(f"ablate={ablation}: {config.tasks} has no tools to take away")
+    out = Path(config.out)
+    with Collector(config, policy_dir) as collector:
+
+        def run(name: str, specs: Sequence[Any]) -> list[Episode]:
+            file = "episodes" if name == FULL else name.replace(" ", "_")
+            return collector.collect(file, specs, lambda done, total: on_progress(name, done, total))
+
+        episodes = {FULL: run(FULL, collector.specs)}
+        if ablation is Ablation.tools:
+            variants = without_tools(collector.specs, tools)
+            episodes |= {name: run(name, specs) for name, specs in variants.items() if name != FULL}
+        elif ablation is Ablation.outputs:
+            donors = (out / "tool_outputs").absolute()
+            keep_outputs(episodes[FULL], donors)
+            episodes |= {name: run(name, specs) for name, specs in with_outputs(collector.specs, donors).items()}
+    label = config.label or config.policy
+    records = [
+        evaluation_record(
+            label if name == FULL else f"{label}/{name}",
+            [episode.trajectory for episode in part],
+            policy=config.policy,
+            tasks=config.tasks,
+            seed=config.seed,
+            temperature=config.temperature,
+            tools=_tools_of(name, tools),
+        )
+        for name, part in episodes.items()
+    ]
+    report = _report(ablation, episodes)
+    (out / "evaluation.json").write_text(json.dumps(records, indent=2) + "\n")
+    (out / "evaluation.md").write_text(markdown(records))
+    if report is not None:
+        (out / "ablation.json").write_text(json.dumps(report, indent=2) + "\n")
+    return Measured(records, report)
+
+
+def _report(ablation: Ablation, episodes: dict[str, list[Episode]]) -> dict[str, Any] | None:
+    """Over the items that the machine failed in no variant."""
+    if ablation is Ablation.none:
+        return None
+    rows = zip(*([episode.trajectory for episode in part] for part in episodes.values()), strict=True)
+    whole = [row for row in rows if all(trajectory.stop_reason is not StopReason.INFRASTRUCTURE for trajectory in row)]
+    parts: dict[str, list[Trajectory]] = {name: [row[place] for row in whole] for place, name in enumerate(episodes)}
+    if ablation is Ablation.tools:
+        return necessity(parts)
+    return causal_use(parts.pop(FULL), parts)
+
+
+def _ablation(value: str) -> Ablation:
+    try:
+        return Ablation.tools if value.lower() == "true" else Ablation.none if value.lower() == "false" else Ablation(value)
+    except ValueError:
+        raise UsageError(f"ablate={value}: write one of {', '.join(Ablation)}") from None
+
+
+def _tools(config: CollectConfig) -> tuple[str, ...]:
+    """The tools that the tasks offer."""
+    env = make(*resolve(config.tasks, config.options))
+    try:
+        return tuple(getattr(env.unwrapped, "tools", ()))
+    finally:
+        env.close()
+
+
+def _tools_of(name: str, tools: Sequence[str]) -> list[str]:
+    if name == "without tools":
+        return []
+    return [tool for tool in tools if name != f"without {tool}"]

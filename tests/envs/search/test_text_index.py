@@ -1,0 +1,130 @@
+"""The text index: finds by words and stems, whatever stands in the query; titles weigh more; long texts are found by the passage
+that answers; it is there whole or not at all; and it reads corpora row by row, naming the one that is wrong."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from envs.search.corpora import read_corpus
+from envs.search.text_index import TextIndex, passages
+from envs.search.types import Document
+from envs.types import UsageError
+
+DOCUMENTS = [
+    Document("Chad", "A landlocked country. Its capital is N'Djamena, on the river Chari.", "atlas"),
+    Document("Niger", "A country beside Chad. The river Niger runs through its west.", "atlas"),
+    Document("Rivers", "Long streams of running water.", "dictionary"),
+]
+
+
+@pytest.fixture(scope="module")
+def index():
+    return TextIndex.build(DOCUMENTS)
+
+
+def titles(index, query, top_k=3):
+    return [passage.title for passage in index.find(query, top_k)]
+
+
+def test_a_title_weighs_more_than_a_mention(index):
+    assert titles(index, "Chad")[0] == "Chad"
+
+
+def test_words_are_found_by_their_stems(index):
+    assert titles(index, "countries")[:2] == ["Chad", "Niger"] or set(titles(index, "countries")) == {"Chad", "Niger"}
+
+
+def test_a_result_has_title_source_and_text(index):
+    (passage,) = index.find("capital", 1)
+    assert (passage.title, passage.source) == ("Chad", "atlas")
+    assert "N'Djamena" in passage.snippet
+
+
+async def test_several_queries_are_answered_in_their_order(index):
+    found = await index.search(["capital", "water"], 1)
+    assert [passages[0].title for passages in found] == ["Chad", "Rivers"]
+
+
+@pytest.mark.parametrize(
+    "query", ['capital of "Chad', "title:capital AND (", "-capital +++ ^2", "capital OR", "NOT capital", "c* a?pital~ capital"]
+)
+def test_operators_are_words(index, query):
+    assert "Chad" in titles(index, query)
+
+
+@given(query=st.text(max_size=200))
+def test_any_text_is_a_query(index, query):
+    assert len(index.find(query, 3)) <= 3
+
+
+def test_a_query_of_any_length_is_answered(index):
+    assert titles(index, "capital " * 50_000)[0] == "Chad"
+
+
+def test_a_long_text_is_found_by_the_passage_that_answers():
+    filler = "Nothing of note stands in this sentence about the weather. " * 60
+    long = Document("Report", f"{filler}The treasure lies under the oak. {filler}", "file")
+    (passage,) = TextIndex.build([long]).find("treasure oak", 1)
+    assert "under the oak" in passage.snippet
+    assert len(passage.snippet) < 1000
+
+
+@given(st.text(alphabet="ab .!?\n", max_size=2000))
+def test_passages_hold_every_word_in_order(text):
+    assert " ".join(passages(text, 7)).split() == text.split()
+    assert all(len(passage.split()) <= 7 for passage in passages(text, 7))
+
+
+def test_an_index_outlives_its_process(tmp_path):
+    TextIndex.build(DOCUMENTS, tmp_path / "index")
+    assert titles(TextIndex.open(tmp_path / "index"), "capital")[0] == "Chad"
+
+
+def test_a_build_that_fails_leaves_nothing(tmp_path):
+    def broken():
+        yield DOCUMENTS[0]
+        raise UsageError("row 2")
+
+    with pytest.raises(UsageError, match="row 2"):
+        TextIndex.build(broken(), tmp_path / "index")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_index_is_not_overwritten(tmp_path):
+    TextIndex.build(DOCUMENTS, tmp_path / "index")
+    with pytest.raises(UsageError, match="out="):
+        TextIndex.build(DOCUMENTS, tmp_path / "index")
+
+
+def test_a_directory_without_an_index_is_named(tmp_path):
+    with pytest.raises(UsageError, match="toolwise index"):
+        TextIndex.open(tmp_path)
+
+
+ROWS = [
+    {"title": "T", "text": "Words.", "source": "s"},
+    {"id": 7, "contents": '"Wiki"\nWords.'},
+    {"text": "Only words.", "url": "https://u"},
+]
+READ = [Document("T", "Words.", "s"), Document("Wiki", "Words.", "7"), Document("", "Only words.", "https://u")]
+
+
+def test_json_lines_are_read_in_their_forms(tmp_path):
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    assert list(read_corpus(tmp_path / "corpus.jsonl")) == READ
+
+
+def test_parquet_is_read(tmp_path):
+    pq.write_table(pa.Table.from_pylist([ROWS[0]] * 600), tmp_path / "corpus.parquet")
+    assert list(read_corpus(tmp_path / "corpus.parquet")) == [READ[0]] * 600
+
+
+@pytest.mark.parametrize("line", ['{"title": "T"}', "nonsense", "[1]", '{"text": " "}'])
+def test_a_row_that_is_no_text_is_named(tmp_path, line):
+    (tmp_path / "corpus.jsonl").write_text(json.dumps(ROWS[0]) + "\n" + line + "\n")
+    with pytest.raises(UsageError, match=r"corpus\.jsonl, row 2"):
+        list(read_corpus(tmp_path / "corpus.jsonl"))

@@ -1,0 +1,124 @@
+"""Evaluation: intervals and pass@k by published or computed figures; ablations say which tools were needed and which outputs were
+used; two runs are compared item by item. The commands run on real tools, with policies that are scripts."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rollout.intervals import bootstrap_interval, mcnemar_p, pass_at_k
+
+ROOT = Path(__file__).parents[2]
+
+
+def evaluate(out, *arguments):
+    command = [sys.executable, str(ROOT / "toolwise.py"), "evaluate", f"out={out}", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+
+
+def read(out, name):
+    return json.loads((out / name).read_text())
+
+
+@given(correct=st.integers(0, 8), k=st.integers(1, 8))
+def test_pass_at_k_is_the_share_of_samples_of_k_that_hold_a_right_one(correct, k):
+    from itertools import combinations
+
+    outcomes = [True] * correct + [False] * (8 - correct)
+    assert pass_at_k(correct, 8, k) == pytest.approx(np.mean([any(chosen) for chosen in combinations(outcomes, k)]))
+
+
+@pytest.mark.parametrize(("first", "second", "p"), [(0, 0, 1.0), (0, 6, 0.03125), (1, 9, 0.021484375), (5, 5, 1.0)])
+def test_mcnemars_exact_p(first, second, p):
+    assert mcnemar_p(first, second) == pytest.approx(p)
+
+
+def test_the_bootstrap_covers_the_mean_and_is_repeatable():
+    means = np.random.default_rng(0).random(200)
+    low, high = bootstrap_interval(means)
+    assert low < means.mean() < high
+    assert high - low == pytest.approx(2 * 1.96 * means.std() / np.sqrt(200), rel=0.1)
+    assert bootstrap_interval(means) == [low, high]
+
+
+@pytest.fixture(scope="module")
+def oracle(tmp_path_factory):
+    """The oracle on all four abilities, with each tool taken away."""
+    out = tmp_path_factory.mktemp("oracle") / "run"
+    result = evaluate(out, "policy=oracle", "tasks=toolwise/Mixture-v0", "episodes=80", "ablate=true")
+    assert result.returncode == 0, result.stdout + result.stderr
+    return out, result.stdout
+
+
+@pytest.fixture(scope="module")
+def swapped(tmp_path_factory):
+    """The oracle with what its tools return hidden."""
+    out = tmp_path_factory.mktemp("swapped") / "run"
+    result = evaluate(out, "policy=oracle", "tasks=toolwise/Mixture-v0", "episodes=60", "ablate=outputs")
+    assert result.returncode == 0, result.stdout + result.stderr
+    return out
+
+
+def test_the_oracle_is_always_right_and_each_record_says_which_tools_were_on(oracle):
+    out, _ = oracle
+    records = read(out, "evaluation.json")
+    assert [record["label"] for record in records] == [
+        "oracle",
+        *(f"oracle/without {name}" for name in ("code", "text_search", "image_search", "tools")),
+    ]
+    assert records[0]["accuracy"] == 1.0
+    assert records[0]["tools"] == ["code", "text_search", "image_search"]
+    assert records[2]["tools"] == ["code", "image_search"]
+    assert set(records[0]["calls_by_tool"]) == {"code", "text_search", "image_search"}
+    assert records[0]["pass_at_k"] == {"1": 1.0}
+
+
+@pytest.mark.parametrize("tool", ["code", "text_search", "image_search"])
+def test_what_needs_a_tool_is_solved_only_with_it_and_the_rest_anyway(oracle, tool):
+    report = read(oracle[0], "ablation.json")[f"without {tool}"]
+    assert report["needed"]["accuracy_without"]["share"] <= 0.3
+    assert report["needed"]["only_with"]["share"] >= 0.7
+    assert report["not_needed"]["anyway"]["share"] == 1.0
+
+
+def test_the_markdown_table_has_realx_benchs_form(oracle):
+    header = (oracle[0] / "evaluation.md").read_text().splitlines()[0]
+    assert [cell.strip() for cell in header.split("|")[2:7]] == ["all", "perception", "reasoning", "search", "integration"]
+
+
+@pytest.mark.parametrize("outputs", ["blank", "swapped"])
+def test_answers_that_come_from_outputs_change_with_them(swapped, outputs):
+    report = read(swapped, "ablation.json")[outputs]
+    assert report["needed"]["accuracy_real"]["share"] == 1.0
+    assert report["needed"]["answer_changes"]["share"] >= 0.7
+    assert report["not_needed"]["answer_changes"]["share"] == 0.0
+
+
+def test_a_run_compared_with_itself_does_not_differ(oracle):
+    out, _ = oracle
+    result = evaluate(out, f"compare=[{out},{out}]")
+    assert result.returncode == 0, result.stderr
+    assert "+0.0 points" in result.stdout
+
+
+def test_runs_on_other_items_are_not_compared(oracle, swapped):
+    result = evaluate(oracle[0], f"compare=[{oracle[0]},{swapped}]")
+    assert result.returncode == 2
+    assert "same items" in result.stderr
+
+
+def test_the_same_seed_gives_the_same_numbers(tmp_path):
+    records = []
+    for name in ("a", "b"):
+        result = evaluate(tmp_path / name, "policy=random", "episodes=30", "group_size=4", "seed=3")
+        assert result.returncode == 0, result.stderr
+        (record,) = read(tmp_path / name, "evaluation.json")
+        records.append({key: value for key, value in record.items() if key != "seconds_per_episode"})
+    assert records[0] == records[1]
+    assert set(records[0]["pass_at_k"]) == {"1", "2", "4"}
+    assert records[0]["accuracy"] < 0.3
