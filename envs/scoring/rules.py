@@ -16,7 +16,7 @@ from envs.scoring.types import Kind, Scoring
 if TYPE_CHECKING:
     from pint import UnitRegistry
 
-_NUMBER = r"[+-]?(?:\d{1,3}(?:[,\u202f\u00a0 ]\d{3})+(?!\d)|\d+)?(?:\.\d*)?(?:e[+-]?\d+)?"
+_NUMBER = r"[+-]?(?=\.?\d)(?:\d{1,3}(?:[,\u202f\u00a0 ]\d{3})+(?!\d)|\d+)?(?:\.\d*)?(?:e[+-]?\d+)?"
 _SCALES = {"thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12}
 _LABEL = re.compile(r"^\(?([a-z])\)?\s*[.):]?(?:\s|$)", re.IGNORECASE)
 _SEPARATORS = re.compile(r"\s*(?:[,;\n]|\band\b)\s*", re.IGNORECASE)

@@ -106,6 +106,12 @@ async def test_mathematical_equivalence(answer, truth, right):
     assert await is_right("Q", answer, truth, Scoring(Kind.MATH)) is right
 
 
+@pytest.mark.parametrize("answer", ["e5", "+e3", ".", "-", "e5 million", ".e2 km"])
+@pytest.mark.parametrize("kind", [Kind.EXACT, Kind.NUMBER])
+async def test_what_only_looks_like_a_number_is_wrong(answer, kind):
+    assert not await is_right("Q", answer, "7", Scoring(kind, unit="km"))
+
+
 async def test_another_accepted_answer_is_right():
     assert await is_right("Q", "Holland", "Netherlands", Scoring(accepted=("Holland", "The Netherlands")))
 
