@@ -85,8 +85,6 @@ def collect(overrides: Sequence[str]) -> int:
 
 def evaluate(overrides: Sequence[str]) -> int:
     """Measure a policy on held-out tasks, with tools taken away if asked; or compare two evaluations."""
-    from contextlib import ExitStack
-
     from configs import SettingsError, compose
     from learner.console import console, progress
     from rollout.ablation import ablation_table
@@ -102,16 +100,7 @@ def evaluate(overrides: Sequence[str]) -> int:
         return 0
     count = config.episodes * config.group_size
     console.print(f"evaluate: {count} episodes of {config.policy} on {config.tasks}, into {config.out}", highlight=False)
-    with ExitStack() as stack:
-        bars: dict[str, Callable[[int, str], None]] = {}
-
-        def advance(name: str, done: int, total: int) -> None:
-            if name not in bars:
-                stack.close()
-                bars[name] = stack.enter_context(progress(name, total))
-            bars[name](done, "")
-
-        measured = measure(config, _directory(config), advance)
+    measured = measure(config, _directory(config), progress)
     console.print(table(measured.records))
     if measured.ablation is not None:
         console.print(ablation_table(measured.ablation))
@@ -155,7 +144,7 @@ def bench(overrides: Sequence[str]) -> int:
     from benchmarks import BENCHMARKS, BenchConfig, table
     from configs import SettingsError, compose
     from learner.console import console, progress
-    from learner.run_directory import write_whole
+    from rollout.store import write_whole
 
     name = next((argument for argument in overrides if "=" not in argument), "")
     if name not in BENCHMARKS:

@@ -56,7 +56,7 @@ _ACTION_TAG = re.compile(r"</?(?:answer|code|tool_call|think)>")
 
 # What opens a special token or a tag of the protocol, in any of the spellings that chat templates use.
 _UNSAFE = re.compile(
-    r"<(?=[|｜]|/?\s*(?:think|code|tool_call|tool_response|answer|image|video|img|box|ref|s|bos|eos|pad|unk|start_of_turn|end_of_turn)\b)",
+    r"<(?=[|｜]|\s*/?\s*(?:think|code|tool_call|tool_response|answer|image|video|img|box|ref|s|bos|eos|pad|unk|start_of|end_of)(?:_\w*)?\b)",
     re.IGNORECASE,
 )
 

@@ -20,7 +20,7 @@ from envs.rewards import Reward
 from envs.search.backends import open_image_search, open_text_search
 from envs.search.types import ImageSearch, TextSearch
 from envs.spaces import RGBImage, Unicode
-from envs.tools.outputs import REAL, replaced
+from envs.tools.outputs import REAL
 from envs.tools.toolbox import TOOLS, Toolbox
 from envs.types import Observation, Script, Task, ToolCall, ToolResult, ToolStatus, UsageError
 from sandbox import Limits, Pool
@@ -43,8 +43,8 @@ class ToolEnv(gymnasium.Env[Observation, str]):
     `tools` are those that the model may call; by default code, and the searches that there are. `text_search` and `image_search`
     are searches, or settings as `envs.search.backends` has them; they give at most `top_k` results, within `search_s` seconds.
 
-    `tool_outputs` other than "real" hides what tools return: see `envs.tools.outputs`.
-    `judge` is a `Judge` or its settings, for tasks that want one.
+    `tool_outputs` other than "real" hides what tools return: see `envs.tools.outputs`. `judge` is a `Judge` or its settings, for
+    tasks that want one.
 
     `info` at reset: `task_id`, `ability`, `source`, `needed_tools`. At each step: `tool_call` (a `ToolCall` or None); on the last
     one also `answer` and `reward_parts`. A `tool_call` with status FAILURE means that the machine failed: the episode should be run
@@ -85,7 +85,6 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         self._sandbox = sandbox
         self._owned_sandbox: Pool | None = None
         self._limits = limits or Limits()
-        self._tool_outputs = tool_outputs
         self._reward = reward or Reward()
         if judge is not None:
             from envs.scoring.judge import open_judge  # takes a second to import, and few tasks want it
@@ -98,7 +97,7 @@ class ToolEnv(gymnasium.Env[Observation, str]):
             "text_search": open_text_search(text_search),
             "image_search": open_image_search(image_search),
         }
-        self._search_limits: dict[str, Any] = {"top_k": top_k, "search_s": search_s}
+        self._tool_settings: dict[str, Any] = {"top_k": top_k, "search_s": search_s, "outputs": tool_outputs}
         self.tools = _enabled(tools, self._searches)
         self._task: Task | None = None
         self._actions: list[str] = []
@@ -115,7 +114,7 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         await self._close_tools()
         task = (options or {}).get("task") or self._tasks(self.np_random)
         self._task, self._actions, self._tool_calls, self._over = task, [], 0, False
-        self._toolbox = Toolbox(self.tools, task.images, pool=self._pool, **self._searches, **self._search_limits)
+        self._toolbox = Toolbox(self.tools, task, pool=self._pool, **self._searches, **self._tool_settings)
         observation = _observe(task.question, task.views or task.images)
         self._transcript = [task.question]
         self._remember_image(observation)
@@ -137,8 +136,6 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         observation = _observe("", ())
         if answer is None:
             call, result = await self._act(parsed)
-            if call is not None:
-                result = replaced(self._tool_outputs, result, call.tool, self._task.task_id, self._tool_calls)
             # The remedy for a malformed action is our own text: its tags are meant.
             text = escape(result.text) if call else result.text
             if isinstance(parsed, Call):

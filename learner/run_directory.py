@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from envs.types import UsageError
 from learner.experiment import Experiment
+from rollout.store import write_whole
 
 if TYPE_CHECKING:
     from learner.verl_backend import Learner
@@ -84,13 +85,6 @@ class RunDirectory:
     def _numbered(self, prefix: str) -> dict[int, Path]:
         paths = self.checkpoints.glob(f"{prefix}_*")
         return {int(path.name.removeprefix(f"{prefix}_")): path for path in paths if path.name.removeprefix(f"{prefix}_").isdigit()}
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Replace a file in one step."""
-    partial = path.with_name(f".{path.name}.unfinished")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 def settings_of(config: Experiment) -> dict[str, Any]:

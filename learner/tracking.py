@@ -10,7 +10,7 @@ from typing import Any
 import wandb
 
 from learner.experiment import TrackingConfig
-from learner.run_directory import write_whole
+from rollout.store import write_whole
 
 
 class Tracker:

@@ -10,16 +10,18 @@ from typing import Any, Self
 from transformers import AutoConfig, AutoProcessor
 
 from envs import resolve
+from envs.types import UsageError
 from learner.batch import Collator
 from learner.console import console
 from learner.experiment import Experiment
-from learner.run_directory import RunDirectory, settings_of, write_whole
+from learner.run_directory import RunDirectory, settings_of
 from learner.tracking import Tracker
 from learner.verl_backend import Learner
 from rollout.collect import Tasks, group_specs
+from rollout.config import Backend
 from rollout.evaluate import evaluation_record, merge
 from rollout.fleet import Fleet
-from rollout.store import Store
+from rollout.store import Store, write_whole
 from rollout.tokens import banned_token_ids
 from rollout.types import Trajectory
 
@@ -31,6 +33,8 @@ class Workshop:
         self.config, self.policy_dir, self.directory = config, policy_dir, directory
         self.store = Store(directory.path)
         self._tasks: dict[str, Tasks] = {}
+        if config.rollout.backend is not Backend.vllm:
+            raise UsageError(f"rollout.backend={config.rollout.backend}: only vllm can be given new weights; leave it out to train")
         processor = AutoProcessor.from_pretrained(policy_dir)
         self.batch = Collator(processor)
         config.learner.banned_token_ids = banned_token_ids(

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import random
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from envs.types import Observation, Script
+from envs.types import InfrastructureError, Observation, Script
 from rollout.config import EpisodeConfig
 from rollout.images import EncodedImage
 from rollout.policy import ChatPolicy, Generation, Policy
 from rollout.tokens import ChatFormat
 from rollout.transcript import Transcript
 from rollout.types import EpisodeSpec
+
+if TYPE_CHECKING:
+    from envs.chat_endpoint import Message
+
+_ENDPOINT_SHARE = 0.9  # of a turn: past its end the turn would count against the model
 
 
 class Actor(Protocol):
@@ -46,20 +52,28 @@ class EndpointActor:
 
     def __init__(self, policy: ChatPolicy, chat: ChatFormat, spec: EpisodeSpec, config: EpisodeConfig, system: str | None) -> None:
         self._policy, self._chat, self._spec, self._config = policy, chat, spec, config
-        self._messages: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
+        self._messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
         self._seeds = random.Random(spec.sampling_seed)
 
     async def act(self, transcript: Transcript, observation: Observation) -> Generation | None:
         images = [self._chat.images.encode(image) for image in observation["images"]]
         self._messages.append(_message(observation["text"], images))
-        text = await self._policy.complete(
-            self._messages,
-            max_tokens=min(self._config.max_action_tokens, transcript.room),
-            temperature=self._spec.temperature,
-            seed=self._seeds.getrandbits(31),
-        )
-        self._messages.append({"role": "assistant", "content": text})
-        token_ids = self._chat.encode_action(text)[: transcript.room]
+        deadline_s = _ENDPOINT_SHARE * self._config.turn_s
+        try:
+            async with asyncio.timeout(deadline_s):
+                reply = await self._policy.complete(
+                    self._messages,
+                    max_tokens=min(self._config.max_action_tokens, transcript.room),
+                    temperature=self._spec.temperature,
+                    seed=self._seeds.getrandbits(31),
+                )
+        except TimeoutError:
+            raise InfrastructureError(f"the endpoint gave no answer within {deadline_s:g} s") from None
+        self._messages.append({"role": "assistant", "content": reply.text})
+        token_ids = self._chat.encode_action(reply.text)
+        if reply.finish_reason == "length" or len(token_ids) > transcript.room:  # its end of turn was not written
+            token_ids = token_ids[: min(len(token_ids) - 1, transcript.room)]
+            return Generation(token_ids, [0.0] * len(token_ids), "length", 0)
         return Generation(token_ids, [0.0] * len(token_ids), "stop", 0)
 
 
@@ -82,9 +96,9 @@ class ScriptActor:
         return Generation(token_ids, [0.0] * len(token_ids), "stop", 0)
 
 
-def _message(text: str, images: Sequence[EncodedImage]) -> dict[str, Any]:
+def _message(text: str, images: Sequence[EncodedImage]) -> Message:
     """What the environment shows, as a user's message: the images first, as in the built-in chat templates."""
-    parts: list[dict[str, Any]] = [
+    parts: list[Message] = [
         {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{base64.b64encode(image.png).decode()}"}}
         for image in images
     ]

@@ -17,15 +17,17 @@ from rollout.types import StopReason
 def compare(first: str, second: str) -> dict[str, Any]:
     """Accuracies of two run directories and their difference, second minus first, with a paired bootstrap interval over items.
 
-    Where each item has one episode, also McNemar's exact p. Raises UsageError where they did not run the same items.
+    Where each item has one episode, also McNemar's exact p. Items that the machine failed in one run are left out. Raises
+    UsageError where the two did not run the same items.
     """
-    runs = [_by_item(directory) for directory in (first, second)]
-    if runs[0].keys() != runs[1].keys():
-        differing = len(runs[0].keys() ^ runs[1].keys())
+    (one, failed), (other, failed_too) = _by_item(first), _by_item(second)
+    differing = len(one.keys() ^ other.keys())
+    if differing > failed + failed_too:
         raise UsageError(
             f"{first} and {second} did not run the same items ({differing} differ): evaluate both with the same tasks and seed"
         )
-    items = sorted(runs[0])
+    runs = (one, other)
+    items = sorted(one.keys() & other.keys())
     means = [np.array([np.mean(run[item]) for item in items]) for run in runs]
     difference = means[1] - means[0]
     report: dict[str, Any] = {
@@ -56,14 +58,18 @@ def comparison_table(report: dict[str, Any]) -> Table:
     return shown
 
 
-def _by_item(directory: str) -> dict[str, list[bool]]:
+def _by_item(directory: str) -> tuple[dict[str, list[bool]], int]:
+    """Outcomes by item, and how many episodes the machine failed, whose items may be missing."""
     store = Store(Path(directory))
     if "episodes" not in store.names():
         raise UsageError(
             f"{directory} holds no evaluation: write directories that `toolwise evaluate` made, compare=[runs/a,runs/b]"
         )
     items: dict[str, list[bool]] = {}
+    failed = 0
     for trajectory in store.trajectories("episodes"):
-        if trajectory.stop_reason is not StopReason.INFRASTRUCTURE:
+        if trajectory.stop_reason is StopReason.INFRASTRUCTURE:
+            failed += 1
+        else:
             items.setdefault(trajectory.task_id, []).append(trajectory.correct)
-    return items
+    return items, failed

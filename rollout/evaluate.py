@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from envs.types import InfrastructureError
 from rollout.intervals import bootstrap_interval, pass_at_k, wilson_interval
 from rollout.types import StopReason, Trajectory
 
@@ -28,11 +29,11 @@ def evaluation_record(
     """One record of `evaluation.json`: accuracy as a fraction with its 95 % interval (Wilson's with one sample an item, else the
     bootstrap's over items), calls per episode with their population variance, and what they cost. `tools` are those that were on.
 
-    Episodes that the machine failed are left out; `episodes` counts the rest. Raises ValueError where none is left.
+    Episodes that the machine failed are left out; `episodes` counts the rest. Raises InfrastructureError where none is left.
     """
     episodes = [trajectory for trajectory in trajectories if trajectory.stop_reason is not StopReason.INFRASTRUCTURE]
     if not episodes:
-        raise ValueError(f"{label}: there is no episode to evaluate")
+        raise InfrastructureError(f"{label}: there is no episode to evaluate: the machine failed all {len(trajectories)} of them")
     abilities = sorted({episode.ability for episode in episodes if episode.ability})
     return {
         "label": label,

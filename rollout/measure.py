@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,11 @@ from rollout.ablation import FULL, Ablation, causal_use, keep_outputs, necessity
 from rollout.collect import CollectConfig, Collector
 from rollout.environments import make
 from rollout.evaluate import evaluation_record, markdown
+from rollout.store import write_whole
 from rollout.types import Episode, StopReason, Trajectory
+
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int, str], None]]]
+"""Given a title and a total: shows how far it is while it is entered."""
 
 
 @dataclass
@@ -36,10 +41,10 @@ class Measured:
     ablation: dict[str, Any] | None = None
 
 
-def measure(config: EvaluateConfig, policy_dir: str, on_progress: Callable[[str, int, int], None]) -> Measured:
+def measure(config: EvaluateConfig, policy_dir: str, progress: Progress) -> Measured:
     """Roll out and write `evaluation.json`, `evaluation.md`, and `ablation.json` where there is one, below `config.out`.
 
-    `on_progress` is told the name of what is rolled out, and finished and all episodes. Raises UsageError for an ablation that the
+    `progress` shows how each part of it goes on. Raises UsageError for an ablation that the
     tasks do not allow, and what `Collector` raises.
     """
     ablation = _ablation(config.ablate)
@@ -51,7 +56,8 @@ def measure(config: EvaluateConfig, policy_dir: str, on_progress: Callable[[str,
 
         def run(name: str, specs: Sequence[Any]) -> list[Episode]:
             file = "episodes" if name == FULL else name.replace(" ", "_")
-            return collector.collect(file, specs, lambda done, total: on_progress(name, done, total))
+            with progress(name, len(specs)) as advance:
+                return collector.collect(file, specs, lambda done, _: advance(done, ""))
 
         episodes = {FULL: run(FULL, collector.specs)}
         if ablation is Ablation.tools:
@@ -75,10 +81,10 @@ def measure(config: EvaluateConfig, policy_dir: str, on_progress: Callable[[str,
         for name, part in episodes.items()
     ]
     report = _report(ablation, episodes)
-    (out / "evaluation.json").write_text(json.dumps(records, indent=2) + "\n")
-    (out / "evaluation.md").write_text(markdown(records))
+    write_whole(out / "evaluation.json", json.dumps(records, indent=2) + "\n")
+    write_whole(out / "evaluation.md", markdown(records))
     if report is not None:
-        (out / "ablation.json").write_text(json.dumps(report, indent=2) + "\n")
+        write_whole(out / "ablation.json", json.dumps(report, indent=2) + "\n")
     return Measured(records, report)
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rollout.images import EncodedImage
+
+if TYPE_CHECKING:
+    from envs.chat_endpoint import Message, Reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,6 @@ class Policy(Protocol):
 class ChatPolicy(Protocol):
     """A model that speaks in messages and keeps its tokens to itself."""
 
-    async def complete(self, messages: Sequence[dict[str, Any]], *, max_tokens: int, temperature: float, seed: int) -> str:
-        """The assistant's next text after `messages`, in OpenAI's form."""
+    async def complete(self, messages: Sequence[Message], *, max_tokens: int, temperature: float, seed: int) -> Reply:
+        """The assistant's next text after `messages`."""
         ...

@@ -24,7 +24,7 @@ class Store:
     def write(self, name: str, episodes: Iterable[Episode]) -> Path:
         """Write `<name>.jsonl` anew, whole or not at all: a step that is run again replaces its file. Returns its path."""
         path = self._path(name)
-        _write(path, "".join(self._keep(episodes)).encode())
+        write_whole(path, "".join(self._keep(episodes)))
         return path
 
     def read(self, name: str) -> Iterator[Episode]:
@@ -51,17 +51,17 @@ class Store:
             for sha, png in episode.images.items():
                 path = self._images / f"{sha}.png"
                 if not path.exists():
-                    _write(path, png)
+                    write_whole(path, png)
             yield episode.trajectory.to_json() + "\n"
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes | str) -> None:
     """Write a file under another name, then give it its own: readers and crashes see all of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+            file.write(content.encode() if isinstance(content, str) else content)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:

@@ -2,11 +2,13 @@
 
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Server:
-    """An endpoint in OpenAI's form. `replies` are texts, or statuses of failures, the last one for ever."""
+    """An endpoint in OpenAI's form. `replies` are texts, texts with a finish reason, statuses of
+    failures, "slow" or "garbage"; the last one for ever."""
 
     def __init__(self, *replies):
         self.requests = []
@@ -17,6 +19,8 @@ class Server:
             def do_POST(self):
                 outer.requests.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
                 reply = pending.pop(0) if len(pending) > 1 else pending[0]
+                if reply == "slow":
+                    time.sleep(3)
                 status, body = (reply, b"{}") if isinstance(reply, int) else (200, _completion(reply))
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
@@ -39,7 +43,8 @@ class Server:
 def _completion(text):
     if text == "garbage":
         return b"<html>"
+    text, reason = text if isinstance(text, tuple) else (text, "stop")
     message = {"role": "assistant", "content": text}
     return json.dumps(
-        {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "object": "chat.completion"}
+        {"choices": [{"index": 0, "message": message, "finish_reason": reason}], "object": "chat.completion"}
     ).encode()

@@ -20,6 +20,9 @@ DOORS = {
     "vllm": {"rollout/vllm_policy.py"},
     "verl": {"learner/verl_backend.py", "learner/verl_worker.py", "learner/cpu_platform.py"},
     "wandb": {"learner/tracking.py"},
+    "openai": {"envs/chat_endpoint.py"},
+    "tantivy": {"envs/search/text_index.py"},
+    "cv2": {"envs/search/image_features.py"},
 }
 
 

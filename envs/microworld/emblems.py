@@ -13,7 +13,7 @@ _FIELDS = 4  # by as many: each emblem is a board of coloured figures
 _FIGURES = ("disc", "ring", "square", "diamond", "bar", "pole")
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=16)  # the rollouts of a group ask for the same one
 def emblem(number: int) -> Image.Image:
     """The emblem of a number, 448 × 448: same number, same picture; other number, other picture."""
     rng = np.random.default_rng([23, number])

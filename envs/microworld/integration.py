@@ -9,7 +9,7 @@ import random
 import numpy as np
 
 from envs.microworld.emblems import emblem
-from envs.microworld.pictures import view
+from envs.microworld.pictures import pictured
 from envs.microworld.places import FACTS, emblem_of
 from envs.microworld.reasoning import draw_sum
 from envs.microworld.scripts import (
@@ -49,8 +49,7 @@ def easy(rng: np.random.Generator, split: str, task_id: str) -> Task:
         value,
         "integration",
         SOURCE,
-        images=(picture,),
-        views=(view(picture),),
+        **pictured(picture),
         needed_tools=(),
         expert=expert,
     )
@@ -77,8 +76,7 @@ def hard(rng: np.random.Generator, split: str, task_id: str) -> Task:
         str(count * int(place.price)),
         "integration",
         SOURCE,
-        images=(picture,),
-        views=(view(picture),),
+        **pictured(picture),
         needed_tools=TOOLS,
         expert=expert,
     )

@@ -9,7 +9,7 @@ import random
 
 import numpy as np
 
-from envs.microworld.pictures import COLOURS, SHAPES, close_up_picture, plate_picture, read_digit, shape_picture, view
+from envs.microworld.pictures import COLOURS, SHAPES, close_up_picture, pictured, plate_picture, read_digit, shape_picture
 from envs.microworld.scripts import NEEDLESS_CALLS, answer_action, answer_after, answer_at_once, code_action, crop_code
 from envs.microworld.splits import SOURCE
 from envs.types import Script, Task
@@ -41,8 +41,7 @@ def easy(rng: np.random.Generator, split: str, task_id: str) -> Task:
         answer,
         "perception",
         SOURCE,
-        images=(picture,),
-        views=(view(picture),),
+        **pictured(picture),
         needed_tools=(),
         expert=expert,
     )
@@ -58,8 +57,7 @@ def hard(rng: np.random.Generator, split: str, task_id: str) -> Task:
         str(digit),
         "perception",
         SOURCE,
-        images=(picture,),
-        views=(view(picture),),
+        **pictured(picture),
         needed_tools=("code",),
         expert=lambda rng: _read(crop_code(column, row), rng),
     )

@@ -7,6 +7,8 @@ reduced pictures of two digits are identical, and only a crop at full size shows
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -41,6 +43,11 @@ _CONTRAST = 90
 def view(picture: Image.Image) -> Image.Image:
     """The copy that the policy is shown: 112 × 112, by box filter."""
     return picture.reduce(REDUCTION)
+
+
+def pictured(picture: Image.Image) -> dict[str, Any]:
+    """What a `Task` about a picture has: the picture itself for the tools, the copy for the policy."""
+    return {"images": (picture,), "views": (view(picture),)}
 
 
 def shape_picture(rng: np.random.Generator, colour: str, shape: str) -> Image.Image:

@@ -15,7 +15,7 @@ from itertools import product
 import numpy as np
 
 from envs.microworld.emblems import emblem
-from envs.microworld.splits import SOURCE, split_of
+from envs.microworld.splits import SOURCE, SPLITS, split_of
 from envs.search.types import Document, Picture
 from envs.types import UsageError
 
@@ -75,7 +75,7 @@ def places() -> tuple[Place, ...]:
     return tuple(Place(name, str(rng.integers(1000, 10000)), str(rng.integers(12, 100))) for name in names)
 
 
-@lru_cache(maxsize=len(("train", "validation", "test")))
+@lru_cache(maxsize=len(SPLITS))
 def places_of(split: str) -> tuple[Place, ...]:
     """The places that the questions of a split are about."""
     return tuple(place for place in places() if place.split == split)
@@ -83,7 +83,8 @@ def places_of(split: str) -> tuple[Place, ...]:
 
 def documents(difficulty: int = 1) -> Iterator[Document]:
     """The knowledge base: every fact of every place once, then what misleads. Raises UsageError for an unknown difficulty."""
-    check_difficulty(difficulty)
+    if difficulty not in DIFFICULTIES:
+        raise UsageError(f"difficulty is {difficulty}: write one of {', '.join(map(str, DIFFICULTIES))}")
     rng = np.random.default_rng([11, difficulty])
     known = places()
     for place in known:
@@ -109,9 +110,3 @@ def gallery() -> Iterator[Picture]:
 def emblem_of(place: Place) -> int:
     """The number that `emblem` draws for the place."""
     return places().index(place)
-
-
-def check_difficulty(difficulty: int) -> None:
-    """Raises UsageError where there is no such difficulty."""
-    if difficulty not in DIFFICULTIES:
-        raise UsageError(f"difficulty is {difficulty}: write one of {', '.join(map(str, DIFFICULTIES))}")

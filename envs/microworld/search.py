@@ -10,7 +10,7 @@ import re
 import numpy as np
 
 from envs.microworld.emblems import emblem
-from envs.microworld.pictures import view
+from envs.microworld.pictures import pictured
 from envs.microworld.places import FACTS, Place, emblem_of, places_of
 from envs.microworld.scripts import (
     NEEDLESS_CALLS,
@@ -88,8 +88,7 @@ def _emblem(place: Place, task_id: str) -> Task:
         place.name,
         "search",
         SOURCE,
-        images=(picture,),
-        views=(view(picture),),
+        **pictured(picture),
         needed_tools=("image_search",),
         expert=expert,
     )

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from envs.microworld import integration, perception, reasoning, search
-from envs.microworld.places import check_difficulty, documents, gallery
+from envs.microworld.places import DIFFICULTIES, documents, gallery
 from envs.microworld.splits import SPLITS
 from envs.search.image_index import ImageIndex
 from envs.search.text_index import TextIndex
@@ -56,10 +56,9 @@ def make_task(ability: str, needs_tool: bool, split: str, seed: int) -> Task:
 _cached_task = lru_cache(maxsize=256)(make_task)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=len(DIFFICULTIES))
 def knowledge_base(difficulty: int = 1) -> TextIndex:
     """The world's documents, indexed once a process. Raises UsageError for an unknown difficulty."""
-    check_difficulty(difficulty)
     return TextIndex.build(documents(difficulty))
 
 

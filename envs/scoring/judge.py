@@ -10,7 +10,6 @@ import asyncio
 import hashlib
 import json
 import logging
-import os
 import random
 import re
 import secrets
@@ -21,9 +20,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import diskcache
-import openai
-
+from envs.chat_endpoint import ChatEndpoint, EndpointFailed, EndpointRefused, Message
+from envs.disk_cache import DiskCache
 from envs.per_loop import PerLoop
 from envs.scoring.types import MAX_ANSWER_CHARACTERS
 from envs.types import InfrastructureError, UsageError
@@ -42,13 +40,18 @@ _MOST_TOKENS = 512  # a judge that thinks aloud first needs some
 
 @dataclass(frozen=True, slots=True)
 class JudgeConfig:
-    """One judge. `concurrency` requests at most are under way at a time; `key` names the environment variable of its key."""
+    """One judge. `concurrency` requests at most are under way at a time; `key` names the environment variable of its key.
+
+    A verdict takes at most `deadline_s`, waiting and all attempts included: it must be over before the turn that it is part of, or
+    the turn's deadline would count against the policy.
+    """
 
     url: str
     model: str
     key: str = "OPENAI_API_KEY"
-    timeout_s: float = 60.0
+    timeout_s: float = 20.0
     attempts: int = 4
+    deadline_s: float = 50.0
     concurrency: int = 32
 
 
@@ -63,7 +66,7 @@ class Judge:
         self, first: JudgeConfig, second: JudgeConfig | None = None, *, cache: Path | None = None, agreement_share: float = 0.0
     ) -> None:
         self._judges = [_Endpoint(config) for config in (first, second) if config is not None]
-        self._cache = None if cache is None else diskcache.Cache(str(cache), disk=diskcache.JSONDisk)
+        self._cache = None if cache is None else DiskCache(cache)
         self._agreement_share = agreement_share
         self.counts: Counter[str] = Counter()
 
@@ -76,7 +79,7 @@ class Judge:
         self.counts["asked"] += 1
         verdict = await self._verdict(question, answer, truth, key)
         if self._cache is not None:
-            await asyncio.to_thread(self._cache.set, key, verdict)
+            await asyncio.to_thread(self._cache.put, key, verdict)
         return verdict
 
     async def _verdict(self, question: str, answer: str, truth: str, key: str) -> bool:
@@ -106,19 +109,22 @@ class Judge:
 
 
 class _NoVerdict(Exception):
-    """An endpoint that failed, after all retries, or that said something else."""
+    """An endpoint that failed, after all attempts, or that said something else."""
 
 
 class _Endpoint:
-    """One judge's endpoint, with a client and a bound on requests for each event loop that asks."""
+    """One judge, with a bound on its requests for each event loop that asks."""
 
     def __init__(self, config: JudgeConfig) -> None:
         self.config = config
-        self._clients = PerLoop(self._client)
+        self._endpoint = ChatEndpoint(
+            config.url, config.model, key=config.key, timeout_s=config.timeout_s, attempts=config.attempts
+        )
+        self._rooms = PerLoop(lambda: asyncio.Semaphore(config.concurrency))
 
     async def ask(self, question: str, answer: str, truth: str) -> bool:
         mark = f"====={secrets.token_hex(8)}====="
-        asked: Any = [
+        messages: list[Message] = [
             {"role": "system", "content": _INSTRUCTIONS.format(mark=mark)},
             {
                 "role": "user",
@@ -126,29 +132,17 @@ class _Endpoint:
                 f"{answer[:MAX_ANSWER_CHARACTERS]}\n{mark}",
             },
         ]
-        client, room = self._clients.get()
         try:
-            async with room:
-                reply = await client.chat.completions.create(
-                    model=self.config.model, messages=asked, temperature=0.0, max_tokens=_MOST_TOKENS
-                )
-            text = reply.choices[0].message.content or ""
-        except (openai.OpenAIError, ValueError, AttributeError, IndexError, TypeError) as error:
-            raise _NoVerdict(f"{self.config.url}: {' '.join(str(error).split())[:200]}") from error
-        verdicts = _VERDICT.findall(text)
+            async with asyncio.timeout(self.config.deadline_s), self._rooms.get():
+                reply = await self._endpoint.complete(messages, temperature=0.0, max_tokens=_MOST_TOKENS)
+        except TimeoutError:
+            raise _NoVerdict(f"{self.config.url} gave no verdict within {self.config.deadline_s:g} s") from None
+        except (EndpointFailed, EndpointRefused) as error:
+            raise _NoVerdict(str(error)) from error
+        verdicts = _VERDICT.findall(reply.text)
         if not verdicts:
             raise _NoVerdict(f"{self.config.url}: the reply holds no verdict")
         return verdicts[-1] == "true"
-
-    def _client(self) -> tuple[openai.AsyncOpenAI, asyncio.Semaphore]:
-        config = self.config
-        client = openai.AsyncOpenAI(
-            base_url=config.url,
-            api_key=os.environ.get(config.key) or "none",
-            timeout=config.timeout_s,
-            max_retries=config.attempts - 1,  # with exponential backoff and jitter
-        )
-        return client, asyncio.Semaphore(config.concurrency)
 
 
 def open_judge(settings: Judge | Mapping[str, Any]) -> Judge:

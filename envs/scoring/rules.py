@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 _NUMBER = r"[+-]?(?=\.?\d)(?:\d{1,3}(?:[,\u202f\u00a0 ]\d{3})+(?!\d)|\d+)?(?:\.\d*)?(?:e[+-]?\d+)?"
 _SCALES = {"thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12}
+_CURRENCIES = {
+    "$": ("usd", "dollar", "dollars"),
+    "€": ("eur", "euro", "euros"),
+    "£": ("gbp", "pound_sterling", "pounds_sterling"),
+    "¥": ("jpy", "yen"),
+}
 _LABEL = re.compile(r"^\(?([a-z])\)?\s*[.):]?(?:\s|$)", re.IGNORECASE)
 _SEPARATORS = re.compile(r"\s*(?:[,;\n]|\band\b)\s*", re.IGNORECASE)
 
@@ -61,7 +67,7 @@ def quantity(text: str, unit: str) -> float | None:
     if match is None or not re.search(r"\d", match.group(2)):
         return None
     value = float(re.sub(r"[,\u202f\u00a0 ]", "", match.group(2))) * _SCALES.get((match.group(3) or "").casefold(), 1.0)
-    said = match.group(4).strip()
+    said = match.group(4).strip() or _CURRENCIES.get(match.group(1), ("",))[0]
     return None if not math.isfinite(value) or len(said) > 40 else _converted(value, said, unit)
 
 
@@ -150,7 +156,8 @@ def _units() -> UnitRegistry:
     import pint  # takes a while, and few tasks have units
 
     registry = pint.UnitRegistry(autoconvert_offset_to_baseunit=True)
-    registry.define("currency = [currency] = usd = dollar = dollars")
+    for names in _CURRENCIES.values():  # each a dimension of its own: one is not another
+        registry.define(f"{names[0]} = [{names[0]}] = {' = '.join(names)}")
     registry.define("person = [person] = people = persons = inhabitants")
     return registry
 

@@ -13,10 +13,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from envs.disk_cache import DiskCache
 from envs.search.http import HttpClient
 from envs.search.image_index import ImageIndex
 from envs.search.image_services import ImageServer
-from envs.search.recording import DiskCache, Memory, Recording, RememberingImageSearch, RememberingTextSearch, Replay
+from envs.search.recording import Memory, Recording, RememberingImageSearch, RememberingTextSearch, Replay
 from envs.search.text_index import TextIndex
 from envs.search.text_services import SERVICES, RetrievalServer, WebSearch
 from envs.search.types import ImageSearch, TextSearch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +40,7 @@ class HttpClient:
 
     def __init__(self, timeout_s: float = 10.0, attempts: int = 4) -> None:
         self._attempts = attempts
-        self._clients = PerLoop(lambda: httpx.AsyncClient(timeout=timeout_s, follow_redirects=True))
+        self._clients = PerLoop(lambda: httpx.AsyncClient(timeout=timeout_s))
 
     async def json(self, request: Request) -> Any:
         """The parsed JSON of the answer. Raises SearchUnavailable, whose message names the host and what it did, and no key."""
@@ -53,13 +54,16 @@ class HttpClient:
             raise SearchUnavailable(f"{host} {error}, {self._attempts} times") from None
 
     async def content(self, url: str) -> bytes:
-        """The bytes behind a link, `_MOST_BYTES` at the most. Raises SearchUnavailable."""
-        return await self._body(Request("GET", url))
+        """The bytes behind a link, `_MOST_BYTES` at the most, asked for once. Raises SearchUnavailable."""
+        try:
+            return await self._body(Request("GET", url))
+        except _TryAgain as error:
+            raise SearchUnavailable(f"a picture's host {error}") from None
 
     async def _once(self, request: Request) -> Any:
         body = await self._body(request)
         try:
-            return httpx.Response(200, content=body).json()
+            return json.loads(body)
         except ValueError:
             raise _TryAgain("answers something that is not JSON") from None
 
@@ -80,7 +84,7 @@ class HttpClient:
                 return body
         except httpx.TimeoutException:
             raise _TryAgain("does not answer in time") from None
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise _TryAgain(f"fails ({type(error).__name__})") from None
 
 

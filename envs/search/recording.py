@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import diskcache
 from PIL import Image
 
 from envs.search.types import ImageSearch, Match, Passage, SearchUnavailable, TextSearch
@@ -28,19 +27,6 @@ class Memory(Protocol):
     def get(self, key: str) -> Any | None: ...
 
     def put(self, key: str, answer: Any) -> None: ...
-
-
-class DiskCache:
-    """A directory that any number of processes share."""
-
-    def __init__(self, directory: Path) -> None:
-        self._cache = diskcache.Cache(str(directory), disk=diskcache.JSONDisk)
-
-    def get(self, key: str) -> Any | None:
-        return self._cache.get(key)
-
-    def put(self, key: str, answer: Any) -> None:
-        self._cache.set(key, answer)
 
 
 class Recording:

@@ -122,12 +122,14 @@ def _schema() -> tantivy.Schema:
 def _write(index: tantivy.Index, documents: Iterable[Document], on_progress: Callable[[int], None] | None) -> None:
     writer = index.writer(heap_size=_HEAP_BYTES, num_threads=1)  # one thread: the same corpus gives the same index
     count = 0
-    for count, document in enumerate(documents, 1):
-        for passage in passages(document.text):
-            writer.add_document(tantivy.Document(title=document.title, body=passage, source=document.source))
-        if on_progress is not None and count % _FEW == 0:
-            on_progress(count)
-    writer.commit()
-    writer.wait_merging_threads()
+    try:
+        for count, document in enumerate(documents, 1):
+            for passage in passages(document.text):
+                writer.add_document(tantivy.Document(title=document.title, body=passage, source=document.source))
+            if on_progress is not None and count % _FEW == 0:
+                on_progress(count)
+        writer.commit()
+    finally:
+        writer.wait_merging_threads()  # else its threads would write on into a directory that is being removed
     if on_progress is not None:
         on_progress(count)

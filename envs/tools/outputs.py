@@ -3,6 +3,7 @@ gave."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import zlib
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from envs.protocol import escape
 from envs.types import ToolResult, ToolStatus, UsageError
 
 REAL, BLANK = "real", "blank"
@@ -34,7 +36,7 @@ def write_donors(directory: Path, donors: Iterable[Donor]) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / _FILE).open("w", encoding="utf-8") as file:
         for donor in donors:
-            names = [f"{zlib.crc32(image):08x}-{len(image)}.png" for image in donor.images]
+            names = [f"{hashlib.sha256(image).hexdigest()}.png" for image in donor.images]
             for name, image in zip(names, donor.images, strict=True):
                 (directory / name).write_bytes(image)
             record = {"task_id": donor.task_id, "tool": donor.tool, "text": donor.text, "images": names}
@@ -49,7 +51,9 @@ def replaced(outputs: str, result: ToolResult, tool: str, task_id: str, call: in
     """
     if outputs == REAL or result.status is ToolStatus.FAILURE:
         return result
-    donors = [] if outputs == BLANK else [donor for donor in _donors(outputs).get(tool, ()) if donor.task_id != task_id]
+    others = [] if outputs == BLANK else _donors(outputs).get(tool, [])
+    # Two tasks may have the same output: that would be no swap.
+    donors = [donor for donor in others if donor.task_id != task_id and (donor.images or donor.text != escape(result.text))]
     if not donors:
         return ToolResult("", (), result.status)
     donor = donors[zlib.crc32(f"{task_id} {call}".encode()) % len(donors)]

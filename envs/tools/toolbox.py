@@ -13,8 +13,9 @@ from envs.protocol import Call, Code
 from envs.search.types import ImageSearch, TextSearch
 from envs.tools.code import CodeTool
 from envs.tools.image_search import ImageSearchTool
+from envs.tools.outputs import REAL, replaced
 from envs.tools.text_search import TextSearchTool
-from envs.types import Tool, ToolCall, ToolResult, ToolStatus
+from envs.types import Task, Tool, ToolCall, ToolResult, ToolStatus
 from sandbox import Pool
 
 TOOLS = ("code", "text_search", "image_search")
@@ -27,24 +28,27 @@ _NAMES = {"search": "text_search", "text_search": "text_search", "image_search":
 class Toolbox:
     """Opens each of the `enabled` tools at its first call and closes them all in the end.
 
-    `images` are the question's at full size; what tools return is added to them, so that it can be searched for. `pool` gives the
-    sandbox. A search that takes longer than `search_s` seconds is a TIMEOUT.
+    The task's images at full size are what tools work on; what the model is shown of the tools' is added to them, so that it can be
+    searched for. `pool` gives the sandbox. A search that takes longer than `search_s` seconds is a TIMEOUT. `outputs` says what the
+    model is shown: see `envs.tools.outputs`.
     """
 
     def __init__(
         self,
         enabled: Sequence[str],
-        images: Sequence[Image.Image],
+        task: Task,
         *,
         pool: Callable[[], Awaitable[Pool]],
         text_search: TextSearch | None = None,
         image_search: ImageSearch | None = None,
         top_k: int = 5,
         search_s: float = 30.0,
+        outputs: str = REAL,
     ) -> None:
         self._enabled = tuple(enabled)
-        self._question = tuple(images)
-        self._seen = list(images)
+        self._task = task
+        self._seen: list[Image.Image] = list(task.images)
+        self._outputs, self._calls = outputs, 0
         self._pool = pool
         self._text_search, self._image_search = text_search, image_search
         self._top_k, self._search_s = top_k, search_s
@@ -58,7 +62,8 @@ class Toolbox:
         else:
             name, arguments, told = _NAMES.get(action.name, ""), action.arguments, f"{action.name} {action.arguments}"
         if name in self._enabled:
-            result = await self._call(name, arguments)
+            result = replaced(self._outputs, await self._call(name, arguments), name, self._task.task_id, self._calls)
+            self._calls += 1
             self._seen += result.images
         else:
             # Not the model's own word for it: metrics are named after tools.
@@ -90,4 +95,4 @@ class Toolbox:
             return TextSearchTool(self._text_search, self._top_k)
         if name == "image_search" and self._image_search is not None:
             return ImageSearchTool(self._image_search, self._top_k, self._seen)
-        return CodeTool(await self._pool(), self._question)
+        return CodeTool(await self._pool(), self._task.images)

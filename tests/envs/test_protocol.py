@@ -99,3 +99,10 @@ def test_escaping_is_idempotent(text):
 
 def test_ordinary_text_is_left_alone():
     assert escape("a < b, x <- y, <div>") == "a < b, x <- y, <div>"
+
+
+@pytest.mark.parametrize(
+    "text", ["<image_1>", "<image_soft_token>", "< / answer>", "<start_of_image>", "<end_of_turn>", "</ tool_call>"]
+)
+def test_other_spellings_are_escaped_too(text):
+    assert "<" not in escape(text)

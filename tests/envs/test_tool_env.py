@@ -165,3 +165,32 @@ def _picture_task():
     from envs.microworld import make_task
 
     return make_task("perception", True, "train", 1)
+
+
+async def test_an_image_that_was_hidden_cannot_be_searched_for():
+    """Images are counted as the model saw them, not as the tools made them."""
+    from envs.microworld import emblems
+
+    env = gymnasium.make("toolwise/Perception-v0", image_search=emblems(), tool_outputs="blank", disable_env_checker=True).unwrapped
+    try:
+        await env.reset_async(seed=0)
+        observation, *_ = await env.step_async(code("image_1.crop((0, 0, 64, 64))"))
+        assert not observation["images"]
+        *_, info = await env.step_async('<tool_call>{"name": "image_search", "arguments": {"image": 2}}</tool_call>')
+        assert info["tool_call"].status is ToolStatus.ERROR
+    finally:
+        await env.close_async()
+
+
+@pytest.mark.parametrize(("options", "word"), [({"tools": ["cod"]}, "cod"), ({"tools": ["text_search"]}, "text_search=")])
+def test_tools_that_cannot_be_had_are_refused(options, word):
+    with pytest.raises(ValueError, match=word):
+        gymnasium.make("toolwise/Reasoning-v0", disable_env_checker=True, **options)
+
+
+async def test_a_tool_that_is_off_is_not_there():
+    env = gymnasium.make("toolwise/Reasoning-v0", tools=[], disable_env_checker=True).unwrapped
+    await env.reset_async(seed=0)
+    observation, *_, info = await env.step_async(code("print(1)"))
+    assert (info["tool_call"].tool, info["tool_call"].status) == ("unknown", ToolStatus.ERROR)
+    assert "no tool 'code'" in observation["text"]

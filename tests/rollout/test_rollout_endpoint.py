@@ -52,6 +52,17 @@ async def test_it_is_sent_the_whole_conversation_with_images(serve, chat):
         assert opened.format == "PNG"
 
 
+async def test_an_answer_that_was_cut_off_has_no_end_of_turn(serve, chat):
+    trajectory = (await play(serve(("cut", "length"), "whole"), chat, Fake(turns=1))).trajectory
+    sampled = len(chat.encode_action("cut")) - 1 + len(chat.encode_action("whole"))
+    assert sum(trajectory.loss_mask) == sampled
+
+
+async def test_an_endpoint_slower_than_a_turn_is_our_failure(serve, chat):
+    episode = await play(serve("first", "slow"), chat, turn_s=1.0)
+    assert episode.trajectory.stop_reason is StopReason.INFRASTRUCTURE
+
+
 @pytest.mark.parametrize("trouble", [500, "garbage"])
 async def test_a_failing_endpoint_is_our_failure(serve, chat, trouble):
     episode = await play(serve(trouble), chat)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rollout.comparison import compare
 from rollout.intervals import bootstrap_interval, mcnemar_p, pass_at_k
 
 ROOT = Path(__file__).parents[2]
@@ -110,6 +111,16 @@ def test_runs_on_other_items_are_not_compared(oracle, swapped):
     result = evaluate(oracle[0], f"compare=[{oracle[0]},{swapped}]")
     assert result.returncode == 2
     assert "same items" in result.stderr
+
+
+def test_items_that_the_machine_failed_are_left_out_of_a_comparison(oracle, tmp_path):
+    out, _ = oracle
+    lines = (out / "trajectories/episodes.jsonl").read_text().splitlines()
+    record = json.loads(lines[0]) | {"stop_reason": "INFRASTRUCTURE", "task_id": ""}
+    (tmp_path / "run/trajectories").mkdir(parents=True)
+    (tmp_path / "run/trajectories/episodes.jsonl").write_text("\n".join([json.dumps(record), *lines[1:]]) + "\n")
+    report = compare(str(out), str(tmp_path / "run"))
+    assert (report["items"], report["difference"]) == (len(lines) - 1, 0.0)
 
 
 def test_the_same_seed_gives_the_same_numbers(tmp_path):

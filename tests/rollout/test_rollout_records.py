@@ -279,5 +279,6 @@ def test_records_replace_those_of_their_label_and_are_shown():
     console = Console(width=160, record=True, file=io.StringIO())
     console.print(table([record, newer | {"label": "rl", "by_need": {}}]))
     text = console.export_text()
-    assert "25.0 % (" in text
+    low, high = (100 * bound for bound in record["ci95"])
+    assert f"25.0 % ({low:.1f}–{high:.1f})" in text
     assert "100.0 %" in text

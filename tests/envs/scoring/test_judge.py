@@ -81,3 +81,10 @@ def test_settings_are_read_and_equal_ones_share_a_judge():
     assert open_judge(settings) is open_judge(dict(settings))
     with pytest.raises(UsageError, match="modle"):
         open_judge({"url": "http://127.0.0.1:1/v1", "modle": "m"})
+
+
+async def test_a_slow_judge_is_our_failure_before_the_turn_is_over(serve):
+    slow = serve("slow")
+    judge = Judge(JudgeConfig(slow.url, "judge", timeout_s=5, attempts=4, deadline_s=0.5))
+    with pytest.raises(InfrastructureError, match=r"0\.5 s"):
+        await is_right("Who?", "Ada L.", "Ada", ASKED, judge)

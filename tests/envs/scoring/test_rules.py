@@ -42,6 +42,9 @@ async def test_the_truth_itself_is_right(kind, truth):
         ("−4 °C", "-4", "degC", True),
         ("$1.5 billion", "1500000000", "usd", True),
         ("2.0e3 metres", "2", "km", True),
+        ("€5", "5", "eur", True),
+        ("€5", "5", "usd", False),
+        ("5 dollars", "5", "usd", True),
     ],
 )
 async def test_numbers_with_units(answer, truth, unit, right):

@@ -125,6 +125,14 @@ async def test_a_thumbnail_that_is_a_bomb_is_left_out(search_server):
     assert match.thumbnail is None
 
 
+@pytest.mark.parametrize("trouble", [500, 404, "drop", "garbage"])
+async def test_a_thumbnail_that_cannot_be_fetched_is_left_out(search_server, trouble):
+    pictures = search_server(lens, (trouble,))
+    server = search_server(lambda request: {"results": [{"title": "T", "thumbnail": f"{pictures.url}/t.png"}]})
+    (match,) = await open_image_search({"backend": "server", "url": server.url}).search(Image.new("RGB", (9, 9)), 1)
+    assert (match.title, match.thumbnail) == ("T", None)
+
+
 @pytest.mark.parametrize("trouble", [429, 500, "garbage", "drop", "slow"])
 @pytest.mark.parametrize("kind", ["text", "image"])
 async def test_an_episode_goes_on_when_a_search_is_not_available(search_server, trouble, kind):

@@ -35,7 +35,7 @@ def test_a_title_weighs_more_than_a_mention(index):
 
 
 def test_words_are_found_by_their_stems(index):
-    assert titles(index, "countries")[:2] == ["Chad", "Niger"] or set(titles(index, "countries")) == {"Chad", "Niger"}
+    assert set(titles(index, "countries")) == {"Chad", "Niger"}
 
 
 def test_a_result_has_title_source_and_text(index):

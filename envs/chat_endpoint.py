@@ -1,0 +1,69 @@
+"""A model behind an OpenAI-compatible endpoint: messages in, text out. The only module that imports openai."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import openai
+
+from envs.per_loop import PerLoop
+
+Message = dict[str, Any]
+"""One chat message in OpenAI's form: `role` and `content`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The assistant's text. `finish_reason` is "length" where it was cut off, else "stop"."""
+
+    text: str
+    finish_reason: str
+
+
+class EndpointFailed(RuntimeError):
+    """No usable answer, after all attempts. The message is one line."""
+
+
+class EndpointRefused(RuntimeError):
+    """The endpoint says that the request itself is wrong: another attempt would not help. The message is one line."""
+
+
+class ChatEndpoint:
+    """Serves any event loop. `key` names the environment variable of the key, which may be missing where the server wants none.
+
+    Connection errors, time-outs, 408, 409, 429 and 5xx are tried again, `attempts` times in all, with exponential backoff and
+    jitter; each attempt has `timeout_s` seconds.
+    """
+
+    def __init__(self, url: str, model: str, *, key: str = "OPENAI_API_KEY", timeout_s: float, attempts: int) -> None:
+        self._url, self._model = url, model
+        secret = os.environ.get(key) or "none"
+        self._clients = PerLoop(
+            lambda: openai.AsyncOpenAI(base_url=url, api_key=secret, timeout=timeout_s, max_retries=attempts - 1)
+        )
+
+    async def complete(self, messages: Sequence[Message], **sampling: Any) -> Reply:
+        """The next assistant message. `sampling` are OpenAI's parameters. Raises EndpointFailed or EndpointRefused."""
+        asked: Any = list(messages)
+        try:
+            answer = await self._clients.get().chat.completions.create(model=self._model, messages=asked, **sampling)
+            choice = answer.choices[0]
+            text, reason = choice.message.content, choice.finish_reason
+        except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError, openai.BadRequestError) as error:
+            raise EndpointRefused(f"{self._url} refuses the request ({error.status_code}): {_line(error)}") from error
+        except (openai.OpenAIError, ValueError, AttributeError, IndexError, TypeError) as error:
+            raise EndpointFailed(f"{self._url} gave no answer: {_line(error)}") from error
+        if not isinstance(text, str):
+            raise EndpointFailed(f"{self._url} answered without text")
+        return Reply(text, "length" if reason == "length" else "stop")
+
+    async def close(self) -> None:
+        """Close the running loop's connections."""
+        await self._clients.get().close()
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
