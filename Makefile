@@ -56,5 +56,5 @@ study: install
 lock: | .tools/bin/uv
 	$(UV) lock --upgrade
 	$(UV) export --quiet --frozen --no-emit-project --no-header --no-annotate --output-file requirements/cpu.txt
-	$(UV) export --quiet --frozen --no-emit-project --no-header --no-annotate --no-default-groups --group gpu --group dev \
+	$(UV) export --quiet --frozen --no-emit-project --no-header --no-annotate --no-default-groups --group gpu --group atlas --group dev \
 		--output-file requirements/gpu.txt
