@@ -9,7 +9,7 @@ from typing import Any
 
 import gymnasium
 
-from envs.datasets import SUFFIXES, Dataset
+from envs.datasets import SUFFIXES, Dataset, is_dataset
 from envs.microworld import ABILITIES, Microworld, emblems, knowledge_base
 from envs.microworld.basics import Basics
 from envs.tool_env import ToolEnv
@@ -55,13 +55,13 @@ def make_basics(*, split: str = "train", kind: str | None = None, max_turns: int
 
 
 @lru_cache(maxsize=4)
-def _dataset(path: str, split: str | None) -> Dataset:
-    return Dataset(path, split)
+def _dataset(path: str, split: str | None, malformed: str) -> Dataset:
+    return Dataset(path, split, malformed)
 
 
-def make_dataset(*, path: str, split: str | None = None, **options: Any) -> ToolEnv:
-    """A `ToolEnv` on the questions of a file; `options` are those of `ToolEnv`."""
-    return ToolEnv(_dataset(path, split), **options)
+def make_dataset(*, path: str, split: str | None = None, malformed: str = "error", **options: Any) -> ToolEnv:
+    """A `ToolEnv` on the questions of a file; `malformed` as in `Dataset`, `options` are those of `ToolEnv`."""
+    return ToolEnv(_dataset(path, split, malformed), **options)
 
 
 def resolve(tasks: str, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
@@ -70,9 +70,9 @@ def resolve(tasks: str, options: dict[str, Any] | None = None) -> tuple[str, dic
     Raises DatasetError for a file that cannot be used, UsageError for an id that nobody registered.
     """
     options = dict(options or {})
-    if tasks.endswith(SUFFIXES):
+    if is_dataset(tasks):
         options = {"path": str(Path(tasks).absolute())} | options
-        _dataset(options["path"], options.get("split"))
+        _dataset(options["path"], options.get("split"), options.get("malformed", "error"))
         return DATASET, options
     if tasks.rpartition(":")[2] not in gymnasium.registry and ":" not in tasks:
         close = difflib.get_close_matches(tasks, [name for name in gymnasium.registry if name.startswith("toolwise/")], 1, 0)

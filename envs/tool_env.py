@@ -114,7 +114,8 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         await self._close_tools()
         task = (options or {}).get("task") or self._tasks(self.np_random)
         self._task, self._actions, self._tool_calls, self._over = task, [], 0, False
-        self._toolbox = Toolbox(self.tools, task, pool=self._pool, **self._searches, **self._tool_settings)
+        enabled = [tool for tool in self.tools if task.tools is None or tool in task.tools]
+        self._toolbox = Toolbox(enabled, task, pool=self._pool, **self._searches, **self._tool_settings)
         observation = _observe(task.question, task.views or task.images)
         self._transcript = [task.question]
         self._remember_image(observation)

@@ -34,7 +34,8 @@ def evaluation_record(
     episodes = [trajectory for trajectory in trajectories if trajectory.stop_reason is not StopReason.INFRASTRUCTURE]
     if not episodes:
         raise InfrastructureError(f"{label}: there is no episode to evaluate: the machine failed all {len(trajectories)} of them")
-    abilities = sorted({episode.ability for episode in episodes if episode.ability})
+    # A task of several abilities counts for each.
+    abilities = sorted({name for episode in episodes for name in episode.ability.split("+") if name})
     return {
         "label": label,
         "policy": policy,
@@ -44,7 +45,7 @@ def evaluation_record(
         **({} if tools is None else {"tools": list(tools)}),
         **_part(episodes),
         **_effort(episodes),
-        "by_ability": {name: _part([episode for episode in episodes if episode.ability == name]) for name in abilities},
+        "by_ability": {name: _part([episode for episode in episodes if name in episode.ability.split("+")]) for name in abilities},
     }
 
 
