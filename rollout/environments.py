@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import gymnasium
 import numpy as np
 
+from envs.protocol import encodable
 from envs.types import Observation, UsageError
 
 Step = tuple[Observation, float, bool, bool, dict[str, Any]]
@@ -121,9 +122,10 @@ class _Blocking:
 
 def _observation(observation: Any) -> Observation:
     if isinstance(observation, str):
-        return {"text": observation, "images": ()}
+        return {"text": encodable(observation), "images": ()}
     if isinstance(observation, Mapping) and isinstance(observation.get("text"), str):
-        return {"text": observation["text"], "images": tuple(np.asarray(image) for image in observation.get("images", ()))}
+        images = tuple(np.asarray(image) for image in observation.get("images", ()))
+        return {"text": encodable(observation["text"]), "images": images}
     raise UsageError(
         f"an observation must be text or {{'text': …, 'images': …}}, not {type(observation).__name__}: wrap the environment"
     )
