@@ -17,7 +17,7 @@ import gymnasium
 
 from envs.protocol import instructions
 from envs.types import InfrastructureError, Observation, ToolCall, ToolStatus, UsageError
-from rollout.actors import Actor, EndpointActor, PolicyActor, ScriptActor
+from rollout.actors import Actor, EndpointActor, PolicyActor, ScriptActor, sampling
 from rollout.config import PROTOCOL_PROMPT, EpisodeConfig
 from rollout.environments import Threads, adapt
 from rollout.images import EncodedImage
@@ -200,6 +200,8 @@ class _Run:
             return PolicyActor(cast(Policy, policy), self._spec, self._config)
         script = {"expert": "expert", "random": "random_actor"}.get(kind)
         make = getattr(self._raw_env.unwrapped, script, None) if script else None
+        if make is None and kind == "random":
+            make = sampling(getattr(self._raw_env.unwrapped, "action_space", None))
         if make is None:
             raise UsageError(
                 f"{self._spec.env_id} has no actor {kind!r}: choose policy, or an environment with a script of that kind"
