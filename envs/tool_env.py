@@ -15,7 +15,7 @@ from gymnasium import spaces
 from gymnasium.spaces import Dict
 from PIL import Image
 
-from envs.protocol import Action, Answer, Call, Code, Malformed, escape, parse
+from envs.protocol import Action, Answer, Call, Code, Malformed, encodable, escape, parse
 from envs.rewards import Reward
 from envs.search.backends import open_image_search, open_text_search
 from envs.search.types import ImageSearch, TextSearch
@@ -249,4 +249,4 @@ class _LoopThread:
 
 
 def _observe(text: str, images: tuple[Image.Image, ...]) -> Observation:
-    return {"text": text[:MAX_CHARACTERS], "images": tuple(np.asarray(image.convert("RGB")) for image in images)}
+    return {"text": encodable(text[:MAX_CHARACTERS]), "images": tuple(np.asarray(image.convert("RGB")) for image in images)}

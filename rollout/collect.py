@@ -13,6 +13,7 @@ from typing import Any, Self
 import numpy as np
 
 from envs import resolve
+from envs.datasets import SUFFIXES
 from envs.types import UsageError
 from rollout.cluster import join
 from rollout.config import Backend, RolloutConfig
@@ -37,8 +38,9 @@ class CollectConfig:
     tasks: str = "toolwise/Microworld-v0"
     """An environment id, or a file of questions (.jsonl, .parquet)."""
 
-    options: dict[str, Any] = field(default_factory=lambda: {"split": "test"})
-    """Keyword arguments of the environment."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the environment, as in +options.need=1. Files of questions and our own tasks take split=test where this
+    names no other."""
 
     policy: str = "starter"
     """A directory in the Hugging Face layout, `starter`, `oracle` (the scripted expert), `random`, or the URL of an
@@ -66,6 +68,12 @@ class CollectConfig:
     """Seed of tasks and sampling."""
 
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
+
+
+def tasks_of(config: CollectConfig) -> Tasks:
+    """What `config.tasks` and `config.options` ask for. Raises what `resolve` raises."""
+    ours = config.tasks.startswith("toolwise/") or config.tasks.endswith(SUFFIXES)
+    return resolve(config.tasks, ({"split": "test"} if ours else {}) | config.options)
 
 
 def is_endpoint(policy: str) -> bool:
@@ -130,7 +138,7 @@ class Collector:
         self._rollout = _prepared(config, policy_dir)
         self.specs = group_specs(
             Path(config.tasks).stem,
-            resolve(config.tasks, config.options),
+            tasks_of(config),
             groups=config.episodes,
             group_size=config.group_size,
             seed=config.seed,

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from envs import resolve
 from envs.types import UsageError
 from rollout.ablation import FULL, Ablation, causal_use, keep_outputs, necessity, with_outputs, without_tools
-from rollout.collect import CollectConfig, Collector
+from rollout.collect import CollectConfig, Collector, tasks_of
 from rollout.environments import make
 from rollout.evaluate import evaluation_record, markdown
 from rollout.store import write_whole
@@ -109,7 +108,7 @@ def _ablation(value: str) -> Ablation:
 
 def _tools(config: CollectConfig) -> tuple[str, ...]:
     """The tools that the tasks offer."""
-    env = make(*resolve(config.tasks, config.options))
+    env = make(*tasks_of(config))
     try:
         return tuple(getattr(env.unwrapped, "tools", ()))
     finally:
