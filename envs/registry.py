@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -55,13 +56,23 @@ def make_basics(*, split: str = "train", kind: str | None = None, max_turns: int
 
 
 @lru_cache(maxsize=4)
-def _dataset(path: str, split: str | None, malformed: str) -> Dataset:
+def _dataset(path: str, split: str | None = None, malformed: str = "error") -> Dataset:
     return Dataset(path, split, malformed)
 
 
-def make_dataset(*, path: str, split: str | None = None, malformed: str = "error", **options: Any) -> ToolEnv:
-    """A `ToolEnv` on the questions of a file; `malformed` as in `Dataset`, `options` are those of `ToolEnv`."""
-    return ToolEnv(_dataset(path, split, malformed), **options)
+def make_dataset(
+    *, path: str, split: str | None = None, malformed: str = "error", row: int | None = None, **options: Any
+) -> ToolEnv:
+    """A `ToolEnv` on the questions of a file, or on one `row` of them, counted from 0; the rest as in `Dataset` and `ToolEnv`."""
+    data = _dataset(path, split, malformed)
+    return ToolEnv(data if row is None else lambda _: data.task(row), **options)
+
+
+def count_rows(env_id: str, options: Mapping[str, Any]) -> int | None:
+    """How many questions there are, for what `resolve` returned; None where they are made up without end."""
+    if env_id != DATASET:
+        return None
+    return len(_dataset(**{name: options[name] for name in ("path", "split", "malformed") if name in options}))
 
 
 def resolve(tasks: str, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
@@ -72,7 +83,7 @@ def resolve(tasks: str, options: dict[str, Any] | None = None) -> tuple[str, dic
     options = dict(options or {})
     if is_dataset(tasks):
         options = {"path": str(Path(tasks).absolute())} | options
-        _dataset(options["path"], options.get("split"), options.get("malformed", "error"))
+        count_rows(DATASET, options)
         return DATASET, options
     if tasks.rpartition(":")[2] not in gymnasium.registry and ":" not in tasks:
         close = difflib.get_close_matches(tasks, [name for name in gymnasium.registry if name.startswith("toolwise/")], 1, 0)

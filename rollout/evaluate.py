@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,9 +25,11 @@ def evaluation_record(
     seed: int,
     temperature: float,
     tools: Sequence[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """One record of `evaluation.json`: accuracy as a fraction with its 95 % interval (Wilson's with one sample an item, else the
-    bootstrap's over items), calls per episode with their population variance, and what they cost. `tools` are those that were on.
+    bootstrap's over items), calls per episode with their population variance, and what they cost. `tools` are those that were on;
+    `settings` is what else a repetition needs.
 
     Episodes that the machine failed are left out; `episodes` counts the rest. Raises InfrastructureError where none is left.
     """
@@ -43,6 +45,7 @@ def evaluation_record(
         "seed": seed,
         "temperature": temperature,
         **({} if tools is None else {"tools": list(tools)}),
+        **(settings or {}),
         **_part(episodes),
         **_effort(episodes),
         "by_ability": {name: _part([episode for episode in episodes if name in episode.ability.split("+")]) for name in abilities},

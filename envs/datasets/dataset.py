@@ -58,7 +58,11 @@ class Dataset:
         return len(self._numbers)
 
     def __call__(self, rng: np.random.Generator) -> Task:
-        number = self._numbers[int(rng.integers(len(self._numbers)))]
+        return self.task(int(rng.integers(len(self))))
+
+    def task(self, place: int) -> Task:
+        """The task of the row at `place`, counted from 0 over the good rows of the split."""
+        number = self._numbers[place]
         try:
             asked = self._question(self._rows[number])
             images = tuple(load(found) for found in asked.pictures)

@@ -66,6 +66,11 @@ def test_more_gpus_than_there_are_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_cluster_that_does_not_answer_is_named(tmp_path):
+    result = run("collect", "policy=random", f"out={tmp_path}/run", RAY_ADDRESS="127.0.0.1:1")
+    assert_one_line(result, "RAY_ADDRESS=127.0.0.1:1", "unset RAY_ADDRESS")
+
+
 def test_a_run_is_not_overwritten(tmp_path):
     (tmp_path / "progress.json").write_text("{}")
     assert_one_line(run("train", f"out={tmp_path}"), "resume=true", "out=")

@@ -95,6 +95,7 @@ def test_the_oracle_is_always_right_and_each_record_says_which_tools_were_on(ora
     assert records[2]["tools"] == ["code", "image_search"]
     assert set(records[0]["calls_by_tool"]) == {"code", "text_search", "image_search"}
     assert records[0]["pass_at_k"] == {"1": 1.0}
+    assert (records[0]["tool_outputs"], records[0]["options"], records[0]["samples"]) == ("real", {"split": "test"}, 1)
 
 
 @pytest.mark.parametrize("tool", ["code", "text_search", "image_search"])
@@ -137,6 +138,14 @@ def test_items_that_the_machine_failed_are_left_out_of_a_comparison(oracle, tmp_
     (tmp_path / "run/trajectories/episodes.jsonl").write_text("\n".join([json.dumps(record), *lines[1:]]) + "\n")
     report = compare(str(oracle), str(tmp_path / "run"))
     assert (report["items"], report["difference"]) == (len(lines) - 1, 0.0)
+
+
+def test_every_row_of_a_file_is_asked_once(cluster, tmp_path):
+    path = tmp_path / "q.jsonl"
+    path.write_text("".join(json.dumps({"question": f"Q{n}", "answer": "A"}) + "\n" for n in range(5)))
+    evaluate(tmp_path / "run", "policy=random", f"tasks={path}", "episodes=64", "group_size=2")
+    lines = (tmp_path / "run/trajectories/episodes.jsonl").read_text().splitlines()
+    assert sorted(json.loads(line)["task_id"] for line in lines) == sorted([f"q-{n}" for n in range(1, 6)] * 2)
 
 
 def test_the_same_seed_gives_the_same_numbers(cluster, tmp_path):
