@@ -9,5 +9,5 @@ from benchmarks.figures import Figure
 
 
 def measure(rounds: int, advance: Callable[[int, str], None]) -> list[Figure]:
-    """The figures of the text search, over a million documents."""
+    """The figures of the text search, over a million generated documents."""
     return text_search.measure(rounds, advance)

@@ -1,8 +1,8 @@
 """The embedded text search: a tantivy index (BM25, English stemming), in memory or in a directory.
 
-Title and text stand in one indexed field, the title `_TITLE_WEIGHT` times: BM25F (Robertson, Zaragoza and Taylor 2004) in its plain
-form, where the weight of a title goes through the same saturation as every other mention. One field makes a query a flat
-disjunction of terms, which tantivy answers by block-max WAND (Ding and Suel 2011): most postings are never read.
+Title and text stand together in one field, the title `_TITLE_WEIGHT` times: BM25F (Robertson, Zaragoza and Taylor 2004), plainly
+done. The title also stands alone in another, where its words are as rare as titles make them, however many texts mention them. A
+query is one flat disjunction of terms over both, the form that tantivy answers by block-max WAND (Ding and Suel 2011).
 """
 
 from __future__ import annotations
@@ -87,6 +87,10 @@ class TextIndex:
 
     def find(self, query: str, top_k: int) -> list[Passage]:
         """The same for one query, at once."""
+        return [passage for _, passage in self.find_scored(query, top_k)]
+
+    def find_scored(self, query: str, top_k: int) -> list[tuple[float, Passage]]:
+        """The same with BM25's score of each."""
         words, phrases = _words_and_phrases(query)
         terms = dict.fromkeys(self._analyzer.analyze(" ".join(words)))  # each once, in order
         clauses = [self._term(name, term) for term in terms for name in _FIELDS]
@@ -99,7 +103,7 @@ class TextIndex:
             return []
         snippets = tantivy.SnippetGenerator.create(self._searcher, parsed, self._index.schema, _WORDS)
         snippets.set_max_num_chars(SNIPPET_CHARACTERS)
-        return [self._passage(snippets, address) for _, address in hits]
+        return [(score, self._passage(snippets, address)) for score, address in hits]
 
     def _term(self, field: str, term: str) -> tantivy.Query:
         return tantivy.Query.term_query(self._index.schema, field, term)
