@@ -16,6 +16,7 @@ USAGE = """usage: toolwise COMMAND [key=value …]
   collect     roll a policy out and write its trajectories, without learning
   evaluate    measure a policy on held-out tasks
   index       build an index for the text or the image search: corpus=FILE or gallery=DIR
+  atlas       build the world of real data, toolwise/Atlas-v0, from installed packages
   serve-search  serve a text index to a fleet, with Ray Serve: index=DIR
   bench       measure a part beside its peers, in one run: bench NAME (sandbox, search)
   doctor      say whether this machine can run the sandbox, and what to do if not
@@ -141,6 +142,27 @@ def index(overrides: Sequence[str]) -> int:
     return 0
 
 
+def atlas(overrides: Sequence[str]) -> int:
+    """Build the world of real data."""
+    from configs import compose
+    from envs.atlas.building import TEMPLATES, AtlasConfig, build_atlas
+    from learner.console import console, progress
+
+    config = compose("atlas", AtlasConfig, overrides)
+    console.print(f"atlas: from the World Factbook, flags and photographs, into {config.out}", highlight=False)
+    with progress("templates", len(TEMPLATES)) as advance:
+        count = build_atlas(config, advance)
+    console.print(
+        f"wrote {config.out}/: {count:,} questions; SOURCES.md says what was taken from where", soft_wrap=True, highlight=False
+    )
+    console.print(
+        f"next: .venv/bin/toolwise evaluate policy=oracle tasks=toolwise/Atlas-v0 +options.path={config.out}",
+        soft_wrap=True,
+        highlight=False,
+    )
+    return 0
+
+
 def serve_search(overrides: Sequence[str]) -> int:
     """Serve a text index until the process is told to end."""
     from configs import compose
@@ -215,6 +237,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "collect": collect,
     "evaluate": evaluate,
     "index": index,
+    "atlas": atlas,
     "serve-search": serve_search,
     "bench": bench,
     "doctor": doctor,
