@@ -111,16 +111,19 @@ def _materials(profiles: list[Country], known: Mapping[str, Any], photos: Mappin
 
 def _drafts(template: Template, materials: Materials, rng: np.random.Generator, count: int, gallery: ImageIndex) -> Iterator[Draft]:
     """At most `count` different questions, of which the gallery names every image that has to be named."""
-    seen: set[tuple[str, str]] = set()
+    asked: set[str] = set()  # a question about an image is another one with another image
+    found = 0
     for _ in range(_TRIES * count):
-        if len(seen) == count:
+        if found == count:
             return
         draft = template.make(materials, rng)
-        if draft is None or ((draft.question, draft.answer) in seen and not draft.images):
+        if draft is None or draft.question in asked:
             continue
         if any(gallery.find(image, 1)[0].title != title for image, title in draft.searched):
             continue
-        seen.add((draft.question, f"{draft.answer} {len(seen) if draft.images else ''}"))
+        if not draft.images:
+            asked.add(draft.question)
+        found += 1
         yield draft
 
 
