@@ -22,7 +22,8 @@ DOORS = {
     "wandb": {"learner/tracking.py"},
     "openai": {"envs/chat_endpoint.py"},
     "tantivy": {"envs/search/text_index.py"},
-    "cv2": {"envs/search/image_features.py"},
+    "cv2": {"envs/search/image_features.py", "benchmarks/image_search.py"},
+    "usearch": {"envs/search/embedding_index.py"},
 }
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from envs.disk_cache import DiskCache
+from envs.search.embedding_index import SETTINGS, EmbeddingIndex
 from envs.search.http import HttpClient
 from envs.search.image_index import ImageIndex
 from envs.search.image_services import ImageServer
@@ -53,13 +54,18 @@ def _image_server(settings: SearchSettings) -> ImageSearch:
     return ImageServer(_required(settings, "url"), HttpClient(settings.timeout_s, settings.attempts))
 
 
+def _image_index(settings: SearchSettings) -> ImageSearch:
+    directory = Path(_required(settings, "path"))
+    return EmbeddingIndex.open(directory) if (directory / SETTINGS).is_file() else ImageIndex.open(directory)
+
+
 TEXT_BACKENDS: Mapping[str, Callable[[SearchSettings], TextSearch]] = {
     "index": lambda settings: TextIndex.open(Path(_required(settings, "path"))),
     "server": _text_server,
     **dict.fromkeys(SERVICES, _service),
 }
 IMAGE_BACKENDS: Mapping[str, Callable[[SearchSettings], ImageSearch]] = {
-    "index": lambda settings: ImageIndex.open(Path(_required(settings, "path"))),
+    "index": _image_index,
     "server": _image_server,
 }
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from envs.search.corpora import count_rows, read_corpus, read_gallery
+from envs.search.embedding_index import EmbeddingIndex
 from envs.search.image_index import ImageIndex
 from envs.search.text_index import TextIndex
 from envs.types import UsageError
@@ -25,6 +26,10 @@ class IndexConfig:
     gallery: str | None = None
     """Pictures for the image search: a directory, or .parquet with `image` and `title`."""
 
+    model: str | None = None
+    """The directory of a CLIP or SigLIP, to find pictures of the gallery by what they mean; null finds changed copies, without
+    weights."""
+
 
 def size_of(config: IndexConfig) -> int:
     """The number of texts or pictures to be read. Raises UsageError."""
@@ -36,6 +41,8 @@ def build_index(config: IndexConfig, on_progress: Callable[[int], None]) -> tupl
     source, out = _source(config), Path(config.out)
     if config.corpus is not None:
         return "text_search", len(TextIndex.build(read_corpus(source), out, on_progress))
+    if config.model is not None:
+        return "image_search", len(EmbeddingIndex.build(read_gallery(source), Path(config.model), out, on_progress))
     return "image_search", len(ImageIndex.build(read_gallery(source), out, on_progress))
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
-import json
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from envs.search.catalogue import FILES, Catalogue, CatalogueWriter
 from envs.search.image_features import (
     DESCRIPTOR_BYTES,
     LAYOUT_SIZE,
@@ -26,12 +25,11 @@ from envs.search.storage import built_beside
 from envs.search.types import Match, Picture
 from envs.types import UsageError
 
-THUMBNAIL_SIDE = 112
 _TABLES, _KEY_BITS = 6, 16
 _BY_LAYOUT, _BY_CORNERS = 30, 20  # how many of each are looked at closely
 _LAYOUT_SCALE = 0.5  # the distance of layouts at which two pictures no longer look alike
 _FEW = 100
-_FILES = ("pictures.jsonl", "thumbnails.bin", "layouts.bin", "points.bin", "descriptors.bin", "tables.npz")
+_FILES = (*FILES, "layouts.bin", "points.bin", "descriptors.bin", "tables.npz")
 
 
 class ImageIndex:
@@ -42,13 +40,12 @@ class ImageIndex:
 
     def __init__(self, directory: Path, scratch: tempfile.TemporaryDirectory[str] | None = None) -> None:
         self._scratch = scratch  # goes with the index
-        self._pictures = [json.loads(line) for line in (directory / "pictures.jsonl").read_text(encoding="utf-8").splitlines()]
-        self._thumbnails = directory / "thumbnails.bin"
-        shape = (len(self._pictures), len(WINDOWS), LAYOUT_SIZE)
+        self._catalogue = Catalogue(directory)
+        shape = (len(self._catalogue), len(WINDOWS), LAYOUT_SIZE)
         self._layouts = np.fromfile(directory / "layouts.bin", np.float32).reshape(shape)
         self._points = _mapped(directory / "points.bin", np.float32, 2)
         self._descriptors = _mapped(directory / "descriptors.bin", np.uint8, DESCRIPTOR_BYTES)
-        self._ends = np.cumsum([picture["corners"] for picture in self._pictures], dtype=np.int64)
+        self._ends = np.cumsum([record["corners"] for record in self._catalogue.records], dtype=np.int64)
         with np.load(directory / "tables.npz", allow_pickle=False) as tables:
             self._keys, self._owners = tables["keys"], tables["owners"]
 
@@ -85,7 +82,7 @@ class ImageIndex:
 
     def __len__(self) -> int:
         """Number of pictures."""
-        return len(self._pictures)
+        return len(self._catalogue)
 
     async def search(self, image: Image.Image, top_k: int) -> list[Match]:
         """See `ImageSearch`."""
@@ -102,16 +99,14 @@ class ImageIndex:
         likeness = np.exp(-((distances / _LAYOUT_SCALE) ** 2))
         scores = {int(number): float(likeness[number]) + self._geometry(seen, int(number)) for number in {*near, *voted}}
         best = sorted(scores, key=lambda number: (-scores[number], number))[:top_k]
-        return [
-            Match(self._pictures[number]["title"], self._pictures[number]["source"], self._thumbnail(number)) for number in best
-        ]
+        return [self._catalogue.match(number) for number in best]
 
     def _votes(self, descriptors: np.ndarray) -> np.ndarray:
         """How many pairs of corners, the query's and the picture's, fall into one bucket: counts of shape (N,).
 
         Locality-sensitive hashing (Indyk and Motwani, STOC 1998): a bucket is a choice of `_KEY_BITS` bits of the descriptor.
         """
-        votes = np.zeros(len(self._pictures), np.int64)
+        votes = np.zeros(len(self._catalogue), np.int64)
         for keys, owners, wanted in zip(self._keys, self._owners, _keys(descriptors), strict=True):
             begins, ends = np.searchsorted(keys, wanted, "left"), np.searchsorted(keys, wanted, "right")
             hits = [owners[begin:end] for begin, end in zip(begins, ends, strict=True) if end > begin]
@@ -122,42 +117,27 @@ class ImageIndex:
     def _geometry(self, seen: Corners, number: int) -> float:
         """The share of the query's corners that are found in the picture; above 0 only where so many agree that it is no chance."""
         end = self._ends[number]
-        begin = end - self._pictures[number]["corners"]
+        begin = end - self._catalogue.records[number]["corners"]
         agreeing = inliers(seen, Corners(self._points[begin:end], self._descriptors[begin:end]))
         return 2 * agreeing / len(seen.points) if agreeing >= 8 else 0.0
-
-    def _thumbnail(self, number: int) -> Image.Image:
-        begin, size = self._pictures[number]["thumbnail"]
-        with self._thumbnails.open("rb") as file:
-            file.seek(begin)
-            with Image.open(io.BytesIO(file.read(size)), formats=["WEBP"]) as opened:
-                return opened.convert("RGB")
 
 
 def _write(directory: Path, pictures: Iterable[Picture], on_progress: Callable[[int], None] | None) -> None:
     """Everything but the tables is written as it comes."""
     counts: list[int] = []
-    names = ("pictures.jsonl", "thumbnails.bin", "layouts.bin", "points.bin", "descriptors.bin")
-    files = [(directory / name).open("wb") for name in names]
-    records, thumbnails, layouts, points, descriptors = files
+    files = [(directory / name).open("wb") for name in ("layouts.bin", "points.bin", "descriptors.bin")]
+    layouts, points, descriptors = files
     try:
-        for picture in pictures:
-            found = corners(picture.image)
-            begin = thumbnails.tell()
-            thumbnails.write(_encoded(picture.image))
-            record = {
-                "title": picture.title,
-                "source": picture.source,
-                "corners": len(found.points),
-                "thumbnail": [begin, thumbnails.tell() - begin],
-            }
-            records.write(json.dumps(record).encode() + b"\n")
-            layouts.write(window_layouts(picture.image).tobytes())
-            points.write(found.points.tobytes())
-            descriptors.write(found.descriptors.tobytes())
-            counts.append(len(found.points))
-            if on_progress is not None and len(counts) % _FEW == 0:
-                on_progress(len(counts))
+        with CatalogueWriter(directory) as catalogue:
+            for picture in pictures:
+                found = corners(picture.image)
+                catalogue.add(picture, corners=len(found.points))
+                layouts.write(window_layouts(picture.image).tobytes())
+                points.write(found.points.tobytes())
+                descriptors.write(found.descriptors.tobytes())
+                counts.append(len(found.points))
+                if on_progress is not None and len(counts) % _FEW == 0:
+                    on_progress(len(counts))
     finally:
         for file in files:
             file.close()
@@ -182,11 +162,3 @@ def _mapped(path: Path, kind: type, width: int) -> np.ndarray:
     if path.stat().st_size == 0:  # a gallery of flat pictures; nothing cannot be mapped
         return np.empty((0, width), kind)
     return np.memmap(path, kind, "r").reshape(-1, width)
-
-
-def _encoded(image: Image.Image) -> bytes:
-    small = image.convert("RGB")
-    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BOX)
-    file = io.BytesIO()
-    small.save(file, "WEBP", quality=90)
-    return file.getvalue()

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from envs.microworld.emblems import emblem
+from envs.search.catalogue import THUMBNAIL_SIDE
 from envs.search.corpora import read_gallery
-from envs.search.image_index import THUMBNAIL_SIDE, ImageIndex
+from envs.search.image_index import ImageIndex
 from envs.search.types import Picture
 from envs.types import ToolStatus, UsageError
 
