@@ -16,6 +16,7 @@ from typing import Any
 from envs.disk_cache import DiskCache
 from envs.search.embedding_index import SETTINGS, EmbeddingIndex
 from envs.search.http import HttpClient
+from envs.search.image_cache import CachedImageSearch
 from envs.search.image_index import ImageIndex
 from envs.search.image_services import ImageServer
 from envs.search.recording import Memory, Recording, RememberingImageSearch, RememberingTextSearch, Replay
@@ -27,13 +28,15 @@ from envs.types import UsageError
 
 @dataclass(frozen=True, slots=True)
 class SearchSettings:
-    """One search. `cache` is a directory that keeps answers; `record` a file to write them to; `replay` a file that alone is asked.
+    """One search. `questions` is the file whose images a `deepeyes_cache` knows.
 
-    `timeout_s` is for each attempt of a request, of which there are `attempts` at most.
+    `cache` is a directory that keeps answers; `record` a file to write them to; `replay` a file that alone is asked. `timeout_s` is
+    for each attempt of a request, of which there are `attempts` at most.
     """
 
     backend: str
     path: str | None = None
+    questions: str | None = None
     url: str | None = None
     cache: str | None = None
     record: str | None = None
@@ -66,6 +69,7 @@ TEXT_BACKENDS: Mapping[str, Callable[[SearchSettings], TextSearch]] = {
 }
 IMAGE_BACKENDS: Mapping[str, Callable[[SearchSettings], ImageSearch]] = {
     "index": _image_index,
+    "deepeyes_cache": lambda settings: CachedImageSearch(Path(_required(settings, "path")), Path(_required(settings, "questions"))),
     "server": _image_server,
 }
 
