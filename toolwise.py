@@ -66,12 +66,12 @@ def collect(overrides: Sequence[str]) -> int:
     """Roll a policy out and write its trajectories."""
     from configs import compose
     from learner.console import console, progress
-    from rollout.collect import CollectConfig
+    from rollout.collect import SCRIPTS, CollectConfig, group_count
     from rollout.collect import collect as run
     from rollout.evaluate import evaluation_record, table
 
     config = compose("collect", CollectConfig, overrides)
-    count = config.episodes * config.group_size
+    count = group_count(config) * config.group_size
     console.print(f"collect: {count} episodes of {config.policy} on {config.tasks}, into {config.out}", highlight=False)
     with progress("collect", count) as advance:
         episodes = run(config, _directory(config), lambda done, _: advance(done, ""))
@@ -85,7 +85,8 @@ def collect(overrides: Sequence[str]) -> int:
     )
     console.print(table([record]))
     console.print(f"wrote {config.out}/trajectories/episodes.jsonl", soft_wrap=True, highlight=False)
-    console.print(f"next: .venv/bin/toolwise train policy={config.policy} tasks={config.tasks}", soft_wrap=True, highlight=False)
+    command = "evaluate policy=starter" if config.policy in SCRIPTS else f"train policy={config.policy}"
+    console.print(f"next: .venv/bin/toolwise {command} tasks={config.tasks}", soft_wrap=True, highlight=False)
     return 0
 
 
@@ -94,6 +95,7 @@ def evaluate(overrides: Sequence[str]) -> int:
     from configs import SettingsError, compose
     from learner.console import console, progress
     from rollout.ablation import ablation_table
+    from rollout.collect import group_count
     from rollout.comparison import compare, comparison_table
     from rollout.evaluate import table
     from rollout.measure import EvaluateConfig, measure
@@ -104,7 +106,7 @@ def evaluate(overrides: Sequence[str]) -> int:
             raise SettingsError("compare takes two directories: write compare=[runs/a,runs/b]")
         console.print(comparison_table(compare(*config.compare)))
         return 0
-    count = config.episodes * config.group_size
+    count = group_count(config) * config.group_size
     console.print(f"evaluate: {count} episodes of {config.policy} on {config.tasks}, into {config.out}", highlight=False)
     measured = measure(config, _directory(config), progress)
     console.print(table(measured.records))

@@ -78,6 +78,12 @@ def tasks_of(config: CollectConfig) -> Tasks:
     return resolve(config.tasks, ({"split": "test"} if ours else {}) | config.options)
 
 
+def group_count(config: CollectConfig) -> int:
+    """The number of tasks: `config.episodes`, or all rows of a file that has fewer. Raises what `resolve` raises."""
+    rows = count_rows(*tasks_of(config))
+    return config.episodes if rows is None else min(config.episodes, rows)
+
+
 def is_endpoint(policy: str) -> bool:
     """Whether `policy` names an OpenAI-compatible endpoint and not a directory."""
     return policy.startswith(("http://", "https://"))
@@ -140,16 +146,16 @@ class Collector:
             raise UsageError(f"{config.out} holds episodes already: write another out=")
         self._rollout = _prepared(config, policy_dir)
         tasks = tasks_of(config)
-        self.options, rows = tasks[1], count_rows(*tasks)
+        self.options = tasks[1]
         self.specs = group_specs(
             Path(config.tasks).stem,
             tasks,
-            groups=config.episodes if rows is None else min(config.episodes, rows),
+            groups=group_count(config),
             group_size=config.group_size,
             seed=config.seed,
             temperature=config.temperature,
             actor=SCRIPTS.get(config.policy, "policy"),
-            in_order=rows is not None,
+            in_order=count_rows(*tasks) is not None,
         )
 
     def __enter__(self) -> Self:
