@@ -28,7 +28,7 @@ libraries:
 .venv/.installed-$(GROUP): requirements/$(GROUP).txt pyproject.toml sandbox/packages.txt | .tools/bin/uv libraries
 	@echo "installing Python packages into .venv (about 6.5 GB)"
 	@[ -x $(PYTHON) ] || $(UV) venv --quiet --python 3.12 .venv
-	@VIRTUAL_ENV=.venv $(UV) pip sync --quiet --require-hashes requirements/$(GROUP).txt
+	@VIRTUAL_ENV=.venv $(UV) pip sync --quiet --compile-bytecode --require-hashes requirements/$(GROUP).txt
 	@VIRTUAL_ENV=.venv $(UV) pip install --quiet --no-deps --editable .
 	@echo "building the jail's root file system (about 800 MB, shared by all checkouts)"
 	@$(PYTHON) -m sandbox.rootfs
@@ -40,7 +40,7 @@ demo: install
 test: install
 	@$(PYTHON) -m ruff check --quiet . && $(PYTHON) -m ruff format --check --quiet .
 	@.venv/bin/ty check --quiet
-	@$(PYTHON) -m pytest -m "not slow"
+	@$(PYTHON) -m pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # The sandbox's tests whole: every attack in all its forms, and soak, leaks and fuzz, which `make test` runs with small counts.
 soak: install

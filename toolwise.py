@@ -40,6 +40,7 @@ def train(overrides: Sequence[str], name: str = "train") -> int:
     )
     path, records = run(config)
     from rollout.evaluate import table
+    from rollout.measure import EvaluateConfig
 
     console.print(table(records))
     console.print(
@@ -47,7 +48,10 @@ def train(overrides: Sequence[str], name: str = "train") -> int:
     )
     trained = [record["policy"] for record in records if record["label"] in ("cold_start", "rl")]
     if trained:
-        console.print(f"next: .venv/bin/toolwise evaluate policy={trained[-1]} out={path}/more", soft_wrap=True, highlight=False)
+        tasks = "" if config.tasks == EvaluateConfig.tasks else f"tasks={config.tasks} +options.split=test "
+        console.print(
+            f"next: .venv/bin/toolwise evaluate policy={trained[-1]} {tasks}out={path}/more", soft_wrap=True, highlight=False
+        )
     return 0
 
 

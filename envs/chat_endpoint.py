@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 import openai
 
 from envs.per_loop import PerLoop
+
+# vLLM, SGLang, llama.cpp and others say it in words.
+_TOO_LONG = re.compile(r"context (?:length|size|window)|maximum model length|(?:prompt|input) is too long", re.IGNORECASE)
 
 Message = dict[str, Any]
 """One chat message in OpenAI's form: `role` and `content`."""
@@ -31,6 +35,10 @@ class EndpointRefused(RuntimeError):
     """The endpoint says that the request itself is wrong: another attempt would not help. The message is one line."""
 
 
+class ConversationTooLong(EndpointRefused):
+    """The conversation, with the tokens asked for, exceeds the model's context."""
+
+
 class ChatEndpoint:
     """Serves any event loop. `key` names the environment variable of the key, which may be missing where the server wants none.
 
@@ -46,14 +54,17 @@ class ChatEndpoint:
         )
 
     async def complete(self, messages: Sequence[Message], **sampling: Any) -> Reply:
-        """The next assistant message. `sampling` are OpenAI's parameters. Raises EndpointFailed or EndpointRefused."""
+        """The next assistant message. `sampling` are OpenAI's parameters. Raises EndpointFailed, EndpointRefused, or its kind
+        ConversationTooLong.
+        """
         asked: Any = list(messages)
         try:
             answer = await self._clients.get().chat.completions.create(model=self._model, messages=asked, **sampling)
             choice = answer.choices[0]
             text, reason = choice.message.content, choice.finish_reason
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError, openai.BadRequestError) as error:
-            raise EndpointRefused(f"{self._url} refuses the request ({error.status_code}): {_line(error)}") from error
+            kind = ConversationTooLong if _is_too_long(error) else EndpointRefused
+            raise kind(f"{self._url} refuses the request ({error.status_code}): {_line(error)}") from error
         except (openai.OpenAIError, ValueError, AttributeError, IndexError, TypeError) as error:
             raise EndpointFailed(f"{self._url} gave no answer: {_line(error)}") from error
         if not isinstance(text, str):
@@ -63,6 +74,11 @@ class ChatEndpoint:
     async def close(self) -> None:
         """Close the running loop's connections."""
         await self._clients.get().close()
+
+
+def _is_too_long(error: openai.APIStatusError) -> bool:
+    """By OpenAI's code, or by the words of servers that give none."""
+    return error.status_code == 400 and (error.code == "context_length_exceeded" or bool(_TOO_LONG.search(str(error))))
 
 
 def _line(error: Exception) -> str:

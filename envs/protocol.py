@@ -59,6 +59,7 @@ _UNSAFE = re.compile(
     r"<(?=[|｜]|\s*/?\s*(?:think|code|tool_call|tool_response|answer|image|video|img|box|ref|s|bos|eos|pad|unk|start_of|end_of)(?:_\w*)?\b)",
     re.IGNORECASE,
 )
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def parse(text: str) -> Action:
@@ -88,6 +89,11 @@ def is_well_formed(text: str) -> bool:
 def escape(text: str) -> str:
     """Make tool output harmless: `<` becomes `&lt;` where it would open a special token or a tag of the protocol."""
     return _UNSAFE.sub("&lt;", text)
+
+
+def encodable(text: str) -> str:
+    """The text with U+FFFD for each lone surrogate, which JSON can smuggle in and no tokenizer and no file takes."""
+    return _SURROGATE.sub("\ufffd", text)
 
 
 def instructions(tools: tuple[str, ...]) -> str:

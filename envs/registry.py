@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 
-from envs.datasets import SUFFIXES, Dataset
+from envs.datasets import SUFFIXES, Dataset, is_dataset
 from envs.microworld import ABILITIES, Microworld, emblems, knowledge_base
 from envs.microworld.basics import Basics
 from envs.tool_env import ToolEnv
@@ -57,13 +58,23 @@ def make_basics(
 
 
 @lru_cache(maxsize=4)
-def _dataset(path: str, split: str | None) -> Dataset:
-    return Dataset(path, split)
+def _dataset(path: str, split: str | None = None, malformed: str = "error") -> Dataset:
+    return Dataset(path, split, malformed)
 
 
-def make_dataset(*, path: str, split: str | None = None, **options: Any) -> ToolEnv:
-    """A `ToolEnv` on the questions of a file; `options` are those of `ToolEnv`."""
-    return ToolEnv(_dataset(path, split), **options)
+def make_dataset(
+    *, path: str, split: str | None = None, malformed: str = "error", row: int | None = None, **options: Any
+) -> ToolEnv:
+    """A `ToolEnv` on the questions of a file, or on one `row` of them, counted from 0; the rest as in `Dataset` and `ToolEnv`."""
+    data = _dataset(path, split, malformed)
+    return ToolEnv(data if row is None else lambda _: data.task(row), **options)
+
+
+def count_rows(env_id: str, options: Mapping[str, Any]) -> int | None:
+    """How many questions there are, for what `resolve` returned; None where they are made up without end."""
+    if env_id != DATASET:
+        return None
+    return len(_dataset(**{name: options[name] for name in ("path", "split", "malformed") if name in options}))
 
 
 def resolve(tasks: str, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
@@ -72,9 +83,9 @@ def resolve(tasks: str, options: dict[str, Any] | None = None) -> tuple[str, dic
     Raises DatasetError for a file that cannot be used, UsageError for an id that nobody registered.
     """
     options = dict(options or {})
-    if tasks.endswith(SUFFIXES):
+    if is_dataset(tasks):
         options = {"path": str(Path(tasks).absolute())} | options
-        _dataset(options["path"], options.get("split"))
+        count_rows(DATASET, options)
         return DATASET, options
     if tasks.rpartition(":")[2] not in gymnasium.registry and ":" not in tasks:
         close = difflib.get_close_matches(tasks, [name for name in gymnasium.registry if name.startswith("toolwise/")], 1, 0)

@@ -15,7 +15,7 @@ from gymnasium import spaces
 from gymnasium.spaces import Dict
 from PIL import Image
 
-from envs.protocol import Action, Answer, Call, Code, Malformed, escape, parse
+from envs.protocol import Action, Answer, Call, Code, Malformed, encodable, escape, parse
 from envs.rewards import Reward
 from envs.search.backends import open_image_search, open_text_search
 from envs.search.types import ImageSearch, TextSearch
@@ -114,7 +114,8 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         await self._close_tools()
         task = (options or {}).get("task") or self._tasks(self.np_random)
         self._task, self._actions, self._tool_calls, self._over = task, [], 0, False
-        self._toolbox = Toolbox(self.tools, task, pool=self._pool, **self._searches, **self._tool_settings)
+        enabled = [tool for tool in self.tools if task.tools is None or tool in task.tools]
+        self._toolbox = Toolbox(enabled, task, pool=self._pool, **self._searches, **self._tool_settings)
         observation = _observe(task.question, task.views or task.images)
         self._transcript = [task.question]
         self._remember_image(observation)
@@ -248,4 +249,4 @@ class _LoopThread:
 
 
 def _observe(text: str, images: tuple[Image.Image, ...]) -> Observation:
-    return {"text": text[:MAX_CHARACTERS], "images": tuple(np.asarray(image.convert("RGB")) for image in images)}
+    return {"text": encodable(text[:MAX_CHARACTERS]), "images": tuple(np.asarray(image.convert("RGB")) for image in images)}

@@ -31,7 +31,8 @@ class Task:
 
     `images` are full size: what the tools work on (`image_1`, `image_2`, …). `views` are what the policy is shown, where that is a
     smaller copy; empty means that the images themselves are shown. `needed_tools` names the tools without all of which the task
-    cannot be solved: empty where it can be solved at once, None where nobody knows. `expert` makes a script that solves the task;
+    cannot be solved: empty where it can be solved at once, None where nobody knows. `tools` names those that the task allows, None
+    for all that the environment has. `expert` makes a script that solves the task;
     it is given a random generator so that demonstrations vary. `scoring` says how an answer is compared with `answer`.
     """
 
@@ -45,6 +46,7 @@ class Task:
     needed_tools: tuple[str, ...] | None = None
     expert: Callable[[random.Random], Script] | None = None
     scoring: Scoring = EXACT
+    tools: tuple[str, ...] | None = None
 
 
 class ToolStatus(StrEnum):

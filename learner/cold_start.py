@@ -15,6 +15,8 @@ from learner.console import console, progress
 from learner.experiment import Stage
 from learner.workshop import Workshop
 from rollout.collect import group_specs
+from rollout.demonstrations import read_demonstrations
+from rollout.tokens import ChatFormat
 from rollout.types import Episode, Trajectory
 
 CHECKPOINT = "cold_start"
@@ -27,13 +29,27 @@ def is_verified(trajectory: Trajectory) -> bool:
 
 
 def collect_demonstrations(shop: Workshop) -> list[Episode]:
-    """The fixed set: expert episodes whose code really ran, the verified ones of them. Raises UsageError where too few are.
+    """The fixed set: recorded ones from a file, or expert episodes whose code really ran, the verified ones of them.
+
+    Raises UsageError where too few are, DatasetError for a file that cannot be used.
 
     A run makes them once and reads them back when it is resumed.
     """
     if "demonstrations" in shop.store.names():
         return list(shop.store.read("demonstrations"))
-    wanted = shop.config.cold_start.demonstrations
+    settings = shop.config.cold_start
+    wanted = settings.demonstrations
+    if settings.demonstrations_file is not None:
+        recorded = read_demonstrations(
+            settings.demonstrations_file,
+            ChatFormat.from_directory(shop.policy_dir),
+            shop.config.rollout.episode,
+            count=wanted,
+            seed=shop.config.seed,
+            malformed=settings.malformed,
+        )
+        shop.store.write("demonstrations", recorded)
+        return recorded
     kept: list[Episode] = []
     for attempt in range(ATTEMPTS_PER_DEMONSTRATION):
         specs = group_specs(

@@ -34,6 +34,13 @@ class ColdStartConfig:
     demonstrations: int = 128
     """Size of the fixed set of demonstrations: correct, and every piece of code in them ran without an error."""
 
+    demonstrations_file: str | None = None
+    """A file of recorded demonstrations, in ShareGPT's or OpenAI's form, from which they are drawn; null: the tasks' expert makes
+    them."""
+
+    malformed: str = "error"
+    """What is done with rows of that file that cannot be used: "error" names them and stops, "skip" names them and goes on."""
+
     rehearsal_tasks: str | None = "toolwise/Basics-v0"
     """Environment whose expert episodes are mixed in so that the base's own skills are kept; null for none."""
 
@@ -139,7 +146,7 @@ class Experiment:
     """A directory in the Hugging Face layout; `starter` is the policy that the project ships."""
 
     tasks: str = "toolwise/Microworld-v0"
-    """An environment id, or a file of questions (.jsonl, .parquet)."""
+    """An environment id, or a file of questions (.jsonl, .json, .parquet, .tsv) or a directory of Hugging Face's `datasets`."""
 
     task_options: TaskOptions = field(default_factory=TaskOptions)
     stages: list[Stage] = field(default_factory=lambda: [Stage.cold_start, Stage.rl])

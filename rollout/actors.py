@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import random
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import gymnasium
 
 from envs.types import InfrastructureError, Observation, Script
 from rollout.config import EpisodeConfig
@@ -94,6 +96,19 @@ class ScriptActor:
         if len(token_ids) > transcript.room:
             return None
         return Generation(token_ids, [0.0] * len(token_ids), "stop", 0)
+
+
+def sampling(space: Any) -> Callable[[random.Random], Script] | None:
+    """A script of random texts from an action space of Gymnasium's; None where it is no space of texts."""
+    if not isinstance(space, gymnasium.Space) or not isinstance(space.sample(), str):
+        return None
+
+    def script(rng: random.Random) -> Script:
+        space.seed(rng.getrandbits(31))
+        while True:
+            yield space.sample()
+
+    return script
 
 
 def _message(text: str, images: Sequence[EncodedImage]) -> Message:

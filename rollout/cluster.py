@@ -4,41 +4,61 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
 
 import ray
 
-from envs.types import UsageError
+from envs.types import InfrastructureError, UsageError
 from rollout.config import RolloutConfig
 from sandbox import rootfs
 from sandbox.doctor import probe
+
+_KNOCK_S = 10.0
 
 
 def join(config: RolloutConfig, gpus: float = 0) -> None:
     """Join the cluster that RAY_ADDRESS names, or start Ray on this machine.
 
     On one machine every worker may want all cores for a while, since rollout and learning take turns: Ray is told of enough CPUs
-    for both. Raises UsageError where this machine is to run sandboxes and cannot, or where the cluster has fewer than `gpus` GPUs,
-    and SandboxUnavailable where the jail's packages cannot be had.
+    for both. Raises UsageError where this machine is to run sandboxes and cannot, where no cluster answers, or where it has fewer
+    than `gpus` GPUs; SandboxUnavailable where the jail's packages cannot be had; InfrastructureError where Ray does not start.
     """
     if "RAY_ADDRESS" not in os.environ:
         _require_sandbox(config)
     if not ray.is_initialized():
         local = "RAY_ADDRESS" not in os.environ
-        ray.init(
-            # "local": without it Ray would join whatever cluster runs on this machine.
-            address="local" if local else None,
-            num_cpus=max(4, os.cpu_count() or 1) if local else None,
-            resources={"sandbox": 1000} if local else None,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        try:
+            if not local:
+                _knock(os.environ["RAY_ADDRESS"])
+            ray.init(
+                # "local": without it Ray would join whatever cluster runs on this machine.
+                address="local" if local else None,
+                num_cpus=max(4, os.cpu_count() or 1) if local else None,
+                resources={"sandbox": 1000} if local else None,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except (OSError, RuntimeError, ValueError) as error:
+            told = " ".join(str(error).split())[:300]
+            if local:
+                raise InfrastructureError(f"Ray did not start on this machine: {told}") from error
+            raise UsageError(
+                f"no Ray cluster answers at RAY_ADDRESS={os.environ['RAY_ADDRESS']} ({told}): start it, or unset RAY_ADDRESS"
+            ) from error
     present = ray.cluster_resources().get("GPU", 0)
     if gpus > present:
         raise UsageError(
             f"the configuration asks for {gpus:g} GPUs and the cluster has {present:g}: "
             "write rollout.gpus_per_worker=0 learner.gpus_per_worker=0 to run on CPU, or name a cluster in RAY_ADDRESS"
         )
+
+
+def _knock(address: str) -> None:
+    """Raises OSError where nobody listens, for which Ray itself would try for minutes."""
+    if match := re.fullmatch(r"(?:ray://)?\[?([^/\]]+)\]?:(\d+)", address):
+        socket.create_connection((match.group(1), int(match.group(2))), timeout=_KNOCK_S).close()
 
 
 def _require_sandbox(config: RolloutConfig) -> None:

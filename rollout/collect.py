@@ -12,7 +12,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from envs import resolve
+from envs import count_rows, resolve
+from envs.datasets import is_dataset
 from envs.types import UsageError
 from rollout.cluster import join
 from rollout.config import Backend, RolloutConfig
@@ -35,10 +36,11 @@ class CollectConfig:
     """Directory to write to."""
 
     tasks: str = "toolwise/Microworld-v0"
-    """An environment id, or a file of questions (.jsonl, .parquet)."""
+    """An environment id, a file of questions (.jsonl, .json, .parquet, .tsv), or a directory of Hugging Face's `datasets`."""
 
-    options: dict[str, Any] = field(default_factory=lambda: {"split": "test"})
-    """Keyword arguments of the environment."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the environment, as in +options.need=1. Our own tasks take split=test where this names no other; of a
+    file all rows are taken where it names no split."""
 
     policy: str = "starter"
     """A directory in the Hugging Face layout, `starter`, `oracle` (the scripted expert), `random`, or the URL of an
@@ -54,7 +56,7 @@ class CollectConfig:
     """Name of the record in `evaluation.json`; null takes the policy's."""
 
     episodes: int = 64
-    """Number of tasks."""
+    """Number of tasks; of a file or a directory each row once, so no more than it has."""
 
     group_size: int = 1
     """Episodes of each task."""
@@ -66,6 +68,12 @@ class CollectConfig:
     """Seed of tasks and sampling."""
 
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
+
+
+def tasks_of(config: CollectConfig) -> Tasks:
+    """What `config.tasks` and `config.options` ask for. Raises what `resolve` raises."""
+    ours = config.tasks.startswith("toolwise/") and not is_dataset(config.tasks)
+    return resolve(config.tasks, ({"split": "test"} if ours else {}) | config.options)
 
 
 def is_endpoint(policy: str) -> bool:
@@ -83,8 +91,9 @@ def group_specs(
     step: int = 0,
     temperature: float = 1.0,
     actor: str = "policy",
+    in_order: bool = False,
 ) -> list[EpisodeSpec]:
-    """`groups` · `group_size` episodes; those of a group share their task.
+    """`groups` · `group_size` episodes; those of a group share their task. `in_order`: each group has the next row of a file.
 
     Seeds are drawn from (`name`, `seed`, `step`, group, member): the same arguments give the same tasks and the same samples.
     """
@@ -104,7 +113,7 @@ def group_specs(
                     sampling_seed=_seed(seed, (*path, member + 1)),
                     temperature=temperature,
                     actor=actor,
-                    env_kwargs=env_kwargs,
+                    env_kwargs=env_kwargs | {"row": group} if in_order else env_kwargs,
                 )
             )
     return specs
@@ -128,14 +137,17 @@ class Collector:
         if self.store.names():
             raise UsageError(f"{config.out} holds episodes already: write another out=")
         self._rollout = _prepared(config, policy_dir)
+        tasks = tasks_of(config)
+        self.options, rows = tasks[1], count_rows(*tasks)
         self.specs = group_specs(
             Path(config.tasks).stem,
-            resolve(config.tasks, config.options),
-            groups=config.episodes,
+            tasks,
+            groups=config.episodes if rows is None else min(config.episodes, rows),
             group_size=config.group_size,
             seed=config.seed,
             temperature=config.temperature,
             actor=SCRIPTS.get(config.policy, "policy"),
+            in_order=rows is not None,
         )
 
     def __enter__(self) -> Self:

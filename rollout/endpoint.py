@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from envs.chat_endpoint import ChatEndpoint, EndpointFailed, EndpointRefused, Message, Reply
+from envs.chat_endpoint import ChatEndpoint, ConversationTooLong, EndpointFailed, EndpointRefused, Message, Reply
 from envs.types import InfrastructureError, UsageError
 from rollout.config import EndpointConfig
+from rollout.transcript import TokenBudgetExceeded
 
 
 class Endpoint:
@@ -19,9 +20,13 @@ class Endpoint:
         self._endpoint = ChatEndpoint(config.url, config.model, timeout_s=config.timeout_s, attempts=config.attempts)
 
     async def complete(self, messages: Sequence[Message], *, max_tokens: int, temperature: float, seed: int) -> Reply:
-        """See `ChatPolicy`. Raises InfrastructureError where the endpoint gives none, UsageError where it refuses."""
+        """See `ChatPolicy`. Raises InfrastructureError where the endpoint gives none, TokenBudgetExceeded where the conversation is
+        too long for it, UsageError where it refuses for any other reason.
+        """
         try:
             return await self._endpoint.complete(messages, max_tokens=max_tokens, temperature=temperature, seed=seed)
+        except ConversationTooLong as error:
+            raise TokenBudgetExceeded(str(error)) from error
         except EndpointRefused as error:
             raise UsageError(str(error)) from error
         except EndpointFailed as error:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
 
+from envs.protocol import encodable
 from envs.types import Observation, UsageError
 
 Step = tuple[Observation, float, bool, bool, dict[str, Any]]
@@ -101,7 +102,7 @@ class _Coroutines:
 
 
 class _Blocking:
-    """A plain environment, whose observation is text, or text and images."""
+    """A plain environment, whose observation is text, text and images, or the messages of a chat."""
 
     def __init__(self, env: gymnasium.Env, threads: Threads) -> None:
         self._env = env
@@ -121,9 +122,23 @@ class _Blocking:
 
 def _observation(observation: Any) -> Observation:
     if isinstance(observation, str):
-        return {"text": observation, "images": ()}
+        return {"text": encodable(observation), "images": ()}
     if isinstance(observation, Mapping) and isinstance(observation.get("text"), str):
-        return {"text": observation["text"], "images": tuple(np.asarray(image) for image in observation.get("images", ()))}
+        images = tuple(np.asarray(image) for image in observation.get("images", ()))
+        return {"text": encodable(observation["text"]), "images": images}
+    if isinstance(observation, Sequence) and all(map(_is_message, observation)):
+        return {"text": encodable("\n\n".join(message["content"] for message in _since_last_action(observation))), "images": ()}
     raise UsageError(
-        f"an observation must be text or {{'text': …, 'images': …}}, not {type(observation).__name__}: wrap the environment"
+        f"an observation must be text, {{'text': …, 'images': …}} or messages with 'role' and 'content', "
+        f"not {type(observation).__name__}: wrap the environment"
     )
+
+
+def _is_message(part: Any) -> bool:
+    return isinstance(part, Mapping) and isinstance(part.get("role"), str) and isinstance(part.get("content"), str)
+
+
+def _since_last_action(messages: Sequence[Mapping[str, str]]) -> Sequence[Mapping[str, str]]:
+    """Some environments show the whole conversation at each step, others what is new: the action itself is known either way."""
+    actions = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
+    return messages[actions[-1] + 1 :] if actions else messages

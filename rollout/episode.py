@@ -17,7 +17,7 @@ import gymnasium
 
 from envs.protocol import instructions
 from envs.types import InfrastructureError, Observation, ToolCall, ToolStatus, UsageError
-from rollout.actors import Actor, EndpointActor, PolicyActor, ScriptActor
+from rollout.actors import Actor, EndpointActor, PolicyActor, ScriptActor, sampling
 from rollout.config import PROTOCOL_PROMPT, EpisodeConfig
 from rollout.environments import Threads, adapt
 from rollout.images import EncodedImage
@@ -157,7 +157,13 @@ class _Run:
 
     async def _turn(self, actor: Actor, observation: Observation) -> tuple[StopReason | None, Observation]:
         started = time.monotonic()
-        generation = await actor.act(self.transcript, observation)
+        try:
+            generation = await actor.act(self.transcript, observation)
+        except TokenBudgetExceeded as error:
+            if self._turns:
+                return StopReason.TOKEN_LIMIT, observation
+            remedy = "serve it with a longer context, or lower rollout.episode.max_action_tokens"
+            raise UsageError(f"the first prompt does not fit: {error}: {remedy}") from error
         if generation is None:
             return StopReason.ABORTED, observation
         generate_s = time.monotonic() - started
@@ -200,6 +206,8 @@ class _Run:
             return PolicyActor(cast(Policy, policy), self._spec, self._config)
         script = {"expert": "expert", "random": "random_actor"}.get(kind)
         make = getattr(self._raw_env.unwrapped, script, None) if script else None
+        if make is None and kind == "random":
+            make = sampling(getattr(self._raw_env.unwrapped, "action_space", None))
         if make is None:
             raise UsageError(
                 f"{self._spec.env_id} has no actor {kind!r}: choose policy, or an environment with a script of that kind"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,16 +25,19 @@ def evaluation_record(
     seed: int,
     temperature: float,
     tools: Sequence[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """One record of `evaluation.json`: accuracy as a fraction with its 95 % interval (Wilson's with one sample an item, else the
-    bootstrap's over items), calls per episode with their population variance, and what they cost. `tools` are those that were on.
+    bootstrap's over items), calls per episode with their population variance, and what they cost. `tools` are those that were on;
+    `settings` is what else a repetition needs.
 
     Episodes that the machine failed are left out; `episodes` counts the rest. Raises InfrastructureError where none is left.
     """
     episodes = [trajectory for trajectory in trajectories if trajectory.stop_reason is not StopReason.INFRASTRUCTURE]
     if not episodes:
         raise InfrastructureError(f"{label}: there is no episode to evaluate: the machine failed all {len(trajectories)} of them")
-    abilities = sorted({episode.ability for episode in episodes if episode.ability})
+    # A task of several abilities counts for each.
+    abilities = sorted({name for episode in episodes for name in episode.ability.split("+") if name})
     return {
         "label": label,
         "policy": policy,
@@ -42,9 +45,10 @@ def evaluation_record(
         "seed": seed,
         "temperature": temperature,
         **({} if tools is None else {"tools": list(tools)}),
+        **(settings or {}),
         **_part(episodes),
         **_effort(episodes),
-        "by_ability": {name: _part([episode for episode in episodes if episode.ability == name]) for name in abilities},
+        "by_ability": {name: _part([episode for episode in episodes if name in episode.ability.split("+")]) for name in abilities},
     }
 
 

@@ -6,13 +6,14 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from envs import resolve
+from envs.tools.outputs import REAL
 from envs.types import UsageError
 from rollout.ablation import FULL, Ablation, causal_use, keep_outputs, necessity, with_outputs, without_tools
-from rollout.collect import CollectConfig, Collector
+from rollout.collect import CollectConfig, Collector, tasks_of
 from rollout.environments import make
 from rollout.evaluate import evaluation_record, markdown
 from rollout.store import write_whole
@@ -77,6 +78,12 @@ def measure(config: EvaluateConfig, policy_dir: str, progress: Progress) -> Meas
             seed=config.seed,
             temperature=config.temperature,
             tools=_tools_of(name, tools),
+            settings={
+                "tool_outputs": name if name in ("blank", "swapped") else REAL,
+                "options": collector.options,
+                "samples": config.group_size,
+                "toolwise": version("toolwise"),
+            },
         )
         for name, part in episodes.items()
     ]
@@ -109,7 +116,7 @@ def _ablation(value: str) -> Ablation:
 
 def _tools(config: CollectConfig) -> tuple[str, ...]:
     """The tools that the tasks offer."""
-    env = make(*resolve(config.tasks, config.options))
+    env = make(*tasks_of(config))
     try:
         return tuple(getattr(env.unwrapped, "tools", ()))
     finally:

@@ -40,5 +40,5 @@ class ChatPolicy(Protocol):
     """A model that speaks in messages and keeps its tokens to itself."""
 
     async def complete(self, messages: Sequence[Message], *, max_tokens: int, temperature: float, seed: int) -> Reply:
-        """The assistant's next text after `messages`."""
+        """The assistant's next text after `messages`. Raises TokenBudgetExceeded where they are too long for the model."""
         ...

@@ -24,7 +24,7 @@ class Seen:
 
 
 class TokenBudgetExceeded(Exception):
-    """Not even the frame of the next turn fits into the token budget."""
+    """The next turn does not fit: not even its frame into the token budget, or the conversation into an endpoint's context."""
 
 
 class Transcript:

@@ -113,8 +113,8 @@ class Trajectory:
 
     @property
     def correct(self) -> bool:
-        """Whether the final answer was right."""
-        return self.reward_parts.get("accuracy", 0.0) >= 1.0
+        """Whether the final answer was right; in an environment that does not say, whether its rewards add up to 1."""
+        return self.reward_parts.get("accuracy", self.reward) >= 1.0
 
     def to_json(self) -> str:
         """One line of JSON."""

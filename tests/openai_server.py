@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 class Server:
     """An endpoint in OpenAI's form. `replies` are texts, texts with a finish reason, statuses of
-    failures, "slow" or "garbage"; the last one for ever."""
+    failures, those with an error, "slow" or "garbage"; the last one for ever."""
 
     def __init__(self, *replies):
         self.requests = []
@@ -21,7 +21,7 @@ class Server:
                 reply = pending.pop(0) if len(pending) > 1 else pending[0]
                 if reply == "slow":
                     time.sleep(3)
-                status, body = (reply, b"{}") if isinstance(reply, int) else (200, _completion(reply))
+                status, body = _failure(reply) or (200, _completion(reply))
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body)))
@@ -38,6 +38,11 @@ class Server:
     def close(self):
         self._server.shutdown()
         self._server.server_close()
+
+
+def _failure(reply):
+    status, error = reply if isinstance(reply, tuple) else (reply, None)
+    return (status, json.dumps({"error": error} if error else {}).encode()) if isinstance(status, int) else None
 
 
 def _completion(text):

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from pint import UnitRegistry
 
 _NUMBER = r"[+-]?(?=\.?\d)(?:\d{1,3}(?:[,\u202f\u00a0 ]\d{3})+(?!\d)|\d+)?(?:\.\d*)?(?:e[+-]?\d+)?"
-_SCALES = {"thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12}
+_SCALES = {"thousand": 1e3, "million": 1e6, "billion": 1e9, "bn": 1e9, "trillion": 1e12, "tn": 1e12}
+_SCALE = rf"(?:({'|'.join(_SCALES)})\b)?"
 _CURRENCIES = {
     "$": ("usd", "dollar", "dollars"),
     "€": ("eur", "euro", "euros"),
@@ -56,18 +57,23 @@ def number(answer: str, truth: str, scoring: Scoring) -> bool:
 def quantity(text: str, unit: str) -> float | None:
     """The number that a text gives, in `unit`; None where it gives none, more than one, or one of another dimension.
 
-    Grouped digits, exponents, `%` and words like "million" are read. A text without a unit is in `unit` already.
+    Grouped digits, exponents, `%` and words like "million" are read, which may stand before the unit as well: of "26.2", "26.2
+    billion" and "26,200 million USD" each is 26.2 in "billion usd". A text with neither unit nor word is in `unit` already.
     """
     for written, plain in (("²", "^2"), ("³", "^3"), ("°", "deg"), ("−", "-")):  # before the compatible form makes km2 of km²
         text = text.replace(written, plain)
     text = unicodedata.normalize("NFKC", text).strip().rstrip(".")
     text = re.sub(r"^(?:about|approximately|roughly|around|~|≈|=)\s*", "", text, flags=re.IGNORECASE)
-    pattern = rf"([$€£¥]?)\s*({_NUMBER})\s*(thousand|million|billion|trillion)?\s*(.*)"
+    pattern = rf"([$€£¥]?)\s*({_NUMBER})\s*{_SCALE}\s*(.*)"
     match = re.fullmatch(pattern, text, re.DOTALL | re.IGNORECASE)
     if match is None or not re.search(r"\d", match.group(2)):
         return None
-    value = float(re.sub(r"[,\u202f\u00a0 ]", "", match.group(2))) * _SCALES.get((match.group(3) or "").casefold(), 1.0)
+    value, scale = float(re.sub(r"[,\u202f\u00a0 ]", "", match.group(2))), (match.group(3) or "").casefold()
     said = match.group(4).strip() or _CURRENCIES.get(match.group(1), ("",))[0]
+    asked = re.fullmatch(rf"{_SCALE}\s*(.*)", unit, re.IGNORECASE)
+    if asked is not None and asked.group(1) and (scale or said):
+        value, unit = value / _SCALES[asked.group(1).casefold()], asked.group(2)
+    value *= _SCALES.get(scale, 1.0)
     return None if not math.isfinite(value) or len(said) > 40 else _converted(value, said, unit)
 
 
@@ -169,6 +175,7 @@ def _converted(value: float, said: str, wanted: str) -> float | None:
         return None if re.search(r"\d", said) else value
     for word, plain in (("square ", "square_"), ("cubic ", "cubic_"), ("sq ", "square_"), ("per cent", "percent")):
         said = said.replace(word, plain)
+    said = re.sub(r"(?<=[a-z])([23])\b", r"^\1", said, flags=re.IGNORECASE)  # km2
     registry = _units()
     for name in (said, said.casefold()):  # "Miles" too; but M is not m
         try:

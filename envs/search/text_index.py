@@ -9,6 +9,7 @@ from pathlib import Path
 
 import tantivy
 
+from envs.protocol import encodable
 from envs.search.storage import built_beside
 from envs.search.types import Document, Passage
 from envs.types import UsageError
@@ -125,7 +126,8 @@ def _write(index: tantivy.Index, documents: Iterable[Document], on_progress: Cal
     try:
         for count, document in enumerate(documents, 1):
             for passage in passages(document.text):
-                writer.add_document(tantivy.Document(title=document.title, body=passage, source=document.source))
+                fields = {"title": document.title, "body": passage, "source": document.source}
+                writer.add_document(tantivy.Document(**{name: encodable(text) for name, text in fields.items()}))
             if on_progress is not None and count % _FEW == 0:
                 on_progress(count)
         writer.commit()

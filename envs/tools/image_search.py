@@ -27,7 +27,7 @@ class ImageSearchTool:
         number = arguments.get("image", 1)
         if isinstance(number, str):  # as the image is called in code
             number = number.removeprefix("image_")
-            number = int(number) if number.isdecimal() else number
+            number = int(number) if number.isdecimal() and len(number) < 10 else number
         if not self._images:
             return ToolResult("There is no image to search for.", status=ToolStatus.ERROR)
         if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= len(self._images):

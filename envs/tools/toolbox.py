@@ -21,7 +21,7 @@ from sandbox import Pool
 TOOLS = ("code", "text_search", "image_search")
 """Every tool there is, as metrics and the option `tools` name them."""
 
-_NAMES = {"search": "text_search", "text_search": "text_search", "image_search": "image_search"}
+NAMES = {"search": "text_search", "text_search": "text_search", "image_search": "image_search"}
 """What a model writes as the name in a tool call."""
 
 
@@ -60,7 +60,7 @@ class Toolbox:
         if isinstance(action, Code):
             name, arguments, told = "code", {"source": action.source}, action.source
         else:
-            name, arguments, told = _NAMES.get(action.name, ""), action.arguments, f"{action.name} {action.arguments}"
+            name, arguments, told = NAMES.get(action.name, ""), action.arguments, f"{action.name} {action.arguments}"
         if name in self._enabled:
             result = replaced(self._outputs, await self._call(name, arguments), name, self._task.task_id, self._calls)
             self._calls += 1

@@ -69,9 +69,31 @@ async def test_a_failing_endpoint_is_our_failure(serve, chat, trouble):
     assert episode.trajectory.stop_reason is StopReason.INFRASTRUCTURE
 
 
-async def test_an_endpoint_that_refuses_is_the_users_to_mend(serve, chat):
-    with pytest.raises(UsageError, match="404"):
-        await play(serve(404), chat)
+@pytest.mark.parametrize("status", [400, 401, 403, 404])
+async def test_an_endpoint_that_refuses_is_the_users_to_mend(serve, chat, status):
+    with pytest.raises(UsageError, match=str(status)):
+        await play(serve("first", status), chat)
+
+
+TOO_LONG = [
+    {"message": "Your messages resulted in 9000 tokens.", "type": "invalid_request_error", "code": "context_length_exceeded"},
+    {"message": "This model's maximum context length is 512 tokens. However, you requested 600 tokens.", "code": 400},
+    {"message": "The decoder prompt (length 600) is longer than the maximum model length of 512.", "code": 400},
+    {"message": "The input (600 tokens) is longer than the model's context length (512 tokens).", "code": 400},
+    {"message": "the request exceeds the available context size, try increasing it", "code": 400},
+]
+
+
+@pytest.mark.parametrize("error", TOO_LONG, ids=["openai", "vllm", "vllm-prompt", "sglang", "llama.cpp"])
+async def test_a_conversation_that_has_become_too_long_for_it_ends_that_episode(serve, chat, error):
+    trajectory = (await play(serve("first", (400, error)), chat)).trajectory
+    assert trajectory.stop_reason is StopReason.TOKEN_LIMIT
+    assert [turn.action for turn in trajectory.turns] == ["first"]
+
+
+async def test_a_first_prompt_that_is_too_long_for_it_is_the_users_to_mend(serve, chat):
+    with pytest.raises(UsageError, match="longer context"):
+        await play(serve((400, TOO_LONG[0])), chat)
 
 
 def test_collect_measures_an_endpoint(serve, tmp_path):

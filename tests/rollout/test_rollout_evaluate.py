@@ -8,17 +8,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 from hypothesis import given
 from hypothesis import strategies as st
 
+from configs import compose
+from learner.console import progress
+from learner.policies import find_policy
+from rollout.cluster import join
 from rollout.comparison import compare
+from rollout.config import RolloutConfig
 from rollout.intervals import bootstrap_interval, mcnemar_p, pass_at_k
+from rollout.measure import EvaluateConfig, measure
 
 ROOT = Path(__file__).parents[2]
 
 
-def evaluate(out, *arguments):
-    command = [sys.executable, str(ROOT / "toolwise.py"), "evaluate", f"out={out}", *arguments]
+def evaluate(out, *settings):
+    """What the command does, on a Ray that stays for the next one."""
+    return measure(compose("evaluate", EvaluateConfig, [f"out={out}", *settings]), find_policy("starter"), progress)
+
+
+def compare_command(first, second):
+    command = [sys.executable, str(ROOT / "toolwise.py"), "evaluate", f"compare=[{first},{second}]"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
 
 
@@ -48,26 +60,32 @@ def test_the_bootstrap_covers_the_mean_and_is_repeatable():
 
 
 @pytest.fixture(scope="module")
-def oracle(tmp_path_factory):
-    """The oracle on all four abilities, with each tool taken away."""
-    out = tmp_path_factory.mktemp("oracle") / "run"
-    result = evaluate(out, "policy=oracle", "tasks=toolwise/Mixture-v0", "episodes=80", "ablate=true")
-    assert result.returncode == 0, result.stdout + result.stderr
-    return out, result.stdout
+def cluster():
+    """Ray on this machine, as the commands start it."""
+    ray.shutdown()
+    join(RolloutConfig())
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture(scope="module")
-def swapped(tmp_path_factory):
+def oracle(cluster, tmp_path_factory):
+    """The oracle on all four abilities, with each tool taken away."""
+    out = tmp_path_factory.mktemp("oracle") / "run"
+    evaluate(out, "policy=oracle", "tasks=toolwise/Mixture-v0", "episodes=80", "ablate=true")
+    return out
+
+
+@pytest.fixture(scope="module")
+def swapped(cluster, tmp_path_factory):
     """The oracle with what its tools return hidden."""
     out = tmp_path_factory.mktemp("swapped") / "run"
-    result = evaluate(out, "policy=oracle", "tasks=toolwise/Mixture-v0", "episodes=60", "ablate=outputs")
-    assert result.returncode == 0, result.stdout + result.stderr
+    evaluate(out, "policy=oracle", "tasks=toolwise/Mixture-v0", "episodes=60", "ablate=outputs")
     return out
 
 
 def test_the_oracle_is_always_right_and_each_record_says_which_tools_were_on(oracle):
-    out, _ = oracle
-    records = read(out, "evaluation.json")
+    records = read(oracle, "evaluation.json")
     assert [record["label"] for record in records] == [
         "oracle",
         *(f"oracle/without {name}" for name in ("code", "text_search", "image_search", "tools")),
@@ -77,18 +95,19 @@ def test_the_oracle_is_always_right_and_each_record_says_which_tools_were_on(ora
     assert records[2]["tools"] == ["code", "image_search"]
     assert set(records[0]["calls_by_tool"]) == {"code", "text_search", "image_search"}
     assert records[0]["pass_at_k"] == {"1": 1.0}
+    assert (records[0]["tool_outputs"], records[0]["options"], records[0]["samples"]) == ("real", {"split": "test"}, 1)
 
 
 @pytest.mark.parametrize("tool", ["code", "text_search", "image_search"])
 def test_what_needs_a_tool_is_solved_only_with_it_and_the_rest_anyway(oracle, tool):
-    report = read(oracle[0], "ablation.json")[f"without {tool}"]
+    report = read(oracle, "ablation.json")[f"without {tool}"]
     assert report["needed"]["accuracy_without"]["share"] <= 0.3
     assert report["needed"]["only_with"]["share"] >= 0.7
     assert report["not_needed"]["anyway"]["share"] == 1.0
 
 
 def test_the_markdown_table_has_realx_benchs_form(oracle):
-    header = (oracle[0] / "evaluation.md").read_text().splitlines()[0]
+    header = (oracle / "evaluation.md").read_text().splitlines()[0]
     assert [cell.strip() for cell in header.split("|")[2:7]] == ["all", "perception", "reasoning", "search", "integration"]
 
 
@@ -101,33 +120,38 @@ def test_answers_that_come_from_outputs_change_with_them(swapped, outputs):
 
 
 def test_a_run_compared_with_itself_does_not_differ(oracle):
-    out, _ = oracle
-    result = evaluate(out, f"compare=[{out},{out}]")
+    result = compare_command(oracle, oracle)
     assert result.returncode == 0, result.stderr
     assert "+0.0 points" in result.stdout
 
 
 def test_runs_on_other_items_are_not_compared(oracle, swapped):
-    result = evaluate(oracle[0], f"compare=[{oracle[0]},{swapped}]")
+    result = compare_command(oracle, swapped)
     assert result.returncode == 2
     assert "same items" in result.stderr
 
 
 def test_items_that_the_machine_failed_are_left_out_of_a_comparison(oracle, tmp_path):
-    out, _ = oracle
-    lines = (out / "trajectories/episodes.jsonl").read_text().splitlines()
+    lines = (oracle / "trajectories/episodes.jsonl").read_text().splitlines()
     record = json.loads(lines[0]) | {"stop_reason": "INFRASTRUCTURE", "task_id": ""}
     (tmp_path / "run/trajectories").mkdir(parents=True)
     (tmp_path / "run/trajectories/episodes.jsonl").write_text("\n".join([json.dumps(record), *lines[1:]]) + "\n")
-    report = compare(str(out), str(tmp_path / "run"))
+    report = compare(str(oracle), str(tmp_path / "run"))
     assert (report["items"], report["difference"]) == (len(lines) - 1, 0.0)
 
 
-def test_the_same_seed_gives_the_same_numbers(tmp_path):
+def test_every_row_of_a_file_is_asked_once(cluster, tmp_path):
+    path = tmp_path / "q.jsonl"
+    path.write_text("".join(json.dumps({"question": f"Q{n}", "answer": "A"}) + "\n" for n in range(5)))
+    evaluate(tmp_path / "run", "policy=random", f"tasks={path}", "episodes=64", "group_size=2")
+    lines = (tmp_path / "run/trajectories/episodes.jsonl").read_text().splitlines()
+    assert sorted(json.loads(line)["task_id"] for line in lines) == sorted([f"q-{n}" for n in range(1, 6)] * 2)
+
+
+def test_the_same_seed_gives_the_same_numbers(cluster, tmp_path):
     records = []
     for name in ("a", "b"):
-        result = evaluate(tmp_path / name, "policy=random", "episodes=30", "group_size=4", "seed=3")
-        assert result.returncode == 0, result.stderr
+        evaluate(tmp_path / name, "policy=random", "episodes=30", "group_size=4", "seed=3")
         (record,) = read(tmp_path / name, "evaluation.json")
         records.append({key: value for key, value in record.items() if key != "seconds_per_episode"})
     assert records[0] == records[1]

@@ -12,7 +12,7 @@ import pytest
 from benchmarks import BENCHMARKS, BenchConfig, Figure, table
 from configs import compose
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONTRACT = {"turn", "turn_p99", "fresh_session", "sessions_per_second", "idle_session_memory"}
 
 

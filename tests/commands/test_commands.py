@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TOOLWISE = [sys.executable, str(ROOT / "toolwise.py")]
 
 
@@ -64,6 +64,11 @@ def test_more_gpus_than_there_are_is_refused(tmp_path):
         run("train", "learner.gpus_per_worker=1", "learner.workers=64", f"out={tmp_path}/run"), "GPU", "gpus_per_worker=0"
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_a_cluster_that_does_not_answer_is_named(tmp_path):
+    result = run("collect", "policy=random", f"out={tmp_path}/run", RAY_ADDRESS="127.0.0.1:1")
+    assert_one_line(result, "RAY_ADDRESS=127.0.0.1:1", "unset RAY_ADDRESS")
 
 
 def test_a_run_is_not_overwritten(tmp_path):

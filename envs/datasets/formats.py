@@ -1,0 +1,178 @@
+"""What a row asks, by its columns. Three forms, whatever file they stand in:
+
+- plain: `question`, `answer`, and what else there is of `images` (or `image`, `image_path`), `ability` (or `category`),
+  `needed_tools`, `tools`, `scoring`, `hint`, and options in columns `A`, `B`, … as VLMEvalKit's TSV has them. RealX-Bench's labels
+  may be a list, or true and false in columns `perception`, `reasoning`, `search`;
+- verl: `prompt` (chat messages), `reward_model.ground_truth`, `images`, `ability`, `data_source`, and DeepEyesV2's `env_name`;
+- chat: `messages` (OpenAI's, with text and image parts) or `conversations` (ShareGPT's); the truth is `answer`, or what the last
+  assistant says.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from envs.datasets.pictures import picture
+from envs.datasets.types import Question, RowError
+from envs.scoring.types import EXACT, Kind, Scoring
+from envs.tools.toolbox import TOOLS
+
+LABELS = ("perception", "reasoning", "search")
+"""RealX-Bench's. A question may have several, and counts for each; with all three it is one of integration as well."""
+
+ENVIRONMENTS: dict[str, tuple[str, ...] | None] = {"deepeyes_v2": None, "code_toolbox_lingyi_v1": ("code",)}
+"""The tools behind an `env_name` of DeepEyesV2's files; None for all that there are."""
+
+_ABILITIES = {"reason": "reasoning", "integrated": "integration"}
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_PLACEHOLDER = re.compile(r"<image>\s*")
+_ROLES = {"human": "user", "gpt": "assistant"}
+
+
+def question(row: Mapping[str, Any], folder: Path) -> Question:
+    """Reads a row whose paths are relative to `folder`. Raises RowError, which says what to write instead."""
+    if row.get("prompt") is not None and row.get("reward_model") is not None:
+        return _verl(row, folder)
+    if conversation(row):
+        return _chat(row, folder)
+    return _plain(row, folder)
+
+
+def conversation(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The messages of a chat row as `role` and `content`; empty where there are none. Raises RowError for what is no message."""
+    messages = row.get("messages") or row.get("conversations") or []
+    told = []
+    for message in messages if isinstance(messages, Sequence) else ():
+        if not isinstance(message, Mapping):
+            raise RowError(f"a message is {message!r}: write role and content")
+        role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
+        if role is None or content is None:
+            raise RowError("a message has no role or no content")
+        told.append({"role": _ROLES.get(role, role), "content": content})
+    return told
+
+
+def text_of(content: Any) -> str:
+    """The text of a message without its image placeholders."""
+    if not isinstance(content, str):
+        content = "\n".join(part.get("text") or "" for part in content if part.get("type") in (None, "text"))
+    return _PLACEHOLDER.sub("", content).strip()
+
+
+def picture_parts(content: Any) -> list[Any]:
+    """The image parts of a message, as they stand."""
+    if isinstance(content, str):
+        return []
+    parts = [part.get("image_url") or part.get("image") for part in content if part.get("type") in ("image_url", "image")]
+    return [part for part in parts if part]
+
+
+def _plain(row: Mapping[str, Any], folder: Path) -> Question:
+    asked, answer = _required(row, "question"), _required(row, "answer")
+    if hint := _text(row.get("hint")):
+        asked = f"{hint}\n{asked}"
+    options = {name: _text(row[name]) for name in row if re.fullmatch("[A-Z]", name) and _text(row[name])}
+    scoring = EXACT
+    if row.get("scoring") is not None:
+        try:
+            scoring = Scoring.from_mapping({name: value for name, value in row["scoring"].items() if value is not None})
+        except (ValueError, TypeError, AttributeError) as error:
+            raise RowError(f"the scoring cannot be used ({error})") from None
+    elif options:
+        if answer not in options and answer not in options.values():
+            raise RowError(f"the answer {answer!r} is none of the options {', '.join(options)}")
+        scoring = Scoring(Kind.CHOICE, options=tuple(options.items()))
+    lines = [f"{letter}. {text}" for letter, text in options.items()]
+    named = next((row[name] for name in ("images", "image", "image_path") if row.get(name) not in (None, "", [])), ())
+    return Question(
+        "\n".join([asked, *lines]),
+        answer,
+        _ability(row),
+        _text(row.get("source")) or None,
+        tuple(picture(one, folder) for one in (named if isinstance(named, list | tuple) else [named])),
+        needed_tools=_tools(row.get("needed_tools"), "needed_tools"),
+        tools=_tools(row.get("tools"), "tools"),
+        scoring=scoring,
+    )
+
+
+def _verl(row: Mapping[str, Any], folder: Path) -> Question:
+    messages = conversation({"messages": row["prompt"]})
+    asked = [message["content"] for message in messages if message["role"] == "user"]
+    text = text_of(asked[-1]) if asked else ""
+    answer = _text((row["reward_model"] or {}).get("ground_truth"))
+    for name, value in (("question", text), ("answer", answer)):
+        if not value:
+            raise RowError(f"there is no {name}; every row needs a question and an answer")
+    environment = row.get("env_name")
+    if environment is not None and environment not in ENVIRONMENTS:
+        raise RowError(f"there is no env_name {environment!r}; write one of {', '.join(ENVIRONMENTS)}")
+    images = row.get("images")
+    return Question(
+        text,
+        answer,
+        _ability({"ability": row.get("ability") or row.get("data_source")}),
+        _text(row.get("data_source")) or None,
+        tuple(picture(one, folder) for one in (images if images is not None else ())),
+        tools=None if environment is None else ENVIRONMENTS[environment],
+    )
+
+
+def _chat(row: Mapping[str, Any], folder: Path) -> Question:
+    messages = conversation(row)
+    said = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
+    asked = [message for message in messages if message["role"] == "user"]
+    answer = _text(row.get("answer"))
+    if not answer and said:
+        last = text_of(messages[said[-1]]["content"])
+        match = _ANSWER.search(last)
+        answer = match.group(1).strip() if match else last
+    if not asked or not text_of(asked[0]["content"]):
+        raise RowError("there is no question; write a message of the role user")
+    if not answer:
+        raise RowError('there is no answer; write "answer", or a last message of the role assistant')
+    shown = asked[0]["content"]
+    parts = (
+        picture_parts(shown) or list(row.get("images") or ())[: shown.count("<image>") or None if isinstance(shown, str) else None]
+    )
+    return Question(
+        text_of(shown),
+        answer,
+        _ability(row),
+        _text(row.get("source")) or None,
+        tuple(picture(part, folder) for part in parts),
+        # OpenAI's rows may declare functions here, which are no names of tools.
+        tools=None if any(isinstance(tool, Mapping) for tool in row.get("tools") or ()) else _tools(row.get("tools"), "tools"),
+    )
+
+
+def _ability(row: Mapping[str, Any]) -> str:
+    told = next((row[name] for name in ("ability", "category", "l2-category") if row.get(name) not in (None, "", [])), None)
+    labels = [str(label) for label in told] if isinstance(told, list | tuple) else []
+    labels = labels or [label for label in LABELS if _text(row.get(label)).lower() in ("true", "1", "yes")]
+    if labels:
+        return "+".join([*labels, *(["integration"] if set(LABELS) <= set(labels) else [])])
+    return _ABILITIES.get(str(told), str(told)) if told is not None else "other"
+
+
+def _tools(names: Any, column: str) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    listed = [names] if isinstance(names, str) else list(names)
+    if unknown := [name for name in listed if name not in TOOLS]:
+        raise RowError(f"{column} has {unknown[0]!r}, and there is no such tool; write some of {', '.join(TOOLS)}")
+    return tuple(listed)
+
+
+def _required(row: Mapping[str, Any], name: str) -> str:
+    value = _text(row.get(name))
+    if not value:
+        raise RowError(f"there is no {name}; every row needs a question and an answer")
+    return value
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value).strip()

@@ -1,0 +1,210 @@
+"""Rows of a file by number, read when they are asked for: memory does not grow with the file.
+
+JSON lines, a JSON list and TSV are read in place, by the offset of each row. Parquet is kept a second time as Arrow, below
+`~/.cache/toolwise/datasets` (or `$XDG_CACHE_HOME`), since a row of it cannot be read alone; Arrow is mapped, not loaded. A
+directory is what `datasets.Dataset.save_to_disk` writes.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import mmap
+import os
+import re
+import uuid
+from array import array
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow
+import pyarrow.parquet
+
+from envs.datasets.types import DatasetError, RowError
+
+Row = Mapping[str, Any]
+_BATCH_ROWS = 64
+_MOST_FIELD_BYTES = 1 << 30
+_JSON_MARKS = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[{}\[\]]', re.DOTALL)
+
+
+class Rows(Protocol):
+    """Iteration reads all rows once, in order: (number from 1, row, or why it cannot be read). Then each can be had by number."""
+
+    def __iter__(self) -> Iterator[tuple[int, Row | RowError]]: ...
+
+    def __getitem__(self, number: int) -> Row: ...
+
+
+def open_rows(path: Path, split: str | None) -> Rows:
+    """The rows of a file or directory. `split` chooses a part where a directory has several. Raises DatasetError."""
+    if path.is_dir():
+        return _ArrowRows(_saved(path, split))
+    try:
+        if path.suffix == ".parquet":
+            return _ArrowRows(_mapped([_as_arrow(path)]))
+        if path.suffix == ".tsv":
+            return _SpanRows(path, _records, _tsv_parser(path))
+        return _SpanRows(path, _elements if path.suffix == ".json" else _lines, _parse_json)
+    except pyarrow.ArrowException as error:
+        raise DatasetError(f"{path}: the file cannot be read as parquet ({' '.join(str(error).split())})") from None
+
+
+class _SpanRows:
+    """Rows that are each a span of bytes: `spans` finds them, `parse` reads one and raises RowError."""
+
+    def __init__(self, path: Path, spans: Callable[[Path], Iterator[tuple[int, int]]], parse: Callable[[bytes], Row]) -> None:
+        self._path, self._spans, self._parse = path, spans, parse
+        self._starts, self._ends = array("q"), array("q")
+
+    def __iter__(self) -> Iterator[tuple[int, Row | RowError]]:
+        self._starts, self._ends = array("q"), array("q")
+        for number, (start, end) in enumerate(self._spans(self._path), 1):
+            self._starts.append(start)
+            self._ends.append(end)
+            try:
+                yield number, self[number]
+            except RowError as error:
+                yield number, error
+
+    def __getitem__(self, number: int) -> Row:
+        start, end = self._starts[number - 1], self._ends[number - 1]
+        with self._path.open("rb") as file:
+            file.seek(start)
+            return self._parse(file.read(end - start))
+
+
+class _ArrowRows:
+    def __init__(self, table: pyarrow.Table) -> None:
+        self._table = table
+
+    def __iter__(self) -> Iterator[tuple[int, Row | RowError]]:
+        for number in range(1, len(self._table) + 1):
+            yield number, self[number]
+
+    def __getitem__(self, number: int) -> Row:
+        return self._table.slice(number - 1, 1).to_pylist()[0]
+
+
+def _parse_json(text: bytes) -> Row:
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RowError(f"not JSON ({error})") from None
+    if not isinstance(row, dict):
+        raise RowError('write an object with "question" and "answer"')
+    return row
+
+
+def _lines(path: Path) -> Iterator[tuple[int, int]]:
+    """Lines, which are numbered as an editor numbers them; empty ones at the end are no rows."""
+    start, size = 0, path.stat().st_size
+    with path.open("rb") as file:
+        while start < size:
+            line = file.readline()
+            end = start + len(line)
+            if line.strip() or end < size:
+                yield start, end
+            start = end
+
+
+def _records(path: Path) -> Iterator[tuple[int, int]]:
+    """Lines after the header, joined while a quoted field is open."""
+    with path.open("rb") as file:
+        start = len(file.readline())
+        while line := file.readline():
+            record = line
+            while record.count(b'"') % 2 and (line := file.readline()):
+                record += line
+            if record.strip():
+                yield start, start + len(record)
+            start += len(record)
+
+
+def _elements(path: Path) -> Iterator[tuple[int, int]]:
+    """The objects of a JSON list. Raises DatasetError for a file that is none."""
+    wanted = DatasetError(f"{path}: not a JSON list of objects; write [{{…}}, {{…}}], or one object a line in a .jsonl")
+    if not path.stat().st_size:
+        raise wanted
+    depth, start = 0, 0
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        for mark in _JSON_MARKS.finditer(text):
+            symbol = mark.group()[:1]
+            if symbol in b"{[":
+                if depth == 0 and symbol != b"[":
+                    raise wanted
+                start = mark.start() if depth == 1 else start
+                depth += 1
+            elif symbol in b"}]":
+                depth -= 1
+                if depth == 1:
+                    yield start, mark.end()
+    if depth or not start:
+        raise wanted
+
+
+def _tsv_parser(path: Path) -> Callable[[bytes], Row]:
+    csv.field_size_limit(_MOST_FIELD_BYTES)  # a field may be an image in base64
+
+    def fields(record: bytes) -> list[str]:
+        try:
+            return next(csv.reader([record.decode("utf-8-sig").rstrip("\r\n")], delimiter="\t"))
+        except (UnicodeDecodeError, csv.Error, StopIteration) as error:
+            raise RowError(f"not tab-separated UTF-8 ({error})") from None
+
+    with path.open("rb") as file:
+        try:
+            header = fields(file.readline())
+        except RowError as error:
+            raise DatasetError(f"{path}: the header is {error}") from None
+
+    def parse(record: bytes) -> Row:
+        values = fields(record)
+        if len(values) != len(header):
+            raise RowError(f"{len(values)} fields where the header has {len(header)}")
+        return {name: value for name, value in zip(header, values, strict=True) if value}
+
+    return parse
+
+
+def _as_arrow(path: Path) -> Path:
+    """The Arrow copy of a parquet file, which is made where there is none of its present state."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "toolwise", "datasets")
+    name, state = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:24], path.stat()
+    copy = cache / f"{name}-{state.st_size}-{state.st_mtime_ns}.arrow"
+    if copy.exists():
+        return copy
+    source = pyarrow.parquet.ParquetFile(path)
+    cache.mkdir(parents=True, exist_ok=True)
+    unfinished = copy.with_suffix(f".{uuid.uuid4().hex}")
+    try:
+        with pyarrow.OSFile(str(unfinished), "wb") as sink, pyarrow.ipc.new_stream(sink, source.schema_arrow) as writer:
+            for batch in source.iter_batches(batch_size=_BATCH_ROWS):
+                writer.write_batch(batch)
+        for older in cache.glob(f"{name}-*.arrow"):
+            older.unlink(missing_ok=True)
+        unfinished.replace(copy)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return copy
+
+
+def _saved(path: Path, split: str | None) -> pyarrow.Table:
+    if (path / "dataset_dict.json").is_file():
+        there = json.loads((path / "dataset_dict.json").read_text())["splits"]
+        if split is None or split not in there:
+            raise DatasetError(f"{path} has the splits {', '.join(there)}: choose one with options.split=")
+        path = path / split
+    if not (path / "state.json").is_file():
+        raise DatasetError(f"{path} is no dataset: write a directory that datasets.Dataset.save_to_disk has written, or a file")
+    files = [path / entry["filename"] for entry in json.loads((path / "state.json").read_text())["_data_files"]]
+    try:
+        return _mapped(files)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise DatasetError(f"{path}: the dataset cannot be read ({' '.join(str(error).split())})") from None
+
+
+def _mapped(files: list[Path]) -> pyarrow.Table:
+    return pyarrow.concat_tables([pyarrow.ipc.open_stream(pyarrow.memory_map(str(file))).read_all() for file in files])

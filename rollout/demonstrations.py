@@ -1,0 +1,154 @@
+"""Recorded demonstrations of a file, like DeepEyesV2's for the cold start, as episodes in a policy's own tokens.
+
+A row is a conversation (ShareGPT's `conversations` or OpenAI's `messages`) in the protocol of `envs.protocol`, its images in
+`images` at their `<image>` placeholders or as parts of the messages. The assistant's turns are what is learned; tool outputs are
+data as anywhere: escaped, masked, cut to the episode's budgets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from envs.datasets.formats import conversation, picture_parts, text_of
+from envs.datasets.pictures import load, picture
+from envs.datasets.rows import open_rows
+from envs.datasets.types import Picture, RowError, report_malformed
+from envs.protocol import Action, Answer, Call, Code, Malformed, escape, is_well_formed, parse
+from envs.tools.toolbox import NAMES
+from envs.types import ToolStatus, UsageError
+from rollout.config import EpisodeConfig
+from rollout.policy import Generation
+from rollout.tokens import ChatFormat
+from rollout.transcript import TokenBudgetExceeded, Transcript
+from rollout.types import Episode, StopReason, Trajectory, Turn
+
+_RESPONSE = ("<tool_response>", "</tool_response>")
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """One turn: what the user or a tool shows, then what the assistant does."""
+
+    text: str
+    pictures: tuple[Picture, ...]
+    action: str
+    parsed: Action
+
+
+def read_demonstrations(
+    path: str | Path, chat: ChatFormat, config: EpisodeConfig, *, count: int, seed: int, malformed: str = "error"
+) -> list[Episode]:
+    """`count` of the file's demonstrations, drawn by `seed` without replacement. Their answers are taken to be right.
+
+    All rows are checked first. Raises DatasetError as `envs.datasets.Dataset` does, UsageError where the file has fewer, and where
+    one is longer than `config.max_tokens`.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UsageError(f"cold_start.demonstrations_file={path}: there is no such file")
+    rows, good, bad = open_rows(path, None), [], []
+    for number, row in rows:
+        try:
+            if isinstance(row, RowError):
+                raise row
+            _turns(row, path.parent)
+            good.append(number)
+        except RowError as error:
+            bad.append((number, str(error)))
+    report_malformed(path, bad, malformed)
+    if len(good) < count:
+        raise UsageError(f"{path} has {len(good)} demonstrations: write cold_start.demonstrations={len(good)} or fewer")
+    chosen = np.random.default_rng(seed).permutation(good)[:count]
+    return [_episode(rows[number], path, number, chat, config) for number in chosen.tolist()]
+
+
+def _turns(row: Mapping[str, Any], folder: Path) -> tuple[str | None, list[_Said]]:
+    """The system prompt and the turns. Raises RowError for what is no demonstration."""
+    messages = conversation(row)
+    system = text_of(messages.pop(0)["content"]) if messages and messages[0]["role"] == "system" else None
+    roles = [message["role"] for message in messages]
+    if not roles or len(roles) % 2 or set(roles[1::2]) != {"assistant"} or "assistant" in roles[::2]:
+        raise RowError("the roles do not take turns; write user, assistant, …, and the answer last")
+    named = list(row.get("images") or ())
+    turns = []
+    for shown, said in zip(messages[::2], messages[1::2], strict=True):
+        parts = picture_parts(shown["content"])
+        if not parts:
+            places = shown["content"].count("<image>") if isinstance(shown["content"], str) else 0
+            if places > len(named):
+                raise RowError("there are more <image> placeholders than images")
+            parts, named = named[:places], named[places:]
+        action = text_of(said["content"])
+        turns.append(_Said(text_of(shown["content"]), tuple(picture(part, folder) for part in parts), action, parse(action)))
+    if named:
+        raise RowError(f"{len(named)} images have no <image> placeholder")
+    for place, turn in enumerate(turns, 1):
+        if isinstance(turn.parsed, Malformed):
+            raise RowError(f"turn {place} of the assistant is no action ({turn.parsed.reason})")
+        if isinstance(turn.parsed, Answer) != (place == len(turns)):
+            raise RowError("the answer must be the last turn, and only that")
+    return system, turns
+
+
+def _episode(row: Mapping[str, Any], path: Path, number: int, chat: ChatFormat, config: EpisodeConfig) -> Episode:
+    system, turns = _turns(row, path.parent)
+    transcript = Transcript(
+        chat,
+        max_tokens=config.max_tokens,
+        observation_tokens=config.max_observation_tokens,
+        system_prompt=config.system_prompt or system,
+    )
+    told: list[Turn] = []
+    try:
+        for place, turn in enumerate(turns):
+            text = turn.text if place == 0 else _tool_text(turn.text, turns[place - 1].parsed)
+            seen = transcript.append_observation(text, [load(found) for found in turn.pictures])
+            if place:
+                told.append(_turn(turns[place - 1], seen.text, [image.sha256 for image in seen.images]))
+            token_ids = chat.encode_action(turn.action)
+            if len(token_ids) > transcript.room:
+                raise TokenBudgetExceeded(f"an action of {len(token_ids)} tokens, {transcript.room} are left")
+            transcript.append_generation(Generation(token_ids, [0.0] * len(token_ids), "stop", 0))
+    except TokenBudgetExceeded as error:
+        raise UsageError(
+            f"{path}, row {number}: longer than rollout.episode.max_tokens={config.max_tokens} ({error}): raise it"
+        ) from None
+    told.append(_turn(turns[-1], "", []))
+    answer = turns[-1].parsed
+    name = f"{path.stem}-{number}"
+    trajectory = Trajectory(
+        episode_id=name,
+        task_id=name,
+        group_id=name,
+        ability=str(row.get("ability") or ""),
+        source=str(row.get("source") or path.stem),
+        seed=0,
+        token_ids=transcript.token_ids,
+        loss_mask=transcript.loss_mask,
+        logprobs=transcript.logprobs,
+        versions=transcript.versions,
+        prompt_length=transcript.prompt_length,
+        images=[image.sha256 for image in transcript.images],
+        turns=told,
+        reward=1.0,
+        reward_parts={"accuracy": 1.0, "format": float(all(is_well_formed(turn.action) for turn in turns))},
+        answer=answer.text if isinstance(answer, Answer) else None,
+        stop_reason=StopReason.ANSWERED,
+    )
+    return Episode(trajectory, {image.sha256: image.png for image in transcript.images}, None)
+
+
+def _tool_text(text: str, action: Action) -> str:
+    """A recorded tool output as the environment would show it."""
+    inner = text.removeprefix(_RESPONSE[0]).removesuffix(_RESPONSE[1]).strip()
+    return "\n".join([_RESPONSE[0], escape(inner), _RESPONSE[1]]) if isinstance(action, Call) else escape(inner)
+
+
+def _turn(said: _Said, observation: str, images: list[str]) -> Turn:
+    tool = "code" if isinstance(said.parsed, Code) else NAMES.get(said.parsed.name) if isinstance(said.parsed, Call) else None
+    return Turn(said.action, observation, images, tool, str(ToolStatus.OK) if tool else None, 0.0, 0.0)

