@@ -44,7 +44,7 @@ def test_a_shipped_policy_cannot_do_what_needs_a_tool(shipped):
 
 def test_the_shipped_weights_are_small():
     sizes = [path.stat().st_size for directory in STARTERS.values() for path in directory.rglob("*") if path.is_file()]
-    assert sum(sizes) < 9 << 20
+    assert sum(sizes) < 8 << 20
 
 
 def test_a_shortened_pretraining_learns_and_is_repeatable(tmp_path):
