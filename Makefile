@@ -7,8 +7,9 @@ PYTHON := .venv/bin/python
 GROUP ?= cpu
 # For nsjail and for vLLM on CPU.
 LIBRARIES := libnl-route-3-200 libnuma1
+FLAGS := iso-flags-png-320x240
 
-.PHONY: install demo test soak study lock libraries
+.PHONY: install demo test soak study lock libraries flags
 
 install: .venv/.installed-$(GROUP)
 
@@ -37,7 +38,14 @@ libraries:
 demo: install
 	@.venv/bin/toolwise train experiment=demo resume=true
 
-test: install
+# Atlas's tests need them; where they cannot be installed, those tests are skipped and say so.
+flags:
+	@if [ ! -d /usr/share/$(FLAGS) ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing the Debian package $(FLAGS), for the tests of Atlas"; \
+		{ apt-get update -qq && apt-get install -y -qq $(FLAGS); } >/dev/null || echo "could not install it" >&2; \
+	fi
+
+test: install flags
 	@$(PYTHON) -m ruff check --quiet . && $(PYTHON) -m ruff format --check --quiet .
 	@.venv/bin/ty check --quiet
 	@$(PYTHON) -m pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder

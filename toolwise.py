@@ -16,7 +16,9 @@ USAGE = """usage: toolwise COMMAND [key=value …]
   collect     roll a policy out and write its trajectories, without learning
   evaluate    measure a policy on held-out tasks
   index       build an index for the text or the image search: corpus=FILE or gallery=DIR
-  bench       measure a part beside its peers, in one run: bench NAME (sandbox)
+  atlas       build the world of real data, toolwise/Atlas-v0, from installed packages
+  serve-search  serve a text index to a fleet, with Ray Serve: index=DIR
+  bench       measure a part beside its peers, in one run: bench NAME (sandbox, search)
   doctor      say whether this machine can run the sandbox, and what to do if not
 
 Every setting can be overridden: toolwise train out=runs/mine rl.steps=50 seed=1"""
@@ -128,15 +130,54 @@ def _directory(config: CollectConfig) -> str:
 def index(overrides: Sequence[str]) -> int:
     """Build an index for the text or the image search."""
     from configs import compose
-    from envs.search.building import IndexConfig, build_index
-    from learner.console import console
+    from envs.search.building import IndexConfig, build_index, size_of
+    from learner.console import console, progress
 
     config = compose("index", IndexConfig, overrides)
     console.print(f"index: {config.corpus or config.gallery}, into {config.out}", highlight=False)
-    with console.status("reading") as status:
-        option, entries = build_index(config, lambda count: status.update(f"{count:,} read"))
+    with progress("index", size_of(config)) as advance:
+        option, entries = build_index(config, lambda done: advance(done, ""))
     console.print(f"wrote {config.out}/: {entries:,} entries", soft_wrap=True, highlight=False)
     console.print(f"next: .venv/bin/toolwise collect tasks=… +options.{option}={config.out}", soft_wrap=True, highlight=False)
+    return 0
+
+
+def atlas(overrides: Sequence[str]) -> int:
+    """Build the world of real data."""
+    from configs import compose
+    from envs.atlas.building import TEMPLATES, AtlasConfig, build_atlas
+    from learner.console import console, progress
+
+    config = compose("atlas", AtlasConfig, overrides)
+    console.print(f"atlas: from the World Factbook, flags and photographs, into {config.out}", highlight=False)
+    with progress("templates", len(TEMPLATES)) as advance:
+        count = build_atlas(config, advance)
+    console.print(
+        f"wrote {config.out}/: {count:,} questions; SOURCES.md says what was taken from where", soft_wrap=True, highlight=False
+    )
+    console.print(
+        f"next: .venv/bin/toolwise evaluate policy=oracle tasks=toolwise/Atlas-v0 +options.path={config.out}",
+        soft_wrap=True,
+        highlight=False,
+    )
+    return 0
+
+
+def serve_search(overrides: Sequence[str]) -> int:
+    """Serve a text index until the process is told to end."""
+    from configs import compose
+    from learner.console import console
+    from rollout.search_service import ServiceConfig, serve_index
+
+    config = compose("serve_search", ServiceConfig, overrides)
+    console.print(f"serve-search: {config.index}, {config.replicas} replicas, at {config.host}:{config.port}", highlight=False)
+
+    def ready(url: str) -> None:
+        console.print(f"serving {url} (Search-R1's form) until Ctrl-C", highlight=False)
+        console.print(f"next: .venv/bin/toolwise collect tasks=… +options.text_search={url}", soft_wrap=True, highlight=False)
+
+    serve_index(config, ready)
+    console.print("closed")
     return 0
 
 
@@ -196,6 +237,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "collect": collect,
     "evaluate": evaluate,
     "index": index,
+    "atlas": atlas,
+    "serve-search": serve_search,
     "bench": bench,
     "doctor": doctor,
 }

@@ -5,10 +5,13 @@
 
 from collections.abc import Callable
 
-from benchmarks import sandbox
+from benchmarks import sandbox, search
 from benchmarks.figures import BenchConfig, Figure, table
 
-BENCHMARKS: dict[str, Callable[[int, Callable[[int, str], None]], list[Figure]]] = {"sandbox": sandbox.measure}
+BENCHMARKS: dict[str, Callable[[int, Callable[[int, str], None]], list[Figure]]] = {
+    "sandbox": sandbox.measure,
+    "search": search.measure,
+}
 """Functions of the number of rounds and of `advance(rounds_done, text)`, by name."""
 
 __all__ = ["BENCHMARKS", "BenchConfig", "Figure", "table"]

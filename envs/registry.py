@@ -10,6 +10,7 @@ from typing import Any
 
 import gymnasium
 
+from envs.atlas.world import Atlas
 from envs.datasets import SUFFIXES, Dataset, is_dataset
 from envs.microworld import ABILITIES, Microworld, emblems, knowledge_base
 from envs.microworld.basics import Basics
@@ -25,8 +26,10 @@ MICROWORLDS: dict[str, tuple[str, ...]] = {
     "toolwise/Mixture-v0": ABILITIES,
 }
 
+ATLAS = "toolwise/Atlas-v0"
 BASICS = {"toolwise/Basics-v0": "microworld", "toolwise/MixtureBasics-v0": "mixture"}
 DATASET = "toolwise/Dataset-v0"
+ATLAS_PATH = "runs/atlas"
 
 
 def make_microworld(
@@ -70,6 +73,15 @@ def make_dataset(
     return ToolEnv(data if row is None else lambda _: data.task(row), **options)
 
 
+def make_atlas(
+    *, path: str = ATLAS_PATH, split: str = "train", ability: str | None = None, max_turns: int = 10, **options: Any
+) -> ToolEnv:
+    """A `ToolEnv` on the world of real data that `toolwise atlas` built at `path`; `options` are those of `ToolEnv`."""
+    world = Atlas(path, split, ability)
+    searches: dict[str, Any] = {"text_search": str(Path(path, "texts")), "image_search": str(Path(path, "gallery")), "top_k": 5}
+    return ToolEnv(world, max_turns=max_turns, **(searches | options))
+
+
 def count_rows(env_id: str, options: Mapping[str, Any]) -> int | None:
     """How many questions there are, for what `resolve` returned; None where they are made up without end."""
     if env_id != DATASET:
@@ -97,7 +109,7 @@ def resolve(tasks: str, options: dict[str, Any] | None = None) -> tuple[str, dic
 
 def register() -> None:
     """Register every id once."""
-    entries: dict[str, tuple[str, dict[str, Any]]] = {DATASET: ("make_dataset", {})}
+    entries: dict[str, tuple[str, dict[str, Any]]] = {ATLAS: ("make_atlas", {}), DATASET: ("make_dataset", {})}
     entries |= {env_id: ("make_basics", {"world": world}) for env_id, world in BASICS.items()}
     entries |= {env_id: ("make_microworld", {"abilities": abilities}) for env_id, abilities in MICROWORLDS.items()}
     for env_id, (maker, kwargs) in entries.items():

@@ -21,6 +21,8 @@ from rollout.fleet import Fleet, Progress
 from rollout.store import Store
 from rollout.types import Episode, EpisodeSpec
 
+_SCRIPT_TOKENS = 1 << 16
+
 Tasks = tuple[str, dict[str, Any]]
 """An environment id and the keyword arguments to make it with."""
 
@@ -171,6 +173,9 @@ def _prepared(config: CollectConfig, policy_dir: str) -> RolloutConfig:
     rollout.engine.policy = policy_dir
     if config.policy in SCRIPTS:
         rollout.backend = Backend.none
+        # No model's context bounds a script, whose texts the tokenizer of a small policy may spell out byte by byte.
+        for settings, name in ((rollout.engine, "max_model_len"), (rollout.episode, "max_tokens")):
+            setattr(settings, name, max(getattr(settings, name), _SCRIPT_TOKENS))
     elif is_endpoint(config.policy):
         if not config.policy_model:
             raise UsageError("policy= is an endpoint: write policy_model=NAME as well, the name by which it knows its model")

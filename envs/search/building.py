@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from envs.search.corpora import read_corpus, read_gallery
+from envs.search.corpora import count_rows, read_corpus, read_gallery
 from envs.search.image_index import ImageIndex
 from envs.search.text_index import TextIndex
 from envs.types import UsageError
@@ -26,12 +26,21 @@ class IndexConfig:
     """Pictures for the image search: a directory, or .parquet with `image` and `title`."""
 
 
+def size_of(config: IndexConfig) -> int:
+    """The number of texts or pictures to be read. Raises UsageError."""
+    return count_rows(_source(config))
+
+
 def build_index(config: IndexConfig, on_progress: Callable[[int], None]) -> tuple[str, int]:
     """Builds it; returns the environment option that takes it, and its number of entries. Raises UsageError."""
-    if (config.corpus is None) == (config.gallery is None):
-        raise UsageError("write one of corpus=FILE (for the text search) and gallery=DIR (for the image search)")
-    out = Path(config.out)
+    source, out = _source(config), Path(config.out)
     if config.corpus is not None:
-        return "text_search", len(TextIndex.build(read_corpus(Path(config.corpus)), out, on_progress))
-    assert config.gallery is not None
-    return "image_search", len(ImageIndex.build(read_gallery(Path(config.gallery)), out, on_progress))
+        return "text_search", len(TextIndex.build(read_corpus(source), out, on_progress))
+    return "image_search", len(ImageIndex.build(read_gallery(source), out, on_progress))
+
+
+def _source(config: IndexConfig) -> Path:
+    given = [path for path in (config.corpus, config.gallery) if path is not None]
+    if len(given) != 1:
+        raise UsageError("write one of corpus=FILE (for the text search) and gallery=DIR (for the image search)")
+    return Path(given[0])

@@ -63,6 +63,21 @@ def read_gallery(path: Path) -> Iterator[Picture]:
         yield Picture(str(row.get("title") or file.stem), _picture(file, str(file)), str(row.get("source") or ""))
 
 
+def count_rows(path: Path) -> int:
+    """How many documents or pictures a file or a directory has, without reading them. Raises UsageError."""
+    if path.is_dir():
+        return sum(file.suffix.lower() in PICTURES for file in path.iterdir())
+    if not path.is_file():
+        raise UsageError(f"{path}: there is no such file")
+    if path.suffix == ".parquet":
+        try:
+            return pyarrow.parquet.ParquetFile(path).metadata.num_rows
+        except pyarrow.ArrowException as error:
+            raise UsageError(f"{path}: the file cannot be read as parquet ({' '.join(str(error).split())})") from None
+    with path.open("rb") as file:
+        return sum(1 for _ in file)
+
+
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     if not path.is_file():
         raise UsageError(f"{path}: there is no such file")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import BENCHMARKS, BenchConfig, Figure, table
+from benchmarks import BENCHMARKS, BenchConfig, Figure, image_search, table, text_search
 from configs import compose
 
 ROOT = Path(__file__).parents[2]
@@ -47,6 +47,22 @@ def test_one_round_writes_every_figure_with_both_sides(tmp_path):
         assert record["ratio"] == record["ours"] / record["reference"]
         assert record["figure"] in result.stdout
         assert record["figure"] in (ROOT / "benchmarks/README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("measure", "size", "figures"),
+    [
+        (text_search.measure, 4000, ["text_build", "text_query_p50", "text_query_p99", "text_memory"]),
+        (image_search.measure, 300, ["image_query_p50", "image_top5"]),
+    ],
+)
+def test_a_small_search_benchmark_measures_both_sides(measure, size, figures):
+    told = []
+    records = [figure.record() for figure in measure(1, lambda done, text: told.append((done, text)), size)]
+    assert [record["figure"] for record in records][: len(figures)] == figures
+    assert all(math.isfinite(record[name]) and record[name] > 0 for record in records for name in ("ours", "reference"))
+    assert all(record["figure"] in (ROOT / "benchmarks/README.md").read_text() for record in records)
+    assert told[-1][0] == 1
 
 
 def test_a_figure_is_the_median_over_the_rounds():

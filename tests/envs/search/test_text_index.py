@@ -34,6 +34,40 @@ def test_a_title_weighs_more_than_a_mention(index):
     assert titles(index, "Chad")[0] == "Chad"
 
 
+FIELDS = ("Area", "Area - comparative", "Area rank", "Land area", "Population", "Climate", "Border countries", "Urban areas")
+COUNTRIES = ("Georgia", "South Georgia", *(f"Country{number}" for number in range(498)))
+
+
+@pytest.fixture(scope="module")
+def profiles():
+    """Passages about countries, of which many mention Georgia and its area at length; "Georgia: Area" says little."""
+    mention = "slightly smaller than Georgia; its area is twice the area of Georgia, which borders Georgia's urban area"
+    return TextIndex.build(
+        Document(f"{country}: {field}", "69,700 sq km" if field == "Area" else f"{mention}, as {field} of {country} says.", "")
+        for country in COUNTRIES
+        for field in FIELDS
+    )
+
+
+@pytest.mark.parametrize("query", ["Georgia area", "area of Georgia", "What is the area of Georgia?"])
+def test_a_short_title_comes_before_many_mentions(profiles, query):
+    assert titles(profiles, query)[0] == "Georgia: Area"
+
+
+def test_a_phrase_in_quotes_is_found_as_it_stands(profiles):
+    assert titles(profiles, '"South Georgia" area')[0] == "South Georgia: Area"
+    assert titles(profiles, '"urban areas" Country7')[0] == "Country7: Urban areas"
+
+
+def test_a_query_of_stop_words_alone_is_answered(index):
+    assert set(titles(index, "its the of")) >= {"Chad", "Niger"}
+
+
+def test_accents_are_no_hindrance():
+    accented = TextIndex.build([Document("São Tomé and Príncipe", "Islands.", "")])
+    assert titles(accented, "sao tome") == titles(accented, "SÃO TOMÉ") == ["São Tomé and Príncipe"]
+
+
 def test_words_are_found_by_their_stems(index):
     assert set(titles(index, "countries")) == {"Chad", "Niger"}
 
