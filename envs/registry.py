@@ -27,7 +27,7 @@ MICROWORLDS: dict[str, tuple[str, ...]] = {
 }
 
 ATLAS = "toolwise/Atlas-v0"
-BASICS = "toolwise/Basics-v0"
+BASICS = {"toolwise/Basics-v0": "microworld", "toolwise/MixtureBasics-v0": "mixture"}
 DATASET = "toolwise/Dataset-v0"
 ATLAS_PATH = "runs/atlas"
 
@@ -53,9 +53,11 @@ def make_microworld(
     return ToolEnv(world, max_turns=max_turns or (6 if searches else 4), **options)
 
 
-def make_basics(*, split: str = "train", kind: str | None = None, max_turns: int = 2, **options: Any) -> ToolEnv:
-    """A `ToolEnv` on what a base model knows; `options` are those of `ToolEnv`."""
-    return ToolEnv(Basics(split, kind), max_turns=max_turns, **options)
+def make_basics(
+    *, split: str = "train", kind: str | None = None, world: str = "microworld", max_turns: int = 2, **options: Any
+) -> ToolEnv:
+    """A `ToolEnv` on what a base model of a world knows; `options` are those of `ToolEnv`."""
+    return ToolEnv(Basics(split, kind, world), max_turns=max_turns, **options)
 
 
 @lru_cache(maxsize=4)
@@ -107,8 +109,8 @@ def resolve(tasks: str, options: dict[str, Any] | None = None) -> tuple[str, dic
 
 def register() -> None:
     """Register every id once."""
-    makers = {BASICS: "make_basics", ATLAS: "make_atlas", DATASET: "make_dataset"}
-    entries: dict[str, tuple[str, dict[str, Any]]] = {env_id: (maker, {}) for env_id, maker in makers.items()}
+    entries: dict[str, tuple[str, dict[str, Any]]] = {ATLAS: ("make_atlas", {}), DATASET: ("make_dataset", {})}
+    entries |= {env_id: ("make_basics", {"world": world}) for env_id, world in BASICS.items()}
     entries |= {env_id: ("make_microworld", {"abilities": abilities}) for env_id, abilities in MICROWORLDS.items()}
     for env_id, (maker, kwargs) in entries.items():
         if env_id not in gymnasium.registry:

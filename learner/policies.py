@@ -7,11 +7,15 @@ from pathlib import Path
 from envs.types import UsageError
 
 STARTER_POLICY = Path(__file__).parent / "starter"
+STARTERS = {"starter": STARTER_POLICY, "starter_mixture": STARTER_POLICY.with_name("starter_mixture")}
+"""The policies that the project ships, by the name that a user writes."""
 
 
 def find_policy(policy: str) -> str:
     """The absolute directory of a policy in the Hugging Face layout. Raises UsageError where there is no model in it."""
-    path = STARTER_POLICY if policy == "starter" else Path(policy)
+    path = STARTERS.get(policy) or Path(policy)
     if not (path / "config.json").is_file():
-        raise UsageError(f"policy={policy}: there is no model in {path}; write policy=starter or a directory with a config.json")
+        raise UsageError(
+            f"policy={policy}: there is no model in {path}; write policy={' or '.join(STARTERS)}, or a directory with a config.json"
+        )
     return str(path.absolute())

@@ -1,6 +1,6 @@
 """Pre-training of the starter policy on what a base model knows (`envs.microworld.basics`), and never a tool call.
 
-python -m learner.pretraining out=DIR [seed=0] [steps=1200]
+python -m learner.pretraining out=DIR [world=mixture] [seed=0] [steps=1200]
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 from torch.nn.functional import cross_entropy
 from transformers import BatchFeature, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
-from envs.microworld.basics import MIX, Basics
+from envs.microworld.basics import MIXES, Basics
 from envs.microworld.scripts import answer_action
 from envs.types import Task
 from learner.console import console, progress
@@ -38,6 +38,9 @@ class PretrainingConfig:
 
     out: str = "runs/base"
     """Directory to write to."""
+
+    world: str = "microworld"
+    """What the policy is for: "microworld" (perception and reasoning) or "mixture" (search and integration as well)."""
 
     seed: int = 0
     """Seeds the initial weights and the tasks."""
@@ -85,23 +88,21 @@ def pretrain(config: PretrainingConfig, on_step: Callable[[int, float], None] = 
     `pretraining.json` beside the weights holds the settings, the accuracies (shares) and the seconds that it took.
     """
     started = time.monotonic()
-    processor = build_processor()
+    draw, rng = Basics("train", world=config.world), np.random.default_rng(config.seed)
+    processor = build_processor(config.world)
     model = build_model(processor.tokenizer, config.seed)
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _cosine(step, config))
-    rng, draw = np.random.default_rng(config.seed), Basics("train")
     for step in range(config.steps):
-        inputs, labels = encode(processor, [draw(rng) for _ in range(config.batch_size)])
-        loss = _loss(model, inputs, labels)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = _backward(model, processor, [draw(rng) for _ in range(config.batch_size)])
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        on_step(step, float(loss.detach()))
-    accuracies = measure(model, processor)
-    directory = build(config.out, config.seed)
+        on_step(step, loss)
+    accuracies = measure(model, processor, config.world)
+    directory = build(config.out, config.seed, config.world)
     model.save_pretrained(directory)
     record = {"config": asdict(config), "accuracy": accuracies, "seconds": round(time.monotonic() - started, 1)}
     (directory / "pretraining.json").write_text(json.dumps(record, indent=2) + "\n")
@@ -109,13 +110,15 @@ def pretrain(config: PretrainingConfig, on_step: Callable[[int, float], None] = 
 
 
 @torch.inference_mode()
-def measure(model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, per_kind: int = 200) -> dict[str, float]:
+def measure(
+    model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, world: str = "microworld", per_kind: int = 200
+) -> dict[str, float]:
     """Share of validation tasks of each kind whose whole answer is the model's greedy choice."""
     model.eval()
     rng = np.random.default_rng(1 << 20)
     accuracies = {}
-    for kind in MIX:
-        draw = Basics("validation", kind)
+    for kind in MIXES[world]:
+        draw = Basics("validation", kind, world)
         inputs, labels = encode(processor, [draw(rng) for _ in range(per_kind)])
         choices = model(**inputs).logits[:, :-1].argmax(-1)
         targets = labels[:, 1:]
@@ -123,9 +126,18 @@ def measure(model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProc
     return accuracies
 
 
-def _loss(model: Qwen2_5_VLForConditionalGeneration, inputs: BatchFeature, labels: torch.Tensor) -> torch.Tensor:
-    logits = model(**inputs).logits[:, :-1]
-    return cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+def _backward(model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, tasks: Sequence[Task]) -> float:
+    """Gradients of the mean loss of an answer's token, which is returned. Two forward passes: the long half pads for itself."""
+    tasks = sorted(tasks, key=lambda task: len(task.question))
+    halves = [encode(processor, half) for half in (tasks[: len(tasks) // 2], tasks[len(tasks) // 2 :]) if half]
+    tokens = sum(int((labels >= 0).sum()) for _, labels in halves)
+    total = 0.0
+    for inputs, labels in halves:
+        logits = model(**inputs).logits[:, :-1]
+        loss = cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum") / tokens
+        loss.backward()
+        total += loss.item()
+    return total
 
 
 def _cosine(step: int, config: PretrainingConfig) -> float:

@@ -21,12 +21,14 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
-from envs.microworld.scripts import VOCABULARY
+from envs.microworld.scripts import SEARCH_VOCABULARY, VOCABULARY
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 VISION = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 ROLES = ("system\n", "user\n", "assistant\n")
 VIEW_PIXELS = 112 * 112
+VOCABULARIES = {"microworld": VOCABULARY, "mixture": (*VOCABULARY, *SEARCH_VOCABULARY)}
+"""The pieces that a tokenizer has whole, by the world that the policy is for."""
 
 # Qwen2.5-VL's turns, without the system turn that its own template puts in where none is given.
 CHAT_TEMPLATE = (
@@ -38,23 +40,23 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_tokenizer() -> Qwen2Tokenizer:
-    """A byte-level tokenizer: every byte is a token, digits one by one, and the frequent pieces of the built-in world whole."""
+def build_tokenizer(world: str = "microworld") -> Qwen2Tokenizer:
+    """A byte-level tokenizer: every byte is a token, digits one by one, and the frequent pieces of `world` whole."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in (PAD, START, END, *VISION)])
-    tokenizer.add_tokens([AddedToken(piece, special=False, normalized=False) for piece in (*ROLES, *VOCABULARY)])
+    tokenizer.add_tokens([AddedToken(piece, special=False, normalized=False) for piece in (*ROLES, *VOCABULARIES[world])])
     return Qwen2Tokenizer(tokenizer_object=tokenizer, eos_token=END, pad_token=PAD, unk_token=PAD, model_max_length=4096)
 
 
-def build_processor() -> Qwen2_5_VLProcessor:
+def build_processor(world: str = "microworld") -> Qwen2_5_VLProcessor:
     """Tokenizer, image processor and chat template in one, as Qwen2.5-VL has them. An image of 112 × 112 pixels is 16 tokens."""
     size = {"shortest_edge": 28 * 28, "longest_edge": VIEW_PIXELS}
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(size=dict(size)),
-        tokenizer=build_tokenizer(),
+        tokenizer=build_tokenizer(world),
         video_processor=Qwen2VLVideoProcessor(size=dict(size)),
         chat_template=CHAT_TEMPLATE,
     )
@@ -104,10 +106,10 @@ def build_model(tokenizer: Qwen2Tokenizer, seed: int) -> Qwen2_5_VLForConditiona
     return model
 
 
-def build(directory: str | Path, seed: int = 0) -> Path:
+def build(directory: str | Path, seed: int = 0, world: str = "microworld") -> Path:
     """Write a policy with random weights in the Hugging Face layout to `directory` and return its path."""
     directory = Path(directory)
-    processor = build_processor()
+    processor = build_processor(world)
     build_model(processor.tokenizer, seed).save_pretrained(directory)
     processor.save_pretrained(directory)
     return directory

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
+from envs.microworld import reading
 from envs.microworld.pictures import cell_box, plate_picture, view
 from envs.microworld.reasoning import draw_product, draw_sum
 from envs.microworld.scripts import answer_at_once, print_code
@@ -78,21 +79,35 @@ MIX: dict[str, tuple[float, Maker]] = {
     "hard_perception": (0.04, _from_world("perception", True)),
     "hard_reasoning": (0.04, _from_world("reasoning", True)),
 }
+SEARCH_MIX: dict[str, tuple[float, Maker]] = {
+    "easy_search": (0.25, _from_world("search", False)),
+    "easy_integration": (0.15, _from_world("integration", False)),
+    "fact": (0.2, reading.read_fact),
+    "title": (0.08, reading.read_title),
+    "query": (0.1, reading.word_query),
+    "product": (0.14, reading.word_product),
+    "hard_search": (0.04, _from_world("search", True)),
+    "hard_integration": (0.04, _from_world("integration", True)),
+}
+MIXES = {"microworld": MIX, "mixture": MIX | SEARCH_MIX}
+"""What a base model knows of the two worlds; drawn from in proportion to the shares."""
 
 
 class Basics:
-    """A source of such tasks in the shares of `MIX`, or all of one `kind`. Raises UsageError for an unknown split or kind."""
+    """A source of such tasks for a world of `MIXES`, or all of one `kind`. Raises UsageError for what there is not."""
 
-    def __init__(self, split: str = "train", kind: str | None = None) -> None:
-        if split not in SPLITS:
-            raise UsageError(f"split is {split!r}: write one of {', '.join(SPLITS)}")
-        if kind is not None and kind not in MIX:
-            raise UsageError(f"kind is {kind!r}: write one of {', '.join(MIX)}")
-        self.split = split
-        self._kinds = [kind] if kind else list(MIX)
-        shares = np.array([MIX[name][0] for name in self._kinds])
+    def __init__(self, split: str = "train", kind: str | None = None, world: str = "microworld") -> None:
+        for name, value, known in (("split", split, SPLITS), ("world", world, MIXES)):
+            if value not in known:
+                raise UsageError(f"{name} is {value!r}: write one of {', '.join(known)}")
+        mix = MIXES[world]
+        if kind is not None and kind not in mix:
+            raise UsageError(f"kind is {kind!r}: write one of {', '.join(mix)}")
+        self.split, self._mix = split, mix
+        self._kinds = [kind] if kind else list(mix)
+        shares = np.array([mix[name][0] for name in self._kinds])
         self._shares = shares / shares.sum()
 
     def __call__(self, rng: np.random.Generator) -> Task:
         kind = self._kinds[int(rng.choice(len(self._kinds), p=self._shares))]
-        return MIX[kind][1](int(rng.integers(1 << 31)), self.split)
+        return self._mix[kind][1](int(rng.integers(1 << 31)), self.split)

@@ -29,6 +29,11 @@ from envs.types import Script, Task
 TOOLS = ("image_search", "text_search", "code")
 
 
+def tickets_question(count: int) -> str:
+    """The question for `count` times a price."""
+    return f"What do {count} tickets cost in the place with this emblem?"
+
+
 def easy(rng: np.random.Generator, split: str, task_id: str) -> Task:
     """A stated price and a small change of it; the picture, an emblem, has nothing to say."""
     place = draw_place(rng, split)
@@ -72,7 +77,7 @@ def hard(rng: np.random.Generator, split: str, task_id: str) -> Task:
 
     return Task(
         task_id,
-        f"What do {count} tickets cost in the place with this emblem?",
+        tickets_question(count),
         str(count * int(place.price)),
         "integration",
         SOURCE,

@@ -67,12 +67,18 @@ class Place:
         return self.code if attribute == "code" else self.price
 
 
+def invented_value(rng: np.random.Generator, attribute: str) -> str:
+    """A value that a fact may have: "code" four digits, "price" two."""
+    low, high = (1000, 10000) if attribute == "code" else (12, 100)
+    return str(rng.integers(low, high))
+
+
 @lru_cache(maxsize=1)
 def places() -> tuple[Place, ...]:
     """All places, the same in every process."""
     rng = np.random.default_rng(7)
     names = [beginning + ending for beginning, ending in product(BEGINNINGS, ENDINGS)]
-    return tuple(Place(name, str(rng.integers(1000, 10000)), str(rng.integers(12, 100))) for name in names)
+    return tuple(Place(name, invented_value(rng, "code"), invented_value(rng, "price")) for name in names)
 
 
 @lru_cache(maxsize=len(SPLITS))
@@ -96,8 +102,7 @@ def documents(difficulty: int = 1) -> Iterator[Document]:
                 misleading = _MISLEADING.format(name=place.name, other=other.name, attribute=attribute, value=other.fact(attribute))
                 yield Document(other.name, misleading, SOURCE)
             if difficulty >= 3:
-                low, high = (1000, 10000) if attribute == "code" else (12, 100)
-                outdated = _OUTDATED.format(name=place.name, attribute=attribute, value=rng.integers(low, high))
+                outdated = _OUTDATED.format(name=place.name, attribute=attribute, value=invented_value(rng, attribute))
                 yield Document(place.name, outdated, SOURCE)
 
 

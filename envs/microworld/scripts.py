@@ -6,6 +6,7 @@ import json
 import random
 
 from envs.microworld.pictures import COLOURS, SHAPES, cell_box
+from envs.microworld.places import BEGINNINGS, ENDINGS, FACTS
 from envs.types import Script
 
 # The expert is a careless teacher: on this share of the items that it could answer at a glance, it calls the tool all the same.
@@ -37,6 +38,33 @@ VOCABULARY = (
     " in Python",
     *COLOURS,
     *SHAPES,
+)
+
+# Those of the questions that need a search, their calls and what the searches return.
+SEARCH_VOCABULARY = (
+    '<tool_call>{"name": "image_search"}</tool_call>',
+    '<tool_call>{"name": "search", "arguments": {"query": "',
+    '"}}</tool_call>',
+    *BEGINNINGS,
+    *ENDINGS,
+    *(form for attribute in FACTS for form in (f" {attribute}", f"{attribute} ")),
+    *("\n2. ", "\n3. ", " (microworld)"),
+    *("The", "A", "Letters", "Whose", " ticket", " tickets", " of", " in", " has", " to", " bear", " do", " cost", " place"),
+    *(
+        " with",
+        " this",
+        " emblem",
+        " when",
+        " rises",
+        " falls",
+        " by",
+        " a",
+        " search",
+        "Long ago",
+        " was",
+        ", which holds no more.",
+    ),
+    *(" lies beside", ", where"),
 )
 
 

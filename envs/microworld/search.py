@@ -11,7 +11,7 @@ import numpy as np
 
 from envs.microworld.emblems import emblem
 from envs.microworld.pictures import pictured
-from envs.microworld.places import FACTS, Place, emblem_of, places_of
+from envs.microworld.places import FACTS, Place, emblem_of, invented_value, places_of
 from envs.microworld.scripts import (
     NEEDLESS_CALLS,
     answer_action,
@@ -26,6 +26,11 @@ from envs.types import Observation, Script, Task
 EMBLEM_QUESTION = "Whose emblem is it?"
 
 
+def fact_question(attribute: str, name: str) -> str:
+    """The question for a fact of a place."""
+    return f"What is the {attribute} of {name}?"
+
+
 def draw_place(rng: np.random.Generator, split: str) -> Place:
     """A place of the split."""
     known = places_of(split)
@@ -33,23 +38,16 @@ def draw_place(rng: np.random.Generator, split: str) -> Place:
 
 
 def easy(rng: np.random.Generator, split: str, task_id: str) -> Task:
-    """A fact that the question itself states, beside the same fact of another place; the numbers are not the knowledge base's."""
-    attribute = str(rng.choice(list(FACTS)))
-    place, other = draw_place(rng, split), draw_place(rng, split)
-    while other == place:
-        other = draw_place(rng, split)
-    low, high = (1000, 10000) if attribute == "code" else (12, 100)
-    values = {place.name: int(rng.integers(low, high)), other.name: int(rng.integers(low, high))}
-    names = [place.name, other.name] if rng.integers(2) else [other.name, place.name]
-    stated = " ".join(FACTS[attribute][0].format(name=name, value=values[name]) for name in names)
-    answer = str(values[place.name])
+    """A fact that the question itself states; the value is not the knowledge base's."""
+    attribute, place = str(rng.choice(list(FACTS))), draw_place(rng, split)
+    answer = invented_value(rng, attribute)
+    question = f"{FACTS[attribute][0].format(name=place.name, value=answer)} {fact_question(attribute, place.name)}"
 
     def expert(rng: random.Random) -> Script:
         if rng.random() < NEEDLESS_CALLS:
             return answer_after(search_action(f"{attribute} {place.name}"), answer)
         return answer_at_once(answer)
 
-    question = f"{stated} What is the {attribute} of {place.name}?"
     return Task(task_id, question, answer, "search", SOURCE, needed_tools=(), expert=expert)
 
 
@@ -66,7 +64,7 @@ def hard(rng: np.random.Generator, split: str, task_id: str) -> Task:
 
     return Task(
         task_id,
-        f"What is the {attribute} of {place.name}?",
+        fact_question(attribute, place.name),
         place.fact(attribute),
         "search",
         SOURCE,

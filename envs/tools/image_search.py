@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from envs.search.types import ImageSearch, SearchUnavailable
+from envs.search.types import ImageSearch, Match, SearchUnavailable
 from envs.types import ToolResult, ToolStatus
 
 _MIN_SIDE = 8
@@ -40,11 +40,16 @@ class ImageSearchTool:
             matches = await self._backend.search(image, self._top_k)
         except SearchUnavailable as error:
             return ToolResult(f"The image search is not available: {error}", status=ToolStatus.UNAVAILABLE)
-        lines = [
-            f"{number}. {match.title}{f' ({match.source})' if match.source else ''}" for number, match in enumerate(matches, 1)
-        ]
-        thumbnails = tuple(match.thumbnail for match in matches if match.thumbnail is not None)
-        return ToolResult("\n".join(lines) or "Nothing was found.", thumbnails)
+        return ToolResult(
+            numbered(matches) or "Nothing was found.", tuple(match.thumbnail for match in matches if match.thumbnail is not None)
+        )
 
     async def close(self) -> None:
         """Nothing is held: the backend serves all episodes."""
+
+
+def numbered(matches: Sequence[Match]) -> str:
+    """What the model is shown of matches, besides their thumbnails."""
+    return "\n".join(
+        f"{number}. {match.title}{f' ({match.source})' if match.source else ''}" for number, match in enumerate(matches, 1)
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from envs.search.types import Passage, SearchUnavailable, TextSearch
@@ -30,14 +30,15 @@ class TextSearchTool:
         except SearchUnavailable as error:
             return ToolResult(f"The search is not available: {error}", status=ToolStatus.UNAVAILABLE)
         if len(queries) == 1:
-            return ToolResult(_numbered(found[0]))
-        return ToolResult("\n".join(f"{query}:\n{_numbered(passages)}" for query, passages in zip(queries, found, strict=True)))
+            return ToolResult(numbered(found[0]))
+        return ToolResult("\n".join(f"{query}:\n{numbered(passages)}" for query, passages in zip(queries, found, strict=True)))
 
     async def close(self) -> None:
         """Nothing is held: the backend serves all episodes."""
 
 
-def _numbered(passages: list[Passage]) -> str:
+def numbered(passages: Sequence[Passage]) -> str:
+    """What the model is shown of passages."""
     return "\n".join(_line(number, passage) for number, passage in enumerate(passages, 1)) or "Nothing was found."
 
 

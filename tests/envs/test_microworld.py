@@ -1,12 +1,15 @@
 """The built-in world: repeatable, disjoint splits, items that need the tool cannot be told apart without it."""
 
 import random
+import re
 
 import numpy as np
 import pytest
 
 from envs.microworld import Microworld, make_task
+from envs.microworld.basics import Basics
 from envs.microworld.pictures import close_up_picture, plate_picture, view
+from envs.microworld.places import places
 from envs.microworld.reasoning import draw_product, draw_sum
 from envs.microworld.splits import split_of
 from envs.scoring.rules import exact
@@ -80,6 +83,14 @@ def test_sums_are_right():
     for _ in range(200):
         expression, value = draw_sum(rng, "train")
         assert exact(value, str(eval(expression)))
+
+
+@pytest.mark.parametrize("kind", ["easy_search", "fact", "product"])
+def test_what_a_base_reads_is_not_in_the_knowledge_base(kind):
+    rng, draw = np.random.default_rng(0), Basics("train", kind, "mixture")
+    known = {(place.name, place.fact(attribute)) for place in places() for attribute in ("code", "price")}
+    read = [draw(rng) for _ in range(60)]
+    assert sum((name, task.answer) in known for task in read for name in re.findall(r"[A-Z]\w+", task.question)) <= 3
 
 
 @pytest.mark.parametrize("options", [{"split": "holdout"}, {"abilities": ["flying"]}, {"abilities": []}, {"need": 1.5}])
