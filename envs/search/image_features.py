@@ -75,12 +75,13 @@ def inliers(query: Corners, other: Corners) -> int:
     """How many corners of the query lie in the other picture where one similarity transform would put them (RANSAC)."""
     if min(len(query.points), len(other.points)) < 4:
         return 0
-    matches = cv2.BFMatcher(cv2.NORM_HAMMING, crossCheck=True).match(query.descriptors, other.descriptors)
-    close = [match for match in matches if match.distance <= 64]
-    if len(close) < 4:
+    matches = cv2.BFMatcher(cv2.NORM_HAMMING).match(query.descriptors, other.descriptors)
+    nearest_first = sorted((match.distance, match.queryIdx, match.trainIdx) for match in matches if match.distance <= 64)
+    # Each corner of the other picture once: else a transform that shrinks the query to a point has many that agree.
+    partner = {there: here for _, here, there in reversed(nearest_first)}
+    if len(partner) < 4:
         return 0
-    here = np.array([query.points[match.queryIdx] for match in close])
-    there = np.array([other.points[match.trainIdx] for match in close])
+    here, there = query.points[list(partner.values())], other.points[list(partner)]
     transform, mask = cv2.estimateAffinePartial2D(here, there, method=cv2.RANSAC, ransacReprojThreshold=5.0, maxIters=200)
     return 0 if transform is None else int(mask.sum())
 

@@ -41,8 +41,8 @@ class ImageIndex:
     def __init__(self, directory: Path, scratch: tempfile.TemporaryDirectory[str] | None = None) -> None:
         self._scratch = scratch  # goes with the index
         self._catalogue = Catalogue(directory)
-        shape = (len(self._catalogue), len(WINDOWS), LAYOUT_SIZE)
-        self._layouts = np.fromfile(directory / "layouts.bin", np.float32).reshape(shape)
+        self._layouts = np.fromfile(directory / "layouts.bin", np.float32).reshape(len(self._catalogue) * len(WINDOWS), LAYOUT_SIZE)
+        self._squares = np.einsum("wl,wl->w", self._layouts, self._layouts)
         self._points = _mapped(directory / "points.bin", np.float32, 2)
         self._descriptors = _mapped(directory / "descriptors.bin", np.uint8, DESCRIPTOR_BYTES)
         self._ends = np.cumsum([record["corners"] for record in self._catalogue.records], dtype=np.int64)
@@ -91,7 +91,7 @@ class ImageIndex:
     def find(self, image: Image.Image, top_k: int) -> list[Match]:
         """The same, at once."""
         seen = corners(image)
-        distances = np.linalg.norm(self._layouts - colour_layout(image), axis=2).min(axis=1)
+        distances = self._layout_distances(colour_layout(image))
         votes = self._votes(seen.descriptors)
         # The shortlist: what has its colours in the same places, and what shares most corners.
         near = np.argsort(distances, kind="stable")[:_BY_LAYOUT]
@@ -100,6 +100,11 @@ class ImageIndex:
         scores = {int(number): float(likeness[number]) + self._geometry(seen, int(number)) for number in {*near, *voted}}
         best = sorted(scores, key=lambda number: (-scores[number], number))[:top_k]
         return [self._catalogue.match(number) for number in best]
+
+    def _layout_distances(self, layout: np.ndarray) -> np.ndarray:
+        """To the nearest window of each picture: (N,). |a - b|² = |a|² - 2 a·b + |b|²: a product of matrices is the most of it."""
+        squares = self._squares - 2 * (self._layouts @ layout) + layout @ layout
+        return np.sqrt(np.maximum(squares.reshape(-1, len(WINDOWS)).min(axis=1), 0))
 
     def _votes(self, descriptors: np.ndarray) -> np.ndarray:
         """How many pairs of corners, the query's and the picture's, fall into one bucket: counts of shape (N,).
@@ -161,4 +166,4 @@ def _keys(descriptors: np.ndarray) -> np.ndarray:
 def _mapped(path: Path, kind: type, width: int) -> np.ndarray:
     if path.stat().st_size == 0:  # a gallery of flat pictures; nothing cannot be mapped
         return np.empty((0, width), kind)
-    return np.memmap(path, kind, "r").reshape(-1, width)
+    return np.asarray(np.memmap(path, kind, "r").reshape(-1, width))  # a memmap is mapped still, and slow to slice
