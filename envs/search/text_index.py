@@ -2,7 +2,8 @@
 
 Title and text stand together in one field, the title `_TITLE_WEIGHT` times: BM25F (Robertson, Zaragoza and Taylor 2004), plainly
 done. The title also stands alone in another, where its words are as rare as titles make them, however many texts mention them. A
-query is one flat disjunction of terms over both, the form that tantivy answers by block-max WAND (Ding and Suel 2011).
+short query is one flat disjunction of terms over both, a longer one over the first, the form that tantivy answers by block-max WAND
+(Ding and Suel 2011).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ PASSAGE_WORDS = 120
 SNIPPET_CHARACTERS = 400
 _TITLE_WEIGHT = 3
 _QUERY_WORDS = 64
+_HEADING_TERMS = 4  # a query of more words is no title, and each of its clauses costs time
 _ANALYZER = "english"
 _WORDS, _HEADING = _FIELDS = ("words", "heading")  # what is indexed; the other fields are only stored
 _HEAP_BYTES = 128 << 20  # what the writer gathers before it writes a segment: memory does not grow with the corpus
@@ -93,7 +95,8 @@ class TextIndex:
         """The same with BM25's score of each."""
         words, phrases = _words_and_phrases(query)
         terms = dict.fromkeys(self._analyzer.analyze(" ".join(words)))  # each once, in order
-        clauses = [self._term(name, term) for term in terms for name in _FIELDS]
+        fields = _FIELDS if len(terms) <= _HEADING_TERMS else (_WORDS,)
+        clauses = [self._term(name, term) for term in terms for name in fields]
         for phrase in phrases:
             if len(stems := self._analyzer.analyze(phrase)) > 1:
                 clauses.append(tantivy.Query.phrase_query(self._index.schema, _WORDS, list(stems)))
