@@ -48,7 +48,8 @@ flags:
 test: install flags
 	@$(PYTHON) -m ruff check --quiet . && $(PYTHON) -m ruff format --check --quiet .
 	@.venv/bin/ty check --quiet
-	@$(PYTHON) -m pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	@# One thread each: two processes with two threads on two cores wait for each other.
+	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # The sandbox's tests whole: every attack in all its forms, and soak, leaks and fuzz, which `make test` runs with small counts.
 soak: install

