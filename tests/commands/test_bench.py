@@ -52,7 +52,12 @@ def test_one_round_writes_every_figure_with_both_sides(tmp_path):
 @pytest.mark.parametrize(
     ("measure", "size", "figures"),
     [
-        (text_search.measure, 4000, ["text_build", "text_query_p50", "text_query_p99", "text_memory"]),
+        pytest.param(
+            text_search.measure,
+            4000,
+            ["text_build", "text_query_p50", "text_query_p99", "text_memory"],
+            marks=pytest.mark.slow,  # five processes, of which three compile bm25s's loops
+        ),
         (image_search.measure, 300, ["image_query_p50", "image_top5"]),
     ],
 )
