@@ -21,6 +21,8 @@ _GRID = 8
 _KEPT = ((0, 0), (0, 1), (1, 0), (2, 0), (1, 1), (0, 2), (0, 3), (1, 2), (2, 1), (3, 0))
 _KEPT_OF_CHANNEL = (10, 6, 6)  # of luma and the two chroma, as the standard's default has them
 _MEAN_WEIGHT = 0.5  # the mean colour is what a change of exposure or of white balance moves
+_FARTHEST = 64  # bits of 256 in which two corners that are one may differ
+_NO_CHANCE = 8  # corners that agree
 LAYOUT_SIZE = sum(_KEPT_OF_CHANNEL)
 
 # Left, top, right, bottom as shares of the sides: what a crop may have kept.
@@ -72,18 +74,27 @@ def corners(image: Image.Image) -> Corners:
 
 
 def inliers(query: Corners, other: Corners) -> int:
-    """How many corners of the query lie in the other picture where one similarity transform would put them (RANSAC)."""
-    if min(len(query.points), len(other.points)) < 4:
+    """How many corners of the query lie in the other picture where one similarity transform would put them (RANSAC).
+
+    0 where so few do that it may be chance.
+    """
+    if min(len(query.points), len(other.points)) < _NO_CHANCE:
         return 0
-    matches = cv2.BFMatcher(cv2.NORM_HAMMING).match(query.descriptors, other.descriptors)
-    nearest_first = sorted((match.distance, match.queryIdx, match.trainIdx) for match in matches if match.distance <= 64)
+    found = cv2.batchDistance(query.descriptors, other.descriptors, cv2.CV_32S, normType=cv2.NORM_HAMMING, K=1)
+    distances, nearest = (np.asarray(part, np.intp).ravel() for part in found)
+    close = np.flatnonzero(distances <= _FARTHEST)
+    close = close[np.argsort(distances[close], kind="stable")]
     # Each corner of the other picture once: else a transform that shrinks the query to a point has many that agree.
-    partner = {there: here for _, here, there in reversed(nearest_first)}
-    if len(partner) < 4:
+    there, first = np.unique(nearest[close], return_index=True)
+    if len(there) < _NO_CHANCE:
         return 0
-    here, there = query.points[list(partner.values())], other.points[list(partner)]
-    transform, mask = cv2.estimateAffinePartial2D(here, there, method=cv2.RANSAC, ransacReprojThreshold=5.0, maxIters=200)
-    return 0 if transform is None else int(mask.sum())
+    here = query.points[close[first]]
+    # Only who agrees is asked for, not the transform at its finest.
+    transform, mask = cv2.estimateAffinePartial2D(
+        here, other.points[there], method=cv2.RANSAC, ransacReprojThreshold=5.0, maxIters=200, refineIters=0
+    )
+    agreeing = 0 if transform is None else int(mask.sum())
+    return agreeing if agreeing >= _NO_CHANCE else 0
 
 
 def _layouts(grids: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import gc
 import itertools
 import os
 import socket
@@ -163,6 +164,7 @@ print({after!r})
 
 
 def test_random_bytes_on_the_wire(whole: bool, jailed: Jailed, capsys: pytest.CaptureFixture[str]) -> None:
+    gc.collect()  # what earlier tests left open would be closed at any moment
     descriptors = len(os.listdir("/proc/self/fd"))
 
     def check(data: bytes, sender: str, ending: tuple[str, Status]) -> None:
@@ -177,7 +179,7 @@ def test_random_bytes_on_the_wire(whole: bool, jailed: Jailed, capsys: pytest.Ca
         jailed.check_witness()
 
     tried = fuzz(WIRE[whole], check, data=streams(), sender=st.sampled_from(sorted(SENDERS)), ending=endings())
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert len(os.listdir("/proc/self/fd")) <= descriptors
     report(
         capsys,
         f"{tried} random byte strings written to the wire in the jail",
