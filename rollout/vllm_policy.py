@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+import torch._dynamo.config
 
 # Read while vLLM is imported and configured. One process, since an engine process of its own takes a minute longer to start on a
 # small machine; the first model runner, since it is the one with `reload_weights` and custom logits processors.
@@ -30,7 +31,10 @@ os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 if not torch.cuda.is_available():
-    os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")  # 1 s of warm-up instead of 28 s, also where eager mode is asked for
+    # Else compiling the first batch takes 20 s, also where eager mode is asked for. vLLM reads the variable; torch may have done so
+    # before it was set.
+    os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
+    torch._dynamo.config.disable = os.environ["TORCH_COMPILE_DISABLE"] == "1"
 
 from transformers import AutoConfig, AutoTokenizer
 from vllm import EngineArgs, SamplingParams

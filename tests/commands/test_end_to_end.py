@@ -6,7 +6,6 @@ on from its checkpoint; checkpoints load as Hugging Face models.
 """
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -176,7 +175,7 @@ def test_a_killed_run_resumes_and_reaches_the_same_state(finished, tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert (out / "checkpoints/step_1").exists()
-    result = subprocess.run(command(out, 2, more, "resume=true"), cwd=ROOT, capture_output=True, text=True, timeout=280, env=os.environ)
+    result = subprocess.run(command(out, 2, more, "resume=true"), cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert result.returncode == 0, result.stdout + result.stderr
     steps = [(line["stage"], line["step"]) for line in metrics(out, None)]
     assert steps == [*(("cold_start", step) for step in range(40)), ("rl", 0), ("rl", 1)]

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 import torch
+import torch._dynamo.utils
 from rollout_fakes import picture
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
@@ -52,6 +53,13 @@ async def test_after_an_update_outputs_equal_a_fresh_engines(engine, fresh_engin
         assert mine.logprobs == pytest.approx(other.logprobs, abs=1e-4)
     assert [one.token_ids for one in after] != [one.token_ids for one in before]
     assert {one.version for one in before} | {one.version for one in after} == {1, 2}
+
+
+async def test_on_a_cpu_nothing_is_compiled(engine, prompts):
+    if torch.cuda.is_available():
+        pytest.skip("compiling pays on a GPU")
+    await sample(engine, prompts[0])
+    assert not torch._dynamo.utils.counters["frames"]
 
 
 async def test_logprobs_are_those_of_the_masked_model_at_the_sampling_temperature(engine, prompts, policy_directory, states, chat):
