@@ -114,7 +114,9 @@ def serve_index(config: ServiceConfig, on_ready: Callable[[str], None]) -> None:
             pass
     finally:
         with suppress(Exception):  # a cluster that is gone has nothing left to close
-            serve.shutdown()
+            serve.delete(_APPLICATION)
+            if not serve.status().applications:  # else they are somebody else's
+                serve.shutdown()
         for number, handler in before.items():
             signal.signal(number, handler)
         ray.shutdown()

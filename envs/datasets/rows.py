@@ -111,16 +111,28 @@ def _lines(path: Path) -> Iterator[tuple[int, int]]:
 
 
 def _records(path: Path) -> Iterator[tuple[int, int]]:
-    """Lines after the header, joined while a quoted field is open."""
+    """What `csv` takes for a record, after the header: a quote opens a field only at its beginning, and a line may end inside."""
+    end = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal end
+        for line in file:
+            end += len(line)
+            yield line.decode("utf-8", "replace")
+
     with path.open("rb") as file:
-        start = len(file.readline())
-        while line := file.readline():
-            record = line
-            while record.count(b'"') % 2 and (line := file.readline()):
-                record += line
-            if record.strip():
-                yield start, start + len(record)
-            start += len(record)
+        records = csv.reader(lines(), delimiter="\t")
+        next(records, None)
+        while True:
+            start = end
+            try:
+                empty = not next(records)
+            except StopIteration:
+                return
+            except csv.Error:  # which parsing the record tells again
+                empty = False
+            if not empty:
+                yield start, end
 
 
 def _elements(path: Path) -> Iterator[tuple[int, int]]:

@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
+COLD_STEPS = 40
 SETTINGS = [
     "tracking.mode=offline",
     "stages=[cold_start,rl,control]",
     "cold_start.demonstrations=48",
     "cold_start.rehearsal=64",
-    "cold_start.max_steps=40",
-    "cold_start.evaluate_every=20",
+    f"cold_start.max_steps={COLD_STEPS}",
+    f"cold_start.evaluate_every={COLD_STEPS // 2}",
     "cold_start.validation_episodes=16",
     "rl.groups=6",
     "rl.group_size=4",
@@ -134,7 +135,7 @@ def test_trajectories_keep_the_contract(finished):
 
 def test_the_second_step_is_sampled_by_the_updated_policy(finished):
     versions = [{v for record in trajectories(finished, step) for v in record["versions"] if v >= 0} for step in (0, 1)]
-    assert versions == [{40}, {41}]
+    assert versions == [{COLD_STEPS}, {COLD_STEPS + 1}]
 
 
 def test_evaluation_records_follow_the_contract(finished):
@@ -178,7 +179,7 @@ def test_a_killed_run_resumes_and_reaches_the_same_state(finished, tmp_path):
     result = subprocess.run(command(out, 2, more, "resume=true"), cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert result.returncode == 0, result.stdout + result.stderr
     steps = [(line["stage"], line["step"]) for line in metrics(out, None)]
-    assert steps == [*(("cold_start", step) for step in range(40)), ("rl", 0), ("rl", 1)]
+    assert steps == [*(("cold_start", step) for step in range(COLD_STEPS)), ("rl", 0), ("rl", 1)]
     whole, resumed = metrics(finished), metrics(out)
     for name in ("critic/score/mean", "tools/calls_per_episode/mean", "response_length/mean", "actor/grad_norm"):
         assert resumed[1][name] == pytest.approx(whole[1][name], rel=1e-3), name

@@ -3,7 +3,6 @@ failing endpoint is our failure, one that refuses is the user's. Against a real 
 
 import base64
 import io
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -94,16 +93,6 @@ async def test_a_conversation_that_has_become_too_long_for_it_ends_that_episode(
 async def test_a_first_prompt_that_is_too_long_for_it_is_the_users_to_mend(serve, chat):
     with pytest.raises(UsageError, match="longer context"):
         await play(serve((400, TOO_LONG[0])), chat)
-
-
-def test_collect_measures_an_endpoint(serve, tmp_path):
-    server = serve("<answer>7</answer>")
-    command = [sys.executable, str(ROOT / "toolwise.py"), "evaluate", f"policy={server.url}", "policy_model=teacher", "episodes=12"]
-    result = subprocess.run([*command, f"out={tmp_path}/run"], cwd=ROOT, capture_output=True, text=True, timeout=200)
-    assert result.returncode == 0, result.stdout + result.stderr
-    (record,) = json.loads((tmp_path / "run/evaluation.json").read_text())
-    assert (record["policy"], record["episodes"]) == (server.url, 12)
-    assert {request["model"] for request in server.requests} == {"teacher"}
 
 
 def test_an_endpoint_without_a_models_name_is_refused(tmp_path):

@@ -148,6 +148,14 @@ def test_every_row_of_a_file_is_asked_once(tmp_path):
     assert [spec.env_kwargs["row"] for spec in Collector(config, find_policy("starter")).specs] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
 
 
+def test_an_endpoint_is_measured_as_any_policy(cluster, serve, tmp_path):
+    server = serve("<answer>7</answer>")
+    evaluate(tmp_path / "run", f"policy={server.url}", "policy_model=teacher", "episodes=12")
+    (record,) = read(tmp_path / "run", "evaluation.json")
+    assert (record["policy"], record["episodes"]) == (server.url, 12)
+    assert {request["model"] for request in server.requests} == {"teacher"}
+
+
 def test_the_same_seed_gives_the_same_numbers(cluster, tmp_path):
     records = []
     for name in ("a", "b"):

@@ -114,6 +114,16 @@ def test_several_images_of_a_tsv_stand_in_a_list(tmp_path):
     assert [image.getpixel((0, 0)) for image in only(path).images] == [(255, 0, 0), (0, 0, 255)]
 
 
+def test_a_quote_amid_a_field_of_a_tsv_is_a_character(tmp_path):
+    path = tmp_path / "q.tsv"
+    path.write_text('question\tanswer\nHow long is a 5" pipe?\t5"\n"two\nlines"\tB\n')
+    data = Dataset(path)
+    assert {task.question: task.answer for task in map(data.task, range(len(data)))} == {
+        'How long is a 5" pipe?': '5"',
+        "two\nlines": "B",
+    }
+
+
 def test_an_answer_that_is_no_option_is_named(tmp_path):
     path = write_tsv(tmp_path / "q.tsv", {"question": "Q", "A": "x", "B": "y", "answer": "C"})
     with pytest.raises(DatasetError, match="row 1: the answer 'C' is none of the options A, B"):
