@@ -92,6 +92,7 @@ def test_the_oracle_is_always_right_and_each_record_says_which_tools_were_on(ora
         *(f"oracle/without {name}" for name in ("code", "text_search", "image_search", "tools")),
     ]
     assert records[0]["accuracy"] == 1.0
+    assert records[0]["by_need"]["needed"]["tool_use"] == 1.0
     assert records[0]["tools"] == ["code", "text_search", "image_search"]
     assert records[2]["tools"] == ["code", "image_search"]
     assert set(records[0]["calls_by_tool"]) == {"code", "text_search", "image_search"}
