@@ -23,8 +23,9 @@ class LearnerConfig:
     nodes: int = 1
     """Machines over which the workers are spread, as many on each."""
 
-    gpus_per_worker: int = 0
-    """0 trains on CPU over gloo, 1 on one GPU per worker over NCCL."""
+    gpus_per_worker: float = 0.0
+    """0 trains on CPU over gloo, 1 on one GPU per worker over NCCL. A single worker may take a share and leave the rest of its GPU
+    to rollout workers, as 0.5 and `rollout.gpus_per_worker=0.5`."""
 
     threads_per_worker: int = 2
     """Threads of PyTorch in each worker. More than there are cores is far slower than fewer."""

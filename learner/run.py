@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from learner.experiment import Experiment, Stage
 from learner.policies import find_policy
 from learner.run_directory import RunDirectory
 from rollout.cluster import join
+from rollout.config import Backend
+from rollout.fleet import Fleet
 
 
 def run(config: Experiment) -> tuple[Path, list[dict[str, Any]]]:
@@ -28,14 +31,19 @@ def run(config: Experiment) -> tuple[Path, list[dict[str, Any]]]:
     join(rollout, gpus)
     rollout.engine.policy, learner.seed = policy_dir, config.seed
     directory.open(config)
-    # Imported late: a mistake in the settings is told at once, not after ten seconds of imports.
-    from learner.stages import run_stages
+    with ThreadPoolExecutor(1) as thread:
+        # Its processes start while this one imports. On GPUs the learner comes first: its workers want whole nodes.
+        fleet = None if learner.gpus_per_worker else thread.submit(Fleet, rollout)
+        # Imported late: a mistake in the settings is told at once, not after ten seconds of imports.
+        from learner.stages import run_stages
 
-    return directory.path, run_stages(config, policy_dir, directory)
+        return directory.path, run_stages(config, policy_dir, directory, fleet)
 
 
 def _check(config: Experiment, directory: RunDirectory) -> None:
     """Raise UsageError for settings that contradict each other."""
+    if config.rollout.backend is not Backend.vllm:
+        raise UsageError(f"rollout.backend={config.rollout.backend}: only vllm can be given new weights; leave it out to train")
     there = {stage.value for stage in config.stages} | directory.progress.keys()
     if Stage.control in config.stages and not {"cold_start", "rl"} <= there:
         raise UsageError("the control goes on with a cold start for as long as RL took: write stages=[cold_start,rl,control]")
@@ -46,7 +54,8 @@ def _check(config: Experiment, directory: RunDirectory) -> None:
         if value < 1:
             raise UsageError(f"{name}={value}: write 1 or more")
     learner = config.learner
-    if learner.gpus_per_worker not in (0, 1):
-        raise UsageError(f"learner.gpus_per_worker={learner.gpus_per_worker}: write 0 or 1, and more learner.workers")
+    share = learner.gpus_per_worker
+    if not 0 <= share <= 1 or (0 < share < 1 < learner.workers):
+        raise UsageError(f"learner.gpus_per_worker={share:g}: write 0, 1, or a share of one GPU for a single worker")
     if learner.workers < 1 or learner.nodes < 1 or learner.workers % learner.nodes:
         raise UsageError(f"learner.workers={learner.workers} cannot be spread evenly over learner.nodes={learner.nodes}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from typing import Any
 
 from learner.cold_start import SupervisedSteps, run_cold_start, run_control
@@ -9,11 +10,17 @@ from learner.experiment import Experiment, Stage
 from learner.run_directory import RunDirectory
 from learner.train import run_rl
 from learner.workshop import Workshop
+from rollout.fleet import Fleet
 
 
-def run_stages(config: Experiment, policy_dir: str, directory: RunDirectory) -> list[dict[str, Any]]:
-    """Do every stage of `config.stages` that is not finished yet; returns the records of `evaluation.json`. Ray must be running."""
-    with Workshop(config, policy_dir, directory) as shop:
+def run_stages(
+    config: Experiment, policy_dir: str, directory: RunDirectory, fleet: Future[Fleet] | None = None
+) -> list[dict[str, Any]]:
+    """Do every stage of `config.stages` that is not finished yet; returns the records of `evaluation.json`. Ray must be running.
+
+    `fleet` is one that starts already.
+    """
+    with Workshop(config, policy_dir, directory, fleet) as shop:
         if "base" not in directory.progress:
             shop.evaluate("base", policy_dir)
             shop.finish("base")

@@ -33,7 +33,8 @@ class Tracker:
             mode=mode,
             id=run_id,
             resume="allow" if mode == "online" else None,
-            settings=wandb.Settings(silent=True, console="off"),
+            # A run that is killed loses what W&B has not written to its file yet: by default that of the last 15 s.
+            settings=wandb.Settings(silent=True, console="off", x_transaction_log_flush_interval=0.5),
         )
         self._run.define_metric("global_step")
         self._run.define_metric("*", step_metric="global_step")

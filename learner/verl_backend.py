@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from ray.util.placement_group import placement_group
 
 from learner.batch import Batch
 from learner.config import LearnerConfig
@@ -34,8 +35,10 @@ class Learner:
     def __init__(self, policy_dir: str | Path, config: LearnerConfig) -> None:
         if not ray.is_initialized():
             raise RuntimeError("Ray is not running: call ray.init() before Learner(...)")
-        if config.gpus_per_worker not in (0, 1):
-            raise ValueError(f"gpus_per_worker is 0 (CPU) or 1, not {config.gpus_per_worker}")
+        if not 0 <= config.gpus_per_worker <= 1:
+            raise ValueError(f"gpus_per_worker is 0 (CPU), 1 or a share of a GPU, not {config.gpus_per_worker}")
+        if 0 < config.gpus_per_worker < 1 < config.workers:
+            raise ValueError(f"a share of a GPU is for one worker, not {config.workers}: NCCL takes no two on one GPU")
         if config.workers < 1 or config.nodes < 1 or config.workers % config.nodes:
             raise ValueError(f"workers must be a multiple of nodes, and both at least 1, not {config.workers} and {config.nodes}")
         self.policy_dir = Path(policy_dir)
@@ -55,7 +58,12 @@ class Learner:
             from learner.verl_worker import LearnerWorker
 
         on_each_node = [config.workers // config.nodes] * config.nodes
-        self._pool = RayResourcePool(on_each_node, use_gpu=config.gpus_per_worker > 0, max_colocate_count=1)
+        share = config.gpus_per_worker or 1
+        # verl asks for 1 / max_colocate_count GPUs a worker, but reserves whole ones: a share is reserved here instead.
+        self._pool = RayResourcePool(on_each_node, use_gpu=config.gpus_per_worker > 0, max_colocate_count=1 / share)  # ty: ignore[invalid-argument-type]
+        if share < 1:
+            self._pool.pgs = [placement_group([{"CPU": 1, "GPU": share}])]
+            ray.get(self._pool.pgs[0].ready())
         self._group: Any = RayWorkerGroup(
             self._pool,
             RayClassWithInitArgs(ray.remote(LearnerWorker), policy_dir=str(self.policy_dir), config=config),
@@ -190,8 +198,8 @@ class Learner:
         """End the workers and give their resources back to Ray."""
         for worker in self._group.workers:
             ray.kill(worker)
-        for placement_group in self._pool.pgs or ():
-            ray.util.remove_placement_group(placement_group)
+        for reserved in self._pool.pgs or ():
+            ray.util.remove_placement_group(reserved)
 
     def _put(self, batch: Batch) -> ray.ObjectRef:
         """The batch in Ray's object store; asked twice for the same batch, it is sent once."""

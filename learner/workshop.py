@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Self
 
 from transformers import AutoConfig, AutoProcessor
 
 from envs import resolve
-from envs.types import UsageError
 from learner.batch import Collator
 from learner.console import console
 from learner.experiment import Experiment
@@ -18,7 +17,6 @@ from learner.run_directory import RunDirectory, settings_of
 from learner.tracking import Tracker
 from learner.verl_backend import Learner
 from rollout.collect import Tasks, group_specs
-from rollout.config import Backend
 from rollout.evaluate import evaluation_record, merge
 from rollout.fleet import Fleet
 from rollout.store import Store, write_whole
@@ -27,25 +25,22 @@ from rollout.types import Trajectory
 
 
 class Workshop:
-    """Starts the fleet and the learner of a run and holds them until `close`. Ray must be running."""
+    """Starts the learner of a run, and its fleet where none is starting already, and holds both while it is entered.
 
-    def __init__(self, config: Experiment, policy_dir: str, directory: RunDirectory) -> None:
+    Ray must be running.
+    """
+
+    def __init__(self, config: Experiment, policy_dir: str, directory: RunDirectory, fleet: Future[Fleet] | None = None) -> None:
         self.config, self.policy_dir, self.directory = config, policy_dir, directory
         self.store = Store(directory.path)
         self._tasks: dict[str, Tasks] = {}
-        if config.rollout.backend is not Backend.vllm:
-            raise UsageError(f"rollout.backend={config.rollout.backend}: only vllm can be given new weights; leave it out to train")
         processor = AutoProcessor.from_pretrained(policy_dir)
         self.batch = Collator(processor)
         config.learner.banned_token_ids = banned_token_ids(
             getattr(processor, "tokenizer", processor), AutoConfig.from_pretrained(policy_dir)
         )
-        # Both spend most of their start on imports, in processes of their own.
-        # On GPUs one after the other: the learner's workers want whole nodes, of which a fleet that came first may take a part.
-        with ThreadPoolExecutor(1 if config.learner.gpus_per_worker else 2) as threads:
-            learner = threads.submit(Learner, policy_dir, config.learner)
-            fleet = threads.submit(Fleet, config.rollout)
-            self.fleet, self.learner = fleet.result(), learner.result()
+        self.learner = Learner(policy_dir, config.learner)
+        self.fleet = fleet.result() if fleet else Fleet(config.rollout)
         self.tracker = Tracker(directory.path, config.tracking, settings_of(config), directory.run_id)
         self.tracker.global_step = directory.progress.get("global_step", 0)
 

@@ -28,6 +28,11 @@ def join(config: RolloutConfig, gpus: float = 0) -> None:
         _require_sandbox(config)
     if not ray.is_initialized():
         local = "RAY_ADDRESS" not in os.environ
+        if local and gpus:
+            # Told before Ray starts, which takes seconds; where no GPU is asked for, nothing waits for torch.
+            import torch
+
+            _require_gpus(gpus, torch.cuda.device_count())
         try:
             if not local:
                 _knock(os.environ["RAY_ADDRESS"])
@@ -47,10 +52,13 @@ def join(config: RolloutConfig, gpus: float = 0) -> None:
             raise UsageError(
                 f"no Ray cluster answers at RAY_ADDRESS={os.environ['RAY_ADDRESS']} ({told}): start it, or unset RAY_ADDRESS"
             ) from error
-    present = ray.cluster_resources().get("GPU", 0)
-    if gpus > present:
+    _require_gpus(gpus, ray.cluster_resources().get("GPU", 0))
+
+
+def _require_gpus(asked: float, present: float) -> None:
+    if asked > present:
         raise UsageError(
-            f"the configuration asks for {gpus:g} GPUs and the cluster has {present:g}: "
+            f"the configuration asks for {asked:g} GPUs and there are {present:g}: "
             "write rollout.gpus_per_worker=0 learner.gpus_per_worker=0 to run on CPU, or name a cluster in RAY_ADDRESS"
         )
 

@@ -64,6 +64,12 @@ class RolloutWorker:
                 f"rollout.episode.max_tokens={episode.max_tokens} exceeds rollout.engine.max_model_len={engine.max_model_len}: "
                 "lower the one or raise the other"
             )
+        # Side by side: jails are started by other processes, the engine in this one.
+        _, (self._chat, self._policy) = await asyncio.gather(self._open_pool(), asyncio.to_thread(self._serve, version))
+        if weights is not None:
+            await self._policy.publish(unpack(weights), version)
+
+    async def _open_pool(self) -> None:
         if self._sandboxes:
             self._pool = await RemotePool(self._sandboxes).__aenter__()
         elif self._config.sandboxes_per_worker:
@@ -74,9 +80,6 @@ class RolloutWorker:
                 observer=SandboxMetrics(),
             )
             self._pool = await pool.__aenter__()
-        self._chat, self._policy = await asyncio.to_thread(self._serve, version)
-        if weights is not None:
-            await self._policy.publish(unpack(weights), version)
 
     def _serve(self, version: int) -> tuple[ChatFormat, Any]:
         chat = ChatFormat.from_directory(self._config.engine.policy)

@@ -1,8 +1,9 @@
-"""The main job on real parts: a short cold start, two RL steps and the control, with vLLM, verl, nsjail, Ray and W&B offline.
+"""The main job on real parts: a short cold start, RL steps and the control, with vLLM, verl, nsjail, Ray and W&B offline. It is
+killed with SIGKILL amid RL and resumed.
 
 The offline W&B run is read back, and per step and ability its tool-call frequency, mean and variances equal what NumPy computes
-from the trajectory files; learner and sampler agree on log-probabilities after every weight update; a run killed with SIGKILL goes
-on from its checkpoint; checkpoints load as Hugging Face models.
+from the trajectory files; learner and sampler agree on log-probabilities after every weight update; what the resumed run repeats
+equals what the killed one had done; checkpoints load as Hugging Face models.
 """
 
 import json
@@ -17,6 +18,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COLD_STEPS = 40
+# Killed in the last step, it goes on from the checkpoint before the step that it had finished, and so repeats that one.
+STEPS, CHECKPOINT_EVERY = 4, 2
 SETTINGS = [
     "tracking.mode=offline",
     "stages=[cold_start,rl,control]",
@@ -27,7 +30,7 @@ SETTINGS = [
     "cold_start.validation_episodes=16",
     "rl.groups=6",
     "rl.group_size=4",
-    "rl.checkpoint_every=1",
+    f"rl.checkpoint_every={CHECKPOINT_EVERY}",
     "evaluation.episodes=12",
 ]
 
@@ -37,15 +40,32 @@ def command(out, steps, *more):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def interrupted(tmp_path_factory):
+    """The directory of a run that was killed in its last step and resumed, and the metrics that it had when it was killed."""
     out = tmp_path_factory.mktemp("run") / "first"
-    result = subprocess.run(command(out, 2), cwd=ROOT, capture_output=True, text=True, timeout=280)
+    process = subprocess.Popen(command(out, STEPS), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 200
+        while len(before := metrics(out)) < STEPS - 1 and time.monotonic() < deadline:
+            assert process.poll() is None, f"it ended by itself with status {process.returncode}"
+            time.sleep(0.1)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert len(before) == STEPS - 1
+    result = subprocess.run(command(out, STEPS, "resume=true"), cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert result.returncode == 0, result.stdout + result.stderr
-    return out
+    return out, before
+
+
+@pytest.fixture(scope="module")
+def finished(interrupted):
+    return interrupted[0]
 
 
 def metrics(out, stage="rl"):
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    path = out / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     return [line for line in lines if stage in (None, line["stage"])]
 
 
@@ -54,12 +74,14 @@ def trajectories(out, step):
 
 
 def offline_history(out):
-    """The history records of the offline W&B run, through W&B's own reader."""
-    (run,) = (out / "wandb").glob("offline-run-*/run-*.wandb")
+    """The history of the offline W&B run, through W&B's own reader, by stage and step: of what was repeated, the last."""
     wandb = Path(sys.executable).with_name("wandb")
-    text = subprocess.run([wandb, "leet", "inspect", "--json", str(run)], capture_output=True, text=True, check=True).stdout
-    records = [json.loads(line) for line in text.splitlines()]
-    return [record["history"]["item"] for record in records if "history" in record]
+    history = {}
+    for run in sorted((out / "wandb").glob("offline-run-*/run-*.wandb")):
+        text = subprocess.run([wandb, "leet", "inspect", "--json", str(run)], capture_output=True, text=True, check=True).stdout
+        items = [record["history"]["item"] for record in map(json.loads, text.splitlines()) if "history" in record]
+        history |= {(item["stage"], item["step"]): item for item in items}
+    return history
 
 
 def group_variances(records):
@@ -77,9 +99,9 @@ def calls(record):
     return sum(turn["tool"] is not None for turn in record["turns"])
 
 
-@pytest.mark.parametrize("step", [0, 1])
+@pytest.mark.parametrize("step", [0, STEPS - 1])
 def test_wandb_holds_what_numpy_computes_from_the_trajectories(finished, step):
-    (logged,) = [row for row in offline_history(finished) if (row["stage"], row["step"]) == ("rl", step)]
+    logged = offline_history(finished)["rl", step]
     records = trajectories(finished, step)
     assert len(records) == 24
     assert sum(map(calls, records)) > 0, "the cold start taught no tool call: there is nothing to compare"
@@ -101,13 +123,17 @@ def test_wandb_holds_what_numpy_computes_from_the_trajectories(finished, step):
 
 
 def test_metrics_file_and_wandb_agree(finished):
-    for line, logged in zip(metrics(finished, None), offline_history(finished), strict=True):
+    history = offline_history(finished)
+    lines = metrics(finished, None)
+    assert [(line["stage"], line["step"]) for line in lines] == list(history)
+    for line in lines:
+        logged = history[line["stage"], line["step"]]
         assert all(logged[name] == pytest.approx(value) for name, value in line.items() if isinstance(value, int | float))
 
 
 def test_learner_and_sampler_agree_after_every_update(finished):
     gaps = [line["rollout/logprob_gap"] for line in metrics(finished)]
-    assert len(gaps) == 2
+    assert len(gaps) == STEPS
     assert max(gaps) <= 1e-3
 
 
@@ -159,27 +185,18 @@ def test_evaluation_records_follow_the_contract(finished):
 def test_a_checkpoint_loads_as_a_hugging_face_model(finished):
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    policy = finished / "checkpoints/step_2/policy"
+    policy = finished / f"checkpoints/step_{STEPS}/policy"
     AutoProcessor.from_pretrained(policy)
     assert AutoModelForImageTextToText.from_pretrained(policy).num_parameters() > 0
 
 
-def test_a_killed_run_resumes_and_reaches_the_same_state(finished, tmp_path):
+def test_a_killed_run_resumes_and_repeats_its_steps(interrupted):
     """Tasks, batches, optimizer and weights are repeated exactly; sampled tokens up to rounding of the engine's batches."""
-    out, more = tmp_path / "killed", "stages=[cold_start,rl]"
-    process = subprocess.Popen(command(out, 2, more), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 200
-        while not (out / "checkpoints/step_1").exists() and time.monotonic() < deadline:
-            time.sleep(0.2)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert (out / "checkpoints/step_1").exists()
-    result = subprocess.run(command(out, 2, more, "resume=true"), cwd=ROOT, capture_output=True, text=True, timeout=280)
-    assert result.returncode == 0, result.stdout + result.stderr
-    steps = [(line["stage"], line["step"]) for line in metrics(out, None)]
-    assert steps == [*(("cold_start", step) for step in range(COLD_STEPS)), ("rl", 0), ("rl", 1)]
-    whole, resumed = metrics(finished), metrics(out)
+    out, before = interrupted
+    steps = [(line["stage"], line["step"]) for line in metrics(out, None) if line["stage"] != "control"]
+    assert steps == [*(("cold_start", step) for step in range(COLD_STEPS)), *(("rl", step) for step in range(STEPS))]
+    first, again = before[CHECKPOINT_EVERY], metrics(out)[CHECKPOINT_EVERY]
+    assert first["step"] == again["step"] == CHECKPOINT_EVERY
+    assert first["timing_s/step"] != again["timing_s/step"], "it was not repeated"
     for name in ("critic/score/mean", "tools/calls_per_episode/mean", "response_length/mean", "actor/grad_norm"):
-        assert resumed[1][name] == pytest.approx(whole[1][name], rel=1e-3), name
+        assert again[name] == pytest.approx(first[name], rel=1e-3), name

@@ -142,7 +142,7 @@ def test_a_step_after_the_end_asks_for_a_reset(env, task):
 
 @pytest.mark.parametrize("env_id", IDS)
 async def test_the_expert_is_always_right(env_id):
-    async with Pool(size=2) as pool:
+    async with Pool(size=2, preload=["PIL.Image"]) as pool:
         env = gymnasium.make(env_id, sandbox=pool).unwrapped
         for seed in range(12):
             observation, _ = await env.reset_async(seed=seed)

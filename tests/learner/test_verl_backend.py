@@ -251,7 +251,9 @@ def test_batches_without_sampled_tokens_and_misshapen_arguments_are_refused(lear
         learner.policy_step(batch, np.ones(3), torch.zeros(batch.tokens_N_T.shape), LR)
 
 
-@pytest.mark.parametrize("settings", [{"gpus_per_worker": 2}, {"workers": 0}, {"workers": 3, "nodes": 2}])
+@pytest.mark.parametrize(
+    "settings", [{"gpus_per_worker": 2}, {"gpus_per_worker": 0.5, "workers": 2}, {"workers": 0}, {"workers": 3, "nodes": 2}]
+)
 def test_impossible_settings_are_refused(cluster, policy_dir, settings):
     with pytest.raises(ValueError, match="not"):
         Learner(policy_dir, LearnerConfig(**settings))

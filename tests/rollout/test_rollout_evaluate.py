@@ -73,7 +73,7 @@ def cluster():
 def oracle(cluster, tmp_path_factory):
     """The oracle on all four abilities, with each tool taken away."""
     out = tmp_path_factory.mktemp("oracle") / "run"
-    evaluate(out, "policy=oracle", "tasks=toolwise/Mixture-v0", "episodes=56", "ablate=true")
+    evaluate(out, "policy=oracle", "tasks=toolwise/Mixture-v0", "episodes=48", "ablate=true")
     return out
 
 
@@ -127,8 +127,16 @@ def test_a_run_compared_with_itself_does_not_differ(oracle):
     assert "+0.0 points" in result.stdout
 
 
-def test_runs_on_other_items_are_not_compared(oracle, swapped):
-    result = compare_command(oracle, swapped)
+def write_run(directory, lines):
+    """A directory as `evaluate` writes it, with these episodes."""
+    (directory / "trajectories").mkdir(parents=True)
+    (directory / "trajectories/episodes.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    return directory
+
+
+def test_runs_on_other_items_are_not_compared(oracle, tmp_path):
+    lines = (oracle / "trajectories/episodes.jsonl").read_text().splitlines()
+    result = compare_command(oracle, write_run(tmp_path / "run", lines[:-1]))
     assert result.returncode == 2
     assert "same items" in result.stderr
 
@@ -136,9 +144,7 @@ def test_runs_on_other_items_are_not_compared(oracle, swapped):
 def test_items_that_the_machine_failed_are_left_out_of_a_comparison(oracle, tmp_path):
     lines = (oracle / "trajectories/episodes.jsonl").read_text().splitlines()
     record = json.loads(lines[0]) | {"stop_reason": "INFRASTRUCTURE", "task_id": ""}
-    (tmp_path / "run/trajectories").mkdir(parents=True)
-    (tmp_path / "run/trajectories/episodes.jsonl").write_text("\n".join([json.dumps(record), *lines[1:]]) + "\n")
-    report = compare(str(oracle), str(tmp_path / "run"))
+    report = compare(str(oracle), str(write_run(tmp_path / "run", [json.dumps(record), *lines[1:]])))
     assert (report["items"], report["difference"]) == (len(lines) - 1, 0.0)
 
 
@@ -151,18 +157,13 @@ def test_every_row_of_a_file_is_asked_once(tmp_path):
 
 def test_an_endpoint_is_measured_as_any_policy(cluster, serve, tmp_path):
     server = serve("<answer>7</answer>")
-    evaluate(tmp_path / "run", f"policy={server.url}", "policy_model=teacher", "episodes=12")
+    evaluate(tmp_path / "run", f"policy={server.url}", "policy_model=teacher", "episodes=3", "group_size=4")
     (record,) = read(tmp_path / "run", "evaluation.json")
     assert (record["policy"], record["episodes"]) == (server.url, 12)
+    assert set(record["pass_at_k"]) == {"1", "2", "4"}
     assert {request["model"] for request in server.requests} == {"teacher"}
 
 
-def test_the_same_seed_gives_the_same_numbers(cluster, tmp_path):
-    records = []
-    for name in ("a", "b"):
-        evaluate(tmp_path / name, "policy=random", "episodes=30", "group_size=4", "seed=3")
-        (record,) = read(tmp_path / name, "evaluation.json")
-        records.append({key: value for key, value in record.items() if key != "seconds_per_episode"})
-    assert records[0] == records[1]
-    assert set(records[0]["pass_at_k"]) == {"1", "2", "4"}
-    assert records[0]["accuracy"] < 0.3
+def test_the_same_seed_gives_the_same_numbers(oracle, swapped):
+    first, second = ({**read(out, "evaluation.json")[0], "seconds_per_episode": None} for out in (oracle, swapped))
+    assert first == second

@@ -30,8 +30,8 @@ from sandbox.process import Ending, Process
 
 # (short, whole)
 CELLS = (250, 10_000)
-WIRE = (250, 10_000)
-PARSER = (1000, 20_000)
+WIRE = (100, 10_000)
+PARSER = (500, 20_000)
 
 LIMITS = Limits(
     wall_s=0.4, cpu_s=2, memory_bytes=200 << 20, pids=12, disk_bytes=4 << 20, output_bytes=10_000, images=3, image_side=256

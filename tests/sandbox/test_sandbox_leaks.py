@@ -49,7 +49,7 @@ async def test_sessions_leave_nothing_and_nothing_grows(
     whole: bool, own_temporary_files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sessions, concurrent = SESSIONS[whole], CONCURRENT[whole]
-    async with Pool(LIMITS, size=1):
+    async with Pool(LIMITS, size=1, preload=[]):
         pass  # whatever is made once for a process, such as threads, is there now
     before = census()
     others = set(jailed(set())["nsjail"])

@@ -72,12 +72,12 @@ async def test_a_deadline_before_the_first_cell_has_begun_shows_nothing_of_ours(
 
 
 async def test_a_longer_timeout_than_the_limit_is_not_granted() -> None:
-    async with Pool(Limits(wall_s=0.3), size=1) as pool, pool.session() as session:
+    async with Pool(Limits(wall_s=0.3), size=1, preload=[]) as pool, pool.session() as session:
         assert (await session.run("import time; time.sleep(9)", timeout_s=60)).duration_s < 2
 
 
 async def test_processor_time_is_limited_over_all_processes() -> None:
-    async with Pool(Limits(wall_s=30, cpu_s=0.5), size=1) as pool, pool.session() as session:
+    async with Pool(Limits(wall_s=30, cpu_s=0.5), size=1, preload=[]) as pool, pool.session() as session:
         result = await session.run("import os\nfor _ in range(4): os.fork()\nwhile True: pass")
         assert result.status is Status.TIMEOUT
         assert "processor time" in result.stderr

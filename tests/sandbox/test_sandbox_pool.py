@@ -33,7 +33,7 @@ async def test_state_survives_an_exception(session: Session) -> None:
 
 
 async def test_a_new_session_in_a_used_slot_starts_empty() -> None:
-    async with Pool(LIMITS, size=1) as pool:
+    async with Pool(LIMITS, size=1, preload=[]) as pool:
         for _ in range(3):
             async with pool.session() as session:
                 result = await session.run("import os\n'x' in dir(), os.listdir('/work'), 'y' in os.environ")
@@ -48,7 +48,7 @@ async def test_user_code_is_main(session: Session) -> None:
 
 
 async def test_a_full_pool_makes_the_next_session_wait() -> None:
-    async with Pool(LIMITS, size=1) as pool:
+    async with Pool(LIMITS, size=1, preload=[]) as pool:
         order: list[str] = []
 
         async def second() -> None:
@@ -66,7 +66,7 @@ async def test_a_full_pool_makes_the_next_session_wait() -> None:
 
 async def test_a_killed_zygote_costs_its_sessions_one_failure_each() -> None:
     before = _named("nsjail")
-    async with Pool(LIMITS, size=2) as pool:
+    async with Pool(LIMITS, size=2, preload=[]) as pool:
         async with pool.session() as session:
             assert (await session.run("x = 1")).status is Status.OK
             running = asyncio.create_task(session.run("import time; time.sleep(5)"))
@@ -82,7 +82,7 @@ async def test_a_killed_zygote_costs_its_sessions_one_failure_each() -> None:
 
 async def test_a_killed_nsjail_is_replaced() -> None:
     before = _named("nsjail")
-    async with Pool(LIMITS, size=1) as pool:
+    async with Pool(LIMITS, size=1, preload=[]) as pool:
         for pid in _named("nsjail") - before:
             os.kill(pid, signal.SIGKILL)
         await asyncio.sleep(0.2)
@@ -121,7 +121,7 @@ async def test_a_caller_that_is_cancelled_while_the_jail_is_replaced_does_not_le
 
 
 async def test_a_closed_pool_says_so() -> None:
-    async with Pool(LIMITS, size=1) as pool:
+    async with Pool(LIMITS, size=1, preload=[]) as pool:
         pass
     with pytest.raises(RuntimeError, match="closed"):
         async with pool.session():
@@ -131,7 +131,7 @@ async def test_a_closed_pool_says_so() -> None:
 async def test_a_closed_pool_starts_no_jail_for_a_session_that_is_still_held(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cgroups, "detect", lambda: "the memory controller is not mounted")
     before = descendants()
-    async with Pool(LIMITS, size=1, accept_reduced_isolation=True) as pool:
+    async with Pool(LIMITS, size=1, preload=[], accept_reduced_isolation=True) as pool:
         session = await pool.session().__aenter__()
     result = await session.run("1")
     assert (result.status, descendants()) == (Status.SANDBOX_FAILURE, before)
@@ -139,7 +139,7 @@ async def test_a_closed_pool_starts_no_jail_for_a_session_that_is_still_held(mon
 
 
 async def test_a_caller_that_is_cancelled_while_its_session_closes_gives_the_room_back() -> None:
-    async with Pool(LIMITS, size=1) as pool:
+    async with Pool(LIMITS, size=1, preload=[]) as pool:
         before: set[int] = set()
         for _ in range(6):
             leaving = asyncio.Event()
@@ -170,7 +170,7 @@ async def test_the_pool_refuses_to_start_without_cgroups(monkeypatch: pytest.Mon
 
 async def test_reduced_isolation_can_be_accepted_and_still_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cgroups, "detect", lambda: "the memory controller is not mounted")
-    async with Pool(LIMITS, size=1, accept_reduced_isolation=True) as pool, pool.session() as session:
+    async with Pool(LIMITS, size=1, preload=[], accept_reduced_isolation=True) as pool, pool.session() as session:
         assert (await session.run(f"bytearray({LIMITS.memory_bytes * 2})")).status is Status.MEMORY
         assert (await session.run("import os\nwhile True: os.fork()", timeout_s=1)).status in (Status.EXCEPTION, Status.TIMEOUT)
         assert (await session.run("open('/etc/shadow')")).status is Status.EXCEPTION

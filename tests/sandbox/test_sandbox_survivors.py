@@ -75,11 +75,11 @@ async def test_a_pool_leaves_no_process_cgroup_mount_or_descriptor() -> None:
     def state() -> tuple[set[int], list[Path], str, int]:
         return descendants(), own_cgroups(), Path("/proc/self/mounts").read_text(), len(os.listdir("/proc/self/fd"))
 
-    async with Pool(LIMITS, size=1):
+    async with Pool(LIMITS, size=1, preload=[]):
         pass  # whatever is made once for a process, such as threads, is there now
     gc.collect()  # what earlier tests left open would be closed at any moment
     before = state()
-    async with Pool(LIMITS, size=3) as pool:
+    async with Pool(LIMITS, size=3, preload=[]) as pool:
         await asyncio.gather(*(use(pool) for _ in range(5)))
     assert state() == before
 
@@ -87,7 +87,7 @@ async def test_a_pool_leaves_no_process_cgroup_mount_or_descriptor() -> None:
 async def test_a_pool_closed_by_an_error_leaves_nothing() -> None:
     before = descendants(), own_cgroups()
     with pytest.raises(ZeroDivisionError):
-        async with Pool(LIMITS, size=1) as pool, pool.session() as session:
+        async with Pool(LIMITS, size=1, preload=[]) as pool, pool.session() as session:
             await session.run(DAEMON)
             raise ZeroDivisionError
     assert (descendants(), own_cgroups()) == before
@@ -107,7 +107,7 @@ async def test_when_the_host_process_dies_the_jail_dies(tmp_path: Path) -> None:
 import asyncio, time
 from sandbox import Limits, Pool
 async def main():
-    async with Pool(Limits(), size=1, accept_reduced_isolation=True) as pool, pool.session() as session:
+    async with Pool(Limits(), size=1, preload=[], accept_reduced_isolation=True) as pool, pool.session() as session:
         await session.run('1')
         print('up', flush=True)
         await session.run('import time; time.sleep(9)')
