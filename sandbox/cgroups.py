@@ -16,7 +16,7 @@ from sandbox.types import Limits
 
 _PREFIX = "toolwise-"
 _INIT_PIDS = 3  # the slot, the session's init, and one that is dead but not yet reaped
-_V1_NEEDED = ("memory", "pids")
+_NEEDED = ("memory", "pids")
 _V1_WANTED = ("cpuacct",)
 
 
@@ -114,15 +114,17 @@ def detect() -> Hierarchy | str:
     v1: dict[str, Path] = {}
     for _, controllers, group in own:
         for controller in controllers.split(","):
-            if controller in (*_V1_NEEDED, *_V1_WANTED) and (path := _directory(mounts, "cgroup", controller, group)):
+            if controller in (*_NEEDED, *_V1_WANTED) and (path := _directory(mounts, "cgroup", controller, group)):
                 v1[controller] = path
-    if all(controller in v1 for controller in _V1_NEEDED):
+    if all(controller in v1 for controller in _NEEDED):
         return _writable(Hierarchy(1, v1))
     for _, controllers, group in own:
         if controllers == "" and (path := _directory(mounts, "cgroup2", None, group)):
             offered = (path / "cgroup.controllers").read_text().split()
-            if all(controller in offered for controller in _V1_NEEDED):
+            missing = [controller for controller in _NEEDED if controller not in offered]
+            if not missing:
                 return _writable(Hierarchy(2, {"unified": path}))
+            return f"{path}, the group of this process, is not given the {' and '.join(missing)} controller"
     return "the memory and pids controllers are not mounted"
 
 

@@ -187,8 +187,8 @@ def _cgroup() -> Check:
         where = next(iter(hierarchy.parents.values()))
         return Check("cgroup", True, f"v{hierarchy.version}, {', '.join(hierarchy.parents)} below {where}", required=False)
     remedy = (
-        "give this process a writable cgroup: run as root, or `systemd-run --user --scope -p Delegate=yes`, "
-        "or docker --cgroupns=private with /sys/fs/cgroup mounted writable"
+        "give this process a writable cgroup with both: run as root, in `systemd-run --scope -p Delegate=yes` (with --user "
+        "where you are not root), or docker --cgroupns=private with /sys/fs/cgroup mounted writable"
     )
     return Check("cgroup", False, hierarchy, remedy, required=False)
 

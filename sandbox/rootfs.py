@@ -31,7 +31,7 @@ from pathlib import Path
 
 from sandbox.types import SandboxUnavailable
 
-RECIPE = 2  # bump when this module builds something different from the same packages
+RECIPE = 3  # bump when this module builds something different from the same packages
 PACKAGES = Path(__file__).with_name("packages.txt")
 SYSTEM_HOME = Path("/var/lib/toolwise")
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -131,6 +131,9 @@ def _copy_python(target: Path) -> None:
     if sysconfig.get_config_var("Py_ENABLE_SHARED"):
         name = sysconfig.get_config_var("INSTSONAME")
         shutil.copy2(Path(sysconfig.get_config_var("LIBDIR")) / name, target / "lib" / name)
+    # Debian's and Ubuntu's interpreters look for packages there.
+    (target / "lib" / "python3").mkdir()
+    (target / "lib" / "python3" / "dist-packages").symlink_to(Path("..", PYTHON, "site-packages"))
 
 
 def _install(requirements: Sequence[str], python: Path) -> None:

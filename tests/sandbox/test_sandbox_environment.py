@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+from pathlib import Path
+
 import pytest
 from sandbox_host import LIMITS
 
@@ -16,6 +20,22 @@ async def test_the_jail_has_the_versions_that_are_declared() -> None:
     code = "import importlib.metadata as m\nfor d in m.distributions(): print(f'{d.name.lower()}=={d.version}')"
     async with Pool(LIMITS, size=1, preload=[]) as pool, pool.session() as session:
         assert sorted((await session.run(code)).stdout.split()) == rootfs.pins()
+
+
+DEBIAN = Path("/usr/bin/python3").resolve()
+
+
+@pytest.mark.skipif(not Path("/usr/lib/python3/dist-packages").is_dir() or not DEBIAN.exists(), reason="no Python of Debian's here")
+def test_an_interpreter_of_debians_finds_the_packages_too(tmp_path: Path) -> None:
+    """Debian's looks for them elsewhere. Its own version does not matter: cycler is plain Python."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "lib").mkdir()
+    interpreter = Path(shutil.copy2(DEBIAN, tmp_path / "bin"))
+    (tmp_path / "lib" / DEBIAN.name).symlink_to(Path("/usr/lib") / DEBIAN.name)
+    (tmp_path / "lib" / "python3").symlink_to(rootfs.build() / "python" / "lib" / "python3")
+    code = "import cycler; print(cycler.__file__)"
+    told = subprocess.run([interpreter, "-I", "-c", code], capture_output=True, text=True, check=True)
+    assert str(tmp_path) in told.stdout
 
 
 def test_an_added_pin_makes_an_environment_of_its_own() -> None:

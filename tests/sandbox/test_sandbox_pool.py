@@ -212,7 +212,14 @@ async def test_doctor_reports_every_check_with_a_remedy_for_each_miss() -> None:
 
 
 def _named(name: str) -> set[int]:
-    return {pid for pid in descendants() if Path(f"/proc/{pid}/comm").read_text().strip() == name}
+    return {pid for pid in descendants() if _command(pid) == name}
+
+
+def _command(pid: int) -> str | None:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except FileNotFoundError:  # it has ended since
+        return None
 
 
 def _kill_zygote(others: set[int]) -> None:
