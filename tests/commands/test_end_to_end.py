@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 COLD_STEPS = 40
@@ -137,11 +138,15 @@ def test_learner_and_sampler_agree_after_every_update(finished):
     assert max(gaps) <= 1e-3
 
 
-@pytest.mark.slow
-def test_in_bfloat16_learner_and_sampler_differ_by_rounding_alone(tmp_path):
+ON_ONE_GPU = ["rollout.gpus_per_worker=0.5", "learner.gpus_per_worker=0.5", "rollout.engine.gpu_memory_utilization=0.4"]
+GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")]
+
+
+@pytest.mark.parametrize("where", [pytest.param([], marks=pytest.mark.slow, id="cpu"), pytest.param(ON_ONE_GPU, marks=GPU, id="gpu")])
+def test_in_bfloat16_learner_and_sampler_differ_by_rounding_alone(where, tmp_path):
     out = tmp_path / "bfloat16"
     more = ("stages=[rl]", "rollout.engine.dtype=bfloat16", "learner.precision=bfloat16")
-    result = subprocess.run(command(out, 2, *more), cwd=ROOT, capture_output=True, text=True, timeout=280)
+    result = subprocess.run(command(out, 2, *more, *where), cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert result.returncode == 0, result.stdout + result.stderr
     gaps = [line["rollout/logprob_gap"] for line in metrics(out)]
     assert min(gaps) > 1e-4, "this is float32"
