@@ -142,7 +142,9 @@ ON_ONE_GPU = ["rollout.gpus_per_worker=0.5", "learner.gpus_per_worker=0.5", "rol
 GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")]
 
 
-@pytest.mark.parametrize("where", [pytest.param([], marks=pytest.mark.slow, id="cpu"), pytest.param(ON_ONE_GPU, marks=GPU, id="gpu")])
+@pytest.mark.parametrize(
+    "where", [pytest.param([], marks=pytest.mark.slow, id="on CPU"), pytest.param(ON_ONE_GPU, marks=GPU, id="on one GPU")]
+)
 def test_in_bfloat16_learner_and_sampler_differ_by_rounding_alone(where, tmp_path):
     out = tmp_path / "bfloat16"
     more = ("stages=[rl]", "rollout.engine.dtype=bfloat16", "learner.precision=bfloat16")
