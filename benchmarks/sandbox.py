@@ -78,7 +78,7 @@ async def _measure(peers: Peers, limits: Limits, scratch: Path, rounds: int, adv
     async with Pool(limits) as pool:
         with peers.repl() as repl:
             bench = _Bench(pool, peers, repl, picture)
-            await bench.one_round(
+            await bench.one_by_one(
                 _figures()
             )  # thrown away: the first of everything is slower, with files to read and fonts to load
             for number in range(rounds):
@@ -116,11 +116,15 @@ class _Bench:
             self._picture = opened.copy()
 
     async def one_round(self, figures: dict[str, Figure]) -> None:
+        await self.one_by_one(figures)
+        await self._throughput(figures["sessions_per_second"])
+
+    async def one_by_one(self, figures: dict[str, Figure]) -> None:
+        """A round without what keeps all cores busy."""
         async with self._pool.session() as session:
             await self._turns(session, figures)
             await self._figures_out(session, figures["figures_out_10"])
         await self._fresh(figures)
-        await self._throughput(figures["sessions_per_second"])
         await self._image_in(figures["image_in_12_megapixels"])
 
     async def _turns(self, session: Session, figures: dict[str, Figure]) -> None:

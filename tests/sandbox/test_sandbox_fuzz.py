@@ -29,7 +29,7 @@ from sandbox import Limits, Pool, Result, SandboxUnavailable, Session, Status, j
 from sandbox.process import Ending, Process
 
 # (short, whole)
-CELLS = (250, 10_000)
+CELLS = (150, 10_000)
 WIRE = (100, 10_000)
 PARSER = (500, 20_000)
 
