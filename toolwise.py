@@ -247,7 +247,10 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 
 
 def main() -> int:
-    """Run one command. A user's mistake is one line on standard error and status 2; a failing cluster one and status 1."""
+    """Run one command.
+
+    A user's mistake is one line on standard error and status 2; a failing cluster one and status 1; SIGINT and SIGTERM one and 130.
+    """
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE)
@@ -268,6 +271,10 @@ def main() -> int:
     except InfrastructureError as error:
         print(f"toolwise {arguments[0]}: the machines failed: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        go_on = "; resume=true goes on with the run" if command is train else ""
+        print(f"toolwise {arguments[0]}: interrupted{go_on}", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ async def _measure(peers: Peers, limits: Limits, scratch: Path, rounds: int, adv
         await memory.add(private, growth, peers, limits)
     picture = scratch / "picture.jpg"
     _photograph().save(picture, quality=_JPEG_QUALITY)
-    async with Pool(limits) as pool:
+    async with Pool(limits, preload=PRELOAD) as pool:
         with peers.repl() as repl:
             bench = _Bench(pool, peers, repl, picture)
             await bench.one_by_one(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import socket
+import threading
 
 import ray
 
@@ -18,7 +20,7 @@ _KNOCK_S = 10.0
 
 
 def join(config: RolloutConfig, gpus: float = 0) -> None:
-    """Join the cluster that RAY_ADDRESS names, or start Ray on this machine.
+    """Join the cluster that RAY_ADDRESS names, or start Ray on this machine. From then on SIGTERM raises KeyboardInterrupt, as SIGINT.
 
     On one machine every worker may want all cores for a while, since rollout and learning take turns: Ray is told of enough CPUs
     for both. Raises UsageError where this machine is to run sandboxes and cannot, where no cluster answers, or where it has fewer
@@ -52,6 +54,9 @@ def join(config: RolloutConfig, gpus: float = 0) -> None:
             raise UsageError(
                 f"no Ray cluster answers at RAY_ADDRESS={os.environ['RAY_ADDRESS']} ({told}): start it, or unset RAY_ADDRESS"
             ) from error
+        if threading.current_thread() is threading.main_thread():
+            # Ray leaves a handler that prints a stack and dies; a pod that is deleted should close what it holds, as after Ctrl-C.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
     _require_gpus(gpus, ray.cluster_resources().get("GPU", 0))
 
 

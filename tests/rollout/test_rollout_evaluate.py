@@ -2,8 +2,12 @@
 used; two runs are compared item by item. The commands run on real tools, with policies that are scripts."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +157,15 @@ def test_every_row_of_a_file_is_asked_once(tmp_path):
     path.write_text("".join(json.dumps({"question": f"Q{n}", "answer": "A"}) + "\n" for n in range(5)))
     config = compose("evaluate", EvaluateConfig, [f"out={tmp_path}/run", f"tasks={path}", "policy=random", "group_size=2"])
     assert [spec.env_kwargs["row"] for spec in Collector(config, find_policy("starter")).specs] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+
+
+def test_a_driver_that_is_told_to_end_can_close_what_it_holds(cluster):
+    """Ray's own handler would print a stack and die."""
+    never = ray.remote(num_cpus=0)(lambda: time.sleep(60)).remote()
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    with pytest.raises(KeyboardInterrupt):
+        ray.get(never, timeout=20)
+    ray.cancel(never, force=True)
 
 
 def test_the_same_seed_gives_the_same_numbers(oracle, swapped):
