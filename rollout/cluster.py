@@ -20,7 +20,7 @@ _KNOCK_S = 10.0
 
 
 def join(config: RolloutConfig, gpus: float = 0) -> None:
-    """Join the cluster that RAY_ADDRESS names, or start Ray on this machine. After that SIGTERM raises KeyboardInterrupt, as SIGINT.
+    """Join the cluster that RAY_ADDRESS names, or start Ray on this machine. Then SIGTERM raises KeyboardInterrupt, as SIGINT.
 
     On one machine every worker may want all cores for a while, since rollout and learning take turns: Ray is told of enough CPUs
     for both. Raises UsageError where this machine is to run sandboxes and cannot, where no cluster answers, or where it has fewer
