@@ -78,9 +78,8 @@ async def _measure(peers: Peers, limits: Limits, scratch: Path, rounds: int, adv
     async with Pool(limits, preload=PRELOAD) as pool:
         with peers.repl() as repl:
             bench = _Bench(pool, peers, repl, picture)
-            await bench.one_by_one(
-                _figures()
-            )  # thrown away: the first of everything is slower, with files to read and fonts to load
+            # Thrown away: the first of everything is slower, with files to read and fonts to load.
+            await bench.one_by_one(_figures())
             for number in range(rounds):
                 await bench.one_round(figures)
                 advance(

@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 import torch
 
+pytestmark = pytest.mark.timeout(600)  # the fixture's run and its repetition count as part of the first test
+
 ROOT = Path(__file__).parents[2]
 COLD_STEPS = 40
 # Killed in the last step, it goes on from the checkpoint before the step that it had finished, and so repeats that one.
@@ -46,7 +48,7 @@ def interrupted(tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "first"
     process = subprocess.Popen(command(out, STEPS), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 280
         while len(before := metrics(out)) < STEPS - 1 and time.monotonic() < deadline:
             assert process.poll() is None, f"it ended by itself with status {process.returncode}"
             time.sleep(0.1)
