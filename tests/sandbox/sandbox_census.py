@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -70,7 +72,7 @@ class Census:
     cgroups: frozenset[Path]
     mounts: int
     files: frozenset[str]
-    descriptors: int
+    descriptors: Counter[str]
     namespaces: frozenset[str]
 
     def beyond(self, before: Census) -> dict[str, Any]:
@@ -86,6 +88,7 @@ class Census:
 
 
 def census() -> Census:
+    gc.collect()  # what garbage holds would be closed at any moment
     living = descendants()
     return Census(
         frozenset(living),
@@ -93,9 +96,19 @@ def census() -> Census:
         frozenset(path for top in own_cgroups() for path in (top, *top.glob("*/"))),
         len(Path("/proc/self/mountinfo").read_text().splitlines()),
         frozenset(_files()),
-        len(os.listdir("/proc/self/fd")),
+        _descriptors(),
         frozenset(namespaces(living | {os.getpid()})),
     )
+
+
+def _descriptors() -> Counter[str]:
+    """How many this process has of each kind: of a file its path, else like "socket" or "anon_inode"."""
+    found: Counter[str] = Counter()
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # the one that lists them
+            target = os.readlink(f"/proc/self/fd/{number}")
+            found[target if target.startswith("/") else target.split(":[")[0]] += 1
+    return found
 
 
 def namespaces(pids: set[int]) -> set[str]:

@@ -31,7 +31,7 @@ from sandbox import session as session_module
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 # (short, whole)
-TURNS = (1500, 100_000)
+TURNS = (2500, 100_000)
 CONCURRENT = (16, 64)
 SEED = 20
 TURNS_PER_KILL = 60  # on average
