@@ -64,7 +64,7 @@ def test_one_round_writes_every_figure_with_both_sides(tmp_path, monkeypatch, ca
             ["text_build", "text_query_p50", "text_query_p99", "text_memory"],
             marks=pytest.mark.slow,  # five processes, of which three compile bm25s's loops
         ),
-        (image_search.measure, 100, ["image_query_p50", "image_top5"]),
+        (image_search.measure, 300, ["image_query_p50", "image_top5"]),
     ],
 )
 def test_a_small_search_benchmark_measures_both_sides(measure, size, figures):
