@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import gc
 import os
+import re
 import tempfile
 import time
 from collections import Counter
@@ -88,7 +89,6 @@ class Census:
 
 
 def census() -> Census:
-    gc.collect()  # what garbage holds would be closed at any moment
     living = descendants()
     return Census(
         frozenset(living),
@@ -96,18 +96,18 @@ def census() -> Census:
         frozenset(path for top in own_cgroups() for path in (top, *top.glob("*/"))),
         len(Path("/proc/self/mountinfo").read_text().splitlines()),
         frozenset(_files()),
-        _descriptors(),
+        _own_descriptors(),
         frozenset(namespaces(living | {os.getpid()})),
     )
 
 
-def _descriptors() -> Counter[str]:
-    """How many this process has of each kind: of a file its path, else like "socket" or "anon_inode"."""
+def _own_descriptors() -> Counter[str]:
+    """How many this process has of each kind: of a file its path, else like "socket" or "anon_inode:[eventpoll]"."""
     found: Counter[str] = Counter()
     for number in os.listdir("/proc/self/fd"):
         with contextlib.suppress(FileNotFoundError):  # the one that lists them
             target = os.readlink(f"/proc/self/fd/{number}")
-            found[target if target.startswith("/") else target.split(":[")[0]] += 1
+            found[re.sub(r":\[\d+\]$", "", target)] += 1
     return found
 
 
