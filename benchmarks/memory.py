@@ -23,7 +23,7 @@ async def add(private: Figure, growth: Figure, peers: Peers, limits: Limits) -> 
     """
     with peers.repl() as first, contextlib.ExitStack() as opened:
         first.run(_CELL)
-        async with Pool(limits, size=_SESSIONS) as pool, contextlib.AsyncExitStack() as sessions:
+        async with Pool(limits, size=_SESSIONS, preload=peers.imports) as pool, contextlib.AsyncExitStack() as sessions:
             zygote = _descendants()
             before = _megabytes(zygote, "Pss")
             for _ in range(_SESSIONS):

@@ -51,6 +51,7 @@ class Peers:
 
     def __init__(self, root: Path, imports: Sequence[str], limits: Limits, scratch: Path) -> None:
         self._root = root
+        self.imports = tuple(imports)
         self._imports = f"import {', '.join(imports)}"
         self._limits = limits
         fonts = scratch / "matplotlib"

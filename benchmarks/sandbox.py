@@ -75,7 +75,7 @@ async def _measure(peers: Peers, limits: Limits, scratch: Path, rounds: int, adv
         await memory.add(private, growth, peers, limits)
     picture = scratch / "picture.jpg"
     _photograph().save(picture, quality=_JPEG_QUALITY)
-    async with Pool(limits, preload=PRELOAD) as pool:
+    async with Pool(limits, preload=peers.imports) as pool:
         with peers.repl() as repl:
             bench = _Bench(pool, peers, repl, picture)
             # Thrown away: the first of everything is slower, with files to read and fonts to load.

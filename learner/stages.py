@@ -13,12 +13,10 @@ from learner.workshop import Workshop
 from rollout.fleet import Fleet
 
 
-def run_stages(
-    config: Experiment, policy_dir: str, directory: RunDirectory, fleet: Future[Fleet] | None = None
-) -> list[dict[str, Any]]:
+def run_stages(config: Experiment, policy_dir: str, directory: RunDirectory, fleet: Future[Fleet] | None) -> list[dict[str, Any]]:
     """Do every stage of `config.stages` that is not finished yet; returns the records of `evaluation.json`. Ray must be running.
 
-    `fleet` is one that starts already.
+    `fleet` is one that starts already, or None.
     """
     with Workshop(config, policy_dir, directory, fleet) as shop:
         if "base" not in directory.progress:

@@ -30,7 +30,7 @@ class Workshop:
     Ray must be running.
     """
 
-    def __init__(self, config: Experiment, policy_dir: str, directory: RunDirectory, fleet: Future[Fleet] | None = None) -> None:
+    def __init__(self, config: Experiment, policy_dir: str, directory: RunDirectory, fleet: Future[Fleet] | None) -> None:
         self.config, self.policy_dir, self.directory = config, policy_dir, directory
         self.store = Store(directory.path)
         self._tasks: dict[str, Tasks] = {}
