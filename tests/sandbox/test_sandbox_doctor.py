@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 from sandbox import SandboxUnavailable, certification, cgroups, doctor
 from sandbox.doctor import Check, Report
 
+MOUNTED = Path("/proc/self/mountinfo").read_text()
 HELD = Check("a", True, "held")
 
 
@@ -56,6 +58,17 @@ def test_without_a_cgroup_the_level_is_reduced_and_the_remedy_is_named(monkeypat
     (check,) = [check for check in report.checks if check.name == "cgroup"]
     assert (check.ok, check.required) == (False, False)
     assert "systemd-run --scope -p Delegate=yes" in str(report)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="unmounting in a mount namespace takes root")
+@pytest.mark.skipif(" - cgroup cgroup " not in MOUNTED, reason="cgroup v2 alone here: its controllers are not taken by v1")
+def test_controllers_that_a_unified_hierarchy_does_not_give_are_named(tmp_path: Path) -> None:
+    """Where v1 has the controllers, a real v2 mount gives none."""
+    hide = 'umount $(awk \'$3 == "cgroup" {print $2}\' /proc/mounts) && mount -t cgroup2 none "$1" && exec "$2" -c "$3"'
+    look = "from sandbox import cgroups; print(cgroups.detect())"
+    command = ["unshare", "--mount", "sh", "-c", hide, "sh", str(tmp_path), sys.executable, look]
+    told = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
+    assert "is not given the memory and pids controller" in told.stdout
 
 
 def test_a_masked_proc_shows_the_security_context_for_a_pod(monkeypatch: pytest.MonkeyPatch) -> None:
