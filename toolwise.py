@@ -29,7 +29,7 @@ def train(overrides: Sequence[str], name: str = "train") -> int:
     from pathlib import Path
 
     from configs import compose, compose_again
-    from learner.console import console
+    from console import console
     from learner.experiment import Experiment
     from learner.run import run
 
@@ -41,8 +41,8 @@ def train(overrides: Sequence[str], name: str = "train") -> int:
         f"{name}: {', '.join(config.stages)} on {config.tasks}, from policy {config.policy}, into {config.out}", highlight=False
     )
     path, records = run(config)
-    from rollout.evaluate import table
-    from rollout.measure import EvaluateConfig
+    from evaluation.evaluate import EvaluateConfig
+    from evaluation.records import table
 
     console.print(table(records))
     console.print(
@@ -65,10 +65,10 @@ def cold_start(overrides: Sequence[str]) -> int:
 def collect(overrides: Sequence[str]) -> int:
     """Roll a policy out and write its trajectories."""
     from configs import compose
-    from learner.console import console, progress
+    from console import console, progress
+    from evaluation.records import evaluation_record, table
     from rollout.collect import SCRIPTS, CollectConfig, group_count
     from rollout.collect import collect as run
-    from rollout.evaluate import evaluation_record, table
 
     config = compose("collect", CollectConfig, overrides)
     count = group_count(config) * config.group_size
@@ -93,12 +93,12 @@ def collect(overrides: Sequence[str]) -> int:
 def evaluate(overrides: Sequence[str]) -> int:
     """Measure a policy on held-out tasks, with tools taken away if asked; or compare two evaluations."""
     from configs import SettingsError, compose
-    from learner.console import console, progress
-    from rollout.ablation import ablation_table
+    from console import console, progress
+    from evaluation.ablation import ablation_table
+    from evaluation.comparison import compare, comparison_table
+    from evaluation.evaluate import EvaluateConfig, measure
+    from evaluation.records import table
     from rollout.collect import group_count
-    from rollout.comparison import compare, comparison_table
-    from rollout.evaluate import table
-    from rollout.measure import EvaluateConfig, measure
 
     config = compose("evaluate", EvaluateConfig, overrides)
     if config.compare:
@@ -122,8 +122,8 @@ def evaluate(overrides: Sequence[str]) -> int:
 
 def _directory(config: CollectConfig) -> str:
     """The policy's directory; for a script or an endpoint, the one in whose tokens its episodes are written."""
-    from learner.policies import find_policy
     from rollout.collect import SCRIPTS, is_endpoint
+    from starter.policies import find_policy
 
     foreign = config.policy in SCRIPTS or is_endpoint(config.policy)
     return find_policy(config.tokenizer if foreign else config.policy)
@@ -132,8 +132,8 @@ def _directory(config: CollectConfig) -> str:
 def index(overrides: Sequence[str]) -> int:
     """Build an index for the text or the image search."""
     from configs import compose
+    from console import console, progress
     from envs.search.building import IndexConfig, build_index, size_of
-    from learner.console import console, progress
 
     config = compose("index", IndexConfig, overrides)
     console.print(f"index: {config.corpus or config.gallery}, into {config.out}", highlight=False)
@@ -147,8 +147,8 @@ def index(overrides: Sequence[str]) -> int:
 def atlas(overrides: Sequence[str]) -> int:
     """Build the world of real data."""
     from configs import compose
+    from console import console, progress
     from envs.atlas.building import TEMPLATES, AtlasConfig, build_atlas
-    from learner.console import console, progress
 
     config = compose("atlas", AtlasConfig, overrides)
     console.print(f"atlas: from the World Factbook, flags and photographs, into {config.out}", highlight=False)
@@ -168,8 +168,8 @@ def atlas(overrides: Sequence[str]) -> int:
 def serve_search(overrides: Sequence[str]) -> int:
     """Serve a text index until the process is told to end."""
     from configs import compose
-    from learner.console import console
-    from rollout.search_service import ServiceConfig, serve_index
+    from console import console
+    from rollout.cluster.search_service import ServiceConfig, serve_index
 
     config = compose("serve_search", ServiceConfig, overrides)
     console.print(f"serve-search: {config.index}, {config.replicas} replicas, at {config.host}:{config.port}", highlight=False)
@@ -190,7 +190,7 @@ def bench(overrides: Sequence[str]) -> int:
 
     from benchmarks import BENCHMARKS, BenchConfig, table
     from configs import SettingsError, compose
-    from learner.console import console, progress
+    from console import console, progress
     from rollout.store import write_whole
 
     name = next((argument for argument in overrides if "=" not in argument), "")

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
+from console import console, progress
+from curation.recorded import read_demonstrations
 from envs import resolve
 from envs.types import UsageError
 from learner.batch import Batch
-from learner.console import console, progress
 from learner.experiment import Stage
 from learner.workshop import Workshop
 from rollout.collect import group_specs
-from rollout.demonstrations import read_demonstrations
-from rollout.tokens import ChatFormat
+from rollout.tokens.chat_format import ChatFormat
 from rollout.types import Episode, Trajectory
 
 CHECKPOINT = "cold_start"

@@ -9,11 +9,11 @@ from typing import Any
 from envs import resolve
 from envs.types import UsageError
 from learner.experiment import Experiment, Stage
-from learner.policies import find_policy
 from learner.run_directory import RunDirectory
-from rollout.cluster import join
+from rollout.cluster.connect import join
+from rollout.cluster.fleet import Fleet
 from rollout.config import Backend
-from rollout.fleet import Fleet
+from starter.policies import find_policy
 
 
 def run(config: Experiment) -> tuple[Path, list[dict[str, Any]]]:

@@ -10,7 +10,7 @@ from learner.experiment import Experiment, Stage
 from learner.run_directory import RunDirectory
 from learner.train import run_rl
 from learner.workshop import Workshop
-from rollout.fleet import Fleet
+from rollout.cluster.fleet import Fleet
 
 
 def run_stages(config: Experiment, policy_dir: str, directory: RunDirectory, fleet: Future[Fleet] | None) -> list[dict[str, Any]]:

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from console import console, progress
+from evaluation.tool_use import CollapseAlarm, tool_use_metrics
 from learner.batch import Batch
 from learner.cold_start import CHECKPOINT as COLD_START
-from learner.console import console, progress
 from learner.experiment import Stage
 from learner.workshop import Workshop
+from rollout.cluster.fleet import FleetError
 from rollout.collect import group_specs
-from rollout.fleet import FleetError
-from rollout.statistics import CollapseAlarm, tool_use_metrics
 from rollout.types import Episode, EpisodeSpec
 
 CHECKPOINT = "step"

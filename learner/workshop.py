@@ -9,18 +9,18 @@ from typing import Any, Self
 
 from transformers import AutoConfig, AutoProcessor
 
+from console import console
 from envs import resolve
+from evaluation.records import evaluation_record, merge
 from learner.batch import Collator
-from learner.console import console
 from learner.experiment import Experiment
 from learner.run_directory import RunDirectory, settings_of
 from learner.tracking import Tracker
 from learner.verl_backend import Learner
+from rollout.cluster.fleet import Fleet
 from rollout.collect import Tasks, group_specs
-from rollout.evaluate import evaluation_record, merge
-from rollout.fleet import Fleet
 from rollout.store import Store, write_whole
-from rollout.tokens import banned_token_ids
+from rollout.tokens.chat_format import banned_token_ids
 from rollout.types import Trajectory
 
 

@@ -15,9 +15,9 @@ import numpy as np
 from envs import count_rows, resolve
 from envs.datasets import is_dataset
 from envs.types import UsageError
-from rollout.cluster import join
+from rollout.cluster.connect import join
+from rollout.cluster.fleet import Fleet, Progress
 from rollout.config import Backend, RolloutConfig
-from rollout.fleet import Fleet, Progress
 from rollout.store import Store
 from rollout.types import Episode, EpisodeSpec
 

@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from rollout.images import EncodedImage
+from rollout.tokens.images import EncodedImage
+from rollout.types import Generation
 
 if TYPE_CHECKING:
     from envs.chat_endpoint import Message, Reply
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """One sampled turn: N token ids with their N log-probabilities (natural logarithm, at the sampling temperature).
-
-    `finish_reason` is "stop" (the model ended its turn; the end-of-turn token is the last of `token_ids`) or "length".
-    `version` is the policy version that sampled every token of the turn.
-    """
-
-    token_ids: list[int]
-    logprobs: list[float]
-    finish_reason: str
-    version: int
 
 
 class Policy(Protocol):

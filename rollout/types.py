@@ -42,6 +42,20 @@ class EpisodeSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Generation:
+    """One sampled turn: N token ids with their N log-probabilities (natural logarithm, at the sampling temperature).
+
+    `finish_reason` is "stop" (the model ended its turn; the end-of-turn token is the last of `token_ids`) or "length".
+    `version` is the policy version that sampled every token of the turn.
+    """
+
+    token_ids: list[int]
+    logprobs: list[float]
+    finish_reason: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """One action of the model and what the environment answered. Times in seconds; `images` are sha256 names."""
 

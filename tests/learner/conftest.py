@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from transformers import AutoProcessor
 
-from learner.starter_policy import build
 from rollout.types import Episode, StopReason, Trajectory
+from starter.policy import build
 
 IMAGE_TOKENS = 16  # of a picture of 112 x 112 pixels
 

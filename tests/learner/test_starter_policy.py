@@ -10,9 +10,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from envs.microworld import make_task
 from envs.microworld.basics import MIXES, Basics
-from learner.policies import STARTERS, find_policy
-from learner.pretraining import PretrainingConfig, encode, measure, pretrain
-from learner.starter_policy import build, build_processor
+from starter.policies import STARTERS, find_policy
+from starter.policy import build, build_processor
+from starter.pretraining import PretrainingConfig, encode, measure, pretrain
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ import io
 import pytest
 import torch
 
-from learner.starter_policy import build
 from rollout.config import EngineConfig
-from rollout.tokens import ChatFormat
+from rollout.tokens.chat_format import ChatFormat
+from starter.policy import build
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +43,7 @@ def fresh_engine(other_policy_directory):
 def _serve(directory):
     import asyncio
 
-    from rollout.vllm_policy import VllmPolicy
+    from rollout.engines.vllm import VllmPolicy
 
     threads = torch.get_num_threads()
     with contextlib.redirect_stderr(io.StringIO()):

@@ -17,10 +17,9 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from envs.types import InfrastructureError, ToolCall, ToolStatus
-from rollout.policy import Generation
-from rollout.tokens import ChatFormat
-from rollout.types import EpisodeSpec
-from rollout.worker import RolloutWorker
+from rollout.cluster.worker import RolloutWorker
+from rollout.tokens.chat_format import ChatFormat
+from rollout.types import EpisodeSpec, Generation
 
 
 def spec(env_id="rollout_fakes:Fake-v0", number=0, group="g", **options: Any) -> EpisodeSpec:

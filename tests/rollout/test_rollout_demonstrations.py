@@ -6,10 +6,10 @@ import json
 import pytest
 from PIL import Image
 
+from curation.recorded import read_demonstrations
 from envs.datasets import DatasetError
 from envs.types import UsageError
 from rollout.config import EpisodeConfig
-from rollout.demonstrations import read_demonstrations
 
 CALL = '<think>Whose?</think><tool_call>{"name": "image_search"}</tool_call>'
 CODE = "<code>\n```python\nprint(7)\n```\n</code>"

@@ -13,8 +13,8 @@ from rollout_fakes import Fake, spec
 
 from envs.types import UsageError
 from rollout.config import EndpointConfig, EpisodeConfig
-from rollout.endpoint import Endpoint
-from rollout.episode import run_episode
+from rollout.engines.endpoint import Endpoint
+from rollout.episode.loop import run_episode
 from rollout.types import StopReason
 
 ROOT = Path(__file__).parents[2]

@@ -10,8 +10,8 @@ from rollout_fakes import Fake, Plain, ScriptedPolicy, spec
 
 from envs.types import UsageError
 from rollout.config import EpisodeConfig
-from rollout.environments import Threads, make
-from rollout.episode import run_episode
+from rollout.episode.environments import Threads, make
+from rollout.episode.loop import run_episode
 from rollout.types import StopReason
 
 

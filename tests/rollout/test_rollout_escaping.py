@@ -18,12 +18,11 @@ from envs.protocol import Malformed, parse
 from envs.search.text_index import TextIndex
 from envs.search.types import Document, Match, Passage, SearchUnavailable
 from envs.types import Task, ToolStatus
-from learner.starter_policy import build_tokenizer
 from rollout.config import EpisodeConfig
-from rollout.episode import run_episode
-from rollout.policy import Generation
-from rollout.transcript import Transcript
-from rollout.types import StopReason
+from rollout.episode.loop import run_episode
+from rollout.tokens.transcript import Transcript
+from rollout.types import Generation, StopReason
+from starter.policy import build_tokenizer
 
 TAG = re.compile(r"</?(?:think|code|tool_call|tool_response|answer)>")
 TAGS = [f"<{slash}{name}>" for name in ("think", "code", "tool_call", "tool_response", "answer") for slash in ("", "/")]

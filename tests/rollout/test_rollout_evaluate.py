@@ -17,14 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs import compose
-from learner.console import progress
-from learner.policies import find_policy
-from rollout.cluster import join
+from console import progress
+from evaluation.comparison import compare
+from evaluation.evaluate import EvaluateConfig, measure
+from evaluation.intervals import bootstrap_interval, mcnemar_p, pass_at_k
+from rollout.cluster.connect import join
 from rollout.collect import Collector
-from rollout.comparison import compare
 from rollout.config import RolloutConfig
-from rollout.intervals import bootstrap_interval, mcnemar_p, pass_at_k
-from rollout.measure import EvaluateConfig, measure
+from starter.policies import find_policy
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,10 +13,10 @@ import torch
 from rollout_fakes import FakeWorker, spec
 
 from envs.types import UsageError
+from rollout.cluster.fleet import Fleet, FleetError
+from rollout.cluster.worker import RolloutWorker
 from rollout.config import EngineConfig, EpisodeConfig, RolloutConfig
-from rollout.fleet import Fleet, FleetError
 from rollout.types import StopReason
-from rollout.worker import RolloutWorker
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rollout_fakes import ScriptedPolicy, spec
 
-from rollout.environments import make
-from rollout.episode import run_episode
-from rollout.evaluate import evaluation_record, merge, table
-from rollout.intervals import wilson_interval
-from rollout.statistics import CollapseAlarm, tool_advantage, tool_use_metrics, variance_parts
-from rollout.store import Store, lint
+from evaluation.intervals import wilson_interval
+from evaluation.records import evaluation_record, merge, table
+from evaluation.tool_use import CollapseAlarm, tool_advantage, tool_use_metrics, variance_parts
+from rollout.episode.environments import make
+from rollout.episode.loop import run_episode
+from rollout.lint import lint
+from rollout.store import Store
 from rollout.types import Episode, StopReason, Trajectory, Turn
 
 

@@ -20,9 +20,9 @@ from ray.exceptions import RayActorError, RayTaskError
 from rollout_fakes import FakeWorker, spec
 
 from envs.types import UsageError
+from rollout.cluster.fleet import Fleet
+from rollout.cluster.sandboxes import RemotePool, spawn
 from rollout.config import EngineConfig, EpisodeConfig, RolloutConfig
-from rollout.fleet import Fleet
-from rollout.sandboxes import RemotePool, spawn
 from rollout.types import StopReason
 from sandbox import SandboxUnavailable, Status
 

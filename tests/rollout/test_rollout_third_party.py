@@ -11,13 +11,13 @@ import ray
 from rollout_fakes import spec
 
 from configs import compose
+from console import progress
 from envs.types import UsageError
-from learner.console import progress
+from evaluation.evaluate import EvaluateConfig, measure
 from rollout.config import EndpointConfig
-from rollout.endpoint import Endpoint
-from rollout.environments import Threads, adapt, make
-from rollout.episode import run_episode
-from rollout.measure import EvaluateConfig, measure
+from rollout.engines.endpoint import Endpoint
+from rollout.episode.environments import Threads, adapt, make
+from rollout.episode.loop import run_episode
 from rollout.types import StopReason
 
 ROOT = Path(__file__).parents[2]

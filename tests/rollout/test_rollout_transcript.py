@@ -13,11 +13,11 @@ from PIL import Image
 from rollout_fakes import picture
 from transformers import AutoProcessor
 
-from rollout.images import ImageEncoder
 from rollout.lru import LRUCache
-from rollout.policy import Generation
-from rollout.tokens import ChatFormat, banned_token_ids
-from rollout.transcript import TRUNCATED, TokenBudgetExceeded, Transcript
+from rollout.tokens.chat_format import ChatFormat, banned_token_ids
+from rollout.tokens.images import ImageEncoder
+from rollout.tokens.transcript import TRUNCATED, TokenBudgetExceeded, Transcript
+from rollout.types import Generation
 
 SPECIAL = ["<|im_end|>", "<|im_start|>assistant\n", "<|image_pad|>", "<|vision_start|>", "<|endoftext|>", "<|video_pad|>"]
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)

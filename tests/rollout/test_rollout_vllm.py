@@ -9,8 +9,8 @@ from rollout_fakes import picture
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from envs.types import InfrastructureError
-from rollout.tokens import banned_token_ids
-from rollout.transcript import Transcript
+from rollout.tokens.chat_format import banned_token_ids
+from rollout.tokens.transcript import Transcript
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,12 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from envs.types import InfrastructureError, UsageError
-from rollout import sandboxes
+from rollout.cluster import sandboxes
+from rollout.cluster.weights import pack
+from rollout.cluster.worker import RolloutWorker
 from rollout.config import RolloutConfig
-from rollout.episode import failed_episode
+from rollout.episode.loop import failed_episode
 from rollout.types import Episode, EpisodeSpec, StopReason
-from rollout.weights import pack
-from rollout.worker import RolloutWorker
 
 if TYPE_CHECKING:
     import torch

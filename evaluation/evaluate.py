@@ -12,10 +12,10 @@ from typing import Any
 
 from envs.tools.outputs import REAL
 from envs.types import UsageError
-from rollout.ablation import FULL, Ablation, causal_use, keep_outputs, necessity, with_outputs, without_tools
+from evaluation.ablation import FULL, Ablation, causal_use, keep_outputs, necessity, with_outputs, without_tools
+from evaluation.records import evaluation_record, markdown
 from rollout.collect import CollectConfig, Collector, tasks_of
-from rollout.environments import make
-from rollout.evaluate import evaluation_record, markdown
+from rollout.episode.environments import make
 from rollout.store import write_whole
 from rollout.types import Episode, StopReason, Trajectory
 

@@ -13,14 +13,14 @@ import ray.actor
 
 import envs  # noqa: F401  registers the environments
 from envs.types import UsageError
+from rollout.cluster.sandbox_metrics import SandboxMetrics
+from rollout.cluster.sandboxes import RemotePool
+from rollout.cluster.weights import Packed, unpack
 from rollout.config import Backend, RolloutConfig
-from rollout.environments import Threads, make
-from rollout.episode import failed_episode, run_episode
-from rollout.sandboxes import RemotePool
-from rollout.telemetry import SandboxMetrics
-from rollout.tokens import ChatFormat
+from rollout.episode.environments import Threads, make
+from rollout.episode.loop import failed_episode, run_episode
+from rollout.tokens.chat_format import ChatFormat
 from rollout.types import Episode, EpisodeSpec
-from rollout.weights import Packed, unpack
 from sandbox import Pool
 
 log = logging.getLogger(__name__)
@@ -87,10 +87,10 @@ class RolloutWorker:
             return chat, None
         # Both take seconds to import, and no driver needs them.
         if self._config.backend is Backend.endpoint:
-            from rollout.endpoint import Endpoint
+            from rollout.engines.endpoint import Endpoint
 
             return chat, Endpoint(self._config.endpoint)
-        from rollout.vllm_policy import VllmPolicy
+        from rollout.engines.vllm import VllmPolicy
 
         return chat, VllmPolicy(self._config.engine, version)
 

@@ -10,7 +10,7 @@ import numpy as np
 from rich.table import Table
 
 from envs.types import InfrastructureError
-from rollout.intervals import bootstrap_interval, pass_at_k, wilson_interval
+from evaluation.intervals import bootstrap_interval, pass_at_k, wilson_interval
 from rollout.types import StopReason, Trajectory
 
 _REALX = ("perception", "reasoning", "search", "integration")  # in RealX-Bench's order

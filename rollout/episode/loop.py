@@ -17,13 +17,13 @@ import gymnasium
 
 from envs.protocol import instructions
 from envs.types import InfrastructureError, Observation, ToolCall, ToolStatus, UsageError
-from rollout.actors import Actor, EndpointActor, PolicyActor, ScriptActor, sampling
 from rollout.config import PROTOCOL_PROMPT, EpisodeConfig
-from rollout.environments import Threads, adapt
-from rollout.images import EncodedImage
+from rollout.episode.actors import Actor, EndpointActor, PolicyActor, ScriptActor, sampling
+from rollout.episode.environments import Threads, adapt
 from rollout.policy import ChatPolicy, Policy
-from rollout.tokens import ChatFormat
-from rollout.transcript import TokenBudgetExceeded, Transcript
+from rollout.tokens.chat_format import ChatFormat
+from rollout.tokens.images import EncodedImage
+from rollout.tokens.transcript import TokenBudgetExceeded, Transcript
 from rollout.types import Episode, EpisodeSpec, StopReason, Trajectory, Turn
 
 T = TypeVar("T")

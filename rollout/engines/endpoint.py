@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from envs.chat_endpoint import ChatEndpoint, ConversationTooLong, EndpointFailed, EndpointRefused, Message, Reply
 from envs.types import InfrastructureError, UsageError
 from rollout.config import EndpointConfig
-from rollout.transcript import TokenBudgetExceeded
+from rollout.tokens.transcript import TokenBudgetExceeded
 
 
 class Endpoint:

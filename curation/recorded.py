@@ -22,10 +22,9 @@ from envs.protocol import Action, Answer, Call, Code, Malformed, escape, is_well
 from envs.tools.toolbox import NAMES
 from envs.types import ToolStatus, UsageError
 from rollout.config import EpisodeConfig
-from rollout.policy import Generation
-from rollout.tokens import ChatFormat
-from rollout.transcript import TokenBudgetExceeded, Transcript
-from rollout.types import Episode, StopReason, Trajectory, Turn
+from rollout.tokens.chat_format import ChatFormat
+from rollout.tokens.transcript import TokenBudgetExceeded, Transcript
+from rollout.types import Episode, Generation, StopReason, Trajectory, Turn
 
 _RESPONSE = ("<tool_response>", "</tool_response>")
 

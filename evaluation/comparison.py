@@ -9,7 +9,7 @@ import numpy as np
 from rich.table import Table
 
 from envs.types import UsageError
-from rollout.intervals import bootstrap_interval, mcnemar_p
+from evaluation.intervals import bootstrap_interval, mcnemar_p
 from rollout.store import Store
 from rollout.types import StopReason
 

@@ -12,11 +12,11 @@ import gymnasium
 
 from envs.types import InfrastructureError, Observation, Script
 from rollout.config import EpisodeConfig
-from rollout.images import EncodedImage
-from rollout.policy import ChatPolicy, Generation, Policy
-from rollout.tokens import ChatFormat
-from rollout.transcript import Transcript
-from rollout.types import EpisodeSpec
+from rollout.policy import ChatPolicy, Policy
+from rollout.tokens.chat_format import ChatFormat
+from rollout.tokens.images import EncodedImage
+from rollout.tokens.transcript import Transcript
+from rollout.types import EpisodeSpec, Generation
 
 if TYPE_CHECKING:
     from envs.chat_endpoint import Message

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from envs.types import UsageError
 
-STARTER_POLICY = Path(__file__).parent / "starter"
-STARTERS = {"starter": STARTER_POLICY, "starter_mixture": STARTER_POLICY.with_name("starter_mixture")}
+STARTERS = {"starter": Path(__file__).parent / "microworld", "starter_mixture": Path(__file__).parent / "mixture"}
 """The policies that the project ships, by the name that a user writes."""
 
 

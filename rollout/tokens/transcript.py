@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from rollout.images import EncodedImage
-from rollout.policy import Generation
-from rollout.tokens import ChatFormat, Piece
+from rollout.tokens.chat_format import ChatFormat, Piece
+from rollout.tokens.images import EncodedImage
+from rollout.types import Generation
 
 TRUNCATED = " …[truncated]"
 

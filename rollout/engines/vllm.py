@@ -47,11 +47,11 @@ from vllm.v1.sample.logits_processor import LogitsProcessor
 
 from envs.types import InfrastructureError
 from rollout.config import EngineConfig
-from rollout.images import EncodedImage
-from rollout.mailbox import resolve, take
-from rollout.policy import Generation
-from rollout.preprocessing import Features, ImagePreprocessor
-from rollout.tokens import banned_token_ids
+from rollout.engines.futures import resolve, take
+from rollout.engines.vllm_images import Features, ImagePreprocessor
+from rollout.tokens.chat_format import banned_token_ids
+from rollout.tokens.images import EncodedImage
+from rollout.types import Generation
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from rollout.images import EncodedImage
+from rollout.engines.futures import take
 from rollout.lru import LRUCache
-from rollout.mailbox import take
+from rollout.tokens.images import EncodedImage
 
 _IMAGES_PER_RUN = 16
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import tokenizers
 
-from rollout.images import ImageEncoder
+from rollout.tokens.images import ImageEncoder
 
 Piece = int | str
 """A part of a prompt: the id of a special token, or plain text."""

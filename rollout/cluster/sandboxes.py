@@ -25,8 +25,8 @@ from PIL import Image
 from ray.exceptions import RayError
 
 from envs.types import UsageError
+from rollout.cluster.sandbox_metrics import SandboxMetrics
 from rollout.config import RolloutConfig
-from rollout.telemetry import SandboxMetrics
 from sandbox import Pool, Result, Session, Status
 
 log = logging.getLogger(__name__)

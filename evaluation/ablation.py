@@ -16,7 +16,7 @@ from typing import Any
 from rich.table import Table
 
 from envs.tools.outputs import BLANK, Donor, write_donors
-from rollout.intervals import wilson_interval
+from evaluation.intervals import wilson_interval
 from rollout.types import Episode, EpisodeSpec, Trajectory
 
 FULL = "all tools"

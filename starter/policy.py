@@ -1,7 +1,7 @@
 """The starter policy: a Qwen2.5-VL of about a million parameters with a tokenizer and a processor of its own, built from a seed.
 
 It is saved in the Hugging Face layout, so that vLLM and verl load it through the same path as a downloaded Qwen2.5-VL-7B. What it
-knows before any tool is seen comes from `learner.pretraining`.
+knows before any tool is seen comes from `starter.pretraining`.
 """
 
 from __future__ import annotations

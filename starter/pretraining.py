@@ -1,6 +1,6 @@
 """Pre-training of the starter policy on what a base model knows (`envs.microworld.basics`), and never a tool call.
 
-python -m learner.pretraining out=DIR [world=mixture] [seed=0] [steps=1200]
+python -m starter.pretraining out=DIR [world=mixture] [seed=0] [steps=1200]
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from omegaconf import OmegaConf
 from torch.nn.functional import cross_entropy
 from transformers import BatchFeature, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
+from console import console, progress
 from envs.microworld.basics import MIXES, Basics
 from envs.microworld.scripts import answer_action
 from envs.types import Task
-from learner.console import console, progress
-from learner.starter_policy import build, build_model, build_processor
+from starter.policy import build, build_model, build_processor
 
 ANSWER_STARTS = "<|im_start|>assistant\n"
 
 
 @dataclass
 class PretrainingConfig:
-    """Settings of the pre-training; the defaults made the weights that the project ships, in `learner/starter`."""
+    """Settings of the pre-training; the defaults made the weights that the project ships, in `starter/microworld`."""
 
     out: str = "runs/base"
     """Directory to write to."""

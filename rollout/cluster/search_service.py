@@ -24,7 +24,7 @@ from starlette.responses import JSONResponse
 
 from envs.search.text_index import TextIndex
 from envs.types import UsageError
-from rollout.cluster import join
+from rollout.cluster.connect import join
 from rollout.config import RolloutConfig
 
 _MOST_RESULTS = 100

@@ -1,0 +1,1 @@
+"""What trajectories say about a policy: accuracy, tool use, ablations, comparisons."""

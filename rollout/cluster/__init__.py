@@ -1,0 +1,1 @@
+"""Episodes on a Ray cluster: the fleet, its workers, their weights and sandboxes."""

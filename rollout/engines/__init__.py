@@ -1,0 +1,1 @@
+"""Who samples: vLLM in this process, or an OpenAI-compatible endpoint. An engine knows no episode and no Ray."""

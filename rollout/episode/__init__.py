@@ -1,0 +1,1 @@
+"""One episode from reset to outcome. It knows no Ray and no engine."""

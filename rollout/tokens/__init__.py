@@ -1,0 +1,1 @@
+"""What a policy sees: chat templates, token records, images."""
