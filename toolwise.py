@@ -92,8 +92,9 @@ def collect(overrides: Sequence[str]) -> int:
 
 def evaluate(overrides: Sequence[str]) -> int:
     """Measure a policy on held-out tasks, with tools taken away if asked; or compare two evaluations."""
-    from configs import SettingsError, compose
+    from configs import compose
     from console import console, progress
+    from envs.errors import UsageError
     from evaluation.ablation import ablation_table
     from evaluation.comparison import compare, comparison_table
     from evaluation.evaluate import EvaluateConfig, measure
@@ -103,7 +104,7 @@ def evaluate(overrides: Sequence[str]) -> int:
     config = compose("evaluate", EvaluateConfig, overrides)
     if config.compare:
         if len(config.compare) != 2:
-            raise SettingsError("compare takes two directories: write compare=[runs/a,runs/b]")
+            raise UsageError("compare takes two directories: write compare=[runs/a,runs/b]")
         console.print(comparison_table(compare(*config.compare)))
         return 0
     count = group_count(config) * config.group_size
@@ -189,27 +190,28 @@ def bench(overrides: Sequence[str]) -> int:
     from pathlib import Path
 
     from benchmarks import BENCHMARKS, BenchConfig, table
-    from configs import SettingsError, compose
+    from configs import compose
     from console import console, progress
-    from rollout.store import write_whole
+    from envs.atomic import write_file
+    from envs.errors import UsageError
 
     name = next((argument for argument in overrides if "=" not in argument), "")
     if name not in BENCHMARKS:
-        raise SettingsError(f"there is no benchmark {name!r}: write one of {', '.join(BENCHMARKS)}, as in `bench sandbox`")
+        raise UsageError(f"there is no benchmark {name!r}: write one of {', '.join(BENCHMARKS)}, as in `bench sandbox`")
     settings = list(overrides)
     settings.remove(name)
     config = compose("bench", BenchConfig, settings)
     out = Path(config.out or f"runs/bench/{name}.json")
     if config.rounds < 1:
-        raise SettingsError(f"rounds={config.rounds}: write at least 1")
+        raise UsageError(f"rounds={config.rounds}: write at least 1")
     if out.is_dir():
-        raise SettingsError(f"out={out} is a directory: write a file, like out={out}/{name}.json")
+        raise UsageError(f"out={out} is a directory: write a file, like out={out}/{name}.json")
     out.parent.mkdir(parents=True, exist_ok=True)
     console.print(f"bench {name}: ours and its peers in turns, {config.rounds} rounds, into {out}", highlight=False)
     with progress("rounds", config.rounds) as advance:
         figures = BENCHMARKS[name](config.rounds, advance)
     records = [figure.record() for figure in figures]
-    write_whole(out, json.dumps(records, indent=2) + "\n")
+    write_file(out, json.dumps(records, indent=2) + "\n")
     console.print(table(records))
     console.print(f"wrote {out}", soft_wrap=True, highlight=False)
     console.print("next: .venv/bin/toolwise train experiment=demo", highlight=False)
@@ -220,12 +222,12 @@ def doctor(overrides: Sequence[str]) -> int:
     """Print what the sandbox needs and whether it is there and holds; exit status 1 where something is missing."""
     import asyncio
 
-    from configs import SettingsError
+    from envs.errors import UsageError
     from sandbox.certification import certify
     from sandbox.doctor import Report, probe
 
     if overrides not in ([], ["format=json"]):
-        raise SettingsError(f"doctor takes format=json or nothing, not {' '.join(overrides)}")
+        raise UsageError(f"doctor takes format=json or nothing, not {' '.join(overrides)}")
     report = probe()
     if report.level != "none":
         report = Report(report.checks + asyncio.run(certify(accept_reduced_isolation=report.level == "reduced")))
@@ -259,13 +261,12 @@ def main() -> int:
     if command is None:
         print(f"toolwise: there is no command {arguments[0]!r}: write one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    from configs import SettingsError
-    from envs.types import InfrastructureError, UsageError
+    from envs.errors import InfrastructureError, UsageError
     from sandbox import SandboxUnavailable
 
     try:
         return command(arguments[1:])
-    except (SettingsError, UsageError, SandboxUnavailable) as error:
+    except (UsageError, SandboxUnavailable) as error:
         print(f"toolwise {arguments[0]}: {error}", file=sys.stderr)
         return 2
     except InfrastructureError as error:

@@ -18,11 +18,11 @@ from PIL import Image, ImageEnhance
 
 from benchmarks.figures import Figure
 from envs.atlas.sources import FLAGS, countries, flags, photographs, unmistakable
+from envs.errors import UsageError
 from envs.microworld.emblems import emblem
 from envs.search.image_features import corners
 from envs.search.image_index import ImageIndex
 from envs.search.types import Picture
-from envs.types import UsageError
 
 PICTURES = 10_000
 _SEARCHED, _EXHAUSTIVELY = 80, 8  # pictures a round on our side, and those of them on the peer's, which takes seconds for each

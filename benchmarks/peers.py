@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from envs.types import InfrastructureError
+from envs.errors import InfrastructureError
 from sandbox import Limits, nsjail
 
 JAIL_PER_CALL = "nsjail and a new interpreter per call"

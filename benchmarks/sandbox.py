@@ -21,7 +21,7 @@ from PIL import Image
 from benchmarks import memory
 from benchmarks.figures import Figure
 from benchmarks.peers import BLOCKING_REPL, JAIL_PER_CALL, PROCESS_PER_CALL, REPL, Peers, Repl
-from envs.types import InfrastructureError
+from envs.errors import InfrastructureError
 from sandbox import Limits, Pool, Result, Session, Status, rootfs
 from sandbox.pool import PRELOAD
 

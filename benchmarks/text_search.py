@@ -20,8 +20,8 @@ import numpy as np
 
 from benchmarks.figures import Figure
 from benchmarks.text_sides import SIDES
+from envs.errors import InfrastructureError
 from envs.search.types import Document
-from envs.types import InfrastructureError
 
 DOCUMENTS = 1_000_000
 _QUERIES, _TOP_K = 220, 5  # the first 20 are not timed

@@ -15,15 +15,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from envs.errors import UsageError
+
 DIRECTORY = Path(__file__).parent
 
 
-class SettingsError(ValueError):
-    """The command line asks for something that cannot be; the message is one line that says what to write instead."""
-
-
 def compose[T](name: str, schema: type[T], overrides: Sequence[str]) -> T:
-    """The settings of command `name` as an instance of its dataclass. Raises SettingsError."""
+    """The settings of command `name` as an instance of its dataclass. Raises UsageError."""
     ConfigStore.instance().store(name="schema", node=schema)
     _check(OmegaConf.structured(schema), overrides)
     try:
@@ -33,17 +31,17 @@ def compose[T](name: str, schema: type[T], overrides: Sequence[str]) -> T:
     except (HydraException, OmegaConfBaseException) as error:
         cause, _, key = str(error.__cause__ or error).partition("full_key:")
         where = f"{key.split()[0]}: " if key.split() else ""
-        raise SettingsError(where + " ".join(cause.split())) from error
+        raise UsageError(where + " ".join(cause.split())) from error
 
 
 def compose_again[T](saved: Path, schema: type[T], overrides: Sequence[str]) -> T:
-    """The settings that a run was begun with (its `config.yaml`), with `overrides` on top. Raises SettingsError."""
+    """The settings that a run was begun with (its `config.yaml`), with `overrides` on top. Raises UsageError."""
     _check(OmegaConf.structured(schema), overrides)
     given = OmegaConf.from_dotlist([override.lstrip("+") for override in overrides if not override.startswith("experiment=")])
     try:
         return cast(T, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(saved), given)))
     except (OmegaConfBaseException, YAMLError) as error:
-        raise SettingsError(f"{saved}: {' '.join(str(error).split())}") from error
+        raise UsageError(f"{saved}: {' '.join(str(error).split())}") from error
 
 
 def choices(group: str = "experiment") -> list[str]:
@@ -59,16 +57,16 @@ def _check(schema: DictConfig, overrides: Sequence[str]) -> None:
         bare = key.lstrip("+~")
         free = any(bare.startswith(f"{path}.") for path in free_paths)
         if not separator:
-            raise SettingsError(f"cannot read {override!r}: write key=value")
+            raise UsageError(f"cannot read {override!r}: write key=value")
         if key == "experiment":
             if value not in choices():
-                raise SettingsError(f"there is no experiment {value!r}: write one of {', '.join(choices())}")
+                raise UsageError(f"there is no experiment {value!r}: write one of {', '.join(choices())}")
         elif free and key == bare and bare not in known:
-            raise SettingsError(f"{key} has no default to override: write +{override}")
+            raise UsageError(f"{key} has no default to override: write +{override}")
         elif not free and bare not in known:
             close = difflib.get_close_matches(bare, known, 1, 0.6)
             remedy = f"did you mean {close[0]}=…?" if close else f"settings are {', '.join(schema)}"
-            raise SettingsError(f"unknown setting {bare!r}: {remedy}")
+            raise UsageError(f"unknown setting {bare!r}: {remedy}")
 
 
 def _paths(node: Any, prefix: str = "") -> list[str]:

@@ -17,13 +17,14 @@ import numpy as np
 from envs.datasets.formats import conversation, picture_parts, text_of
 from envs.datasets.pictures import load, picture
 from envs.datasets.rows import open_rows
-from envs.datasets.types import Picture, RowError, report_malformed
+from envs.datasets.types import Picture, report_malformed
+from envs.errors import RowError, TokenBudgetExceeded, UsageError
 from envs.protocol import Action, Answer, Call, Code, Malformed, escape, is_well_formed, parse
 from envs.tools.toolbox import NAMES
-from envs.types import ToolStatus, UsageError
+from envs.types import ToolStatus
 from rollout.config import EpisodeConfig
 from rollout.tokens.chat_format import ChatFormat
-from rollout.tokens.transcript import TokenBudgetExceeded, Transcript
+from rollout.tokens.transcript import Transcript
 from rollout.types import Episode, Generation, StopReason, Trajectory, Turn
 
 _RESPONSE = ("<tool_response>", "</tool_response>")

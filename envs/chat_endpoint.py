@@ -10,6 +10,7 @@ from typing import Any
 
 import openai
 
+from envs.errors import ConversationTooLong, EndpointFailed, EndpointRefused
 from envs.per_loop import PerLoop
 
 # vLLM, SGLang, llama.cpp and others say it in words.
@@ -25,18 +26,6 @@ class Reply:
 
     text: str
     finish_reason: str
-
-
-class EndpointFailed(RuntimeError):
-    """No usable answer, after all attempts. The message is one line."""
-
-
-class EndpointRefused(RuntimeError):
-    """The endpoint says that the request itself is wrong: another attempt would not help. The message is one line."""
-
-
-class ConversationTooLong(EndpointRefused):
-    """The conversation, with the tokens asked for, exceeds the model's context."""
 
 
 class ChatEndpoint:

@@ -12,10 +12,10 @@ import gymnasium
 
 from envs.atlas.world import Atlas
 from envs.datasets import SUFFIXES, Dataset, is_dataset
+from envs.errors import UsageError
 from envs.microworld import ABILITIES, Microworld, emblems, knowledge_base
 from envs.microworld.basics import Basics
 from envs.tool_env import ToolEnv
-from envs.types import UsageError
 
 MICROWORLDS: dict[str, tuple[str, ...]] = {
     "toolwise/Perception-v0": ("perception",),

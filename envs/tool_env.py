@@ -15,6 +15,7 @@ from gymnasium import spaces
 from gymnasium.spaces import Dict
 from PIL import Image
 
+from envs.errors import UsageError
 from envs.protocol import Action, Answer, Call, Code, Malformed, encodable, escape, parse
 from envs.rewards import Reward
 from envs.search.backends import open_image_search, open_text_search
@@ -22,7 +23,7 @@ from envs.search.types import ImageSearch, TextSearch
 from envs.spaces import RGBImage, Unicode
 from envs.tools.outputs import REAL
 from envs.tools.toolbox import TOOLS, Toolbox
-from envs.types import Observation, Script, Task, ToolCall, ToolResult, ToolStatus, UsageError
+from envs.types import Observation, Script, Task, ToolCall, ToolResult, ToolStatus
 from sandbox import Limits, Pool
 
 if TYPE_CHECKING:

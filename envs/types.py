@@ -92,11 +92,3 @@ class Tool(Protocol):
     async def close(self) -> None:
         """Give back what the tool holds."""
         ...
-
-
-class InfrastructureError(RuntimeError):
-    """The machine failed, not the model: the episode is to be run again and must not enter any statistics."""
-
-
-class UsageError(ValueError):
-    """What the user asked for cannot be had; the message is one line that says what to write instead."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from envs.types import UsageError
+from envs.errors import UsageError
 from evaluation.intervals import bootstrap_interval, mcnemar_p
 from rollout.store import Store
 from rollout.types import StopReason

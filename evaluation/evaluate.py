@@ -10,13 +10,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from envs.atomic import write_file
+from envs.errors import UsageError
 from envs.tools.outputs import REAL
-from envs.types import UsageError
 from evaluation.ablation import FULL, Ablation, causal_use, keep_outputs, necessity, with_outputs, without_tools
 from evaluation.records import evaluation_record, markdown
 from rollout.collect import CollectConfig, Collector, tasks_of
 from rollout.episode.environments import make
-from rollout.store import write_whole
 from rollout.types import Episode, StopReason, Trajectory
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int, str], None]]]
@@ -88,10 +88,10 @@ def measure(config: EvaluateConfig, policy_dir: str, progress: Progress) -> Meas
         for name, part in episodes.items()
     ]
     report = _report(ablation, episodes)
-    write_whole(out / "evaluation.json", json.dumps(records, indent=2) + "\n")
-    write_whole(out / "evaluation.md", markdown(records))
+    write_file(out / "evaluation.json", json.dumps(records, indent=2) + "\n")
+    write_file(out / "evaluation.md", markdown(records))
     if report is not None:
-        write_whole(out / "ablation.json", json.dumps(report, indent=2) + "\n")
+        write_file(out / "ablation.json", json.dumps(report, indent=2) + "\n")
     return Measured(records, report)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from envs.types import InfrastructureError
+from envs.errors import InfrastructureError
 from evaluation.intervals import bootstrap_interval, pass_at_k, wilson_interval
 from rollout.types import StopReason, Trajectory
 

@@ -11,7 +11,7 @@ import numpy as np
 from console import console, progress
 from curation.recorded import read_demonstrations
 from envs import resolve
-from envs.types import UsageError
+from envs.errors import UsageError
 from learner.batch import Batch
 from learner.experiment import Stage
 from learner.workshop import Workshop

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from envs import resolve
-from envs.types import UsageError
+from envs.errors import UsageError
 from learner.experiment import Experiment, Stage
 from learner.run_directory import RunDirectory
 from rollout.cluster.connect import join

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from envs.types import UsageError
+from envs.atomic import write_file
+from envs.errors import UsageError
 from learner.experiment import Experiment
-from rollout.store import write_whole
 
 if TYPE_CHECKING:
     from learner.verl_backend import Learner
@@ -41,7 +41,7 @@ class RunDirectory:
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         for unfinished in self.checkpoints.glob(".*"):
             shutil.rmtree(unfinished)
-        write_whole(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
+        write_file(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
 
     @property
     def run_id(self) -> str:
@@ -53,7 +53,7 @@ class RunDirectory:
     def note(self, **progress: Any) -> None:
         """Remember something about the run that a resumed one needs."""
         self.progress |= progress
-        write_whole(self._progress_file, json.dumps(self.progress, indent=2) + "\n")
+        write_file(self._progress_file, json.dumps(self.progress, indent=2) + "\n")
 
     def forget(self, name: str) -> None:
         """Let a stage be done again."""

@@ -9,8 +9,8 @@ from typing import Any
 
 import wandb
 
+from envs.atomic import write_file
 from learner.experiment import TrackingConfig
-from rollout.store import write_whole
 
 
 class Tracker:
@@ -73,4 +73,4 @@ def _keep_lines_before(path: Path, global_step: int) -> None:
             continue
         if record["global_step"] < global_step:
             kept.append(line)
-    write_whole(path, "".join(f"{line}\n" for line in kept))
+    write_file(path, "".join(f"{line}\n" for line in kept))

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from console import console, progress
+from envs.errors import FleetError
 from evaluation.tool_use import CollapseAlarm, tool_use_metrics
 from learner.batch import Batch
 from learner.cold_start import CHECKPOINT as COLD_START
 from learner.experiment import Stage
 from learner.workshop import Workshop
-from rollout.cluster.fleet import FleetError
 from rollout.collect import group_specs
 from rollout.types import Episode, EpisodeSpec
 

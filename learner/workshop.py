@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoProcessor
 
 from console import console
 from envs import resolve
+from envs.atomic import write_file
 from evaluation.records import evaluation_record, merge
 from learner.batch import Collator
 from learner.experiment import Experiment
@@ -19,7 +20,7 @@ from learner.tracking import Tracker
 from learner.verl_backend import Learner
 from rollout.cluster.fleet import Fleet
 from rollout.collect import Tasks, group_specs
-from rollout.store import Store, write_whole
+from rollout.store import Store
 from rollout.tokens.chat_format import banned_token_ids
 from rollout.types import Trajectory
 
@@ -109,5 +110,5 @@ class Workshop:
                     temperature=temperature,
                 )
             )
-        write_whole(self.directory.path / "evaluation.json", json.dumps(merge(self.records(), records), indent=2) + "\n")
+        write_file(self.directory.path / "evaluation.json", json.dumps(merge(self.records(), records), indent=2) + "\n")
         return records

@@ -14,7 +14,7 @@ import numpy as np
 
 from envs import count_rows, resolve
 from envs.datasets import is_dataset
-from envs.types import UsageError
+from envs.errors import UsageError
 from rollout.cluster.connect import join
 from rollout.cluster.fleet import Fleet, Progress
 from rollout.config import Backend, RolloutConfig

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from envs.atomic import write_file
 from rollout.types import Episode, Trajectory
 
 
@@ -20,7 +19,7 @@ class Store:
     def write(self, name: str, episodes: Iterable[Episode]) -> Path:
         """Write `<name>.jsonl` anew, whole or not at all: a step that is run again replaces its file. Returns its path."""
         path = self._path(name)
-        write_whole(path, "".join(self._keep(episodes)))
+        write_file(path, "".join(self._keep(episodes)))
         return path
 
     def read(self, name: str) -> Iterator[Episode]:
@@ -47,19 +46,5 @@ class Store:
             for sha, png in episode.images.items():
                 path = self._images / f"{sha}.png"
                 if not path.exists():
-                    write_whole(path, png)
+                    write_file(path, png)
             yield episode.trajectory.to_json() + "\n"
-
-
-def write_whole(path: Path, content: bytes | str) -> None:
-    """Write a file under another name, then give it its own: readers and crashes see all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

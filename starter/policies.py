@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from envs.types import UsageError
+from envs.errors import UsageError
 
 STARTERS = {"starter": Path(__file__).parent / "microworld", "starter_mixture": Path(__file__).parent / "mixture"}
 """The policies that the project ships, by the name that a user writes."""

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from configs import SettingsError, choices, compose
+from configs import choices, compose
+from envs.errors import UsageError
 from evaluation.evaluate import EvaluateConfig
 from learner.experiment import Experiment, Stage
 from rollout.collect import CollectConfig
@@ -55,7 +56,7 @@ def test_the_7b_experiment_has_the_papers_hyper_parameters():
     ],
 )
 def test_a_mistake_gets_one_line(override, answer):
-    with pytest.raises(SettingsError, match=re.escape(answer)) as error:
+    with pytest.raises(UsageError, match=re.escape(answer)) as error:
         compose("train", Experiment, [override])
     assert "\n" not in str(error.value)
 

@@ -18,9 +18,9 @@ from envs.atlas import integration, perception, reasoning, search
 from envs.atlas.expert import FLAG_TITLE, PROFILES
 from envs.atlas.sources import FLAGS, Country, countries, digits, flags, photographs, unmistakable, versions
 from envs.atlas.types import Draft, Materials, Template
+from envs.atomic import new_directory
 from envs.microworld.splits import SPLITS, split_of
 from envs.search.image_index import ImageIndex
-from envs.search.storage import built_beside
 from envs.search.text_index import TextIndex
 from envs.search.types import Document, Picture
 
@@ -58,7 +58,7 @@ def build_atlas(config: AtlasConfig, on_progress: Callable[[int, str], None] = l
     profiles, photos = countries(), photographs()
     known = flags(Path(config.flags), profiles)
     out = Path(config.out)
-    with built_beside(out) as unfinished:
+    with new_directory(out) as unfinished:
         unfinished.mkdir(exist_ok=True)
         TextIndex.build(_documents(profiles), unfinished / "texts")
         gallery = ImageIndex.build(_pictures(known, photos), unfinished / "gallery")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from envs.types import UsageError
+from envs.errors import UsageError
 
 FLAGS = "/usr/share/iso-flags-png-320x240"
 """Where Debian's package puts the flags."""

@@ -11,9 +11,10 @@ import numpy as np
 from PIL import Image
 
 from envs.atlas.expert import expert
+from envs.errors import UsageError
 from envs.microworld.splits import SPLITS
 from envs.scoring.types import Scoring
-from envs.types import Task, UsageError
+from envs.types import Task
 
 
 class Atlas:

@@ -14,7 +14,8 @@ import numpy as np
 from envs.datasets.formats import question
 from envs.datasets.pictures import from_base64, load
 from envs.datasets.rows import open_rows
-from envs.datasets.types import DatasetError, Question, RowError, report_malformed
+from envs.datasets.types import Question, report_malformed
+from envs.errors import DatasetError, RowError
 from envs.microworld.splits import SPLITS
 from envs.types import Task
 

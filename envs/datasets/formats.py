@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from envs.datasets.pictures import picture
-from envs.datasets.types import Question, RowError
+from envs.datasets.types import Question
+from envs.errors import RowError
 from envs.scoring.types import EXACT, Kind, Scoring
 from envs.tools.toolbox import TOOLS
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from PIL import Image
 
-from envs.datasets.types import Picture, RowError
+from envs.datasets.types import Picture
+from envs.errors import RowError
 
 
 def picture(value: Any, folder: Path) -> Picture:

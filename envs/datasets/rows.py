@@ -13,7 +13,6 @@ import json
 import mmap
 import os
 import re
-import uuid
 from array import array
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,7 +21,8 @@ from typing import Any, Protocol
 import pyarrow
 import pyarrow.parquet
 
-from envs.datasets.types import DatasetError, RowError
+from envs.atomic import replaced_file
+from envs.errors import DatasetError, RowError
 
 Row = Mapping[str, Any]
 _BATCH_ROWS = 64
@@ -189,17 +189,12 @@ def _as_arrow(path: Path) -> Path:
     if copy.exists():
         return copy
     source = pyarrow.parquet.ParquetFile(path)
-    cache.mkdir(parents=True, exist_ok=True)
-    unfinished = copy.with_suffix(f".{uuid.uuid4().hex}")
-    try:
+    with replaced_file(copy) as unfinished:
         with pyarrow.OSFile(str(unfinished), "wb") as sink, pyarrow.ipc.new_stream(sink, source.schema_arrow) as writer:
             for batch in source.iter_batches(batch_size=_BATCH_ROWS):
                 writer.write_batch(batch)
         for older in cache.glob(f"{name}-*.arrow"):
             older.unlink(missing_ok=True)
-        unfinished.replace(copy)
-    finally:
-        unfinished.unlink(missing_ok=True)
     return copy
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from envs.errors import DatasetError
 from envs.scoring.types import EXACT, Scoring
-from envs.types import UsageError
 
 log = logging.getLogger(__name__)
 
@@ -19,14 +19,6 @@ _NAMED = 3
 
 Picture = bytes | Path
 """An encoded image, or the file that holds one."""
-
-
-class DatasetError(UsageError):
-    """A file or a row of it cannot be used; the message names both and the remedy in one line."""
-
-
-class RowError(ValueError):
-    """A row cannot be used; the message is the reason, without file and number."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,14 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
+from envs.errors import UsageError
 from envs.microworld import reading
 from envs.microworld.pictures import cell_box, plate_picture, view
 from envs.microworld.reasoning import draw_product, draw_sum
 from envs.microworld.scripts import answer_at_once, print_code
 from envs.microworld.splits import SOURCE, SPLITS
 from envs.microworld.world import make_task
-from envs.types import Task, UsageError
+from envs.types import Task
 
 Maker = Callable[[int, str], Task]
 

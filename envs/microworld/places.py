@@ -14,10 +14,10 @@ from itertools import product
 
 import numpy as np
 
+from envs.errors import UsageError
 from envs.microworld.emblems import emblem
 from envs.microworld.splits import SOURCE, SPLITS, split_of
 from envs.search.types import Document, Picture
-from envs.types import UsageError
 
 DIFFICULTIES = (1, 2, 3)
 BEGINNINGS = ("Nel", "Tor", "Bri", "Cas", "Dro", "Fen", "Gal", "Hol", "Ish", "Jor", "Kam", "Lun", "Mer", "Osk", "Pel", "Qua")

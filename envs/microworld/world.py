@@ -7,12 +7,13 @@ from functools import lru_cache
 
 import numpy as np
 
+from envs.errors import UsageError
 from envs.microworld import integration, perception, reasoning, search
 from envs.microworld.places import DIFFICULTIES, documents, gallery
 from envs.microworld.splits import SPLITS
 from envs.search.image_index import ImageIndex
 from envs.search.text_index import TextIndex
-from envs.types import Task, UsageError
+from envs.types import Task
 
 _MAKERS: dict[str, tuple[Callable[..., Task], Callable[..., Task]]] = {
     "perception": (perception.easy, perception.hard),

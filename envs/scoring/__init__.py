@@ -28,7 +28,7 @@ async def is_right(question: str, answer: str, truth: str, scoring: Scoring, jud
     if scoring.kind is Kind.MATH:
         return any([await equivalent(answer, each) for each in truths])
     if scoring.kind is Kind.JUDGE:
-        from envs.types import UsageError
+        from envs.errors import UsageError
 
         if judge is None:
             raise UsageError("the tasks want a judge: write judge={url: …, model: …} among the environment's options")

@@ -20,11 +20,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from envs.chat_endpoint import ChatEndpoint, EndpointFailed, EndpointRefused, Message
+from envs.chat_endpoint import ChatEndpoint, Message
 from envs.disk_cache import DiskCache
+from envs.errors import EndpointFailed, EndpointRefused, InfrastructureError, UsageError
 from envs.per_loop import PerLoop
 from envs.scoring.types import MAX_ANSWER_CHARACTERS
-from envs.types import InfrastructureError, UsageError
 
 log = logging.getLogger(__name__)
 

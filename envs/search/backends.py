@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from envs.disk_cache import DiskCache
+from envs.errors import UsageError
 from envs.search.embedding_index import SETTINGS, EmbeddingIndex
 from envs.search.http import HttpClient
 from envs.search.image_cache import CachedImageSearch
@@ -23,7 +24,6 @@ from envs.search.recording import Memory, Recording, RememberingImageSearch, Rem
 from envs.search.text_index import TextIndex
 from envs.search.text_services import SERVICES, RetrievalServer, WebSearch
 from envs.search.types import ImageSearch, TextSearch
-from envs.types import UsageError
 
 
 @dataclass(frozen=True, slots=True)

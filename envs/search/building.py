@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from envs.errors import UsageError
 from envs.search.corpora import count_rows, read_corpus, read_gallery
 from envs.search.embedding_index import EmbeddingIndex
 from envs.search.image_index import ImageIndex
 from envs.search.text_index import TextIndex
-from envs.types import UsageError
 
 
 @dataclass

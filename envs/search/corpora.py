@@ -17,8 +17,8 @@ import pyarrow
 import pyarrow.parquet
 from PIL import Image
 
+from envs.errors import UsageError
 from envs.search.types import Document, Picture
-from envs.types import UsageError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 _BATCH_ROWS = 256

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from envs.types import UsageError
+from envs.errors import UsageError
 
 
 class Embedder:

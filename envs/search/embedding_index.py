@@ -12,11 +12,11 @@ import numpy as np
 from PIL import Image
 from usearch.index import Index
 
+from envs.atomic import new_directory
+from envs.errors import UsageError
 from envs.search.catalogue import FILES, Catalogue, CatalogueWriter
 from envs.search.embedder import Embedder
-from envs.search.storage import built_beside
 from envs.search.types import Match, Picture
-from envs.types import UsageError
 
 SETTINGS = "embedding.json"
 _VECTORS = "vectors.usearch"
@@ -42,7 +42,7 @@ class EmbeddingIndex:
         Raises UsageError for a model that embeds no images, where `directory` exists, or where there is no picture.
         """
         embedder, vectors = Embedder(model), None
-        with built_beside(directory) as unfinished:
+        with new_directory(directory) as unfinished:
             with CatalogueWriter(unfinished) as catalogue:
                 for batch in batched(pictures, _BATCH):
                     found = embedder.embed([picture.image for picture in batch])

@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
+from envs.errors import SearchUnavailable
 from envs.per_loop import PerLoop
-from envs.search.types import SearchUnavailable
 
 _MOST_BYTES = 8 << 20
 _LONGEST_WAIT_S = 20.0

@@ -18,10 +18,9 @@ from PIL import Image
 from envs.datasets.formats import question
 from envs.datasets.pictures import load
 from envs.datasets.rows import open_rows
-from envs.datasets.types import RowError
+from envs.errors import RowError, UsageError
 from envs.search.catalogue import THUMBNAIL_SIDE
 from envs.search.types import Match
-from envs.types import UsageError
 
 TITLES, PICTURES = "tool_returned_web_title", "cached_images_path"
 SOURCE = "cache"

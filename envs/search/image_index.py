@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from envs.atomic import new_directory
+from envs.errors import UsageError
 from envs.search.catalogue import FILES, Catalogue, CatalogueWriter
 from envs.search.image_features import (
     DESCRIPTOR_BYTES,
@@ -21,9 +23,7 @@ from envs.search.image_features import (
     inliers,
     window_layouts,
 )
-from envs.search.storage import built_beside
 from envs.search.types import Match, Picture
-from envs.types import UsageError
 
 _TABLES, _KEY_BITS = 6, 16
 _BY_LAYOUT, _BY_CORNERS = 20, 15  # how many of each are looked at closely
@@ -62,7 +62,7 @@ class ImageIndex:
             scratch = tempfile.TemporaryDirectory(prefix="toolwise-images-")
             _write(Path(scratch.name), pictures, on_progress)
             return cls(Path(scratch.name), scratch)
-        with built_beside(directory) as unfinished:
+        with new_directory(directory) as unfinished:
             _write(unfinished, pictures, on_progress)
         return cls(directory)
 

@@ -15,8 +15,9 @@ from typing import Any
 
 from PIL import Image
 
+from envs.errors import SearchUnavailable
 from envs.search.http import HttpClient, Request
-from envs.search.types import Match, SearchUnavailable
+from envs.search.types import Match
 
 _SENT_SIDE = 1024  # no service looks closer, and every pixel is sent
 _MOST_PIXELS = 1 << 22

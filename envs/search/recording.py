@@ -17,8 +17,8 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from envs.search.types import ImageSearch, Match, Passage, SearchUnavailable, TextSearch
-from envs.types import UsageError
+from envs.errors import SearchUnavailable, UsageError
+from envs.search.types import ImageSearch, Match, Passage, TextSearch
 
 
 class Memory(Protocol):

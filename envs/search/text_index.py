@@ -15,10 +15,10 @@ from pathlib import Path
 
 import tantivy
 
+from envs.atomic import new_directory
+from envs.errors import UsageError
 from envs.protocol import encodable
-from envs.search.storage import built_beside
 from envs.search.types import Document, Passage
-from envs.types import UsageError
 
 PASSAGE_WORDS = 120
 SNIPPET_CHARACTERS = 400
@@ -63,7 +63,7 @@ class TextIndex:
             index = tantivy.Index(_schema())
             _write(index, documents, on_progress)
             return cls(index)
-        with built_beside(directory) as unfinished:
+        with new_directory(directory) as unfinished:
             _write(tantivy.Index(_schema(), path=str(unfinished)), documents, on_progress)
         return cls.open(directory)
 

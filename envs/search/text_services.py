@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from envs.errors import SearchUnavailable, UsageError
 from envs.search.http import HttpClient, Request
-from envs.search.types import Passage, SearchUnavailable
-from envs.types import UsageError
+from envs.search.types import Passage
 
 
 class RetrievalServer:

@@ -45,10 +45,6 @@ class Match:
     thumbnail: Image.Image | None = None
 
 
-class SearchUnavailable(RuntimeError):
-    """The service did not give a usable answer, after all retries. The message is one line, without keys or payloads."""
-
-
 class TextSearch(Protocol):
     """Finds passages. One object serves all episodes of a process, from any event loop."""
 

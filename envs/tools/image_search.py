@@ -11,7 +11,8 @@ from typing import Any
 
 from PIL import Image
 
-from envs.search.types import ImageSearch, Match, SearchUnavailable
+from envs.errors import SearchUnavailable
+from envs.search.types import ImageSearch, Match
 from envs.types import ToolResult, ToolStatus
 
 _MIN_SIDE = 8

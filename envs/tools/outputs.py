@@ -14,8 +14,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from envs.errors import UsageError
 from envs.protocol import escape
-from envs.types import ToolResult, ToolStatus, UsageError
+from envs.types import ToolResult, ToolStatus
 
 REAL, BLANK = "real", "blank"
 _FILE = "outputs.jsonl"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from envs.search.types import Passage, SearchUnavailable, TextSearch
+from envs.errors import SearchUnavailable
+from envs.search.types import Passage, TextSearch
 from envs.types import ToolResult, ToolStatus
 
 MAX_QUERIES = 8

@@ -11,7 +11,7 @@ import threading
 
 import ray
 
-from envs.types import InfrastructureError, UsageError
+from envs.errors import InfrastructureError, UsageError
 from rollout.config import RolloutConfig
 from sandbox import rootfs
 from sandbox.doctor import probe

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
-from envs.types import InfrastructureError, UsageError
+from envs.errors import FleetError, UsageError
 from rollout.cluster import sandboxes
 from rollout.cluster.weights import pack
 from rollout.cluster.worker import RolloutWorker
@@ -32,10 +32,6 @@ Progress = Callable[[int, int], None]
 
 _CLOSE_S = 30.0
 _POLL_S = 5.0
-
-
-class FleetError(InfrastructureError):
-    """The machines fail again and again; the message names the last failure."""
 
 
 @dataclass(slots=True)

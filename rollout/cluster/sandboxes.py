@@ -24,7 +24,7 @@ import ray
 from PIL import Image
 from ray.exceptions import RayError
 
-from envs.types import UsageError
+from envs.errors import UsageError
 from rollout.cluster.sandbox_metrics import SandboxMetrics
 from rollout.config import RolloutConfig
 from sandbox import Pool, Result, Session, Status

@@ -22,8 +22,8 @@ from ray import serve
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from envs.errors import UsageError
 from envs.search.text_index import TextIndex
-from envs.types import UsageError
 from rollout.cluster.connect import join
 from rollout.config import RolloutConfig
 

@@ -12,7 +12,7 @@ import ray
 import ray.actor
 
 import envs  # noqa: F401  registers the environments
-from envs.types import UsageError
+from envs.errors import UsageError
 from rollout.cluster.sandbox_metrics import SandboxMetrics
 from rollout.cluster.sandboxes import RemotePool
 from rollout.cluster.weights import Packed, unpack

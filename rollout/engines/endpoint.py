@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from envs.chat_endpoint import ChatEndpoint, ConversationTooLong, EndpointFailed, EndpointRefused, Message, Reply
-from envs.types import InfrastructureError, UsageError
+from envs.chat_endpoint import ChatEndpoint, Message, Reply
+from envs.errors import ConversationTooLong, EndpointFailed, EndpointRefused, InfrastructureError, TokenBudgetExceeded, UsageError
 from rollout.config import EndpointConfig
-from rollout.tokens.transcript import TokenBudgetExceeded
 
 
 class Endpoint:

@@ -45,7 +45,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.llm_engine import LLMEngine
 from vllm.v1.sample.logits_processor import LogitsProcessor
 
-from envs.types import InfrastructureError
+from envs.errors import InfrastructureError
 from rollout.config import EngineConfig
 from rollout.engines.futures import resolve, take
 from rollout.engines.vllm_images import Features, ImagePreprocessor

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import gymnasium
 
-from envs.types import InfrastructureError, Observation, Script
+from envs.errors import InfrastructureError
+from envs.types import Observation, Script
 from rollout.config import EpisodeConfig
 from rollout.policy import ChatPolicy, Policy
 from rollout.tokens.chat_format import ChatFormat

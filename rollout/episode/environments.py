@@ -10,8 +10,9 @@ from typing import Any, Protocol
 import gymnasium
 import numpy as np
 
+from envs.errors import UsageError
 from envs.protocol import encodable
-from envs.types import Observation, UsageError
+from envs.types import Observation
 
 Step = tuple[Observation, float, bool, bool, dict[str, Any]]
 

@@ -15,15 +15,16 @@ from typing import Any, TypeVar, cast
 
 import gymnasium
 
+from envs.errors import InfrastructureError, TokenBudgetExceeded, UsageError
 from envs.protocol import instructions
-from envs.types import InfrastructureError, Observation, ToolCall, ToolStatus, UsageError
+from envs.types import Observation, ToolCall, ToolStatus
 from rollout.config import PROTOCOL_PROMPT, EpisodeConfig
 from rollout.episode.actors import Actor, EndpointActor, PolicyActor, ScriptActor, sampling
 from rollout.episode.environments import Threads, adapt
 from rollout.policy import ChatPolicy, Policy
 from rollout.tokens.chat_format import ChatFormat
 from rollout.tokens.images import EncodedImage
-from rollout.tokens.transcript import TokenBudgetExceeded, Transcript
+from rollout.tokens.transcript import Transcript
 from rollout.types import Episode, EpisodeSpec, StopReason, Trajectory, Turn
 
 T = TypeVar("T")

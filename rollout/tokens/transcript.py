@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from envs.errors import TokenBudgetExceeded
 from rollout.tokens.chat_format import ChatFormat, Piece
 from rollout.tokens.images import EncodedImage
 from rollout.types import Generation
@@ -21,10 +22,6 @@ class Seen:
 
     text: str
     images: tuple[EncodedImage, ...]
-
-
-class TokenBudgetExceeded(Exception):
-    """The next turn does not fit: not even its frame into the token budget, or the conversation into an endpoint's context."""
 
 
 class Transcript:

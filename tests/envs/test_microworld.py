@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 
+from envs.errors import UsageError
 from envs.microworld import Microworld, make_task
 from envs.microworld.basics import Basics
 from envs.microworld.pictures import close_up_picture, plate_picture, view
@@ -95,5 +96,5 @@ def test_what_a_base_reads_is_not_in_the_knowledge_base(kind):
 
 @pytest.mark.parametrize("options", [{"split": "holdout"}, {"abilities": ["flying"]}, {"abilities": []}, {"need": 1.5}])
 def test_unknown_options_are_refused(options):
-    with pytest.raises(ValueError, match="write"):
+    with pytest.raises(UsageError, match="write"):
         Microworld(**options)

@@ -9,6 +9,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import envs  # noqa: F401
+from envs.errors import UsageError
 from envs.types import Task, ToolStatus
 from sandbox import Pool
 
@@ -189,7 +190,7 @@ async def test_an_image_that_was_hidden_cannot_be_searched_for():
 
 @pytest.mark.parametrize(("options", "word"), [({"tools": ["cod"]}, "cod"), ({"tools": ["text_search"]}, "text_search=")])
 def test_tools_that_cannot_be_had_are_refused(options, word):
-    with pytest.raises(ValueError, match=word):
+    with pytest.raises(UsageError, match=word):
         gymnasium.make("toolwise/Reasoning-v0", disable_env_checker=True, **options)
 
 

@@ -19,7 +19,8 @@ import yaml
 from k8s_manifests import CHECKOUT, K8S, OVERLAYS, build, changed, load, schema, unknown_fields, with_defaults
 from k8s_rules import cluster_spec, groups, offered, pod
 
-from configs import SettingsError, compose
+from configs import compose
+from envs.errors import UsageError
 from learner.experiment import Experiment
 from rollout.cluster import fleet, sandboxes
 
@@ -163,7 +164,7 @@ def test_the_entrypoint_is_a_command_that_composes() -> None:
     settings = compose("train", Experiment, overrides)
     # The volume is mounted there, and each retry goes on from its checkpoint.
     assert settings.resume and settings.out.startswith("/runs/") and settings.policy.startswith("/runs/")
-    with pytest.raises(SettingsError):
+    with pytest.raises(UsageError):
         compose("train", Experiment, [*overrides, "resumed=true"])
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from envs.types import UsageError
+from envs.errors import UsageError
 from learner.cold_start import _stopped_rising, is_verified
 from learner.experiment import Experiment, TrackingConfig
 from learner.run_directory import RunDirectory

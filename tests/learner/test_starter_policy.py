@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from envs.errors import UsageError
 from envs.microworld import make_task
 from envs.microworld.basics import MIXES, Basics
 from starter.policies import STARTERS, find_policy
@@ -97,6 +98,6 @@ def test_no_pretraining_task_shows_a_tool_call(world):
 
 
 def test_a_missing_policy_is_named():
-    with pytest.raises(ValueError, match="policy=nowhere"):
+    with pytest.raises(UsageError, match="policy=nowhere"):
         find_policy("nowhere")
     assert Path(find_policy("starter")).is_absolute()

@@ -16,7 +16,8 @@ import gymnasium
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from envs.types import InfrastructureError, ToolCall, ToolStatus
+from envs.errors import InfrastructureError
+from envs.types import ToolCall, ToolStatus
 from rollout.cluster.worker import RolloutWorker
 from rollout.tokens.chat_format import ChatFormat
 from rollout.types import EpisodeSpec, Generation

@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 
 from curation.recorded import read_demonstrations
-from envs.datasets import DatasetError
-from envs.types import UsageError
+from envs.errors import DatasetError, UsageError
 from rollout.config import EpisodeConfig
 
 CALL = '<think>Whose?</think><tool_call>{"name": "image_search"}</tool_call>'

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from rollout_fakes import Fake, spec
 
-from envs.types import UsageError
+from envs.errors import UsageError
 from rollout.config import EndpointConfig, EpisodeConfig
 from rollout.engines.endpoint import Endpoint
 from rollout.episode.loop import run_episode

@@ -8,7 +8,7 @@ import time
 import pytest
 from rollout_fakes import Fake, Plain, ScriptedPolicy, spec
 
-from envs.types import UsageError
+from envs.errors import UsageError
 from rollout.config import EpisodeConfig
 from rollout.episode.environments import Threads, make
 from rollout.episode.loop import run_episode

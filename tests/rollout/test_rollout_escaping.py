@@ -14,9 +14,10 @@ from PIL import Image
 from rollout_fakes import ScriptedPolicy, picture, spec
 
 import envs  # noqa: F401
+from envs.errors import SearchUnavailable
 from envs.protocol import Malformed, parse
 from envs.search.text_index import TextIndex
-from envs.search.types import Document, Match, Passage, SearchUnavailable
+from envs.search.types import Document, Match, Passage
 from envs.types import Task, ToolStatus
 from rollout.config import EpisodeConfig
 from rollout.episode.loop import run_episode

@@ -12,8 +12,8 @@ import ray
 import torch
 from rollout_fakes import FakeWorker, spec
 
-from envs.types import UsageError
-from rollout.cluster.fleet import Fleet, FleetError
+from envs.errors import FleetError, UsageError
+from rollout.cluster.fleet import Fleet
 from rollout.cluster.worker import RolloutWorker
 from rollout.config import EngineConfig, EpisodeConfig, RolloutConfig
 from rollout.types import StopReason

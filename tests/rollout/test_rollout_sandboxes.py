@@ -19,7 +19,7 @@ from ray.cluster_utils import Cluster
 from ray.exceptions import RayActorError, RayTaskError
 from rollout_fakes import FakeWorker, spec
 
-from envs.types import UsageError
+from envs.errors import UsageError
 from rollout.cluster.fleet import Fleet
 from rollout.cluster.sandboxes import RemotePool, spawn
 from rollout.config import EngineConfig, EpisodeConfig, RolloutConfig

@@ -12,7 +12,7 @@ from rollout_fakes import spec
 
 from configs import compose
 from console import progress
-from envs.types import UsageError
+from envs.errors import UsageError
 from evaluation.evaluate import EvaluateConfig, measure
 from rollout.config import EndpointConfig
 from rollout.engines.endpoint import Endpoint

@@ -13,10 +13,11 @@ from PIL import Image
 from rollout_fakes import picture
 from transformers import AutoProcessor
 
+from envs.errors import TokenBudgetExceeded
 from rollout.lru import LRUCache
 from rollout.tokens.chat_format import ChatFormat, banned_token_ids
 from rollout.tokens.images import ImageEncoder
-from rollout.tokens.transcript import TRUNCATED, TokenBudgetExceeded, Transcript
+from rollout.tokens.transcript import TRUNCATED, Transcript
 from rollout.types import Generation
 
 SPECIAL = ["<|im_end|>", "<|im_start|>assistant\n", "<|image_pad|>", "<|vision_start|>", "<|endoftext|>", "<|video_pad|>"]

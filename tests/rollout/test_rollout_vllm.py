@@ -8,7 +8,7 @@ import torch._dynamo.utils
 from rollout_fakes import picture
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from envs.types import InfrastructureError
+from envs.errors import InfrastructureError
 from rollout.tokens.chat_format import banned_token_ids
 from rollout.tokens.transcript import Transcript
 

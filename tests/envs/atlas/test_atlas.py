@@ -17,8 +17,8 @@ from envs.atlas.building import TEMPLATES, AtlasConfig, build_atlas
 from envs.atlas.facts import borders, figure, highest_point
 from envs.atlas.sources import FLAGS, countries
 from envs.atlas.world import Atlas
+from envs.errors import UsageError
 from envs.microworld.splits import SPLITS
-from envs.types import UsageError
 from sandbox import Pool
 
 pytestmark = pytest.mark.skipif(

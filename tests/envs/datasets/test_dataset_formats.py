@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from envs import resolve
-from envs.datasets import Dataset, DatasetError
+from envs.datasets import Dataset
+from envs.errors import DatasetError
 from envs.scoring.types import Kind
 
 

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from envs import resolve
-from envs.datasets import Dataset, DatasetError
+from envs.datasets import Dataset
+from envs.errors import DatasetError, UsageError
 
 
 def write(path, *rows):
@@ -67,5 +68,5 @@ def test_tasks_may_be_a_file_or_an_environment(tmp_path):
 
 
 def test_a_misspelt_environment_is_answered_with_the_nearest():
-    with pytest.raises(ValueError, match="did you mean toolwise/Microworld-v0"):
+    with pytest.raises(UsageError, match="did you mean toolwise/Microworld-v0"):
         resolve("toolwise/Microwrld-v0")

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
+from envs.errors import InfrastructureError, UsageError
 from envs.scoring import Kind, Scoring, is_right
 from envs.scoring.judge import Judge, JudgeConfig, open_judge
-from envs.types import InfrastructureError, UsageError
 
 ASKED = Scoring(Kind.JUDGE)
 

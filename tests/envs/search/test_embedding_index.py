@@ -16,12 +16,12 @@ from transformers import (
     SiglipModel,
 )
 
+from envs.errors import UsageError
 from envs.microworld.emblems import emblem
 from envs.search.backends import open_image_search
 from envs.search.building import IndexConfig, build_index
 from envs.search.embedding_index import EmbeddingIndex
 from envs.search.types import Picture
-from envs.types import UsageError
 
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 KINDS = {

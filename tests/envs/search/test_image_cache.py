@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from envs import resolve
+from envs.errors import UsageError
 from envs.microworld.emblems import emblem
 from envs.search.backends import open_image_search
-from envs.types import UsageError
 
 
 def row(number):

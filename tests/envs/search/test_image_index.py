@@ -11,12 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageEnhance
 
+from envs.errors import UsageError
 from envs.microworld.emblems import emblem
 from envs.search.catalogue import THUMBNAIL_SIDE
 from envs.search.corpora import read_gallery
 from envs.search.image_index import ImageIndex
 from envs.search.types import Picture
-from envs.types import ToolStatus, UsageError
+from envs.types import ToolStatus
 
 SIZE = 60
 

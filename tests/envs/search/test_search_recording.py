@@ -4,10 +4,10 @@ import pytest
 from PIL import Image
 
 from envs.disk_cache import DiskCache
+from envs.errors import SearchUnavailable, UsageError
 from envs.search.backends import open_text_search
 from envs.search.recording import Recording, RememberingImageSearch, RememberingTextSearch, Replay
-from envs.search.types import Match, Passage, SearchUnavailable
-from envs.types import UsageError
+from envs.search.types import Match, Passage
 
 
 class Counting:

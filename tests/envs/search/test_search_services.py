@@ -8,10 +8,10 @@ import gymnasium
 import pytest
 from PIL import Image
 
+from envs.errors import SearchUnavailable, UsageError
 from envs.search.backends import open_image_search, open_text_search
 from envs.search.http import HttpClient
-from envs.search.types import SearchUnavailable
-from envs.types import ToolStatus, UsageError
+from envs.types import ToolStatus
 
 KEYS = {"serper": "SERPER_API_KEY", "serpapi": "SERPAPI_API_KEY", "tavily": "TAVILY_API_KEY"}
 

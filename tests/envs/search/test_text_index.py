@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from envs.errors import UsageError
 from envs.search.corpora import read_corpus
 from envs.search.text_index import TextIndex, passages
 from envs.search.types import Document
-from envs.types import UsageError
 
 DOCUMENTS = [
     Document("Chad", "A landlocked country. Its capital is N'Djamena, on the river Chari.", "atlas"),

@@ -1,0 +1,67 @@
+"""Files and directories that appear whole or not at all: readers and crashes see the old state or the new one, never half."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from envs.errors import UsageError
+
+
+def write_file(path: Path, content: bytes | str) -> None:
+    """Write `content` to `path`, in place of what is there. Folders on the way are made."""
+    with replaced_file(path) as unfinished:
+        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def replaced_file(path: Path) -> Generator[Path]:
+    """A path to write to, which takes the place of `path` at the end; after an error nothing has changed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(descriptor)
+    try:
+        yield Path(temporary)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def new_directory(directory: Path) -> Generator[Path]:
+    """A directory to fill, which becomes `directory` at the end; after an error nothing is left of it.
+
+    Raises UsageError if `directory` exists and is not empty.
+    """
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UsageError(f"{directory} exists already: write another out=")
+    with _unfinished(directory) as unfinished:
+        yield unfinished
+        os.replace(unfinished, directory)
+
+
+@contextmanager
+def replaced_directory(directory: Path) -> Generator[Path]:
+    """A directory to fill, which takes the place of `directory` at the end; after an error the old one is still there."""
+    with _unfinished(directory) as unfinished:
+        yield unfinished
+        shutil.rmtree(directory, ignore_errors=True)
+        os.replace(unfinished, directory)
+
+
+@contextmanager
+def _unfinished(directory: Path) -> Generator[Path]:
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
+    unfinished.chmod(0o755)
+    try:
+        yield unfinished
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise

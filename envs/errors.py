@@ -1,0 +1,63 @@
+"""Every error that Toolwise raises on purpose, in one tree.
+
+    ToolwiseError
+    ├── UsageError                  the user can mend it; one line that says what to write instead
+    │   └── DatasetError            a file of questions, or one of its rows, cannot be used
+    ├── RowError                    one row of a file cannot be used; a DatasetError names the file and the number
+    ├── InfrastructureError         a machine, a process or a service failed: the episode is run again
+    │   └── FleetError              it failed again and again: the run stops
+    ├── SearchUnavailable           a search gave no answer: an observation, and the episode goes on
+    ├── EndpointFailed              an OpenAI-compatible endpoint gave no usable answer, after all attempts
+    ├── EndpointRefused             the endpoint says that the request is wrong: no attempt will help
+    │   └── ConversationTooLong     … because the conversation exceeds the model's context
+    └── TokenBudgetExceeded         the next turn does not fit into the episode's tokens
+
+What a model does wrong is never an exception: it is an observation. `sandbox.SandboxUnavailable` stands apart, since the sandbox
+knows nobody. The command line prints one line for each: exit status 2 for a UsageError, 1 for an InfrastructureError.
+"""
+
+from __future__ import annotations
+
+
+class ToolwiseError(Exception):
+    """The root of the tree."""
+
+
+class UsageError(ToolwiseError):
+    """The user asked for something impossible; the message is one line that says what to write instead."""
+
+
+class DatasetError(UsageError):
+    """A file of questions, or one of its rows, cannot be used; the message names both and the remedy in one line."""
+
+
+class RowError(ToolwiseError):
+    """A row cannot be used; the message is the reason, without file and number."""
+
+
+class InfrastructureError(ToolwiseError):
+    """A machine, a process or a service failed, not the model: the episode is run again and never enters any statistics."""
+
+
+class FleetError(InfrastructureError):
+    """The machines fail again and again; the message names the last failure."""
+
+
+class SearchUnavailable(ToolwiseError):
+    """A search service gave no answer; the message says why."""
+
+
+class EndpointFailed(ToolwiseError):
+    """No usable answer, after all attempts. The message is one line."""
+
+
+class EndpointRefused(ToolwiseError):
+    """The endpoint says that the request itself is wrong: another attempt would not help. The message is one line."""
+
+
+class ConversationTooLong(EndpointRefused):
+    """The conversation, with the tokens asked for, exceeds the model's context."""
+
+
+class TokenBudgetExceeded(ToolwiseError):
+    """The next turn does not fit: not even its frame into the token budget, or the conversation into an endpoint's context."""
