@@ -25,7 +25,7 @@ from envs.types import ToolStatus
 from rollout.config import EpisodeConfig
 from rollout.tokens.chat_format import ChatFormat
 from rollout.tokens.transcript import Transcript
-from rollout.types import Episode, Generation, StopReason, Trajectory, Turn
+from rollout.types import Episode, Generation, StopReason, ToolCallRecord, Turn, split_abilities
 
 _RESPONSE = ("<tool_response>", "</tool_response>")
 
@@ -121,26 +121,19 @@ def _episode(row: Mapping[str, Any], path: Path, number: int, chat: ChatFormat, 
     told.append(_turn(turns[-1], "", []))
     answer = turns[-1].parsed
     name = f"{path.stem}-{number}"
-    trajectory = Trajectory(
+    return transcript.episode(
+        told,
         episode_id=name,
         task_id=name,
         group_id=name,
-        ability=str(row.get("ability") or ""),
+        abilities=split_abilities(str(row.get("ability") or "")),
         source=str(row.get("source") or path.stem),
         seed=0,
-        token_ids=transcript.token_ids,
-        loss_mask=transcript.loss_mask,
-        logprobs=transcript.logprobs,
-        versions=transcript.versions,
-        prompt_length=transcript.prompt_length,
-        images=[image.sha256 for image in transcript.images],
-        turns=told,
         reward=1.0,
         reward_parts={"accuracy": 1.0, "format": float(all(is_well_formed(turn.action) for turn in turns))},
         answer=answer.text if isinstance(answer, Answer) else None,
         stop_reason=StopReason.ANSWERED,
     )
-    return Episode(trajectory, {image.sha256: image.png for image in transcript.images}, None)
 
 
 def _tool_text(text: str, action: Action) -> str:
@@ -151,4 +144,5 @@ def _tool_text(text: str, action: Action) -> str:
 
 def _turn(said: _Said, observation: str, images: list[str]) -> Turn:
     tool = "code" if isinstance(said.parsed, Code) else NAMES.get(said.parsed.name) if isinstance(said.parsed, Call) else None
-    return Turn(said.action, observation, images, tool, str(ToolStatus.OK) if tool else None, 0.0, 0.0)
+    calls = [ToolCallRecord(tool, str(ToolStatus.OK), 0.0)] if tool else []
+    return Turn(action=said.action, observation=observation, images=images, tool_calls=calls)

@@ -47,7 +47,7 @@ class ToolEnv(gymnasium.Env[Observation, str]):
     `tool_outputs` other than "real" hides what tools return: see `envs.tools.outputs`. `judge` is a `Judge` or its settings, for
     tasks that want one.
 
-    `info` at reset: `task_id`, `ability`, `source`, `needed_tools`. At each step: `tool_call` (a `ToolCall` or None); on the last
+    `info` at reset: `task_id`, `abilities`, `source`, `needed_tools`. At each step: `tool_call` (a `ToolCall` or None); on the last
     one also `answer` and `reward_parts`. A `tool_call` with status FAILURE means that the machine failed: the episode should be run
     again.
 
@@ -122,7 +122,7 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         self._remember_image(observation)
         return observation, {
             "task_id": task.task_id,
-            "ability": task.ability,
+            "abilities": task.abilities,
             "source": task.source,
             "needed_tools": task.needed_tools,
         }

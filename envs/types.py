@@ -39,7 +39,7 @@ class Task:
     task_id: str
     question: str
     answer: str
-    ability: str
+    abilities: tuple[str, ...]
     source: str
     images: tuple[Image.Image, ...] = ()
     views: tuple[Image.Image, ...] = ()
@@ -47,6 +47,10 @@ class Task:
     expert: Callable[[random.Random], Script] | None = None
     scoring: Scoring = EXACT
     tools: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.abilities, str):
+            object.__setattr__(self, "abilities", (self.abilities,))
 
 
 class ToolStatus(StrEnum):

@@ -105,9 +105,10 @@ def _variant(specs: Iterable[EpisodeSpec], name: str, **options: Any) -> Iterato
 def _outputs(episodes: Iterable[Episode]) -> Iterator[Donor]:
     for episode in episodes:
         for turn in episode.trajectory.turns:
-            if turn.tool is not None and turn.tool_status == "ok":
+            if len(turn.tool_calls) == 1 and turn.succeeded:
+                tool = turn.tool_calls[0].tool
                 text = turn.observation.removeprefix("<tool_response>\n").removesuffix("\n</tool_response>")
-                yield Donor(episode.trajectory.task_id, turn.tool, text, tuple(episode.images[name] for name in turn.images))
+                yield Donor(episode.trajectory.task_id, tool, text, tuple(episode.images[name] for name in turn.images))
 
 
 def _needs(trajectory: Trajectory, tool: str) -> bool:

@@ -11,7 +11,7 @@ from rich.table import Table
 from envs.errors import UsageError
 from evaluation.intervals import bootstrap_interval, mcnemar_p
 from rollout.store import Store
-from rollout.types import StopReason
+from rollout.types import join_chains
 
 
 def compare(first: str, second: str) -> dict[str, Any]:
@@ -67,8 +67,8 @@ def _by_item(directory: str) -> tuple[dict[str, list[bool]], int]:
         )
     items: dict[str, list[bool]] = {}
     failed = 0
-    for trajectory in store.trajectories("episodes"):
-        if trajectory.stop_reason is StopReason.INFRASTRUCTURE:
+    for trajectory in join_chains(store.trajectories("episodes")):
+        if trajectory.failed:
             failed += 1
         else:
             items.setdefault(trajectory.task_id, []).append(trajectory.correct)

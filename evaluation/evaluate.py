@@ -17,7 +17,7 @@ from evaluation.ablation import FULL, Ablation, causal_use, keep_outputs, necess
 from evaluation.records import evaluation_record, markdown
 from rollout.collect import CollectConfig, Collector, tasks_of
 from rollout.episode.environments import make
-from rollout.types import Episode, StopReason, Trajectory
+from rollout.types import Episode, Trajectory
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int, str], None]]]
 """Given a title and a total: shows how far it is while it is entered."""
@@ -100,7 +100,7 @@ def _report(ablation: Ablation, episodes: dict[str, list[Episode]]) -> dict[str,
     if ablation is Ablation.none:
         return None
     rows = zip(*([episode.trajectory for episode in part] for part in episodes.values()), strict=True)
-    whole = [row for row in rows if all(trajectory.stop_reason is not StopReason.INFRASTRUCTURE for trajectory in row)]
+    whole = [row for row in rows if not any(trajectory.failed for trajectory in row)]
     parts: dict[str, list[Trajectory]] = {name: [row[place] for row in whole] for place, name in enumerate(episodes)}
     if ablation is Ablation.tools:
         return necessity(parts)

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from envs.errors import InfrastructureError
 from evaluation.intervals import bootstrap_interval, pass_at_k, wilson_interval
-from rollout.types import StopReason, Trajectory
+from rollout.types import Trajectory, join_chains
 
 _REALX = ("perception", "reasoning", "search", "integration")  # in RealX-Bench's order
 
@@ -33,11 +33,11 @@ def evaluation_record(
 
     Episodes that the machine failed are left out; `episodes` counts the rest. Raises InfrastructureError where none is left.
     """
-    episodes = [trajectory for trajectory in trajectories if trajectory.stop_reason is not StopReason.INFRASTRUCTURE]
+    episodes = [trajectory for trajectory in join_chains(trajectories) if not trajectory.failed]
     if not episodes:
         raise InfrastructureError(f"{label}: there is no episode to evaluate: the machine failed all {len(trajectories)} of them")
     # A task of several abilities counts for each.
-    abilities = sorted({name for episode in episodes for name in episode.ability.split("+") if name})
+    abilities = sorted({name for episode in episodes for name in episode.abilities})
     return {
         "label": label,
         "policy": policy,
@@ -48,7 +48,7 @@ def evaluation_record(
         **(settings or {}),
         **_part(episodes),
         **_effort(episodes),
-        "by_ability": {name: _part([episode for episode in episodes if name in episode.ability.split("+")]) for name in abilities},
+        "by_ability": {name: _part([episode for episode in episodes if name in episode.abilities]) for name in abilities},
     }
 
 
@@ -89,8 +89,9 @@ def _pass_at_k(items: Sequence[Sequence[bool]]) -> dict[str, float]:
 def _effort(episodes: Sequence[Trajectory]) -> dict[str, Any]:
     """Means an episode: calls by tool, sampled tokens, seconds; shares: failed calls by tool, ends by cause."""
     turns = [turn for episode in episodes for turn in episode.turns]
-    calls = Counter(turn.tool for turn in turns if turn.tool is not None)
-    failed = Counter(turn.tool for turn in turns if turn.tool is not None and turn.tool_status != "ok")
+    made = [call for episode in episodes for call in episode.calls]
+    calls = Counter(call.tool for call in made)
+    failed = Counter(call.tool for call in made if call.status != "ok")
     ends = Counter(str(episode.stop_reason) for episode in episodes)
     count = len(episodes)
     return {
@@ -99,7 +100,7 @@ def _effort(episodes: Sequence[Trajectory]) -> dict[str, Any]:
         "tokens_per_episode": sum(sum(episode.loss_mask) for episode in episodes) / count,
         "seconds_per_episode": {
             "generate": sum(turn.generate_s for turn in turns) / count,
-            "tool": sum(turn.tool_latency_s for turn in turns) / count,
+            "tool": sum(call.latency_s for call in made) / count,
         },
         "ends": {reason: ends[reason] / count for reason in sorted(ends)},
     }

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from rollout.types import StopReason, Trajectory
+from rollout.types import StopReason, Trajectory, join_chains
 
 
 def tool_use_metrics(trajectories: Iterable[Trajectory], alarm: CollapseAlarm | None = None) -> dict[str, float]:
@@ -21,15 +21,15 @@ def tool_use_metrics(trajectories: Iterable[Trajectory], alarm: CollapseAlarm | 
     `alarm` is told of the step and adds `tools/collapse_alarm` (0 or 1). Metrics that the step says nothing about are left out: a
     mean over no episodes has no value. Raises ValueError where no episode is left.
     """
-    episodes = [trajectory for trajectory in trajectories if trajectory.stop_reason is not StopReason.INFRASTRUCTURE]
+    episodes = [trajectory for trajectory in join_chains(trajectories) if not trajectory.failed]
     if not episodes:
         raise ValueError("there is no episode to measure: every one of them failed for reasons of infrastructure")
     # Of an ability that left a tool alone the frequency is 0, not unknown.
-    tools = sorted({turn.tool for episode in episodes for turn in episode.turns if turn.tool is not None})
+    tools = sorted({call.tool for episode in episodes for call in episode.calls})
     metrics = _metrics(episodes, alarm, "", tools)
-    abilities = sorted({episode.ability for episode in episodes if episode.ability})
+    abilities = sorted({name for episode in episodes for name in episode.abilities})
     for ability in abilities:
-        part = _metrics([episode for episode in episodes if episode.ability == ability], alarm, ability, tools)
+        part = _metrics([episode for episode in episodes if ability in episode.abilities], alarm, ability, tools)
         metrics |= {f"ability/{ability}/{name}": value for name, value in part.items()}
     if alarm is not None:
         metrics["tools/collapse_alarm"] = float(alarm.ringing)
@@ -79,18 +79,16 @@ def _by_tool(episodes: Sequence[Trajectory], tools: Sequence[str]) -> dict[str, 
     calls = defaultdict(list)
     users: dict[str, set[str]] = defaultdict(set)
     for episode in episodes:
-        for turn in episode.turns:
-            if turn.tool is not None:
-                calls[turn.tool].append(turn)
-                users[turn.tool].add(episode.episode_id)
+        for call in episode.calls:
+            calls[call.tool].append(call)
+            users[call.tool].add(episode.episode_id)
     metrics: dict[str, Any] = {}
     for tool in tools:
         metrics[f"tools/{tool}/frequency"] = len(users[tool]) / len(episodes)
-        turns = calls[tool]
-        if not turns:
+        if not calls[tool]:
             continue
-        latency_s = np.array([turn.tool_latency_s for turn in turns])
-        metrics[f"tools/{tool}/error_rate"] = np.mean([turn.tool_status != "ok" for turn in turns])
+        latency_s = np.array([call.latency_s for call in calls[tool]])
+        metrics[f"tools/{tool}/error_rate"] = np.mean([call.status != "ok" for call in calls[tool]])
         metrics[f"tools/{tool}/latency_s/p50"] = np.percentile(latency_s, 50)
         metrics[f"tools/{tool}/latency_s/p99"] = np.percentile(latency_s, 99)
     return metrics
@@ -113,7 +111,7 @@ def repeat_rate(episodes: Sequence[Trajectory]) -> float:
     """Share of tool calls whose action equals, character by character, an earlier one of the same episode; 0 without calls."""
     calls = repeats = 0
     for episode in episodes:
-        actions = [turn.action for turn in episode.turns if turn.tool is not None]
+        actions = [turn.action for turn in episode.turns if turn.tool_calls]
         calls += len(actions)
         repeats += len(actions) - len(set(actions))
     return repeats / calls if calls else 0.0

@@ -25,7 +25,7 @@ ATTEMPTS_PER_DEMONSTRATION = 4
 
 def is_verified(trajectory: Trajectory) -> bool:
     """Whether a demonstration may be learned from: its answer is right and none of its tool calls failed (DeepEyesV2 §3.3)."""
-    return trajectory.correct and all(turn.tool_status in (None, "ok") for turn in trajectory.turns)
+    return trajectory.correct and all(turn.succeeded for turn in trajectory.turns)
 
 
 def collect_demonstrations(shop: Workshop) -> list[Episode]:

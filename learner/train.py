@@ -37,7 +37,7 @@ def run_rl(shop: Workshop) -> tuple[Path, float]:
             with clock.time("rollout"):
                 outcomes = shop.fleet.collect(_specs(shop, step))
                 # What the machine failed again and again has no outcome, and so no place in its group.
-                episodes = [episode for episode in outcomes if episode.error is None]
+                episodes = [episode for episode in outcomes if not episode.failed]
             if not episodes:
                 raise FleetError(f"RL step {step}: every episode failed; the last one: {outcomes[-1].error}")
             with clock.time("learn"):
@@ -85,7 +85,10 @@ class Clock:
 
         An episode generates while others wait for their tools, so `generate` and `tool` do not add up to `rollout`.
         """
-        turns = [[(turn.generate_s, turn.tool_latency_s) for turn in episode.trajectory.turns] for episode in episodes]
+        turns = [
+            [(turn.generate_s, sum(call.latency_s for call in turn.tool_calls)) for turn in episode.trajectory.turns]
+            for episode in episodes
+        ]
         totals = np.array([np.sum(episode or [(0.0, 0.0)], axis=0) for episode in turns])
         generate, tool = totals.mean(axis=0).tolist()
         parts = self._parts | {"generate": generate, "tool": tool, "step": self.total_s}

@@ -82,7 +82,7 @@ class Workshop:
     def sample(self, name: str, episodes: int, split: str, temperature: float = 1.0) -> list[Trajectory]:
         """Roll the served policy out on held-out tasks, the same ones for every policy."""
         specs = group_specs(name, self.tasks(split), groups=episodes, seed=self.config.evaluation.seed, temperature=temperature)
-        return [episode.trajectory for episode in self.fleet.collect(specs) if episode.error is None]
+        return [episode.trajectory for episode in self.fleet.collect(specs) if not episode.failed]
 
     def finish(self, stage: str, how: Any = True, **facts: Any) -> None:
         """Remember that a stage is done: a resumed run does not do it again."""

@@ -29,7 +29,7 @@ def lint(path: str | Path, chat: ChatFormat | None = None) -> list[str]:
 
 
 def _lint_file(path: Path, chat: ChatFormat | None, images: dict[Path, str | None]) -> Iterator[str]:
-    seen: set[str] = set()
+    seen: set[tuple[str, int]] = set()
     prompts: dict[str, list[int]] = {}
     # Not splitlines: text of an observation may hold separators that JSON does not escape.
     for number, line in enumerate(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"), start=1):
@@ -39,11 +39,11 @@ def _lint_file(path: Path, chat: ChatFormat | None, images: dict[Path, str | Non
             yield f":{number}: {error}"
             continue
         where = f":{number}: {trajectory.episode_id}"
-        if trajectory.episode_id in seen:
+        if (trajectory.episode_id, trajectory.chain) in seen:
             yield f"{where}: the episode is there twice"
-        seen.add(trajectory.episode_id)
+        seen.add((trajectory.episode_id, trajectory.chain))
         prompt = trajectory.token_ids[: trajectory.prompt_length]
-        if prompt and prompts.setdefault(trajectory.group_id, prompt) != prompt:
+        if prompt and not trajectory.chain and prompts.setdefault(trajectory.group_id, prompt) != prompt:
             yield f"{where}: its prompt differs from that of its group {trajectory.group_id}"
         for problem in (*_lint_turns(trajectory), *_lint_images(trajectory, path.parent / "images", chat, images)):
             yield f"{where}: {problem}"

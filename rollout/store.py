@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 
 from envs.atomic import write_file
@@ -24,8 +25,10 @@ class Store:
 
     def read(self, name: str) -> Iterator[Episode]:
         """The episodes of a file with their images. Raises ValueError for a broken record, FileNotFoundError for a missing file."""
-        for trajectory in self.trajectories(name):
-            yield Episode(trajectory, {sha: (self._images / f"{sha}.png").read_bytes() for sha in trajectory.images})
+        for _, group in groupby(self.trajectories(name), key=lambda trajectory: trajectory.episode_id):
+            chains = tuple(group)
+            names = {sha for chain in chains for sha in chain.images}
+            yield Episode(chains, {sha: (self._images / f"{sha}.png").read_bytes() for sha in names})
 
     def trajectories(self, name: str) -> Iterator[Trajectory]:
         """The records of a file without their images. Raises as `read`."""
@@ -47,4 +50,5 @@ class Store:
                 path = self._images / f"{sha}.png"
                 if not path.exists():
                     write_file(path, png)
-            yield episode.trajectory.to_json() + "\n"
+            for chain in episode.chains:
+                yield chain.to_json() + "\n"

@@ -1,19 +1,21 @@
-"""Types of a rollout: what is asked for (EpisodeSpec), what comes back (Trajectory, Episode).
+"""Types of a rollout: what is asked for (EpisodeSpec, GroupSpec) and what comes back (Trajectory, Episode, Group).
 
-Axes: one list entry per token of the whole transcript (T), prompt first, then sampled turns and observations in turn.
+Axes: one list entry per token of a whole transcript (T), prompt first, then sampled turns and observations in turn.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
+from itertools import groupby
 from typing import Any
 
 
 class StopReason(StrEnum):
-    """Why an episode ended. The first five are outcomes; INFRASTRUCTURE is ours to repeat."""
+    """Why an episode ended. The first five are outcomes; INFRASTRUCTURE means our failure: the episode is retried."""
 
     ANSWERED = "ANSWERED"
     TURN_LIMIT = "TURN_LIMIT"
@@ -43,10 +45,10 @@ class EpisodeSpec:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One sampled turn: N token ids with their N log-probabilities (natural logarithm, at the sampling temperature).
+    """N sampled token ids with their N log-probabilities (natural logarithm, at the sampling temperature).
 
-    `finish_reason` is "stop" (the model ended its turn; the end-of-turn token is the last of `token_ids`) or "length".
-    `version` is the policy version that sampled every token of the turn.
+    `finish_reason` is "stop" (the model ended its turn, or wrote one of the texts that end it; an end-of-turn token is the last of
+    `token_ids`) or "length". `version` is the policy version that sampled every token.
     """
 
     token_ids: list[int]
@@ -56,45 +58,106 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCallRecord:
+    """One tool call of a turn: the tool's name, how it ended (a `ToolStatus`), and its wall time in seconds."""
+
+    tool: str
+    status: str
+    latency_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """One action of the model and what the environment answered. Times in seconds; `images` are sha256 names."""
+    """One action of the model and what the environment answered. Times in seconds; `images` are sha256 names.
+
+    `tool`, `tool_status` and `tool_latency_s`, which stand in the JSON as well, are those of the first of the `tool_calls`: most
+    turns have at most one.
+    """
 
     action: str
-    observation: str
-    images: list[str]
-    tool: str | None
-    tool_status: str | None
-    tool_latency_s: float
-    generate_s: float
+    observation: str = ""
+    images: list[str] = field(default_factory=list)
+    tool_calls: list[ToolCallRecord] = field(default_factory=list)
+    generate_s: float = 0.0
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether no tool call of this turn failed."""
+        return all(call.status == "ok" for call in self.tool_calls)
+
+    @property
+    def tool(self) -> str | None:
+        """The tool that was called first; None without a call."""
+        return self.tool_calls[0].tool if self.tool_calls else None
+
+    @property
+    def tool_status(self) -> str | None:
+        """How the first call ended; None without a call."""
+        return self.tool_calls[0].status if self.tool_calls else None
+
+    @property
+    def tool_latency_s(self) -> float:
+        """Wall time of the first call; 0 without a call."""
+        return self.tool_calls[0].latency_s if self.tool_calls else 0.0
+
+    def to_record(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "action": self.action,
+            "observation": self.observation,
+            "images": self.images,
+            "tool": self.tool,
+            "tool_status": self.tool_status,
+            "tool_latency_s": self.tool_latency_s,
+            "tool_calls": [asdict(call) for call in self.tool_calls],
+            "generate_s": self.generate_s,
+        }
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Turn:
+        """The inverse of `to_record`; also reads records without `tool_calls`."""
+        record = dict(record)
+        tool, status, latency_s = (record.pop(name, None) for name in ("tool", "tool_status", "tool_latency_s"))
+        calls = record.pop("tool_calls", None)
+        if calls is None:
+            calls = [] if tool is None else [{"tool": tool, "status": status, "latency_s": latency_s}]
+        return cls(**record, tool_calls=[ToolCallRecord(**call) for call in calls])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trajectory:
-    """The record of one episode; one JSON object per line in `trajectories/*.jsonl`.
+    """The record of one episode, or of one of its chains; one JSON object per line in `trajectories/*.jsonl`.
+
+    A *chain* is a sequence of tokens that only ever grew. An episode has one, `chain` 0, unless its chat template rewrites earlier
+    turns (see `rollout.tokens.transcript`): then each rewriting begins another, and each sampled token is trained in exactly one of
+    them, behind the exact prompt that it was sampled from. All chains of an episode carry its outcome; `turns` are those sampled
+    in this chain.
 
     `token_ids`, `loss_mask`, `logprobs`, `versions` have equal length T. `loss_mask` is 1 exactly on tokens that the policy
-    sampled; `logprobs` (natural logarithm, at the sampling temperature) is 0 and `versions` is -1 elsewhere. `images` holds sha256
-    names in the order of the image placeholders in `token_ids`. `needed_tools` names the tools that the task cannot do without, and
-    is None where nobody knows. Raises ValueError where these invariants do not hold.
+    sampled in this chain; `logprobs` (natural logarithm, at the sampling temperature) is 0 and `versions` is -1 elsewhere. `images`
+    holds sha256 names in the order of the image placeholders in `token_ids`. `needed_tools` names the tools that the task requires,
+    None if unknown. `error` says what failed if the episode is INFRASTRUCTURE. Raises ValueError if these invariants do not hold.
     """
 
     episode_id: str
     task_id: str
     group_id: str
-    ability: str
+    abilities: tuple[str, ...] = ()
     source: str
     seed: int
-    token_ids: list[int]
-    loss_mask: list[int]
-    logprobs: list[float]
-    versions: list[int]
-    prompt_length: int
-    images: list[str]
-    turns: list[Turn]
-    reward: float
-    reward_parts: dict[str, float]
-    answer: str | None
+    chain: int = 0
+    token_ids: list[int] = field(default_factory=list)
+    loss_mask: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
+    prompt_length: int = 0
+    images: list[str] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
+    reward: float = 0.0
+    reward_parts: dict[str, float] = field(default_factory=dict)
+    answer: str | None = None
     stop_reason: StopReason
+    error: str | None = None
     needed_tools: list[str] | None = None
     temperature: float = 1.0
 
@@ -114,42 +177,128 @@ class Trajectory:
                 raise ValueError(f"{self.episode_id}: token {position} has log-probability {logprob}")
         if not math.isfinite(self.reward):
             raise ValueError(f"{self.episode_id}: reward is {self.reward}")
+        if isinstance(self.abilities, str):
+            raise ValueError(f"{self.episode_id}: abilities is a list of names, not {self.abilities!r}")
+        if self.error is not None and not self.failed:
+            raise ValueError(f"{self.episode_id}: it has an error ({self.error}) but ended as {self.stop_reason}")
+
+    @property
+    def failed(self) -> bool:
+        """Whether a machine failed, not the model: such an episode is in no statistics and is never learned from."""
+        return self.stop_reason is StopReason.INFRASTRUCTURE
+
+    @property
+    def calls(self) -> list[ToolCallRecord]:
+        """All tool calls, in order."""
+        return [call for turn in self.turns for call in turn.tool_calls]
 
     @property
     def tool_calls(self) -> int:
-        """Number of tool calls in this episode."""
-        return sum(turn.tool is not None for turn in self.turns)
+        """Number of tool calls."""
+        return sum(len(turn.tool_calls) for turn in self.turns)
 
     @property
     def needs_tool(self) -> bool | None:
-        """Whether the task needs any tool; None where nobody knows."""
+        """Whether the task needs any tool; None if unknown."""
         return None if self.needed_tools is None else bool(self.needed_tools)
 
     @property
     def correct(self) -> bool:
-        """Whether the final answer was right; in an environment that does not say, whether its rewards add up to 1."""
+        """Whether the final answer was right; if the environment does not say, whether its rewards add up to 1."""
         return self.reward_parts.get("accuracy", self.reward) >= 1.0
 
     def to_json(self) -> str:
         """One line of JSON."""
-        return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":"))
+        record = asdict(self) | {"turns": [turn.to_record() for turn in self.turns]}
+        return json.dumps(record, ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, line: str) -> Trajectory:
-        """The inverse of `to_json`; raises ValueError for a record that breaks the contract."""
+        """The inverse of `to_json`; also reads records with `ability` in place of `abilities`. Raises ValueError for a record that
+        breaks the contract."""
         record = json.loads(line)
         try:
-            record["turns"] = [Turn(**turn) for turn in record["turns"]]
+            if "ability" in record:
+                record["abilities"] = split_abilities(record.pop("ability"))
+            if missing := sorted(_REQUIRED - record.keys()):
+                raise ValueError(f"not a trajectory record: it has no {', '.join(missing)}")
+            record["abilities"] = tuple(record["abilities"])
+            record["turns"] = [Turn.from_record(turn) for turn in record["turns"]]
             record["stop_reason"] = StopReason(record["stop_reason"])
             return cls(**record)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a trajectory record: {error}") from error
+
+
+_REQUIRED = {field.name for field in fields(Trajectory)} - {"chain", "error", "needed_tools", "temperature"}
+
+
+def split_abilities(text: str) -> tuple[str, ...]:
+    """The abilities in a text that joins them with "+"."""
+    return tuple(name for name in text.split("+") if name)
+
+
+def join_chains(trajectories: Iterable[Trajectory]) -> list[Trajectory]:
+    """One record an episode, for statistics: the chains of an episode, which follow each other, with their tokens and turns joined.
+
+    An episode of one chain is returned as it is. The joined tokens are no prompt that any policy saw.
+    """
+    joined = []
+    for _, group in groupby(trajectories, key=lambda trajectory: trajectory.episode_id):
+        chains = list(group)
+        first = chains[0]
+        if len(chains) > 1:
+            names = ("token_ids", "loss_mask", "logprobs", "versions", "images", "turns")
+            first = replace(first, **{name: [entry for chain in chains for entry in getattr(chain, name)] for name in names})
+        joined.append(first)
+    return joined
 
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """A trajectory with the images that it names, as PNG bytes by sha256. `error` says what failed if it is INFRASTRUCTURE."""
+    """The chains of one episode, at least one, with the images that they name, as PNG bytes by sha256."""
 
-    trajectory: Trajectory
-    images: dict[str, bytes]
-    error: str | None = None
+    chains: tuple[Trajectory, ...]
+    images: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def trajectory(self) -> Trajectory:
+        """The episode in one record, as `join_chains` makes it."""
+        return join_chains(self.chains)[0]
+
+    @property
+    def failed(self) -> bool:
+        """See `Trajectory.failed`."""
+        return self.chains[0].failed
+
+    @property
+    def error(self) -> str | None:
+        """What failed, if a machine did."""
+        return self.chains[0].error
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSpec:
+    """Episodes to run on one task: the unit that is sent to a worker, and that advantages compare."""
+
+    group_id: str
+    episodes: tuple[EpisodeSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What became of a `GroupSpec`: its episodes, in the order in which they were asked for."""
+
+    group_id: str
+    episodes: tuple[Episode, ...]
+
+    @property
+    def sound(self) -> tuple[Episode, ...]:
+        """The episodes that have an outcome: all but those that still failed after their retries."""
+        return tuple(episode for episode in self.episodes if not episode.failed)
+
+
+def episodes_of(groups: Sequence[Group]) -> Iterator[Episode]:
+    """All episodes, group after group."""
+    for group in groups:
+        yield from group.episodes

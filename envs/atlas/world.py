@@ -49,7 +49,7 @@ class Atlas:
             task_id=f"atlas-{row['template']}-{self._split}-{number}",
             question=row["question"],
             answer=row["answer"],
-            ability=row["ability"],
+            abilities=(row["ability"],),
             source=f"atlas/{row['template']}",
             images=images,
             views=tuple(image.reduce(reduction) for image in images) if reduction > 1 else (),

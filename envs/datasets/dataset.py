@@ -73,7 +73,7 @@ class Dataset:
             task_id=f"{self.path.stem}-{number}",
             question=asked.text,
             answer=asked.answer,
-            ability=asked.ability,
+            abilities=asked.abilities,
             source=asked.source or self.path.stem,
             images=images,
             needed_tools=asked.needed_tools,

@@ -91,7 +91,7 @@ def _plain(row: Mapping[str, Any], folder: Path) -> Question:
     return Question(
         "\n".join([asked, *lines]),
         answer,
-        _ability(row),
+        _abilities(row),
         _text(row.get("source")) or None,
         tuple(picture(one, folder) for one in (named if isinstance(named, list | tuple) else [named])),
         needed_tools=_tools(row.get("needed_tools"), "needed_tools"),
@@ -115,7 +115,7 @@ def _verl(row: Mapping[str, Any], folder: Path) -> Question:
     return Question(
         text,
         answer,
-        _ability({"ability": row.get("ability") or row.get("data_source")}),
+        _abilities({"ability": row.get("ability") or row.get("data_source")}),
         _text(row.get("data_source")) or None,
         tuple(picture(one, folder) for one in (images if images is not None else ())),
         tools=None if environment is None else ENVIRONMENTS[environment],
@@ -142,7 +142,7 @@ def _chat(row: Mapping[str, Any], folder: Path) -> Question:
     return Question(
         text_of(shown),
         answer,
-        _ability(row),
+        _abilities(row),
         _text(row.get("source")) or None,
         tuple(picture(part, folder) for part in parts),
         # OpenAI's rows may declare functions here, which are no names of tools.
@@ -150,13 +150,13 @@ def _chat(row: Mapping[str, Any], folder: Path) -> Question:
     )
 
 
-def _ability(row: Mapping[str, Any]) -> str:
+def _abilities(row: Mapping[str, Any]) -> tuple[str, ...]:
     told = next((row[name] for name in ("ability", "category", "l2-category") if row.get(name) not in (None, "", [])), None)
     labels = [str(label) for label in told] if isinstance(told, list | tuple) else []
     labels = labels or [label for label in LABELS if _text(row.get(label)).lower() in ("true", "1", "yes")]
     if labels:
-        return "+".join([*labels, *(["integration"] if set(LABELS) <= set(labels) else [])])
-    return _ABILITIES.get(str(told), str(told)) if told is not None else "other"
+        return (*labels, *(["integration"] if set(LABELS) <= set(labels) else []))
+    return (_ABILITIES.get(str(told), str(told)) if told is not None else "other",)
 
 
 def _tools(names: Any, column: str) -> tuple[str, ...] | None:

@@ -27,7 +27,7 @@ class Question:
 
     text: str
     answer: str
-    ability: str
+    abilities: tuple[str, ...]
     source: str | None = None
     pictures: tuple[Picture, ...] = ()
     needed_tools: tuple[str, ...] | None = None

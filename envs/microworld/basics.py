@@ -61,7 +61,7 @@ def _direct(task_id: str, question: str, answer: str, picture: Image.Image | Non
         task_id,
         question,
         answer,
-        "basics",
+        ("basics",),
         SOURCE,
         images=images,
         views=tuple(view(image) for image in images),

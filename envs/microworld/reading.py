@@ -75,7 +75,9 @@ def _titles(rng: np.random.Generator, split: str, first: Place) -> str:
 
 def _task(task_id: str, question: str, answer: str, emblem_rng: np.random.Generator | None = None) -> Task:
     picture = {} if emblem_rng is None else pictured(emblem(int(emblem_rng.integers(len(places())))))
-    return Task(task_id, question, answer, "basics", SOURCE, **picture, needed_tools=(), expert=lambda rng: answer_at_once(answer))
+    return Task(
+        task_id, question, answer, ("basics",), SOURCE, **picture, needed_tools=(), expert=lambda rng: answer_at_once(answer)
+    )
 
 
 def _generator(seed: int, split: str) -> np.random.Generator:

@@ -44,7 +44,7 @@ def easy(rng: np.random.Generator, split: str, task_id: str) -> Task:
             return answer_after(code_action(print_code(expression)), value)
         return answer_at_once(value)
 
-    return Task(task_id, f"What is {expression}?", value, "reasoning", SOURCE, needed_tools=(), expert=expert)
+    return Task(task_id, f"What is {expression}?", value, ("reasoning",), SOURCE, needed_tools=(), expert=expert)
 
 
 def hard(rng: np.random.Generator, split: str, task_id: str) -> Task:
@@ -54,7 +54,7 @@ def hard(rng: np.random.Generator, split: str, task_id: str) -> Task:
         task_id,
         f"What is {expression}?",
         value,
-        "reasoning",
+        ("reasoning",),
         SOURCE,
         needed_tools=("code",),
         expert=lambda rng: answer_what_is_printed(print_code(expression), rng),

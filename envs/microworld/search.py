@@ -48,7 +48,7 @@ def easy(rng: np.random.Generator, split: str, task_id: str) -> Task:
             return answer_after(search_action(f"{attribute} {place.name}"), answer)
         return answer_at_once(answer)
 
-    return Task(task_id, question, answer, "search", SOURCE, needed_tools=(), expert=expert)
+    return Task(task_id, question, answer, ("search",), SOURCE, needed_tools=(), expert=expert)
 
 
 def hard(rng: np.random.Generator, split: str, task_id: str) -> Task:
@@ -66,7 +66,7 @@ def hard(rng: np.random.Generator, split: str, task_id: str) -> Task:
         task_id,
         fact_question(attribute, place.name),
         place.fact(attribute),
-        "search",
+        ("search",),
         SOURCE,
         needed_tools=("text_search",),
         expert=expert,
@@ -84,7 +84,7 @@ def _emblem(place: Place, task_id: str) -> Task:
         task_id,
         EMBLEM_QUESTION,
         place.name,
-        "search",
+        ("search",),
         SOURCE,
         **pictured(picture),
         needed_tools=("image_search",),

@@ -20,7 +20,7 @@ from rollout.cluster.weights import pack
 from rollout.cluster.worker import RolloutWorker
 from rollout.config import RolloutConfig
 from rollout.episode.loop import failed_episode
-from rollout.types import Episode, EpisodeSpec, StopReason
+from rollout.types import Episode, EpisodeSpec
 
 if TYPE_CHECKING:
     import torch
@@ -212,7 +212,7 @@ class _Collection:
                 self._lost(dispatch, "a worker did not answer in time")
 
     def _finished(self, index: int, episode: Episode) -> None:
-        if episode.trajectory.stop_reason is StopReason.INFRASTRUCTURE:
+        if episode.failed:
             self._failed(episode.error or "unknown")
             self._again(index, episode)
         else:

@@ -25,7 +25,7 @@ from rollout.policy import ChatPolicy, Policy
 from rollout.tokens.chat_format import ChatFormat
 from rollout.tokens.images import EncodedImage
 from rollout.tokens.transcript import Transcript
-from rollout.types import Episode, EpisodeSpec, StopReason, Trajectory, Turn
+from rollout.types import Episode, EpisodeSpec, StopReason, ToolCallRecord, Trajectory, Turn
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -77,23 +77,13 @@ def failed_episode(spec: EpisodeSpec, error: str) -> Episode:
         episode_id=spec.episode_id,
         task_id="",
         group_id=spec.group_id,
-        ability="",
         source=spec.env_id,
         seed=spec.env_seed,
-        token_ids=[],
-        loss_mask=[],
-        logprobs=[],
-        versions=[],
-        prompt_length=0,
-        images=[],
-        turns=[],
-        reward=0.0,
-        reward_parts={},
-        answer=None,
         stop_reason=StopReason.INFRASTRUCTURE,
+        error=error,
         temperature=spec.temperature,
     )
-    return Episode(trajectory, {}, error)
+    return Episode((trajectory,))
 
 
 class _DeadlinePassed(Exception):
@@ -170,7 +160,7 @@ class _Run:
         generate_s = time.monotonic() - started
         self.transcript.append_generation(generation)
         action = self._chat.decode(generation.token_ids)
-        self._pending = Turn(action, "", [], None, None, 0.0, generate_s)
+        self._pending = Turn(action=action, generate_s=generate_s)
         observation, reward, terminated, truncated, info = await self._env.step(action)
         self._reward += reward
         self._last_info = info
@@ -188,8 +178,8 @@ class _Run:
             except TokenBudgetExceeded:
                 full = True
         names = [image.sha256 for image in images]
-        tool, status, latency_s = (call.tool, str(call.status), call.latency_s) if call else (None, None, 0.0)
-        self._turns.append(Turn(action, text, names, tool, status, latency_s, generate_s))
+        calls = [ToolCallRecord(call.tool, str(call.status), call.latency_s)] if call else []
+        self._turns.append(Turn(action=action, observation=text, images=names, tool_calls=calls, generate_s=generate_s))
         self._pending = None
         if terminated:
             return StopReason.ANSWERED, observation
@@ -234,29 +224,23 @@ class _Run:
 
     def episode(self, stop: StopReason, error: str | None) -> Episode:
         """The record of what happened."""
-        spec, transcript, last = self._spec, self.transcript, self._last_info
-        # A turn that a deadline cut off: its tokens were sampled, so it is told as well.
-        needed = self._reset_info.get("needed_tools")
+        spec, first, last = self._spec, self._reset_info, self._last_info
+        # A turn that a deadline cut off: its tokens were sampled, so it is on record as well.
         turns = [*self._turns, *([self._pending] if self._pending else [])]
-        trajectory = Trajectory(
+        needed = first.get("needed_tools")
+        return self.transcript.episode(
+            turns,
             episode_id=spec.episode_id,
-            task_id=str(self._reset_info.get("task_id", f"{spec.env_id}:{spec.env_seed}")),
+            task_id=str(first.get("task_id", f"{spec.env_id}:{spec.env_seed}")),
             group_id=spec.group_id,
-            ability=str(self._reset_info.get("ability", "")),
-            source=str(self._reset_info.get("source", spec.env_id)),
+            abilities=tuple(first.get("abilities", ())),
+            source=str(first.get("source", spec.env_id)),
             seed=spec.env_seed,
-            token_ids=transcript.token_ids,
-            loss_mask=transcript.loss_mask,
-            logprobs=transcript.logprobs,
-            versions=transcript.versions,
-            prompt_length=transcript.prompt_length,
-            images=[image.sha256 for image in transcript.images],
-            turns=turns,
             reward=self._reward,
             reward_parts=dict(last.get("reward_parts", {})),
             answer=last.get("answer"),
             stop_reason=stop,
+            error=error,
             needed_tools=None if needed is None else list(needed),
             temperature=spec.temperature,
         )
-        return Episode(trajectory, {image.sha256: image.png for image in transcript.images}, error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -11,7 +12,7 @@ from PIL import Image
 from envs.errors import TokenBudgetExceeded
 from rollout.tokens.chat_format import ChatFormat, Piece
 from rollout.tokens.images import EncodedImage
-from rollout.types import Generation
+from rollout.types import Episode, Generation, Trajectory, Turn
 
 TRUNCATED = " …[truncated]"
 
@@ -91,6 +92,20 @@ class Transcript:
         self.logprobs += generation.logprobs
         self.versions += [generation.version] * len(token_ids)
         self._turn_open = not token_ids or token_ids[-1] != self._chat.end_of_turn
+
+    def episode(self, turns: list[Turn], **facts: Any) -> Episode:
+        """The record of the episode: these tokens, the `turns` that were sampled, and the other fields of `Trajectory`."""
+        trajectory = Trajectory(
+            token_ids=self.token_ids,
+            loss_mask=self.loss_mask,
+            logprobs=self.logprobs,
+            versions=self.versions,
+            prompt_length=self.prompt_length,
+            images=[image.sha256 for image in self.images],
+            turns=turns,
+            **facts,
+        )
+        return Episode((trajectory,), {image.sha256: image.png for image in self.images})
 
     def _extend(self, token_ids: list[int]) -> None:
         count = len(token_ids)

@@ -110,7 +110,10 @@ def test_wandb_holds_what_numpy_computes_from_the_trajectories(finished, step):
     assert sum(map(calls, records)) > 0, "the cold start taught no tool call: there is nothing to compare"
     for prefix, chosen in [
         ("", records),
-        *((f"ability/{name}/", [r for r in records if r["ability"] == name]) for name in {r["ability"] for r in records}),
+        *(
+            (f"ability/{name}/", [r for r in records if name in r["abilities"]])
+            for name in {name for r in records for name in r["abilities"]}
+        ),
     ]:
         counts = np.array([calls(record) for record in chosen], float)
         within, between = group_variances(chosen)

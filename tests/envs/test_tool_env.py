@@ -34,7 +34,7 @@ def env():
 
 @pytest.fixture
 def task():
-    return Task("t", "What is 6 * 7?", "42", "reasoning", "test", needed_tools=("code",))
+    return Task("t", "What is 6 * 7?", "42", ("reasoning",), "test", needed_tools=("code",))
 
 
 @pytest.mark.parametrize("env_id", IDS)

@@ -67,7 +67,7 @@ def make_episode(processor):
             episode_id=f"episode-{seed}",
             task_id="task",
             group_id=group,
-            ability="perception",
+            abilities=("perception",),
             source="test",
             seed=seed,
             token_ids=token_ids,
@@ -83,6 +83,6 @@ def make_episode(processor):
             stop_reason=StopReason.ANSWERED,
             temperature=temperature,
         )
-        return Episode(trajectory, dict(zip(names, images, strict=True)))
+        return Episode((trajectory,), dict(zip(names, images, strict=True)))
 
     return make

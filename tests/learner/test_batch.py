@@ -58,7 +58,7 @@ def test_placeholders_that_do_not_match_the_grid_are_refused(make_episode, pictu
 def test_placeholders_without_an_image_are_refused(make_episode, picture, processor):
     episode = make_episode([picture(0)])
     with pytest.raises(ValueError, match=r"runs of \[16\] tokens, its images need \[\]"):
-        collate([replace(episode, trajectory=replace(episode.trajectory, images=[]))], processor)
+        collate([replace(episode, chains=(replace(episode.trajectory, images=[]),))], processor)
 
 
 def test_an_image_that_is_named_but_missing_is_refused(make_episode, picture, processor):

@@ -95,5 +95,5 @@ def test_the_cold_start_ends_when_accuracy_stops_rising(accuracies, stopped):
     [(True, ["ok", None], True), (True, [None], True), (False, ["ok", None], False), (True, ["error", None], False)],
 )
 def test_a_demonstration_is_verified_only_if_right_and_free_of_errors(correct, statuses, verified):
-    turns = [SimpleNamespace(tool_status=status) for status in statuses]
+    turns = [SimpleNamespace(succeeded=status in (None, "ok")) for status in statuses]
     assert is_verified(SimpleNamespace(correct=correct, turns=turns)) is verified

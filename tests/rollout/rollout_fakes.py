@@ -133,7 +133,7 @@ class Fake(gymnasium.Env):
     async def reset_async(self, *, seed=None, options=None):
         self._step, self._seed = 0, seed
         self._attempt = _count(self._log, f"episode-{seed}") if self._log else 0
-        info = {"task_id": f"task-{seed}", "ability": "faking", "source": "fake", "needed_tools": ("code",) * self._needs}
+        info = {"task_id": f"task-{seed}", "abilities": ("faking",), "source": "fake", "needed_tools": ("code",) * self._needs}
         return self._observe(f"question {seed}"), info
 
     async def step_async(self, action):

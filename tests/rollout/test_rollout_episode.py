@@ -30,7 +30,12 @@ async def test_an_answered_episode_is_recorded_turn_by_turn(chat):
     episode = await run(spec(turns=2, images=1, number=7), ScriptedPolicy(chat, lambda turn: f"act {turn}"), chat)
     trajectory = episode.trajectory
     assert trajectory.stop_reason is StopReason.ANSWERED
-    assert (trajectory.task_id, trajectory.ability, trajectory.source, trajectory.needs_tool) == ("task-7", "faking", "fake", True)
+    assert (trajectory.task_id, trajectory.abilities, trajectory.source, trajectory.needs_tool) == (
+        "task-7",
+        ("faking",),
+        "fake",
+        True,
+    )
     assert [turn.action for turn in trajectory.turns] == ["act 0", "act 1", "act 2"]
     assert [turn.tool for turn in trajectory.turns] == ["fake", "fake", None]
     assert [turn.tool_status for turn in trajectory.turns] == ["ok", "ok", None]

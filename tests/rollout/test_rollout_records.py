@@ -19,20 +19,20 @@ from rollout.episode.environments import make
 from rollout.episode.loop import run_episode
 from rollout.lint import lint
 from rollout.store import Store
-from rollout.types import Episode, StopReason, Trajectory, Turn
+from rollout.types import Episode, StopReason, ToolCallRecord, Trajectory, Turn
 
 
 def trajectory(calls=(), group="g", reward=0.0, ability="faking", stop=StopReason.ANSWERED, needs=True, correct=False, number=0):
     """An episode of one sampled token per turn; `calls` are (tool, status, latency_s, action)."""
-    turns = [Turn(action, "", [], tool, status, latency_s, 0.1) for tool, status, latency_s, action in calls]
-    turns.append(Turn("answer", "", [], None, None, 0.0, 0.1))
+    turns = [Turn(action=action, tool_calls=[ToolCallRecord(*call)], generate_s=0.1) for *call, action in calls]
+    turns.append(Turn(action="answer", generate_s=0.1))
     count = 2 * len(turns)
     mask = [0, 1] * len(turns)
     return Trajectory(
         episode_id=f"{group}-{number}",
         task_id="task",
         group_id=group,
-        ability=ability,
+        abilities=(ability,),
         source="fake",
         seed=0,
         token_ids=[7] * count,
@@ -231,17 +231,17 @@ def test_the_linter_wants_files(tmp_path):
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     store = Store(tmp_path)
-    path = store.write("run", [Episode(EPISODES[0], {})])
+    path = store.write("run", [Episode((EPISODES[0],))])
     before = path.read_text()
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        store.write("run", [Episode(EPISODES[1], {})])
+        store.write("run", [Episode((EPISODES[1],))])
     assert path.read_text() == before
     assert [file.name for file in path.parent.iterdir()] == ["run.jsonl"]
 
 
 def test_any_text_survives_the_disk(tmp_path):
-    strange = Episode(dataclasses.replace(EPISODES[0], answer="é\n\r\u2028\x85</answer>", ability="search"), {})
+    strange = Episode((dataclasses.replace(EPISODES[0], answer="é\n\r\u2028\x85</answer>", abilities=("search",)),))
     store = Store(tmp_path)
     path = store.write("run", [strange])
     assert list(store.read("run")) == [strange]

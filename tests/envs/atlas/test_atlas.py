@@ -117,7 +117,7 @@ def test_gymnasium_is_content(atlas):
 
 def test_the_same_seed_gives_the_same_question(atlas):
     first, second = (Atlas(atlas, "train", "search")(np.random.default_rng(3)) for _ in range(2))
-    assert (first.question, first.answer, first.ability) == (second.question, second.answer, "search")
+    assert (first.question, first.answer, first.abilities) == (second.question, second.answer, ("search",))
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_verl_rows_keep_images_as_bytes_mappings_or_paths(tmp_path, kept):
     image = {"bytes": png(), "mapping": {"bytes": None, "path": "a.png"}, "path": "a.png"}[kept]
     pq.write_table(pa.Table.from_pylist([verl_row(images=[image])]), tmp_path / "q.parquet")
     task = only(tmp_path / "q.parquet")
-    assert (task.question, task.answer, task.ability, task.images[0].size) == ("How many?", "7", "reasoning", (40, 30))
+    assert (task.question, task.answer, task.abilities, task.images[0].size) == ("How many?", "7", ("reasoning",), (40, 30))
 
 
 @pytest.mark.parametrize(("name", "tools"), [("deepeyes_v2", None), ("code_toolbox_lingyi_v1", ("code",))])
@@ -95,7 +95,7 @@ def test_a_tsv_of_vlmevalkit_is_multiple_choice(tmp_path):
     )
     task = only(path)
     assert task.question == 'Which "one"?\nLook.\nA. a cat\nB. a dog'
-    assert (task.answer, task.scoring.kind, task.ability) == ("B", Kind.CHOICE, "attr")
+    assert (task.answer, task.scoring.kind, task.abilities) == ("B", Kind.CHOICE, ("attr",))
     assert task.images[0].getpixel((0, 0)) == (255, 0, 0)
 
 
@@ -142,7 +142,7 @@ def test_an_answer_that_is_no_option_is_named(tmp_path):
 def test_the_labels_of_realx_bench_are_abilities(tmp_path, labels, ability):
     path = tmp_path / "realx.json"
     path.write_text(json.dumps([{"question": "Q {x} [y]", "answer": "A"} | labels]))
-    assert only(path).ability == ability
+    assert only(path).abilities == tuple(ability.split("+"))
 
 
 def test_messages_of_openai_have_their_images_as_parts(tmp_path):

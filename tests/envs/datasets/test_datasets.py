@@ -22,7 +22,7 @@ def test_a_row_becomes_a_task(tmp_path):
     Image.new("RGB", (40, 30), "red").save(tmp_path / "a.png")
     path = write(tmp_path / "q.jsonl", {"question": "What colour?", "answer": "red", "images": ["a.png"], "ability": "perception"})
     task = Dataset(path)(np.random.default_rng(0))
-    assert (task.question, task.answer, task.ability, task.images[0].size) == ("What colour?", "red", "perception", (40, 30))
+    assert (task.question, task.answer, task.abilities, task.images[0].size) == ("What colour?", "red", ("perception",), (40, 30))
 
 
 def test_verl_parquet_is_read(tmp_path):
