@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -21,11 +22,22 @@ Message = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
+class RequestedCall:
+    """A tool call that the API returned: its id, the tool's name, and the arguments as JSON values."""
+
+    id: str
+    name: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
-    """The assistant's text. `finish_reason` is "length" where it was cut off, else "stop"."""
+    """The assistant's text, and the tool calls that it made through the API. `finish_reason` is "length" if it was cut off, else
+    "stop"."""
 
     text: str
     finish_reason: str
+    tool_calls: tuple[RequestedCall, ...] = ()
 
 
 class ChatEndpoint:
@@ -51,18 +63,30 @@ class ChatEndpoint:
             answer = await self._clients.get().chat.completions.create(model=self._model, messages=asked, **sampling)
             choice = answer.choices[0]
             text, reason = choice.message.content, choice.finish_reason
+            calls = tuple(_call(call) for call in choice.message.tool_calls or ())
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError, openai.BadRequestError) as error:
             kind = ConversationTooLong if _is_too_long(error) else EndpointRefused
             raise kind(f"{self._url} refuses the request ({error.status_code}): {_line(error)}") from error
         except (openai.OpenAIError, ValueError, AttributeError, IndexError, TypeError) as error:
             raise EndpointFailed(f"{self._url} gave no answer: {_line(error)}") from error
-        if not isinstance(text, str):
+        if not isinstance(text, str) and not calls:
             raise EndpointFailed(f"{self._url} answered without text")
-        return Reply(text, "length" if reason == "length" else "stop")
+        return Reply(text or "", "length" if reason == "length" else "stop", calls)
 
     async def close(self) -> None:
         """Close the running loop's connections."""
         await self._clients.get().close()
+
+
+def _call(call: Any) -> RequestedCall:
+    """Arguments that are no JSON object are kept as text under one name, so that the tool can say what is wrong with them."""
+    try:
+        arguments = json.loads(call.function.arguments or "{}", strict=False)
+    except ValueError:
+        arguments = None
+    if not isinstance(arguments, dict):
+        arguments = {"arguments": call.function.arguments}
+    return RequestedCall(call.id, call.function.name, arguments)
 
 
 def _is_too_long(error: openai.APIStatusError) -> bool:

@@ -1,10 +1,12 @@
-"""Objects that belong to an event loop, for things that serve several: a rollout's loop, and the one behind each plain `step`."""
+"""Event loops: objects that belong to one each, and a loop on a thread of its own."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 
 class PerLoop[T]:
@@ -20,3 +22,20 @@ class PerLoop[T]:
         if loop not in self._made:
             self._made[loop] = self._make()
         return self._made[loop]
+
+
+class LoopThread:
+    """An event loop in a thread of its own, so that blocking calls also work while a loop is running, as in a notebook."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="toolwise-env", daemon=True)
+        self._thread.start()
+
+    def run[T](self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
+from threading import Condition
 from typing import Any
 
 import gymnasium
+from cachetools import LRUCache, cached
 
 from envs.atlas.world import Atlas
 from envs.datasets import SUFFIXES, Dataset, is_dataset
@@ -16,6 +17,7 @@ from envs.errors import UsageError
 from envs.microworld import ABILITIES, Microworld, emblems, knowledge_base
 from envs.microworld.basics import Basics
 from envs.tool_env import ToolEnv
+from envs.tools.opening import named_tools
 
 MICROWORLDS: dict[str, tuple[str, ...]] = {
     "toolwise/Perception-v0": ("perception",),
@@ -60,16 +62,17 @@ def make_basics(
     return ToolEnv(Basics(split, kind, world), max_turns=max_turns, **options)
 
 
-@lru_cache(maxsize=4)
-def _dataset(path: str, split: str | None = None, malformed: str = "error") -> Dataset:
-    return Dataset(path, split, malformed)
+# One thread makes it while others, whose environments start at the same time, wait.
+@cached(LRUCache(4), condition=Condition())
+def _dataset(path: str, split: str | None, malformed: str, tools: frozenset[str] | None) -> Dataset:
+    return Dataset(path, split, malformed, tools)
 
 
 def make_dataset(
     *, path: str, split: str | None = None, malformed: str = "error", row: int | None = None, **options: Any
 ) -> ToolEnv:
     """A `ToolEnv` on the questions of a file, or on one `row` of them, counted from 0; the rest as in `Dataset` and `ToolEnv`."""
-    data = _dataset(path, split, malformed)
+    data = _dataset(path, split, malformed, named_tools(options.get("tools")))
     return ToolEnv(data if row is None else lambda _: data.task(row), **options)
 
 
@@ -86,7 +89,8 @@ def count_rows(env_id: str, options: Mapping[str, Any]) -> int | None:
     """How many questions there are, for what `resolve` returned; None where they are made up without end."""
     if env_id != DATASET:
         return None
-    return len(_dataset(**{name: options[name] for name in ("path", "split", "malformed") if name in options}))
+    path, split, malformed = options["path"], options.get("split"), options.get("malformed", "error")
+    return len(_dataset(path, split, malformed, named_tools(options.get("tools"))))
 
 
 def resolve(tasks: str, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:

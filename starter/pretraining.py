@@ -25,7 +25,7 @@ from transformers import BatchFeature, Qwen2_5_VLForConditionalGeneration, Qwen2
 
 from console import console, progress
 from envs.microworld.basics import MIXES, Basics
-from envs.microworld.scripts import answer_action
+from envs.protocols import Answer, DeepEyes
 from envs.types import Task
 from starter.policy import build, build_model, build_processor
 
@@ -68,7 +68,7 @@ def encode(processor: Qwen2_5_VLProcessor, tasks: Sequence[Task]) -> tuple[Batch
         content = [{"type": "image"} for _ in task.views]
         messages: Any = [
             {"role": "user", "content": [*content, {"type": "text", "text": task.question}]},
-            {"role": "assistant", "content": answer_action(task.answer)},
+            {"role": "assistant", "content": DeepEyes().write(Answer(task.answer))},
         ]
         texts.append(processor.apply_chat_template(messages).removesuffix("\n"))
     images = [image for task in tasks for image in task.views]

@@ -22,7 +22,8 @@ import numpy as np
 from envs.atlas.cards import cell_box, framed_box, read_card
 from envs.atlas.facts import borders, figure, highest_point
 from envs.atlas.types import Plan
-from envs.microworld.scripts import answer_action, answer_at_once, code_action, print_code, search_action
+from envs.protocols.actions import Action, Answer
+from envs.tools.calls import run_code, search_image, search_texts
 from envs.types import Observation, Script
 
 PROFILES = "CIA World Factbook"
@@ -31,7 +32,7 @@ UNKNOWN = "unknown"
 AS_IT_IS = "{0}"
 """The expression that is the figure itself, for which nothing has to be computed."""
 
-Finding = Generator[str, Observation, Any]
+Finding = Generator[Action, Observation, Any]
 """Takes actions and returns what it found; None where the tools did not give it."""
 
 
@@ -43,10 +44,10 @@ def expert(plan: Plan) -> Any:
 def _script(plan: Plan, rng: random.Random) -> Script:
     how = plan["answer"]
     if how == "say":
-        yield from answer_at_once(plan["say"])
+        yield Answer(plan["say"])
         return
     found = yield from _find(plan, how)
-    yield answer_action(UNKNOWN if found is None else str(found))
+    yield Answer(UNKNOWN if found is None else str(found))
 
 
 def _find(plan: Plan, how: str) -> Finding:
@@ -130,25 +131,25 @@ def _digits(cells: Any) -> Finding:
 
 
 def _crop(box: tuple[int, int, int, int]) -> Finding:
-    observation = yield code_action(f"image_1.crop({box})")
+    observation = yield run_code(f"image_1.crop({box})")
     images = observation["images"]
     return np.asarray(images[0]) if images else None
 
 
 def _title(number: int) -> Finding:
-    observation = yield f'<tool_call>{{"name": "image_search", "arguments": {{"image": {number}}}}}</tool_call>'
+    observation = yield search_image(number)
     match = re.search(r"^1\. (.+?)(?: \([^()]*\))?$", observation["text"], re.MULTILINE)
     return match.group(1) if match else None
 
 
 def _look_up(name: str, field: str) -> Finding:
     title = f"{name}: {field}"
-    observation = yield search_action(f'"{title}"')
+    observation = yield search_texts(f'"{title}"')
     match = re.search(rf"^\d+\. {re.escape(title)} \({PROFILES}\)\n(.*)$", observation["text"], re.MULTILINE)
     return match.group(1) if match else None
 
 
 def _compute(expression: str) -> Finding:
-    observation = yield code_action(print_code(expression))
+    observation = yield run_code(f"print({expression})")
     printed = observation["text"].strip()
     return printed if re.fullmatch(r"\[?-?[\d.].*", printed) else None

@@ -12,18 +12,11 @@ from envs.microworld.emblems import emblem
 from envs.microworld.pictures import pictured
 from envs.microworld.places import FACTS, emblem_of
 from envs.microworld.reasoning import draw_sum
-from envs.microworld.scripts import (
-    NEEDLESS_CALLS,
-    answer_action,
-    answer_after,
-    answer_at_once,
-    answer_what_is_printed,
-    image_search_action,
-    print_code,
-    search_action,
-)
+from envs.microworld.scripts import NEEDLESS_CALLS, answer_after, answer_at_once, answer_what_is_printed, print_code
 from envs.microworld.search import draw_place, read_fact, read_title
 from envs.microworld.splits import SOURCE
+from envs.protocols.actions import Answer
+from envs.tools.calls import search_image, search_texts
 from envs.types import Script, Task
 
 TOOLS = ("image_search", "text_search", "code")
@@ -45,7 +38,7 @@ def easy(rng: np.random.Generator, split: str, task_id: str) -> Task:
 
     def expert(rng: random.Random) -> Script:
         if rng.random() < NEEDLESS_CALLS:
-            return answer_after(image_search_action(), value)
+            return answer_after(search_image(), value)
         return answer_at_once(value)
 
     return Task(
@@ -66,12 +59,12 @@ def hard(rng: np.random.Generator, split: str, task_id: str) -> Task:
     picture = emblem(emblem_of(place))
 
     def expert(rng: random.Random) -> Script:
-        observation = yield image_search_action()
+        observation = yield search_image()
         name = read_title(observation)
-        observation = yield search_action(f"price {name}")
+        observation = yield search_texts(f"price {name}")
         price = read_fact(observation, name, "price") if name else None
         if price is None:
-            yield answer_action(str(rng.randint(144, 9801)))
+            yield Answer(str(rng.randint(144, 9801)))
         else:
             yield from answer_what_is_printed(print_code(f"{count} * {price}"), rng)
 

@@ -10,8 +10,10 @@ import random
 import numpy as np
 
 from envs.microworld.pictures import COLOURS, SHAPES, close_up_picture, pictured, plate_picture, read_digit, shape_picture
-from envs.microworld.scripts import NEEDLESS_CALLS, answer_action, answer_after, answer_at_once, code_action, crop_code
+from envs.microworld.scripts import NEEDLESS_CALLS, answer_after, answer_at_once, crop_code
 from envs.microworld.splits import SOURCE
+from envs.protocols.actions import Answer
+from envs.tools.calls import run_code
 from envs.types import Script, Task
 
 DIGIT_QUESTION = "What digit is on the plate?"
@@ -32,7 +34,7 @@ def easy(rng: np.random.Generator, split: str, task_id: str) -> Task:
 
     def expert(rng: random.Random) -> Script:
         if rng.random() < NEEDLESS_CALLS:
-            return answer_after(code_action(crop_code(1, 1)), answer)
+            return answer_after(run_code(crop_code(1, 1)), answer)
         return answer_at_once(answer)
 
     return Task(
@@ -65,7 +67,7 @@ def hard(rng: np.random.Generator, split: str, task_id: str) -> Task:
 
 def _read(code: str, rng: random.Random) -> Script:
     """Look at the crop that `code` returns; guess where nothing came back that can be read."""
-    observation = yield code_action(code)
+    observation = yield run_code(code)
     digits = [read_digit(image) for image in observation["images"]]
     digit = next((digit for digit in digits if digit is not None), None)
-    yield answer_action(str(rng.randrange(10) if digit is None else digit))
+    yield Answer(str(rng.randrange(10) if digit is None else digit))

@@ -6,8 +6,9 @@ import random
 
 import numpy as np
 
-from envs.microworld.scripts import NEEDLESS_CALLS, answer_after, answer_at_once, answer_what_is_printed, code_action, print_code
+from envs.microworld.scripts import NEEDLESS_CALLS, answer_after, answer_at_once, answer_what_is_printed, print_code
 from envs.microworld.splits import SOURCE, split_of
+from envs.tools.calls import run_code
 from envs.types import Script, Task
 
 
@@ -41,7 +42,7 @@ def easy(rng: np.random.Generator, split: str, task_id: str) -> Task:
 
     def expert(rng: random.Random) -> Script:
         if rng.random() < NEEDLESS_CALLS:
-            return answer_after(code_action(print_code(expression)), value)
+            return answer_after(run_code(print_code(expression)), value)
         return answer_at_once(value)
 
     return Task(task_id, f"What is {expression}?", value, ("reasoning",), SOURCE, needed_tools=(), expert=expert)

@@ -1,12 +1,13 @@
-"""What the built-in world's expert writes: the texts of its turns, and the frequent pieces of its language."""
+"""What the built-in world's expert does in its turns, and the frequent pieces of its language."""
 
 from __future__ import annotations
 
-import json
 import random
 
 from envs.microworld.pictures import COLOURS, SHAPES, cell_box
 from envs.microworld.places import BEGINNINGS, ENDINGS, FACTS
+from envs.protocols.actions import Action, Answer
+from envs.tools.calls import run_code
 from envs.types import Script
 
 # The expert is a careless teacher: on this share of the items that it could answer at a glance, it calls the tool all the same.
@@ -78,39 +79,19 @@ def print_code(expression: str) -> str:
     return f"print({expression})"
 
 
-def code_action(code: str) -> str:
-    """The text of a turn that runs `code`."""
-    return f"<code>\n```python\n{code}\n```\n</code>"
-
-
-def search_action(query: str) -> str:
-    """The text of a turn that searches the texts."""
-    return f'<tool_call>{{"name": "search", "arguments": {{"query": {json.dumps(query)}}}}}</tool_call>'
-
-
-def image_search_action() -> str:
-    """The text of a turn that searches for what the question's image shows."""
-    return '<tool_call>{"name": "image_search"}</tool_call>'
-
-
-def answer_action(answer: str) -> str:
-    """The text of a turn that answers."""
-    return f"<answer>{answer}</answer>"
-
-
 def answer_at_once(answer: str) -> Script:
     """Call no tool."""
-    yield answer_action(answer)
+    yield Answer(answer)
 
 
-def answer_after(action: str, answer: str) -> Script:
+def answer_after(action: Action, answer: str) -> Script:
     """Take a needless action, then give the answer that was known before."""
     yield action
-    yield answer_action(answer)
+    yield Answer(answer)
 
 
 def answer_what_is_printed(code: str, rng: random.Random) -> Script:
     """Run `code` and answer with the whole number that it printed; with a guess where it printed none."""
-    observation = yield code_action(code)
+    observation = yield run_code(code)
     printed = observation["text"].strip()
-    yield answer_action(printed if printed.lstrip("-").isdecimal() else str(rng.randint(144, 9801)))
+    yield Answer(printed if printed.lstrip("-").isdecimal() else str(rng.randint(144, 9801)))

@@ -12,15 +12,10 @@ import numpy as np
 from envs.microworld.emblems import emblem
 from envs.microworld.pictures import pictured
 from envs.microworld.places import FACTS, Place, emblem_of, invented_value, places_of
-from envs.microworld.scripts import (
-    NEEDLESS_CALLS,
-    answer_action,
-    answer_after,
-    answer_at_once,
-    image_search_action,
-    search_action,
-)
+from envs.microworld.scripts import NEEDLESS_CALLS, answer_after, answer_at_once
 from envs.microworld.splits import SOURCE
+from envs.protocols.actions import Answer
+from envs.tools.calls import search_image, search_texts
 from envs.types import Observation, Script, Task
 
 EMBLEM_QUESTION = "Whose emblem is it?"
@@ -45,7 +40,7 @@ def easy(rng: np.random.Generator, split: str, task_id: str) -> Task:
 
     def expert(rng: random.Random) -> Script:
         if rng.random() < NEEDLESS_CALLS:
-            return answer_after(search_action(f"{attribute} {place.name}"), answer)
+            return answer_after(search_texts(f"{attribute} {place.name}"), answer)
         return answer_at_once(answer)
 
     return Task(task_id, question, answer, ("search",), SOURCE, needed_tools=(), expert=expert)
@@ -59,8 +54,8 @@ def hard(rng: np.random.Generator, split: str, task_id: str) -> Task:
     attribute = str(rng.choice(list(FACTS)))
 
     def expert(rng: random.Random) -> Script:
-        observation = yield search_action(f"{attribute} {place.name}")
-        yield answer_action(read_fact(observation, place.name, attribute) or _guess(attribute, rng))
+        observation = yield search_texts(f"{attribute} {place.name}")
+        yield Answer(read_fact(observation, place.name, attribute) or _guess(attribute, rng))
 
     return Task(
         task_id,
@@ -77,8 +72,8 @@ def _emblem(place: Place, task_id: str) -> Task:
     picture = emblem(emblem_of(place))
 
     def expert(rng: random.Random) -> Script:
-        observation = yield image_search_action()
-        yield answer_action(read_title(observation) or rng.choice(places_of(place.split)).name)
+        observation = yield search_image()
+        yield Answer(read_title(observation) or rng.choice(places_of(place.split)).name)
 
     return Task(
         task_id,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from threading import Condition
 
 import numpy as np
+from cachetools import cached
 
 from envs.errors import UsageError
 from envs.microworld import integration, perception, reasoning, search
-from envs.microworld.places import DIFFICULTIES, documents, gallery
+from envs.microworld.places import documents, gallery
 from envs.microworld.splits import SPLITS
 from envs.search.image_index import ImageIndex
 from envs.search.text_index import TextIndex
@@ -57,13 +59,14 @@ def make_task(ability: str, needs_tool: bool, split: str, seed: int) -> Task:
 _cached_task = lru_cache(maxsize=256)(make_task)
 
 
-@lru_cache(maxsize=len(DIFFICULTIES))
+# One thread makes it while others, whose environments start at the same time, wait.
+@cached({}, condition=Condition())
 def knowledge_base(difficulty: int = 1) -> TextIndex:
     """The world's documents, indexed once a process. Raises UsageError for an unknown difficulty."""
     return TextIndex.build(documents(difficulty))
 
 
-@lru_cache(maxsize=1)
+@cached({}, condition=Condition())
 def emblems() -> ImageIndex:
     """The world's gallery, indexed once a process."""
     return ImageIndex.build(gallery())

@@ -17,7 +17,7 @@ import tantivy
 
 from envs.atomic import new_directory
 from envs.errors import UsageError
-from envs.protocol import encodable
+from envs.protocols.text import encodable
 from envs.search.types import Document, Passage
 
 PASSAGE_WORDS = 120

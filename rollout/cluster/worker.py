@@ -13,11 +13,12 @@ import ray.actor
 
 import envs  # noqa: F401  registers the environments
 from envs.errors import UsageError
+from envs.threads import Threads
 from rollout.cluster.sandbox_metrics import SandboxMetrics
 from rollout.cluster.sandboxes import RemotePool
 from rollout.cluster.weights import Packed, unpack
 from rollout.config import Backend, RolloutConfig
-from rollout.episode.environments import Threads, make
+from rollout.episode.environments import make
 from rollout.episode.loop import failed_episode, run_episode
 from rollout.tokens.chat_format import ChatFormat
 from rollout.types import Episode, EpisodeSpec

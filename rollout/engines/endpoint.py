@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from envs.chat_endpoint import ChatEndpoint, Message, Reply
 from envs.errors import ConversationTooLong, EndpointFailed, EndpointRefused, InfrastructureError, TokenBudgetExceeded, UsageError
+from envs.protocols.protocol import Schema
 from rollout.config import EndpointConfig
 
 
@@ -18,12 +19,15 @@ class Endpoint:
     def __init__(self, config: EndpointConfig) -> None:
         self._endpoint = ChatEndpoint(config.url, config.model, timeout_s=config.timeout_s, attempts=config.attempts)
 
-    async def complete(self, messages: Sequence[Message], *, max_tokens: int, temperature: float, seed: int) -> Reply:
+    async def complete(
+        self, messages: Sequence[Message], *, max_tokens: int, temperature: float, seed: int, tools: Sequence[Schema] = ()
+    ) -> Reply:
         """See `ChatPolicy`. Raises InfrastructureError where the endpoint gives none, TokenBudgetExceeded where the conversation is
         too long for it, UsageError where it refuses for any other reason.
         """
         try:
-            return await self._endpoint.complete(messages, max_tokens=max_tokens, temperature=temperature, seed=seed)
+            offered = {"tools": list(tools)} if tools else {}
+            return await self._endpoint.complete(messages, max_tokens=max_tokens, temperature=temperature, seed=seed, **offered)
         except ConversationTooLong as error:
             raise TokenBudgetExceeded(str(error)) from error
         except EndpointRefused as error:

@@ -13,14 +13,15 @@ from rollout_fakes import spec
 from configs import compose
 from console import progress
 from envs.errors import UsageError
+from envs.threads import Threads
 from evaluation.evaluate import EvaluateConfig, measure
 from rollout.config import EndpointConfig
 from rollout.engines.endpoint import Endpoint
-from rollout.episode.environments import Threads, adapt, make
+from rollout.episode.environments import adapt, make
 from rollout.episode.loop import run_episode
 from rollout.types import StopReason
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TEXTCRAFT, GSM8K = "rollout_third_party:TextCraft-v0", "rollout_third_party:GSM8K-v0"
 
 
@@ -28,7 +29,7 @@ TEXTCRAFT, GSM8K = "rollout_third_party:TextCraft-v0", "rollout_third_party:GSM8
 def importable():
     """Ray's workers find the module that registers the environments where any user's workers find one: in PYTHONPATH."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), str(Path(__file__).parent))))
+        patch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), str(Path(__file__).parents[1]))))
         yield
     ray.shutdown()
 

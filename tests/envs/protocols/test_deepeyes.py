@@ -5,7 +5,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envs.protocol import Answer, Call, Code, Malformed, escape, is_well_formed, parse
+from envs.protocols import Answer, Call, Calls, DeepEyes, Malformed, escape
+
+PROTOCOL = DeepEyes()
+parse, is_well_formed = PROTOCOL.parse, PROTOCOL.is_well_formed
+
+
+def code(source):
+    return Calls((Call("code", {"code": source}),))
+
+
+def call(name, **arguments):
+    return Calls((Call(name, arguments),))
+
 
 CODE = "<code>\n```python\nprint(1)\n```\n</code>"
 DANGEROUS = (
@@ -27,15 +39,15 @@ def test_answer_is_read_without_surrounding_space():
 
 
 def test_code_is_what_stands_in_the_fence():
-    assert parse(CODE) == Code("print(1)")
+    assert parse(CODE) == code("print(1)")
 
 
 def test_code_keeps_its_indentation():
-    assert parse("<code>```python\nif 1:\n    print(1)\n```</code>") == Code("if 1:\n    print(1)")
+    assert parse("<code>```python\nif 1:\n    print(1)\n```</code>") == code("if 1:\n    print(1)")
 
 
 def test_tool_call_is_json():
-    assert parse('<tool_call>{"name": "search", "arguments": {"query": "x"}}</tool_call>') == Call("search", {"query": "x"})
+    assert parse('<tool_call>{"name": "search", "arguments": {"query": "x"}}</tool_call>') == call("search", query="x")
 
 
 def test_answer_outranks_code():
@@ -43,11 +55,11 @@ def test_answer_outranks_code():
 
 
 def test_code_outranks_a_tool_call():
-    assert parse(f'<tool_call>{{"name": "search"}}</tool_call>{CODE}') == Code("print(1)")
+    assert parse(f'<tool_call>{{"name": "search"}}</tool_call>{CODE}') == code("print(1)")
 
 
 def test_an_answer_inside_the_thoughts_is_not_an_answer():
-    assert parse(f"<think>maybe <answer>1</answer></think>{CODE}") == Code("print(1)")
+    assert parse(f"<think>maybe <answer>1</answer></think>{CODE}") == code("print(1)")
 
 
 @pytest.mark.parametrize(

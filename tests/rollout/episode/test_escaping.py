@@ -15,12 +15,14 @@ from rollout_fakes import ScriptedPolicy, picture, spec
 
 import envs  # noqa: F401
 from envs.errors import SearchUnavailable
-from envs.protocol import Malformed, parse
+from envs.protocols import DeepEyes, Malformed
 from envs.search.text_index import TextIndex
 from envs.search.types import Document, Match, Passage
 from envs.types import Task, ToolStatus
 from rollout.config import EpisodeConfig
 from rollout.episode.loop import run_episode
+from rollout.tokens.chat_format import ChatMessage
+from rollout.tokens.images import ImageEncoder
 from rollout.tokens.transcript import Transcript
 from rollout.types import Generation, StopReason
 from starter.policy import build_tokenizer
@@ -54,6 +56,7 @@ HOSTILE = st.lists(
     ),
     max_size=6,
 ).map("".join)
+ENCODER = ImageEncoder()
 QUICK = settings(deadline=None, max_examples=40)
 
 
@@ -103,12 +106,14 @@ def assert_harmless(chat, observation, action):
 
     def added(text):
         transcript = Transcript(chat, max_tokens=1 << 16)
-        transcript.append_observation("What?")
+        transcript.append_observation([ChatMessage("user", "What?")])
         transcript.append_generation(generation(chat, action))
         before = len(transcript.token_ids)
-        seen = transcript.append_observation(text, observation["images"])
-        assert not any(transcript.loss_mask[before:])
-        assert len(seen.images) == len(observation["images"])
+        images = tuple(ENCODER.encode(image) for image in observation["images"])
+        (shown,) = transcript.append_observation([ChatMessage("user", text, images)])
+        (chain,) = transcript.chains
+        assert not any(chain.loss_mask[before:])
+        assert len(shown.images) == len(observation["images"])
         return transcript.token_ids[before:]
 
     special = {number for number, token in chat.tokenizer.added_tokens_decoder.items() if token.special}
@@ -117,8 +122,8 @@ def assert_harmless(chat, observation, action):
     shown = chat.decode(tokens)
     framed = action.startswith("<tool_call>")
     assert TAG.findall(shown) == ["<tool_response>", "</tool_response>"] * framed
-    assert isinstance(parse(observation["text"]), Malformed)
-    assert isinstance(parse(shown), Malformed)
+    assert isinstance(DeepEyes().parse(observation["text"]), Malformed)
+    assert isinstance(DeepEyes().parse(shown), Malformed)
 
 
 def generation(chat, action):
@@ -210,6 +215,6 @@ async def test_an_episode_on_a_hostile_corpus(chat):
     assert all("needle" in turn.observation and "&lt;answer>" in turn.observation for turn in trajectory.turns[:2])
     given = [token for token, mask in zip(trajectory.token_ids, trajectory.loss_mask, strict=True) if not mask]
     start, end, image = (chat.tokenizer.convert_tokens_to_ids(token) for token in ("<|im_start|>", "<|im_end|>", "<|image_pad|>"))
-    assert (given.count(start), given.count(end), given.count(image)) == (2 * len(actions), len(actions), 0)
+    assert (given.count(start), given.count(end), given.count(image)) == (2 * len(actions), 2 * len(actions) - 1, 0)
     assert TAG.findall(chat.decode(given)) == ["<tool_response>", "</tool_response>"] * 2
     assert trajectory.to_json().encode()

@@ -9,8 +9,9 @@ import pytest
 from rollout_fakes import Fake, Plain, ScriptedPolicy, spec
 
 from envs.errors import UsageError
+from envs.threads import Threads
 from rollout.config import EpisodeConfig
-from rollout.episode.environments import Threads, make
+from rollout.episode.environments import make
 from rollout.episode.loop import run_episode
 from rollout.types import StopReason
 

@@ -15,7 +15,7 @@ from transformers import AutoProcessor
 
 from envs.errors import TokenBudgetExceeded
 from rollout.lru import LRUCache
-from rollout.tokens.chat_format import ChatFormat, banned_token_ids
+from rollout.tokens.chat_format import ChatFormat, ChatMessage, banned_token_ids
 from rollout.tokens.images import ImageEncoder
 from rollout.tokens.transcript import TRUNCATED, Transcript
 from rollout.types import Generation
@@ -32,6 +32,18 @@ QWEN_TEMPLATE = (
     "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+
+def show(transcript, text, images=()):
+    """The observation as a user's message; what of it went in."""
+    encoder = ImageEncoder()
+    (shown,) = transcript.append_observation([ChatMessage("user", text, tuple(encoder.encode(image) for image in images))])
+    return shown
+
+
+def column(transcript, name):
+    (chain,) = transcript.chains
+    return getattr(chain, name)
 
 
 def sample(chat, text, version=3, stop=True):
@@ -70,7 +82,7 @@ def test_it_equals_the_chat_templates_own_rendering(policy_directory, template, 
         ("\n1\n", images[2:], "say <answer>"),
         ("end", [], "x"),
     ]:
-        transcript.append_observation(text, shown)
+        show(transcript, text, shown)
         turns.append(("user", text, shown))
         assert transcript.token_ids == rendered(processor, chat, turns, system)
         transcript.append_generation(sample(chat, action))
@@ -81,9 +93,9 @@ def test_it_equals_the_chat_templates_own_rendering(policy_directory, template, 
 @given(first=TEXTS, action=TEXTS, second=TEXTS)
 def test_any_text_is_tokenised_as_part_of_the_whole(chat, policy_directory, first, action, second):
     transcript = Transcript(chat, max_tokens=4000)
-    transcript.append_observation(first)
+    show(transcript, first)
     transcript.append_generation(sample(chat, action))
-    transcript.append_observation(second)
+    show(transcript, second)
     processor = SimpleNamespace(apply_chat_template=chat.tokenizer.apply_chat_template, tokenizer=chat.tokenizer)
     turns = [("user", first, []), ("assistant", action, []), ("user", second, [])]
     assert transcript.token_ids == rendered(processor, chat, turns)
@@ -95,29 +107,29 @@ def test_it_only_grows_and_masks_exactly_what_was_sampled(chat, turns):
     transcript, sampled = Transcript(chat, max_tokens=5000), []
     before: list[int] = []
     for observation, action, stop in turns:
-        transcript.append_observation(observation)
+        show(transcript, observation)
         generation = sample(chat, action, stop=stop)
         transcript.append_generation(generation)
         sampled += generation.token_ids
         assert transcript.token_ids[: len(before)] == before
         before = list(transcript.token_ids)
-    masked = [token for token, mask in zip(transcript.token_ids, transcript.loss_mask, strict=True) if mask]
+    masked = [token for token, mask in zip(transcript.token_ids, column(transcript, "loss_mask"), strict=True) if mask]
     assert masked == sampled
-    assert [version == 3 for version in transcript.versions] == [mask == 1 for mask in transcript.loss_mask]
-    assert [logprob < 0 for logprob in transcript.logprobs] == [mask == 1 for mask in transcript.loss_mask]
-    assert not any(transcript.loss_mask[: transcript.prompt_length])
+    assert [version == 3 for version in column(transcript, "versions")] == [mask == 1 for mask in column(transcript, "loss_mask")]
+    assert [logprob < 0 for logprob in column(transcript, "logprobs")] == [mask == 1 for mask in column(transcript, "loss_mask")]
+    assert not any(column(transcript, "loss_mask")[: column(transcript, "prompt_length")])
 
 
 def test_a_turn_cut_off_by_length_is_closed_by_an_unsampled_end_token(chat):
     whole, cut = (Transcript(chat, max_tokens=500) for _ in range(2))
     for transcript, stop in ((whole, True), (cut, False)):
-        transcript.append_observation("go")
+        show(transcript, "go")
         transcript.append_generation(sample(chat, "abc", stop=stop))
-        transcript.append_observation("on")
+        show(transcript, "on")
     assert whole.token_ids == cut.token_ids
-    position = cut.prompt_length + 3
+    position = column(cut, "prompt_length") + 3
     assert cut.token_ids[position] == chat.end_of_turn
-    assert (whole.loss_mask[position], cut.loss_mask[position]) == (1, 0)
+    assert (column(whole, "loss_mask")[position], column(cut, "loss_mask")[position]) == (1, 0)
 
 
 @LENIENT
@@ -127,7 +139,7 @@ def test_special_tokens_cannot_be_produced_by_an_observation(chat, pieces):
 
     def count(text):
         transcript = Transcript(chat, max_tokens=5000)
-        transcript.append_observation(text, [picture(0)])
+        show(transcript, text, [picture(0)])
         return [token for token in transcript.token_ids if token in special]
 
     assert count("".join(pieces)) == count("")
@@ -137,12 +149,12 @@ def test_special_tokens_cannot_be_produced_by_an_observation(chat, pieces):
 @given(max_tokens=st.integers(20, 200), images=st.integers(0, 6), length=st.integers(0, 150), reserve=st.integers(1, 10))
 def test_images_and_placeholders_agree_whatever_has_to_be_left_out(chat, max_tokens, images, length, reserve):
     transcript = Transcript(chat, max_tokens=max_tokens, reserve_tokens=reserve)
-    transcript.append_observation("q", [])
+    show(transcript, "q", [])
     transcript.append_generation(sample(chat, "a"))
     before = list(transcript.token_ids)
     text = "x" * length
     try:
-        seen = transcript.append_observation(text, [picture(number) for number in range(images)])
+        seen = show(transcript, text, [picture(number) for number in range(images)])
     except TokenBudgetExceeded:
         assert transcript.token_ids == before
         assert transcript.images == []
@@ -155,14 +167,14 @@ def test_images_and_placeholders_agree_whatever_has_to_be_left_out(chat, max_tok
 
 def test_long_text_is_cut_to_the_observation_limit_and_marked(chat):
     transcript = Transcript(chat, max_tokens=500, observation_tokens=50)
-    seen = transcript.append_observation("y" * 300)
+    seen = show(transcript, "y" * 300)
     assert seen.text.endswith(TRUNCATED)
     assert 40 <= chat.count(seen.text) <= 50
 
 
 def test_an_image_of_impossible_shape_is_left_out_with_its_placeholder(chat):
     transcript = Transcript(chat, max_tokens=500)
-    seen = transcript.append_observation("look", [picture(0, 1, 300), picture(1)])
+    seen = show(transcript, "look", [picture(0, 1, 300), picture(1)])
     assert len(seen.images) == 1
     assert "1 of 2 images left out" in seen.text
     assert len(placeholder_runs(chat, transcript.token_ids)) == 1
@@ -177,18 +189,11 @@ def test_the_number_of_placeholders_is_the_image_processors(chat, policy_directo
 
 def test_a_sampled_placeholder_or_a_missing_logprob_is_refused(chat):
     transcript = Transcript(chat, max_tokens=500)
-    transcript.append_observation("go")
+    show(transcript, "go")
     with pytest.raises(ValueError, match="placeholder"):
         transcript.append_generation(Generation([chat.image_token], [-1.0], "length", 0))
     with pytest.raises(ValueError, match="log-probabilities"):
         transcript.append_generation(Generation([5, 6], [-1.0], "length", 0))
-
-
-def test_a_template_that_rewrites_earlier_turns_is_refused(policy_directory):
-    processor = AutoProcessor.from_pretrained(policy_directory)
-    processor.chat_template = processor.chat_template.replace("<|im_end|>\n", "<|im_end|>\n{{ loop.length }}")
-    with pytest.raises(ValueError, match="rewrites earlier turns"):
-        ChatFormat(processor)
 
 
 def test_the_same_pixels_give_the_same_name_and_the_png_gives_the_pixels_back():

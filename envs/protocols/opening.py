@@ -1,0 +1,45 @@
+"""From what a user writes as `protocol=` to a protocol."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from envs.errors import UsageError
+from envs.imports import load
+from envs.protocols.deepeyes import DeepEyes
+from envs.protocols.hermes import Hermes, Native
+from envs.protocols.protocol import Protocol
+
+PROTOCOLS: Mapping[str, type[Protocol]] = {kind.name: kind for kind in (DeepEyes, Hermes, Native)}
+"""The built-in protocols by name."""
+
+
+def open_protocol(setting: str | Mapping[str, Any] | Protocol | type[Protocol]) -> Protocol:
+    """A protocol from its name, `module:Class`, `{name: {option: value}}`, or a protocol itself. Raises UsageError."""
+    options: Mapping[str, Any] = {}
+    if isinstance(setting, Mapping):
+        if len(setting) != 1:
+            raise UsageError(f"protocol={dict(setting)}: write one name with its options, as in {{hermes: {{answer: tag}}}}")
+        ((setting, given),) = setting.items()
+        options = given or {}
+    if isinstance(setting, Protocol):
+        return setting
+    kind: Any = setting
+    if isinstance(setting, str):
+        kind = load(setting, "the protocol") if ":" in setting else PROTOCOLS.get(setting)
+    if kind is None:
+        close = difflib.get_close_matches(str(setting), PROTOCOLS, 1)
+        remedy = f"did you mean {close[0]}? " if close else ""
+        raise UsageError(f"there is no protocol {setting!r}: {remedy}write one of {', '.join(PROTOCOLS)}, or module:Class")
+    if isinstance(kind, Protocol):
+        return kind
+    if not (isinstance(kind, type) and issubclass(kind, Protocol)):
+        raise UsageError(f"protocol {setting!r} is no Protocol: write a subclass of envs.Protocol")
+    try:
+        return kind(**options)
+    except TypeError:
+        known = ", ".join(inspect.signature(kind).parameters) or "no options"
+        raise UsageError(f"protocol {setting}: {dict(options)}: it takes {known}") from None
