@@ -16,6 +16,7 @@ import shlex
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TextIO
 
 from PIL import Image
@@ -182,11 +183,15 @@ class McpServer:
                 self.restarts += 1
                 log.warning("the MCP server %s ended%s: it is started again", self.settings.label, connection.last_words())
             attempts = 1 if self._tools is None else ATTEMPTS
-            connection = self._connections[key] = _Connection(self.settings, attempts, lambda: self._connections.pop(key, None))
+            connection = self._connections[key] = _Connection(self.settings, attempts, partial(self._forget, key))
         if problem := await connection.problem():
-            self._connections.pop(key, None)
+            self._forget(key, connection)
             raise (UsageError if self._tools is None else InfrastructureError)(problem)
         return connection
+
+    def _forget(self, key: Hashable, connection: _Connection) -> None:
+        if self._connections.get(key) is connection:
+            del self._connections[key]
 
     async def _close(self, key: Hashable) -> None:
         if connection := self._connections.pop(key, None):
@@ -203,7 +208,7 @@ class McpServer:
 class _Connection:
     """One client. Its context managers are entered and left by one task, as anyio demands; calls run in tasks of their own."""
 
-    def __init__(self, settings: McpSettings, attempts: int, forget: Callable[[], object]) -> None:
+    def __init__(self, settings: McpSettings, attempts: int, forget: Callable[[_Connection], None]) -> None:
         self.listed: list[mcp.Tool] = []
         self._settings, self._attempts = settings, attempts
         self._client: mcp.Client | None = None
@@ -211,4 +216,208 @@ class _Connection:
         self._over = asyncio.Event()
         self._stderr = b""
         self._owner = asyncio.create_task(self._own())
-        self._owner.add_done_callback(lambda owner: forget() if owner.cancelled() else None)
+        # Whoever closes it, or its loop, cancels the task; one that ended by itself is left for the next call to replace.
+        self._owner.add_done_callback(lambda owner: forget(self) if owner.cancelled() else None)
+
+    @property
+    def ended(self) -> bool:
+        """Whether no further call can succeed."""
+        return self._owner.done() or (self._started.done() and self._over.is_set())
+
+    async def problem(self) -> str:
+        """Wait for the start. Returns why it failed, in one line, or ""."""
+        await asyncio.wait({self._started, self._owner}, return_when=asyncio.FIRST_COMPLETED)
+        return self._started.result() if self._started.done() else f"the MCP server {self._settings.label} was closed"
+
+    async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
+        """The result of a call, whatever happens to the server meanwhile."""
+        from mcp import MCPError
+        from mcp.types import CONNECTION_CLOSED
+
+        assert self._client is not None
+        call = asyncio.create_task(self._client.call_tool(name, dict(arguments)))
+        try:
+            await asyncio.wait({call, self._owner}, return_when=asyncio.FIRST_COMPLETED)
+            if call.done():
+                return await _result(call.result())
+            problem = "the server ended during the call"
+        except MCPError as error:
+            if error.code != CONNECTION_CLOSED and error.message not in _HTTP_PROBLEMS:
+                return ToolResult(error.message, status=ToolStatus.ERROR)
+            if error.message == _SESSION_GONE:
+                self._over.set()
+            problem = f"the server ended during the call ({_line(error)})"
+        except (RuntimeError, ValueError) as error:
+            problem = f"the server broke its own schema or the protocol ({_line(error)})"
+        finally:
+            # It is not awaited: what it tells a server that reads nothing any more would take its time.
+            call.cancel()
+        return ToolResult(f"{name} is not available: {problem}.", status=ToolStatus.UNAVAILABLE)
+
+    async def close(self) -> None:
+        """Leave the client; a process is asked to end, and after a few seconds killed."""
+        if not self._over.is_set():
+            self._owner.cancel()
+        await asyncio.wait({self._owner})
+
+    def last_words(self) -> str:
+        """The last line that the process wrote to its standard error, in brackets."""
+        lines = self._stderr.decode(errors="replace").split("\n")
+        last = next((line for line in reversed(lines) if line.strip()), "")
+        return f" ({_line(last)})" if last else ""
+
+    async def _own(self) -> None:
+        for attempt in range(1, self._attempts + 1):
+            try:
+                return await self._serve()
+            except Exception as error:
+                self._over.set()
+                if self._started.done():
+                    return
+                if attempt == self._attempts:
+                    self._started.set_result(self._failed_start(error))
+            await asyncio.sleep(BACKOFF_S * 2 ** (attempt - 1))
+
+    async def _serve(self) -> None:
+        """Enter the client, list the tools, and stay until the connection is over."""
+        self._over.clear()
+        async with AsyncExitStack() as stack:
+            async with asyncio.timeout(self._settings.start_s):
+                self._client = client = await stack.enter_async_context(await self._open(stack))
+                self.listed, cursor = [], None
+                while True:
+                    page = await client.list_tools(cursor=cursor)
+                    self.listed += page.tools
+                    if (cursor := page.next_cursor) is None:
+                        break
+            self._started.set_result("")
+            await self._over.wait()
+
+    async def _open(self, stack: AsyncExitStack) -> mcp.Client:
+        import httpx2
+        import mcp
+        from mcp.client.stdio import stdio_client
+        from mcp.client.streamable_http import streamable_http_client
+
+        settings = self._settings
+        # We say in one line what happens to a server; its own loggers would add a traceback for each stray line.
+        logging.getLogger("mcp").setLevel(logging.CRITICAL)
+        if settings.command is not None:
+            command, *arguments = settings.command
+            parameters = mcp.StdioServerParameters(
+                command=command, args=arguments, env=dict(settings.env), cwd=settings.cwd, encoding_error_handler="replace"
+            )
+            transport: Any = stdio_client(parameters, errlog=stack.enter_context(self._hearing()))
+        else:
+            assert settings.url is not None
+            # Calls have deadlines of their own, and a client that gave up on one would end the connection for all.
+            patient = httpx2.Timeout(settings.start_s, read=None, pool=None)
+            limits = httpx2.Limits(max_connections=None, max_keepalive_connections=32)
+            http = httpx2.AsyncClient(
+                headers=dict(settings.headers), timeout=patient, limits=limits, event_hooks={"request": [_hurry_goodbye]}
+            )
+            await stack.enter_async_context(http)
+            transport = streamable_http_client(settings.url, http_client=http, max_sse_event_size=_MAX_EVENT_BYTES)
+        return mcp.Client(_watched(transport, self._over))
+
+    @contextmanager
+    def _hearing(self) -> Iterator[TextIO]:
+        """A file for the process's standard error, of which the end is kept."""
+        loop = asyncio.get_running_loop()
+        read, write = os.pipe()
+
+        def hear() -> None:
+            with suppress(BlockingIOError):
+                self._stderr = (self._stderr + os.read(read, 1 << 20))[-_STDERR_BYTES:]
+
+        os.set_blocking(read, False)
+        loop.add_reader(read, hear)
+        try:
+            with open(write, "w") as file:
+                yield file
+                hear()
+        finally:
+            loop.remove_reader(read)
+            os.close(read)
+
+    def _failed_start(self, error: BaseException) -> str:
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        settings = self._settings
+        reason = f"it did not answer within {settings.start_s:g} s" if isinstance(error, TimeoutError) else _line(error)
+        remedy = "start it, or mend url or headers" if settings.url else "mend command, env or cwd"
+        return f"the MCP server {settings.label} does not start: {reason}{self.last_words()}; {remedy}"
+
+
+_SESSION_GONE = "Session terminated"
+_HTTP_PROBLEMS = {_SESSION_GONE, "Server returned an error response", "Not Found"}
+"""What the client says itself if an HTTP status came without a message of MCP."""
+
+
+class _WatchedStream:
+    """What a transport reads, with the news of its end: the client leaves the stream when no more comes."""
+
+    def __init__(self, stream: Any, over: asyncio.Event) -> None:
+        self._stream, self._over = stream, over
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def __aiter__(self) -> Any:
+        return aiter(self._stream)
+
+    async def __aenter__(self) -> _WatchedStream:
+        await self._stream.__aenter__()
+        return self
+
+    async def __aexit__(self, *raised: Any) -> bool | None:
+        self._over.set()
+        return await self._stream.__aexit__(*raised)
+
+
+@asynccontextmanager
+async def _watched(transport: Any, over: asyncio.Event) -> AsyncIterator[Any]:
+    async with transport as (read, write):
+        yield _WatchedStream(read, over), write
+
+
+async def _hurry_goodbye(request: Any) -> None:
+    """The client takes leave of a server by DELETE, and a server that hangs would keep it for ever."""
+    if request.method == "DELETE":
+        request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), _GOODBYE_S)
+
+
+async def _result(result: mcp.types.CallToolResult) -> ToolResult:
+    texts: list[str] = []
+    images: list[Image.Image] = []
+    for content in result.content:
+        part: Any = content.resource if content.type == "resource" else content
+        data = getattr(part, "data", None) or getattr(part, "blob", None)
+        if (text := getattr(part, "text", None)) is not None:
+            texts.append(text)
+        elif data is not None and (content.type == "image" or (part.mime_type or "").startswith("image/")):
+            image = await asyncio.to_thread(_image, data)
+            images.append(image) if isinstance(image, Image.Image) else texts.append(image)
+        else:
+            texts.append(f"[{' '.join((content.type.replace('_', ' '), getattr(part, 'uri', ''))).strip()} left out]")
+    if not result.content and result.structured_content is not None:
+        texts.append(json.dumps(result.structured_content, ensure_ascii=False))
+    text = "\n".join(texts) if texts or images else "(no output)"
+    return ToolResult(text, tuple(images), ToolStatus.ERROR if result.is_error else ToolStatus.OK)
+
+
+def _image(data: str) -> Image.Image | str:
+    """The image in base64 text, or a line that says why there is none."""
+    try:
+        # Not all that Pillow knows: for some formats it starts a program.
+        with Image.open(io.BytesIO(base64.b64decode(data)), formats=("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF")) as opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                return f"[image left out: {opened.width} x {opened.height} is more than {MAX_PIXELS // 10**6} megapixels]"
+            return opened.convert("RGB")
+    except Exception as error:
+        return f"[image left out: {_line(error)}]"
+
+
+def _line(said: object) -> str:
+    text = " ".join(str(said).split()) or type(said).__name__
+    return text if len(text) <= 300 else f"{text[:299]}…"
