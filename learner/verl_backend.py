@@ -1,14 +1,13 @@
-"""The door to verl: a group of training workers on Ray behind plain arrays.
+"""A trainer on verl: a group of its training workers on Ray behind plain arrays.
 
 Only this module, its worker (`learner.verl_worker`) and the CPU platform plug-in import verl. Ray must be running. The axes
-N (sequences) and T (tokens) are those of `learner.batch`.
+E (episodes), N (sequences) and T (tokens) are those of `learner.batch`.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,26 +20,23 @@ from ray.util.placement_group import placement_group
 
 from learner.batch import Batch
 from learner.config import LearnerConfig
+from learner.trainer import Trainer
 
 WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth")
 
 
-class Learner:
+class VerlTrainer(Trainer):
     """A policy in training.
 
-    `policy_dir` is in the Hugging Face layout. Raises RuntimeError where Ray is not running, and ValueError for a configuration
-    that cannot work.
+    Raises RuntimeError if Ray is not running, and UsageError for settings that contradict each other.
     """
 
-    def __init__(self, policy_dir: str | Path, config: LearnerConfig) -> None:
+    def __init__(
+        self, policy_dir: str | Path, config: LearnerConfig, *, seed: int = 0, banned_token_ids: Sequence[int] = ()
+    ) -> None:
         if not ray.is_initialized():
-            raise RuntimeError("Ray is not running: call ray.init() before Learner(...)")
-        if not 0 <= config.gpus_per_worker <= 1:
-            raise ValueError(f"gpus_per_worker is 0 (CPU), 1 or a share of a GPU, not {config.gpus_per_worker}")
-        if 0 < config.gpus_per_worker < 1 < config.workers:
-            raise ValueError(f"a share of a GPU is for one worker, not {config.workers}: NCCL takes no two on one GPU")
-        if config.workers < 1 or config.nodes < 1 or config.workers % config.nodes:
-            raise ValueError(f"workers must be a multiple of nodes, and both at least 1, not {config.workers} and {config.nodes}")
+            raise RuntimeError("Ray is not running: call ray.init() before VerlTrainer(...)")
+        config.check()
         self.policy_dir = Path(policy_dir)
         self.config = config
         self._sent: tuple[Batch, ray.ObjectRef] | None = None
@@ -48,7 +44,7 @@ class Learner:
         if config.gpus_per_worker == 0:
             environment = {"VERL_PLATFORM": "cpu", "VERL_USE_EXTERNAL_MODULES": "learner.cpu_platform"}
             os.environ.update(environment)
-            # Where others want the cores too, threads that wait by spinning make a step several times slower.
+            # If others want the cores too, threads that wait by spinning make a step several times slower.
             environment["OMP_WAIT_POLICY"] = "PASSIVE"
         os.environ.setdefault("VERL_LOGGING_LEVEL", "WARNING")
         # Imported late: verl settles on a platform while it is imported, and warns of every engine that is not installed.
@@ -66,7 +62,13 @@ class Learner:
             ray.get(self._pool.pgs[0].ready())
         self._group: Any = RayWorkerGroup(
             self._pool,
-            RayClassWithInitArgs(ray.remote(LearnerWorker), policy_dir=str(self.policy_dir), config=config),
+            RayClassWithInitArgs(
+                ray.remote(LearnerWorker),
+                policy_dir=str(self.policy_dir),
+                config=config,
+                seed=seed,
+                banned_token_ids=list(banned_token_ids),
+            ),
             worker_env=environment,
             device_name="cuda" if config.gpus_per_worker else "cpu",
         )
@@ -130,9 +132,9 @@ class Learner:
         return shown | {"actor/grad_norm": metrics["grad_norm"], "actor/lr": lr}
 
     def advantages(self, rewards: np.ndarray, group_ids: Sequence[str]) -> np.ndarray:
-        """GRPO's advantages (N,): each reward less its group's mean and, with `normalise_by_std`, over its standard deviation.
+        """GRPO's advantages (E,): each reward less its group's mean and, with `normalise_by_std`, over its standard deviation.
 
-        A group of one or of equal rewards teaches nothing: its advantages are 0. Raises ValueError where lengths differ.
+        A group of one or of equal rewards teaches nothing: its advantages are 0. Raises ValueError if lengths differ.
         """
         from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 
@@ -158,33 +160,20 @@ class Learner:
         """All weights, whole, float32, on CPU, under the names of a Hugging Face checkpoint."""
         return self._group.full_state()[0]
 
-    def save(self, directory: str | Path) -> Path:
+    def save(self, directory: Path) -> None:
         """Write a checkpoint: `policy/` in the Hugging Face layout, `optimizer/` with optimizer and random-number state.
 
-        It appears at once or not at all. Every worker must see the directory. Raises FileExistsError where it exists already.
+        Every worker must see the directory. Raises FileExistsError if it holds a checkpoint already.
         """
-        directory = Path(directory)
-        if directory.exists():
-            raise FileExistsError(f"{directory} exists already; choose another directory or remove it")
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-        try:
-            unfinished.chmod(0o755)
-            shutil.copytree(self.policy_dir, unfinished / "policy", ignore=shutil.ignore_patterns(*WEIGHT_FILES))
-            (unfinished / "optimizer").mkdir()
-            self._group.save(str(unfinished.absolute()))
-            unfinished.rename(directory)
-        except BaseException:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            raise
-        return directory
+        shutil.copytree(self.policy_dir, directory / "policy", ignore=shutil.ignore_patterns(*WEIGHT_FILES))
+        (directory / "optimizer").mkdir()
+        self._group.save(str(directory.absolute()))
 
-    def load(self, directory: str | Path) -> None:
+    def load(self, directory: Path) -> None:
         """Continue from a checkpoint of `save`; with as many workers as then, bit for bit as if training had not stopped.
 
-        Raises FileNotFoundError where it is not a checkpoint.
+        Raises FileNotFoundError if it is not a checkpoint.
         """
-        directory = Path(directory)
         for part in ("policy/model.safetensors", "optimizer/optimizer.pt"):
             if not (directory / part).exists():
                 raise FileNotFoundError(f"{directory} is not a checkpoint: it has no {part}")

@@ -45,17 +45,17 @@ _on_all_ranks = register(dispatch_mode=Dispatch.ONE_TO_ALL)  # ty: ignore[missin
 
 
 class LearnerWorker(TrainingWorker):
-    """One rank. `policy_dir` is in the Hugging Face layout."""
+    """One rank. `policy_dir` is in the Hugging Face layout; `banned_token_ids` are taken out of the distribution."""
 
     engine: Any
 
-    def __init__(self, policy_dir: str, config: LearnerConfig) -> None:
+    def __init__(self, policy_dir: str, config: LearnerConfig, seed: int, banned_token_ids: list[int]) -> None:
         torch.set_num_threads(config.threads_per_worker)
-        torch.manual_seed(config.seed)
+        torch.manual_seed(seed)
         if get_device_name() == "cpu":
             # verl would ask for "cpu:gloo,cpu:gloo", which names a device twice.
             initialize_global_process_group_ray(backend="gloo")
-        super().__init__(_worker_config(policy_dir, config))
+        super().__init__(_worker_config(policy_dir, config, seed))
         self.reset()
         self.module = self.engine.module
         self.processor = self.model_config.processor
@@ -65,8 +65,8 @@ class LearnerWorker(TrainingWorker):
                 if "visual." in name:
                     parameter.requires_grad_(False)
         self.images = _ImageTable(self.module)
-        if config.banned_token_ids:
-            self.module.get_output_embeddings().register_forward_hook(_Ban(config.banned_token_ids))
+        if banned_token_ids:
+            self.module.get_output_embeddings().register_forward_hook(_Ban(banned_token_ids))
 
     @_on_all_ranks
     def infer(self, batch: Batch, cells: list[np.ndarray], settings: dict[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
@@ -241,7 +241,7 @@ class _Ban:
         return logits.index_fill(-1, self.token_ids.to(logits.device), torch.finfo(logits.dtype).min / 1024)
 
 
-def _worker_config(policy_dir: str, config: LearnerConfig) -> TrainingWorkerConfig:
+def _worker_config(policy_dir: str, config: LearnerConfig, seed: int) -> TrainingWorkerConfig:
     compute = {"float32": "fp32", "bfloat16": "bf16"}[config.precision]
     return TrainingWorkerConfig(
         model_type="language_model",
@@ -256,7 +256,7 @@ def _worker_config(policy_dir: str, config: LearnerConfig) -> TrainingWorkerConf
             model_dtype="fp32",
             mixed_precision={"param_dtype": compute, "reduce_dtype": "fp32", "buffer_dtype": "fp32"},
             use_torch_compile=False,
-            seed=config.seed,
+            seed=seed,
         ),
         optimizer_config=FSDPOptimizerConfig(
             betas=(config.adam_beta1, config.adam_beta2), weight_decay=config.weight_decay, clip_grad=config.grad_clip
