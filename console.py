@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from envs.progress import Advance
+    from envs.runtime.progress import Advance
 
 QUIET_SECONDS = 10.0
 
@@ -33,7 +33,7 @@ def done(wrote: str, command: str) -> None:
 
 @contextmanager
 def progress(title: str, total: int) -> Generator[Advance]:
-    """An `envs.progress.Progress`. Off a terminal, prints the first and the last step and one every `QUIET_SECONDS`."""
+    """An `envs.runtime.progress.Progress`. Off a terminal, prints the first and the last step and one every `QUIET_SECONDS`."""
     if console.is_terminal:
         columns = [
             TextColumn("{task.description}"),

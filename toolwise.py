@@ -136,7 +136,7 @@ def index(overrides: Sequence[str]) -> int:
 def atlas(overrides: Sequence[str]) -> int:
     """Build the world of real data."""
     from configs import compose
-    from envs.atlas.building import TEMPLATES, AtlasConfig, build_atlas
+    from envs.worlds.atlas.building import TEMPLATES, AtlasConfig, build_atlas
 
     config = compose("atlas", AtlasConfig, overrides)
     say(f"atlas: from the World Factbook, flags and photographs, into {config.out}")
@@ -210,8 +210,8 @@ def bench(overrides: Sequence[str]) -> int:
 
     from benchmarks import BENCHMARKS, BenchConfig, table
     from configs import compose
-    from envs.atomic import write_file
     from envs.errors import UsageError
+    from envs.runtime.atomic import write_file
 
     name, settings = _named("benchmark", tuple(BENCHMARKS), overrides)
     config = compose("bench", BenchConfig, settings)

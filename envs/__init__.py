@@ -4,13 +4,13 @@ What stands in `__all__` is stable: it changes only with a line in the CHANGELOG
 """
 
 from envs.protocols import Protocol
-from envs.registry import count_rows, register, resolve
 from envs.rewards import DeepEyesReward
 from envs.scoring import Scoring
 from envs.tool_env import ToolEnv
 from envs.tools.function_tool import tool
 from envs.tools.tool import Tool, ToolEpisode
 from envs.types import Observation, Outcome, Task, ToolCall, ToolResult, ToolStatus
+from envs.worlds.registry import count_rows, register, resolve
 
 __all__ = [
     "DeepEyesReward",

@@ -13,15 +13,15 @@ from gymnasium import spaces
 from gymnasium.spaces import Dict
 
 from envs.errors import UsageError
-from envs.per_loop import LoopThread
 from envs.protocols.actions import Answer, Call, Malformed
 from envs.protocols.opening import open_protocol
 from envs.protocols.protocol import Message, Protocol
 from envs.protocols.text import encodable, escape
 from envs.rewards import Reward, open_reward
+from envs.runtime.loops import LoopThread
+from envs.runtime.spaces import RGBImage, Unicode
 from envs.scoring import is_right
 from envs.search.types import ImageSearch, TextSearch
-from envs.spaces import RGBImage, Unicode
 from envs.tools.opening import SearchOptions, ToolSetting, open_tools, require_different
 from envs.tools.outputs import REAL
 from envs.tools.tool import Tool

@@ -14,6 +14,9 @@ from PIL import Image
 from envs.protocols.actions import Action
 from envs.scoring.types import EXACT, Scoring
 
+SPLITS = ("train", "validation", "test")
+"""The parts of a task source; they never share an item."""
+
 
 class Observation(TypedDict):
     """What the policy sees: text, and images as uint8 arrays of shape (height, width, 3)."""

@@ -10,8 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from envs.atomic import write_file
 from envs.errors import UsageError
+from envs.runtime.atomic import write_file
 from envs.tools.outputs import REAL
 from evaluation.ablation import FULL, Ablation, causal_use, keep_outputs, necessity, with_outputs, without_tools
 from evaluation.records import evaluation_record, markdown

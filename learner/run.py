@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envs import resolve
-from envs.progress import Advance, Progress, silent
+from envs.runtime.progress import Advance, Progress, silent
 from learner.experiment import Experiment
 from learner.run_directory import RunDirectory
 from learner.trainer import Trainer, find_trainer

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from envs.atomic import replaced_directory, write_file
 from envs.errors import UsageError
+from envs.runtime.atomic import replaced_directory, write_file
 from learner.experiment import Experiment
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 
 import wandb
 
-from envs.atomic import write_file
+from envs.runtime.atomic import write_file
 from learner.experiment import TrackingConfig
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from learner.batch import Batch
 
-TRAINERS = {"verl": "learner.verl_backend:VerlTrainer"}
+TRAINERS = {"verl": "learner.verl.trainer:VerlTrainer"}
 """The trainers that the project has, by the name that a user writes."""
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from envs import resolve
-from envs.atomic import write_file
-from envs.progress import Progress
+from envs.runtime.atomic import write_file
+from envs.runtime.progress import Progress
 from evaluation.records import evaluation_record, merge
 from learner.batch import Batch
 from learner.experiment import Experiment, Stage

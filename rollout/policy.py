@@ -9,8 +9,8 @@ from rollout.tokens.images import EncodedImage
 from rollout.types import Generation
 
 if TYPE_CHECKING:
-    from envs.chat_endpoint import Message, Reply
     from envs.protocols.protocol import Schema
+    from envs.runtime.chat_endpoint import Message, Reply
 
 
 class Policy(Protocol):

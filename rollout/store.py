@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 
-from envs.atomic import write_file
+from envs.runtime.atomic import write_file
 from rollout.types import Episode, Trajectory
 
 

@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
-from envs.microworld.scripts import SEARCH_VOCABULARY, VOCABULARY
+from envs.worlds.microworld.scripts import SEARCH_VOCABULARY, VOCABULARY
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 VISION = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")

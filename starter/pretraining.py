@@ -1,4 +1,4 @@
-"""Pre-training of the starter policies on what a base model knows (`envs.microworld.basics`), and never a tool call.
+"""Pre-training of the starter policies on what a base model knows (`envs.worlds.microworld.basics`), and never a tool call.
 
 toolwise model starter [world=mixture] [out=DIR] [seed=0] [steps=1200]
 """
@@ -22,12 +22,12 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import BatchFeature, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
-from envs.atomic import new_directory
 from envs.errors import UsageError
-from envs.microworld.basics import MIXES, Basics
-from envs.progress import Advance, silent
 from envs.protocols import Answer, DeepEyes
+from envs.runtime.atomic import new_directory
+from envs.runtime.progress import Advance, silent
 from envs.types import Task
+from envs.worlds.microworld.basics import MIXES, Basics
 from starter.policy import build, build_model, build_processor
 
 ANSWER_STARTS = "<|im_start|>assistant\n"

@@ -16,8 +16,7 @@ from envs.datasets.pictures import from_base64, load
 from envs.datasets.rows import open_rows
 from envs.datasets.types import Question, report_malformed
 from envs.errors import DatasetError, RowError
-from envs.microworld.splits import SPLITS
-from envs.types import Task
+from envs.types import SPLITS, Task
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".tsv")
 _LONGEST_INDEX = 64  # characters: an image in base64 has more

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from envs.errors import UsageError
-from envs.imports import load
 from envs.protocols.deepeyes import DeepEyes
 from envs.protocols.hermes import Hermes, Native
 from envs.protocols.protocol import Protocol
+from envs.runtime.imports import load
 
 PROTOCOLS: Mapping[str, type[Protocol]] = {kind.name: kind for kind in (DeepEyes, Hermes, Native)}
 """The built-in protocols by name."""

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from envs.errors import UsageError
-from envs.imports import load
 from envs.rewards.deepeyes import DeepEyesReward
 from envs.rewards.parts import PARTS, Part
+from envs.runtime.imports import load
 from envs.types import Outcome
 
 RewardSetting = Any

@@ -14,8 +14,8 @@ from PIL import Image
 from pydantic import ConfigDict, Field, ValidationError, create_model
 
 from envs.errors import InfrastructureError, UsageError
-from envs.per_loop import PerLoop
-from envs.threads import Threads
+from envs.runtime.loops import PerLoop
+from envs.runtime.threads import Threads
 from envs.tools.tool import Tool, ToolEpisode
 from envs.types import ToolResult, ToolStatus
 

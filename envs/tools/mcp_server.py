@@ -32,16 +32,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PAUSES_S = (0.5, 1.0, 0.0)
-"""A server that has worked before is started again once for each of these, with that pause after a failure."""
+PAUSES_S = (0.5, 1.0, 0.0)  # after each failed attempt to start a server again
 MAX_PIXELS = 64_000_000
 _FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF")  # for some others, Pillow starts programs
 _MAX_EVENT_BYTES = 1 << 28
 _STDERR_BYTES = 1 << 12
 _GOODBYE_S = 2.0
 _SESSION_GONE = "Session terminated"
+# What the client itself says if an HTTP status comes without a message of MCP.
 _HTTP_PROBLEMS = (_SESSION_GONE, "Server returned an error response", "Not Found")
-"""What the client itself says if an HTTP status came without a message of MCP."""
 _REMEDY = "write {mcp: {command: [python, server.py]}} or {mcp: {url: http://…}}"
 
 _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -82,8 +81,8 @@ class McpSettings:
             settings = TypeAdapter(cls).validate_python(dict(given))
         except ValidationError as error:
             wrong = error.errors()[0]
-            place = ".".join(map(str, wrong["loc"]))
-            raise UsageError(f"mcp.{place} is {wrong['input']!r}: {wrong['msg'][:1].lower()}{wrong['msg'][1:]}; {_REMEDY}") from None
+            place = ".".join(("mcp", *map(str, wrong["loc"])))
+            raise UsageError(f"{place} is {wrong['input']!r}: {_line(wrong['msg'])}; {_REMEDY}") from None
         if (settings.command is None) == (settings.url is None):
             raise UsageError(f"mcp has {'neither command nor' if settings.url is None else 'both command and'} url: {_REMEDY}")
         for name, needed in (("env", "command"), ("cwd", "command"), ("headers", "url")):
@@ -126,11 +125,12 @@ class McpServer:
         """
         if self._tools is None or not self.settings.per_episode:
             loop = asyncio.get_running_loop()
-            listed, wanted = (await self._connect(loop)).listed, self.settings.tools
-            if missing := [name for name in wanted or () if name not in [tool.name for tool in listed]]:
-                names = ", ".join(tool.name for tool in listed)
-                raise UsageError(f"{self.settings.label} has no tool {', '.join(missing)}: write some of {names}")
-            self._tools = self._tools or [McpTool(self, tool) for tool in listed if wanted is None or tool.name in wanted]
+            listed = {tool.name: tool for tool in (await self._connect(loop)).listed}
+            if self._tools is None:
+                wanted = self.settings.tools or tuple(listed)
+                if missing := [name for name in wanted if name not in listed]:
+                    raise UsageError(f"{self.settings.label} has no tool {missing[0]}: write some of {', '.join(listed)}")
+                self._tools = [McpTool(self, listed[name]) for name in wanted]
             if self.settings.per_episode:
                 await self._close(loop)
         return list(self._tools)
@@ -151,10 +151,10 @@ class McpServer:
         problem = ""
         for pause_s in (0.0,) if self._tools is None else PAUSES_S:
             connection = self._connections.get(key)
-            if connection is not None and connection.ended:
-                self.restarts += 1
-                log.warning("%s ended%s and is started again", self.settings.label, connection.last_words())
             if connection is None or connection.ended:
+                if connection is not None:
+                    self.restarts += 1
+                    log.warning("%s ended%s and is started again", self.settings.label, connection.last_words())
                 connection = self._connections[key] = _Connection(self.settings, partial(self._forget, key))
             if not (problem := await connection.problem()):
                 return connection
@@ -231,7 +231,7 @@ class _Connection:
 
         assert self._client is not None
         call = asyncio.create_task(self._client.call_tool(name, arguments))
-        problem = "its server ended during the call"
+        problem = "its server gave no answer"
         try:
             await asyncio.wait({call, self._owner}, return_when=asyncio.FIRST_COMPLETED)
             if call.done():
@@ -242,8 +242,8 @@ class _Connection:
             if error.message == _SESSION_GONE:
                 self._over.set()
             problem += f" ({_line(error)})"
-        except (RuntimeError, ValueError) as error:
-            problem = f"its server broke the protocol ({_line(error)})"
+        except Exception as error:  # above all, what does not conform to the schema of its own server
+            problem = f"its answer cannot be used ({_line(error)})"
         finally:
             # It is not awaited: a server that reads nothing any more would keep it for a while.
             call.cancel()
@@ -264,13 +264,14 @@ class _Connection:
         """Enter the client, list the tools, and stay until the connection is over."""
         try:
             async with AsyncExitStack() as stack:
+                client = await self._open(stack)
                 async with asyncio.timeout(self._settings.start_s):
-                    client = self._client = await stack.enter_async_context(await self._open(stack))
-                    cursor = ""
-                    while cursor is not None:
-                        page = await client.list_tools(cursor=cursor or None)
+                    self._client = await stack.enter_async_context(client)
+                    cursor, more = None, True
+                    while more:
+                        page = await client.list_tools(cursor=cursor)
                         self.listed += page.tools
-                        cursor = page.next_cursor
+                        cursor, more = page.next_cursor, bool(page.next_cursor)
                 self._started.set_result("")
                 await self._over.wait()
         except Exception as error:
@@ -285,22 +286,17 @@ class _Connection:
 
         settings = self._settings
         # We say in one line what happens to a server; its client would log a traceback for each stray line.
-        logging.getLogger("mcp").setLevel(logging.CRITICAL)
-        if settings.command is not None:
-            command, *rest = settings.command
-            parameters = mcp.StdioServerParameters(
-                command=command, args=rest, env=dict(settings.env), cwd=settings.cwd, encoding_error_handler="replace"
-            )
+        logging.getLogger("mcp.client").setLevel(logging.CRITICAL)
+        if settings.url is None:
+            command, *rest = settings.command or ()
+            options: Any = {"env": settings.env, "cwd": settings.cwd, "encoding_error_handler": "replace"}
+            parameters = mcp.StdioServerParameters(command=command, args=rest, **options)
             transport: Any = stdio_client(parameters, errlog=stack.enter_context(self._hearing()))
         else:
-            assert settings.url is not None
-            http = httpx2.AsyncClient(
-                headers=dict(settings.headers),
-                # Calls have deadlines of their own; if the client gave one up, it would end the connection for all.
-                timeout=httpx2.Timeout(settings.start_s, read=None, pool=None),
-                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=32),
-                event_hooks={"request": [_hurry_goodbye]},
-            )
+            # Calls have deadlines of their own; if the client gave one up, it would end the connection for all.
+            options = {"timeout": httpx2.Timeout(settings.start_s, read=None, pool=None), "headers": dict(settings.headers)}
+            hooks: Any = {"request": [_hurry_goodbye]}
+            http = httpx2.AsyncClient(limits=httpx2.Limits(max_connections=None), event_hooks=hooks, **options)
             await stack.enter_async_context(http)
             transport = streamable_http_client(settings.url, http_client=http, max_sse_event_size=_MAX_EVENT_BYTES)
         return mcp.Client(_watched(transport, self._over))
@@ -328,9 +324,10 @@ class _Connection:
     def _failed_start(self, error: BaseException) -> str:
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
-        reason = f"it did not answer within {self._settings.start_s:g} s" if isinstance(error, TimeoutError) else _line(error)
-        remedy = "start it, or mend url or headers" if self._settings.url else "mend command, env or cwd"
-        return f"{self._settings.label} does not start: {reason}{self.last_words()}; {remedy}"
+        settings, late = self._settings, isinstance(error, TimeoutError)
+        reason = f"it did not answer within {settings.start_s:g} s" if late else _line(error)
+        remedy = "start it, or mend url or headers" if settings.url else "mend command, env or cwd"
+        return f"{settings.label} does not start: {reason}{self.last_words()}; {remedy}"
 
 
 class _WatchedStream:
@@ -374,7 +371,7 @@ async def _result(result: mcp.types.CallToolResult) -> ToolResult:
         data = getattr(part, "data", None) or getattr(part, "blob", None)
         if (text := getattr(part, "text", None)) is not None:
             texts.append(text)
-        elif data is not None and (part.mime_type or "").startswith("image/"):
+        elif data is not None and (content.type == "image" or (part.mime_type or "").startswith("image/")):
             image = await asyncio.to_thread(_image, data)
             images.append(image) if isinstance(image, Image.Image) else texts.append(image)
         else:
@@ -390,7 +387,7 @@ def _image(data: str) -> Image.Image | str:
     try:
         with Image.open(io.BytesIO(base64.b64decode(data)), formats=_FORMATS) as opened:
             if opened.width * opened.height > MAX_PIXELS:
-                return f"[image left out: {opened.width} x {opened.height} is more than {MAX_PIXELS // 10**6} megapixels]"
+                raise Image.DecompressionBombError
             return opened.convert("RGB")
     except Image.DecompressionBombError:
         return f"[image left out: it has more than {MAX_PIXELS // 10**6} megapixels]"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from envs.errors import UsageError
-from envs.imports import load
+from envs.runtime.imports import load
 from envs.search.backends import open_image_search, open_text_search
 from envs.search.types import ImageSearch, TextSearch
 from envs.tools.code import CodeTool

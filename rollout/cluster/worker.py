@@ -13,7 +13,7 @@ import ray.actor
 
 import envs  # noqa: F401  registers the environments
 from envs.errors import UsageError
-from envs.threads import Threads
+from envs.runtime.threads import Threads
 from rollout.cluster.sandbox_metrics import SandboxMetrics
 from rollout.cluster.sandboxes import RemotePool
 from rollout.cluster.weights import Packed, unpack

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from envs.chat_endpoint import ChatEndpoint, Message, Reply
 from envs.errors import ConversationTooLong, EndpointFailed, EndpointRefused, InfrastructureError, TokenBudgetExceeded, UsageError
 from envs.protocols.protocol import Schema
+from envs.runtime.chat_endpoint import ChatEndpoint, Message, Reply
 from rollout.config import EndpointConfig
 
 

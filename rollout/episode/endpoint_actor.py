@@ -20,7 +20,7 @@ from rollout.tokens.transcript import Transcript
 from rollout.types import EpisodeSpec, Generation
 
 if TYPE_CHECKING:
-    from envs.chat_endpoint import Message, Reply
+    from envs.runtime.chat_endpoint import Message, Reply
 
 _ENDPOINT_SHARE = 0.9  # of a turn: past its end the turn would count against the model
 

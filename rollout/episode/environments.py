@@ -10,7 +10,7 @@ import numpy as np
 
 from envs.errors import UsageError
 from envs.protocols import encodable
-from envs.threads import Threads
+from envs.runtime.threads import Threads
 from envs.types import Observation
 
 Step = tuple[Observation, float, bool, bool, dict[str, Any]]

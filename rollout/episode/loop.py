@@ -18,7 +18,7 @@ import gymnasium
 
 from envs.errors import InfrastructureError, TokenBudgetExceeded, UsageError
 from envs.protocols import Message, Protocol
-from envs.threads import Threads
+from envs.runtime.threads import Threads
 from envs.types import Observation, ToolCall, ToolStatus
 from rollout.config import PROTOCOL_PROMPT, EpisodeConfig
 from rollout.episode.actors import Actor, PolicyActor, ScriptActor, sampling

@@ -7,8 +7,8 @@ import random
 import gymnasium
 import pytest
 
-from envs.microworld import ABILITIES, make_task
 from envs.tools.toolbox import TOOLS
+from envs.worlds.microworld import ABILITIES, make_task
 from sandbox import Pool
 
 ITEMS = 24  # of an ability and a need

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from envs.progress import silent
+from envs.runtime.progress import silent
 from learner.batch import Collator
 from learner.experiment import ColdStartConfig, Experiment, HeldOutConfig, RLConfig, Stage, TrackingConfig
 from learner.run_directory import RunDirectory

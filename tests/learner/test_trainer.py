@@ -9,7 +9,7 @@ from learner.trainer import find_trainer
 
 
 def test_the_projects_trainer_is_found_by_its_name():
-    from learner.verl_backend import VerlTrainer
+    from learner.verl.trainer import VerlTrainer
 
     assert find_trainer(LearnerConfig().kind) is VerlTrainer
 

@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoProcessor, AutoTokenizer, Qwen2Config, 
 from envs.errors import UsageError
 from learner.batch import Collator
 from learner.config import LearnerConfig, Precision
-from learner.verl_backend import VerlTrainer
+from learner.verl.trainer import VerlTrainer
 
 LR = 1e-3
 

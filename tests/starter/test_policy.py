@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from envs.microworld import make_task
+from envs.worlds.microworld import make_task
 from starter.policy import build, build_processor
 
 

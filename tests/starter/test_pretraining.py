@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from envs.errors import UsageError
-from envs.microworld.basics import MIXES, Basics
+from envs.worlds.microworld.basics import MIXES, Basics
 from starter.policies import STARTERS, find_policy
 from starter.policy import build_processor
 from starter.pretraining import PretrainingConfig, encode, measure, pretrain

@@ -1,4 +1,4 @@
-"""A real MCP server for the tests: `python mcp_test_server.py stdio`, or `http`, which prints its URL."""
+"""A real MCP server for the tests: `python mcp_test_server.py stdio`, or `http [PORT]`, which prints its URL."""
 
 import base64
 import io
@@ -41,8 +41,11 @@ async def echo(value: str | None = None) -> list[TextContent]:
 
 
 @server.tool()
-async def picture(width: int = 40, height: int = 30) -> ImageContent:
-    return ImageContent(data=encoded(Image.new("RGBA", (width, height), (255, 0, 0, 255))), mime_type="image/png")
+async def picture(width: int = 40, height: int = 30, noise: bool = False) -> ImageContent:
+    image = Image.new("RGBA", (width, height), (255, 0, 0, 255))
+    if noise:
+        image = Image.frombytes("RGB", image.size, os.urandom(3 * width * height))
+    return ImageContent(data=encoded(image), mime_type="image/png")
 
 
 @server.tool()
@@ -92,9 +95,11 @@ async def die() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "stdio":
-        print("many words " * 50_000, file=sys.stderr, flush=True)
+        print("many words\n" * 50_000, file=sys.stderr, flush=True)  # more than a pipe holds
         server.run("stdio")
     else:
+        import uvicorn
+
         listener = socket.create_server(("127.0.0.1", int(sys.argv[2]) if len(sys.argv) > 2 else 0))
         print(f"http://127.0.0.1:{listener.getsockname()[1]}/mcp", flush=True)
         uvicorn.Server(uvicorn.Config(server.streamable_http_app(), log_level="warning")).run(sockets=[listener])

@@ -16,7 +16,7 @@ from rollout_fakes import ScriptedPolicy, picture, spec
 import envs  # noqa: F401
 from envs.errors import SearchUnavailable
 from envs.protocols import DeepEyes, Malformed
-from envs.search.text_index import TextIndex
+from envs.search.text.index import TextIndex
 from envs.search.types import Document, Match, Passage
 from envs.types import Task, ToolStatus
 from rollout.config import EpisodeConfig

@@ -9,7 +9,7 @@ import pytest
 from rollout_fakes import Fake, Plain, ScriptedPolicy, spec
 
 from envs.errors import UsageError
-from envs.threads import Threads
+from envs.runtime.threads import Threads
 from rollout.config import EpisodeConfig
 from rollout.episode.environments import make
 from rollout.episode.loop import run_episode

@@ -13,7 +13,7 @@ from rollout_fakes import spec
 from configs import compose
 from console import progress
 from envs.errors import UsageError
-from envs.threads import Threads
+from envs.runtime.threads import Threads
 from evaluation.evaluate import EvaluateConfig, measure
 from rollout.config import EndpointConfig
 from rollout.engines.endpoint import Endpoint
