@@ -1,7 +1,7 @@
 """A CPU platform for verl, which ships with accelerators only.
 
 verl finds it through the entry-point group `verl.plugins` or `VERL_USE_EXTERNAL_MODULES=learner.cpu_platform`. Importing it only
-registers the name `cpu`; a process uses it where `VERL_PLATFORM=cpu` is set, so a GPU cluster never falls back to it in silence.
+registers the name `cpu`; a process uses it if `VERL_PLATFORM=cpu` is set, so a GPU cluster never falls back to it in silence.
 """
 
 from __future__ import annotations
