@@ -22,7 +22,7 @@ USAGE = """usage: toolwise COMMAND [key=value …]
   model       build and pre-train a starter policy: model starter (world=microworld or mixture)
   serve-search  serve a text index to a fleet, with Ray Serve: index=DIR
   lint        check the trajectory files of a run: lint PATH
-  bench       measure a part beside its peers, in one run: bench NAME (sandbox, search)
+  bench       measure a part against its peers, in one run: bench NAME (sandbox, search)
   doctor      say whether this machine can run the sandbox, and what to do if not
 
 Every setting can be overridden: toolwise train out=runs/mine rl.steps=50 seed=1"""
@@ -297,7 +297,7 @@ def main() -> int:
         print(f"toolwise {arguments[0]}: {error}", file=sys.stderr)
         return 2
     except InfrastructureError as error:
-        print(f"toolwise {arguments[0]}: the machines failed: {error}", file=sys.stderr)
+        print(f"toolwise {arguments[0]}: infrastructure failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         go_on = "; resume=true goes on with the run" if command is train else ""

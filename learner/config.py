@@ -40,7 +40,7 @@ class LearnerConfig:
     """float32 or bfloat16."""
 
     attention: str = "sdpa"
-    """Attention of Hugging Face transformers: sdpa, or flash_attention_2 where that package is installed."""
+    """Attention of Hugging Face transformers: sdpa, or flash_attention_2 if that package is installed."""
 
     packed: bool = False
     """Join the sequences of a micro-batch instead of padding them. For Qwen2.5-VL this needs flash_attention_2."""

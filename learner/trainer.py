@@ -37,7 +37,7 @@ class Trainer(Protocol):
     def log_probs(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Log-probabilities (natural logarithm, at each sequence's temperature) and entropies of the sampled tokens, both N x T.
 
-        Entry (n, t) belongs to token t of sequence n; it is 0 where `loss_mask_N_T` is False. Entropies may be None.
+        Entry (n, t) belongs to token t of sequence n; it is 0 if `loss_mask_N_T` is False there. Entropies may be None.
         """
         ...
 

@@ -36,8 +36,6 @@ PAUSES_S = (0.5, 1.0, 0.0)  # after each failed attempt to start a server again
 MAX_PIXELS = 64_000_000
 _FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF")  # for some others, Pillow starts programs
 _MAX_EVENT_BYTES = 1 << 28
-_STDERR_BYTES = 1 << 12
-_GOODBYE_S = 2.0
 _SESSION_GONE = "Session terminated"
 # What the client itself says if an HTTP status comes without a message of MCP.
 _HTTP_PROBLEMS = (_SESSION_GONE, "Server returned an error response", "Not Found")
@@ -148,7 +146,6 @@ class McpServer:
         await self._close(asyncio.get_running_loop())
 
     async def _connect(self, key: Hashable) -> _Connection:
-        problem = ""
         for pause_s in (0.0,) if self._tools is None else PAUSES_S:
             connection = self._connections.get(key)
             if connection is None or connection.ended:
@@ -287,28 +284,28 @@ class _Connection:
         settings = self._settings
         # We say in one line what happens to a server; its client would log a traceback for each stray line.
         logging.getLogger("mcp.client").setLevel(logging.CRITICAL)
-        if settings.url is None:
-            command, *rest = settings.command or ()
+        if settings.command is not None:
+            command, *rest = settings.command
             options: Any = {"env": settings.env, "cwd": settings.cwd, "encoding_error_handler": "replace"}
             parameters = mcp.StdioServerParameters(command=command, args=rest, **options)
             transport: Any = stdio_client(parameters, errlog=stack.enter_context(self._hearing()))
         else:
             # Calls have deadlines of their own; if the client gave one up, it would end the connection for all.
-            options = {"timeout": httpx2.Timeout(settings.start_s, read=None, pool=None), "headers": dict(settings.headers)}
-            hooks: Any = {"request": [_hurry_goodbye]}
-            http = httpx2.AsyncClient(limits=httpx2.Limits(max_connections=None), event_hooks=hooks, **options)
+            patient, limits = httpx2.Timeout(settings.start_s, read=None, pool=None), httpx2.Limits(max_connections=None)
+            http = httpx2.AsyncClient(headers=dict(settings.headers), timeout=patient, limits=limits)
+            http.event_hooks = {"request": [_hurry_goodbye]}
             await stack.enter_async_context(http)
-            transport = streamable_http_client(settings.url, http_client=http, max_sse_event_size=_MAX_EVENT_BYTES)
+            transport = streamable_http_client(settings.url or "", http_client=http, max_sse_event_size=_MAX_EVENT_BYTES)
         return mcp.Client(_watched(transport, self._over))
 
     @contextmanager
     def _hearing(self) -> Generator[TextIO]:
-        """A file for the process's standard error, of which the end is kept."""
+        """A file for the process's standard error, of which the last 4 KiB are kept."""
         read, write = os.pipe()
 
         def hear() -> None:
             with suppress(BlockingIOError):
-                self._stderr = (self._stderr + os.read(read, 1 << 20))[-_STDERR_BYTES:]
+                self._stderr = (self._stderr + os.read(read, 1 << 20))[-4096:]
 
         os.set_blocking(read, False)
         loop = asyncio.get_running_loop()
@@ -358,9 +355,9 @@ async def _watched(transport: Any, over: asyncio.Event) -> AsyncGenerator[Any]:
 
 
 async def _hurry_goodbye(request: Any) -> None:
-    """The client takes its leave by DELETE, and a server that hangs would keep it for ever."""
+    """The client takes its leave by DELETE, and a server that hangs would keep it for ever: it has 2 s."""
     if request.method == "DELETE":
-        request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), _GOODBYE_S)
+        request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), 2.0)
 
 
 async def _result(result: mcp.types.CallToolResult) -> ToolResult:

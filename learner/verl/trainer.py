@@ -77,7 +77,7 @@ class VerlTrainer(Trainer):
     def log_probs(self, batch: Batch, with_entropy: bool = True) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Log-probabilities and entropies (both N x T, natural logarithm) of the sampled tokens, at their temperature.
 
-        Entry (n, t) belongs to token t of sequence n; it is 0 where `loss_mask_N_T` is False.
+        Entry (n, t) belongs to token t of sequence n; it is 0 if `loss_mask_N_T` is False there.
         """
         cells = _cells(len(batch), self.config.workers, 1)
         settings = self._settings(batch, cells) | {"calculate_entropy": with_entropy}
