@@ -6,13 +6,12 @@ The axes are those of `learner.batch`: E episodes, N sequences, T tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from envs.errors import UsageError
+from envs.runtime.imports import find
 
 if TYPE_CHECKING:
     import torch
@@ -75,11 +74,4 @@ class Trainer(Protocol):
 
 def find_trainer(kind: str) -> Callable[..., Trainer]:
     """The class that `learner.kind` names. Raises UsageError if there is none."""
-    module, separator, name = TRAINERS.get(kind, kind).partition(":")
-    remedy = f"write {' or '.join(TRAINERS)}, or module:Class for a trainer of your own"
-    if not (module and separator and name):
-        raise UsageError(f"learner.kind={kind}: there is no such trainer; {remedy}")
-    try:
-        return getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"learner.kind={kind}: {' '.join(str(error).split())}; {remedy}") from error
+    return find("learner.kind", kind, TRAINERS)

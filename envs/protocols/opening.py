@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +10,7 @@ from envs.errors import UsageError
 from envs.protocols.deepeyes import DeepEyes
 from envs.protocols.hermes import Hermes, Native
 from envs.protocols.protocol import Protocol
-from envs.runtime.imports import load
+from envs.runtime.imports import load, unknown
 
 PROTOCOLS: Mapping[str, type[Protocol]] = {kind.name: kind for kind in (DeepEyes, Hermes, Native)}
 """The built-in protocols by name."""
@@ -29,11 +28,9 @@ def open_protocol(setting: str | Mapping[str, Any] | Protocol | type[Protocol]) 
         return setting
     kind: Any = setting
     if isinstance(setting, str):
-        kind = load(setting, "the protocol") if ":" in setting else PROTOCOLS.get(setting)
+        kind = load(setting, "protocol") if ":" in setting else PROTOCOLS.get(setting)
     if kind is None:
-        close = difflib.get_close_matches(str(setting), PROTOCOLS, 1)
-        remedy = f"did you mean {close[0]}? " if close else ""
-        raise UsageError(f"there is no protocol {setting!r}: {remedy}write one of {', '.join(PROTOCOLS)}, or module:Class")
+        raise unknown("protocol", str(setting), PROTOCOLS)
     if isinstance(kind, Protocol):
         return kind
     if not (isinstance(kind, type) and issubclass(kind, Protocol)):

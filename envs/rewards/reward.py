@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import Any, Protocol
 from envs.errors import UsageError
 from envs.rewards.deepeyes import DeepEyesReward
 from envs.rewards.parts import PARTS, Part
-from envs.runtime.imports import load
+from envs.runtime.imports import load, unknown
 from envs.types import Outcome
 
 RewardSetting = Any
@@ -93,18 +92,14 @@ def _part(part: str | Part) -> Any:
     if callable(part):
         return part
     if ":" in part:
-        found = load(part, "the reward part")
+        found = load(part, "reward")
         if not callable(found):
             raise UsageError(f"the reward part {part!r} is no function of an Outcome")
         return found() if isinstance(found, type) else found
     if part in RULES:
         return RULES[part]()
     if part not in PARTS:
-        close = difflib.get_close_matches(part, [*RULES, *PARTS], 1)
-        remedy = f"did you mean {close[0]}? " if close else ""
-        raise UsageError(
-            f"there is no reward part {part!r}: {remedy}write some of {', '.join((*RULES, *PARTS))}, or module:function of your own"
-        )
+        raise unknown("reward", part, [*RULES, *PARTS])
     return PARTS[part]
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from envs.errors import UsageError
-from envs.runtime.imports import load
+from envs.runtime.imports import load, unknown
 from envs.search.backends import open_image_search, open_text_search
 from envs.search.types import ImageSearch, TextSearch
 from envs.tools.code import CodeTool
@@ -97,15 +96,11 @@ def _open(setting: ToolSetting, options: SearchOptions) -> Tool | McpServer:
             raise UsageError(f"tools has {dict(setting)}: write {{mcp: {{command: […]}}}} or {{mcp: {{url: …}}}}")
         return McpServer.open(setting["mcp"])
     if isinstance(setting, str) and ":" in setting:
-        setting = load(setting, "the tool")
+        setting = load(setting, "tools")
     if isinstance(setting, str):
         make = BUILT_IN.get(setting)
         if make is None:
-            close = difflib.get_close_matches(setting, BUILT_IN, 1)
-            remedy = f"did you mean {close[0]}? " if close else ""
-            raise UsageError(
-                f"there is no tool {setting!r}: {remedy}write some of {', '.join(BUILT_IN)}, or module:name for one of your own"
-            )
+            raise unknown("tools", setting, BUILT_IN)
         made = make(options)
         if made is None:
             raise UsageError(f"the tool {setting} has nothing to search in: give {setting}=… as well")

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -76,8 +77,9 @@ async def call(settings, name: str, arguments: dict | None = None, episode: Tool
 
 async def until_gone(pid: int) -> None:
     """Returns when the process has ended; pytest's own timeout fails the test if it never does."""
-    while (status := Path(f"/proc/{pid}/stat")).exists() and status.read_text().rsplit(")", 1)[1].split()[0] != "Z":
-        await asyncio.sleep(0.02)
+    with suppress(FileNotFoundError, ProcessLookupError):
+        while Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z":
+            await asyncio.sleep(0.02)
 
 
 # What it offers.
