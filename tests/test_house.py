@@ -22,6 +22,7 @@ DOORS = {
     "verl": {"learner/verl/trainer.py", "learner/verl/worker.py", "learner/verl/cpu_platform.py"},
     "wandb": {"learner/tracking.py"},
     "openai": {"envs/runtime/chat_endpoint.py"},
+    "mcp": {"envs/tools/mcp_connection.py"},
     "tantivy": {"envs/search/text/index.py"},
     "cv2": {"envs/search/image/features.py", "benchmarks/image_search.py"},
     "usearch": {"envs/search/image/embedding_index.py"},

@@ -19,7 +19,7 @@ from PIL import Image
 
 from envs import Task, ToolEnv
 from envs.errors import InfrastructureError, UsageError
-from envs.tools import mcp_server
+from envs.tools import mcp_connection, mcp_server
 from envs.tools.mcp_server import McpServer, McpTool
 from envs.tools.tool import ToolEpisode
 from envs.types import ToolResult, ToolStatus
@@ -127,7 +127,7 @@ async def test_an_image_of_a_megabyte_passes(settings):
 
 
 async def test_broken_and_oversized_images_are_said_in_the_text(monkeypatch):
-    monkeypatch.setattr(mcp_server, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(mcp_connection, "MAX_PIXELS", 1000)
     assert await call(STDIO, "broken_picture") == ToolResult("[image left out: it is broken]\nsee above")
     assert await call(STDIO, "picture") == ToolResult("[image left out: it has more than 0 megapixels]")
 
