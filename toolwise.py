@@ -48,7 +48,7 @@ def train(overrides: Sequence[str], name: str = "train") -> int:
     console.print(
         f"wrote {path}/: evaluation.json, metrics.jsonl, trajectories/, checkpoints/, wandb/", soft_wrap=True, highlight=False
     )
-    trained = [record["policy"] for record in records if record["label"] in ("cold_start", "rl")]
+    trained = [record.policy for record in records if record.label in ("cold_start", "rl")]
     if trained:
         tasks = "" if config.tasks == EvaluateConfig.tasks else f"tasks={config.tasks} +options.split=test "
         console.print(
@@ -66,7 +66,8 @@ def collect(overrides: Sequence[str]) -> int:
     """Roll a policy out and write its trajectories."""
     from configs import compose
     from console import console, progress
-    from evaluation.records import evaluation_record, table
+    from evaluation.evaluate import summarise
+    from evaluation.records import table
     from rollout.collect import SCRIPTS, CollectConfig, group_count
     from rollout.collect import collect as run
 
@@ -74,16 +75,8 @@ def collect(overrides: Sequence[str]) -> int:
     count = group_count(config) * config.group_size
     console.print(f"collect: {count} episodes of {config.policy} on {config.tasks}, into {config.out}", highlight=False)
     with progress("collect", count) as advance:
-        episodes = run(config, _directory(config), lambda done, _: advance(done, ""))
-    record = evaluation_record(
-        config.label or config.policy,
-        [episode.trajectory for episode in episodes],
-        policy=config.policy,
-        tasks=config.tasks,
-        seed=config.seed,
-        temperature=config.temperature,
-    )
-    console.print(table([record]))
+        groups = run(config, _directory(config), advance)
+    console.print(table([summarise(config, groups)]))
     console.print(f"wrote {config.out}/trajectories/episodes.jsonl", soft_wrap=True, highlight=False)
     command = "evaluate policy=starter" if config.policy in SCRIPTS else f"train policy={config.policy}"
     console.print(f"next: .venv/bin/toolwise {command} tasks={config.tasks}", soft_wrap=True, highlight=False)
@@ -97,7 +90,8 @@ def evaluate(overrides: Sequence[str]) -> int:
     from envs.errors import UsageError
     from evaluation.ablation import ablation_table
     from evaluation.comparison import compare, comparison_table
-    from evaluation.evaluate import EvaluateConfig, measure
+    from evaluation.evaluate import EvaluateConfig
+    from evaluation.evaluate import evaluate as run
     from evaluation.records import table
     from rollout.collect import group_count
 
@@ -109,11 +103,11 @@ def evaluate(overrides: Sequence[str]) -> int:
         return 0
     count = group_count(config) * config.group_size
     console.print(f"evaluate: {count} episodes of {config.policy} on {config.tasks}, into {config.out}", highlight=False)
-    measured = measure(config, _directory(config), progress)
-    console.print(table(measured.records))
-    if measured.ablation is not None:
-        console.print(ablation_table(measured.ablation))
-    more = ", ablation.json" if measured.ablation is not None else ""
+    evaluation = run(config, _directory(config), progress)
+    console.print(table(evaluation.records))
+    if evaluation.ablation is not None:
+        console.print(ablation_table(evaluation.ablation))
+    more = ", ablation.json" if evaluation.ablation is not None else ""
     console.print(f"wrote {config.out}/: evaluation.json, evaluation.md{more}, trajectories/", soft_wrap=True, highlight=False)
     console.print(
         f"next: .venv/bin/toolwise evaluate compare=[{config.out},runs/other]", soft_wrap=True, highlight=False, markup=False

@@ -17,7 +17,7 @@ from learner.experiment import Stage
 from learner.workshop import Workshop
 from rollout.collect import group_specs
 from rollout.tokens.chat_format import ChatFormat
-from rollout.types import Episode, Trajectory
+from rollout.types import Episode, Trajectory, episodes_of
 
 CHECKPOINT = "cold_start"
 ATTEMPTS_PER_DEMONSTRATION = 4
@@ -55,7 +55,7 @@ def collect_demonstrations(shop: Workshop) -> list[Episode]:
         specs = group_specs(
             "demonstrations", shop.tasks("train"), groups=wanted, seed=shop.config.seed, step=attempt, actor="expert"
         )
-        kept += [episode for episode in shop.fleet.collect(specs) if is_verified(episode.trajectory)]
+        kept += [episode for episode in episodes_of(shop.fleet.collect(specs)) if is_verified(episode.trajectory)]
         if len(kept) >= wanted:
             break
     else:
@@ -74,7 +74,7 @@ def collect_rehearsal(shop: Workshop) -> list[Episode]:
     specs = group_specs(
         "rehearsal", resolve(settings.rehearsal_tasks), groups=settings.rehearsal, seed=shop.config.seed, actor="expert"
     )
-    kept = [episode for episode in shop.fleet.collect(specs) if is_verified(episode.trajectory)]
+    kept = [episode for episode in episodes_of(shop.fleet.collect(specs)) if is_verified(episode.trajectory)]
     if not kept:
         raise UsageError(
             f"no expert episode of cold_start.rehearsal_tasks={settings.rehearsal_tasks} was right: write null for none"
@@ -130,7 +130,8 @@ def run_cold_start(shop: Workshop, steps: SupervisedSteps) -> Path:
             if step % settings.evaluate_every == 0 or step == settings.max_steps:
                 shop.publish()
                 held_out = shop.sample("validation", settings.validation_episodes, "validation")
-                history.append((step, float(np.mean([trajectory.correct for trajectory in held_out]))))
+                correct = [episode.trajectory.correct for group in held_out for episode in group.sound]
+                history.append((step, float(np.mean(correct))))
                 shop.save(f"{CHECKPOINT}_{step}", history=history)
                 directory.prune(CHECKPOINT, keep={_best(history)[0]})
     best_step, best_accuracy = _best(history)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from envs import resolve
 from envs.errors import UsageError
+from evaluation.types import EvaluationRecord
 from learner.experiment import Experiment, Stage
 from learner.run_directory import RunDirectory
 from rollout.cluster.connect import join
 from rollout.cluster.fleet import Fleet
-from rollout.config import Backend
 from starter.policies import find_policy
 
 
-def run(config: Experiment) -> tuple[Path, list[dict[str, Any]]]:
+def run(config: Experiment) -> tuple[Path, list[EvaluationRecord]]:
     """Do every stage that is not finished yet; returns the run directory and the records of `evaluation.json`.
 
     Raises UsageError, before anything is written, where policy, tasks, run directory, sandbox or GPUs are not to be had.
@@ -42,8 +41,8 @@ def run(config: Experiment) -> tuple[Path, list[dict[str, Any]]]:
 
 def _check(config: Experiment, directory: RunDirectory) -> None:
     """Raise UsageError for settings that contradict each other."""
-    if config.rollout.backend is not Backend.vllm:
-        raise UsageError(f"rollout.backend={config.rollout.backend}: only vllm can be given new weights; leave it out to train")
+    if config.rollout.engine.kind in ("endpoint", "none"):
+        raise UsageError(f"rollout.engine.kind={config.rollout.engine.kind} takes no new weights: leave it out to train")
     there = {stage.value for stage in config.stages} | directory.progress.keys()
     if Stage.control in config.stages and not {"cold_start", "rl"} <= there:
         raise UsageError("the control goes on with a cold start for as long as RL took: write stages=[cold_start,rl,control]")

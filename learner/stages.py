@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from typing import Any
 
+from evaluation.types import EvaluationRecord
 from learner.cold_start import SupervisedSteps, run_cold_start, run_control
 from learner.experiment import Experiment, Stage
 from learner.run_directory import RunDirectory
@@ -13,7 +13,7 @@ from learner.workshop import Workshop
 from rollout.cluster.fleet import Fleet
 
 
-def run_stages(config: Experiment, policy_dir: str, directory: RunDirectory, fleet: Future[Fleet] | None) -> list[dict[str, Any]]:
+def run_stages(config: Experiment, policy_dir: str, directory: RunDirectory, fleet: Future[Fleet] | None) -> list[EvaluationRecord]:
     """Do every stage of `config.stages` that is not finished yet; returns the records of `evaluation.json`. Ray must be running.
 
     `fleet` is one that starts already, or None.
@@ -38,5 +38,5 @@ def run_stages(config: Experiment, policy_dir: str, directory: RunDirectory, fle
             shop.evaluate("control", f"{checkpoint}/policy")
             shop.finish("control")
         records = shop.records()
-        shop.tracker.summarise({f"val/{record['label']}/accuracy": record["accuracy"] for record in records})
+        shop.tracker.summarise({f"val/{record.label}/accuracy": record.accuracy for record in records})
     return records

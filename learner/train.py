@@ -18,7 +18,7 @@ from learner.cold_start import CHECKPOINT as COLD_START
 from learner.experiment import Stage
 from learner.workshop import Workshop
 from rollout.collect import group_specs
-from rollout.types import Episode, EpisodeSpec
+from rollout.types import Episode, GroupSpec, episodes_of
 
 CHECKPOINT = "step"
 
@@ -35,8 +35,9 @@ def run_rl(shop: Workshop) -> tuple[Path, float]:
         while step < settings.steps:
             clock = Clock()
             with clock.time("rollout"):
-                outcomes = shop.fleet.collect(_specs(shop, step))
-                # What the machine failed again and again has no outcome, and so no place in its group.
+                groups = shop.fleet.collect(_specs(shop, step))
+                outcomes = list(episodes_of(groups))
+                # Drop episodes that still failed for infrastructure reasons after all retries.
                 episodes = [episode for episode in outcomes if not episode.failed]
             if not episodes:
                 raise FleetError(f"RL step {step}: every episode failed; the last one: {outcomes[-1].error}")
@@ -47,7 +48,7 @@ def run_rl(shop: Workshop) -> tuple[Path, float]:
                 metrics = shop.learner.policy_step(batch, advantages, old_log_probs, _learning_rate(shop, step))
             with clock.time("sync"):
                 shop.publish(shop.tracker.global_step + 1)
-            metrics |= tool_use_metrics([episode.trajectory for episode in episodes], alarm)
+            metrics |= tool_use_metrics(groups, alarm)
             metrics |= gap_metrics(batch, old_log_probs, entropies) | clock.metrics(episodes)
             metrics["rollout/infrastructure_failures"] = len(outcomes) - len(episodes)
             shop.store.write(f"rl_{step:06d}", outcomes)
@@ -121,7 +122,7 @@ def _resume(shop: Workshop, alarm: CollapseAlarm) -> tuple[int, float]:
     return state["step"], state["seconds"]
 
 
-def _specs(shop: Workshop, step: int) -> list[EpisodeSpec]:
+def _specs(shop: Workshop, step: int) -> list[GroupSpec]:
     config = shop.config
     return group_specs(
         "rl",

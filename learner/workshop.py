@@ -11,8 +11,8 @@ from transformers import AutoConfig, AutoProcessor
 
 from console import console
 from envs import resolve
-from envs.atomic import write_file
-from evaluation.records import evaluation_record, merge
+from evaluation.records import evaluation_record, merge, read_records, write_records
+from evaluation.types import EvaluationRecord
 from learner.batch import Collator
 from learner.experiment import Experiment
 from learner.run_directory import RunDirectory, settings_of
@@ -22,7 +22,7 @@ from rollout.cluster.fleet import Fleet
 from rollout.collect import Tasks, group_specs
 from rollout.store import Store
 from rollout.tokens.chat_format import banned_token_ids
-from rollout.types import Trajectory
+from rollout.types import Group
 
 
 class Workshop:
@@ -79,36 +79,35 @@ class Workshop:
             self._tasks[split] = resolve(self.config.tasks, getattr(self.config.task_options, split))
         return self._tasks[split]
 
-    def sample(self, name: str, episodes: int, split: str, temperature: float = 1.0) -> list[Trajectory]:
+    def sample(self, name: str, episodes: int, split: str, temperature: float = 1.0) -> list[Group]:
         """Roll the served policy out on held-out tasks, the same ones for every policy."""
         specs = group_specs(name, self.tasks(split), groups=episodes, seed=self.config.evaluation.seed, temperature=temperature)
-        return [episode.trajectory for episode in self.fleet.collect(specs) if not episode.failed]
+        return self.fleet.collect(specs)
 
     def finish(self, stage: str, how: Any = True, **facts: Any) -> None:
         """Remember that a stage is done: a resumed run does not do it again."""
         self.directory.note(**{stage: how}, **facts, global_step=self.tracker.global_step)
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[EvaluationRecord]:
         """The records of `evaluation.json` so far."""
-        path = self.directory.path / "evaluation.json"
-        return json.loads(path.read_text()) if path.exists() else []
+        return read_records(self.directory.path / "evaluation.json")
 
-    def evaluate(self, label: str, policy: str) -> list[dict[str, Any]]:
+    def evaluate(self, label: str, policy: str) -> list[EvaluationRecord]:
         """Measure the served policy, whose directory is `policy`, on the test split; merge the records into `evaluation.json`."""
         settings = self.config.evaluation
         console.print(f"{label}: measured on {settings.episodes} held-out tasks", highlight=False)
         records = []
         for temperature in settings.temperatures:
-            trajectories = self.sample("test", settings.episodes, "test", temperature)
+            groups = self.sample("test", settings.episodes, "test", temperature)
             records.append(
                 evaluation_record(
                     label if temperature else f"{label}_greedy",
-                    trajectories,
+                    groups,
                     policy=policy,
                     tasks=self.config.tasks,
                     seed=settings.seed,
                     temperature=temperature,
                 )
             )
-        write_file(self.directory.path / "evaluation.json", json.dumps(merge(self.records(), records), indent=2) + "\n")
+        write_records(self.directory.path / "evaluation.json", merge(self.records(), records))
         return records
