@@ -47,7 +47,7 @@ def train(overrides: Sequence[str], name: str = "train") -> int:
 
     console.print(table(records))
     wrote = f"{path}/: evaluation.json, metrics.jsonl, trajectories/, checkpoints/, wandb/"
-    trained = [record["policy"] for record in records if record["label"] in ("cold_start", "rl")]
+    trained = [record.policy for record in records if record.label in ("cold_start", "rl")]
     tasks = "" if config.tasks == EvaluateConfig.tasks else f"tasks={config.tasks} +options.split=test "
     done(wrote, f"evaluate policy={trained[-1] if trained else config.policy} {tasks}out={path}/more")
     return 0
@@ -61,7 +61,8 @@ def cold_start(overrides: Sequence[str]) -> int:
 def collect(overrides: Sequence[str]) -> int:
     """Roll a policy out and write its trajectories."""
     from configs import compose
-    from evaluation.records import evaluation_record, table
+    from evaluation.evaluate import summarise
+    from evaluation.records import table
     from rollout.collect import SCRIPTS, CollectConfig, group_count
     from rollout.collect import collect as run
 
@@ -69,16 +70,8 @@ def collect(overrides: Sequence[str]) -> int:
     count = group_count(config) * config.group_size
     say(f"collect: {count} episodes of {config.policy} on {config.tasks}, into {config.out}")
     with progress("collect", count) as advance:
-        episodes = run(config, _directory(config), lambda done, _: advance(done, ""))
-    record = evaluation_record(
-        config.label or config.policy,
-        [episode.trajectory for episode in episodes],
-        policy=config.policy,
-        tasks=config.tasks,
-        seed=config.seed,
-        temperature=config.temperature,
-    )
-    console.print(table([record]))
+        groups = run(config, _directory(config), advance)
+    console.print(table([summarise(config, groups)]))
     following = "evaluate policy=starter" if config.policy in SCRIPTS else f"train policy={config.policy}"
     done(f"{config.out}/trajectories/episodes.jsonl", f"{following} tasks={config.tasks}")
     return 0
@@ -90,7 +83,8 @@ def evaluate(overrides: Sequence[str]) -> int:
     from envs.errors import UsageError
     from evaluation.ablation import ablation_table
     from evaluation.comparison import compare, comparison_table
-    from evaluation.evaluate import EvaluateConfig, measure
+    from evaluation.evaluate import EvaluateConfig
+    from evaluation.evaluate import evaluate as run
     from evaluation.records import table
     from rollout.collect import group_count
 
@@ -102,11 +96,11 @@ def evaluate(overrides: Sequence[str]) -> int:
         return 0
     count = group_count(config) * config.group_size
     say(f"evaluate: {count} episodes of {config.policy} on {config.tasks}, into {config.out}")
-    measured = measure(config, _directory(config), progress)
-    console.print(table(measured.records))
-    if measured.ablation is not None:
-        console.print(ablation_table(measured.ablation))
-    more = ", ablation.json" if measured.ablation is not None else ""
+    evaluation = run(config, _directory(config), progress)
+    console.print(table(evaluation.records))
+    if evaluation.ablation is not None:
+        console.print(ablation_table(evaluation.ablation))
+    more = ", ablation.json" if evaluation.ablation is not None else ""
     done(f"{config.out}/: evaluation.json, evaluation.md{more}, trajectories/", f"evaluate compare=[{config.out},runs/other]")
     return 0
 

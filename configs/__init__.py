@@ -18,7 +18,7 @@ from yaml import YAMLError
 from envs.errors import UsageError
 
 DIRECTORY = Path(__file__).parent
-RETIRED = (("learner", "banned_token_ids"), ("learner", "seed"))
+RETIRED = (("learner", "banned_token_ids"), ("learner", "seed"), ("rollout", "backend"))
 """Settings that a `config.yaml` of an earlier version may hold and that are none any more."""
 
 

@@ -1,14 +1,14 @@
 """Which tools were needed, and whether their outputs were used: the same tasks and seeds, with tools taken away or outputs hidden.
 
-*Necessity*: an item is solved only with a tool where it is solved with all tools and not without that one; broken by it where it is
-the other way round. *Causal use*: the tools are called as ever, but what they return is blanked or swapped for another item's; the
+*Necessity*: an item is solved only with a tool if it is solved with all tools and not without that one; it is broken by the tool in
+the opposite case. *Causal use*: the tools are called as ever, but what they return is blanked or swapped for another item's; the
 share of items whose answer then changes says how much of the use is real.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from rich.table import Table
 
 from envs.tools.outputs import BLANK, Donor, write_donors
 from evaluation.intervals import wilson_interval
-from rollout.types import Episode, EpisodeSpec, Trajectory
+from evaluation.types import Interval
+from rollout.types import EpisodeSpec, Group, GroupSpec, Trajectory, episodes_of
 
 FULL = "all tools"
 
@@ -30,28 +31,70 @@ class Ablation(StrEnum):
     outputs = "outputs"
 
 
-def without_tools(specs: Sequence[EpisodeSpec], tools: Sequence[str]) -> dict[str, list[EpisodeSpec]]:
-    """The same episodes with all `tools`, without each, and without any."""
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A share of episodes with its 95 % interval."""
+
+    share: float
+    ci95: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Necessity:
+    """Shares of items solved only with the tool, with and without it, only without it, and never; the accuracy without it."""
+
+    episodes: int
+    only_with: Share
+    anyway: Share
+    broken_by: Share
+    never: Share
+    accuracy_without: Share
+
+
+@dataclass(frozen=True, slots=True)
+class CausalUse:
+    """Of episodes that called a tool: the share whose answer changes with the outputs, and the accuracy before and after."""
+
+    episodes: int
+    answer_changes: Share
+    accuracy_real: Share
+    accuracy_then: Share
+
+
+AblationReport = dict[str, dict[str, Necessity]] | dict[str, dict[str, CausalUse]]
+"""By what was taken away ("without code", "blank" …), then by part of the items: "all", "needed", "not_needed"."""
+
+Pairs = Sequence[tuple[Trajectory, Trajectory]]
+"""Episodes of the same items: with everything, and with something taken away."""
+
+
+def without_tools(groups: Sequence[GroupSpec], tools: Sequence[str]) -> dict[str, list[GroupSpec]]:
+    """The same groups with all `tools`, without each, and without any."""
     variants = {FULL: list(tools), **{f"without {tool}": [other for other in tools if other != tool] for tool in tools}}
     if len(tools) > 1:
         variants["without tools"] = []
-    return {name: list(_variant(specs, name, tools=left)) for name, left in variants.items()}
+    return {name: _variant(groups, name, tools=left) for name, left in variants.items()}
 
 
-def with_outputs(specs: Sequence[EpisodeSpec], donors: Path) -> dict[str, list[EpisodeSpec]]:
-    """The same episodes with blank outputs, and with those in the directory `donors`."""
-    return {
-        name: list(_variant(specs, name, tool_outputs=outputs)) for name, outputs in (("blank", BLANK), ("swapped", str(donors)))
-    }
+def with_outputs(groups: Sequence[GroupSpec], donors: Path) -> dict[str, list[GroupSpec]]:
+    """The same groups with blank outputs, and with those in the directory `donors`."""
+    return {name: _variant(groups, name, tool_outputs=outputs) for name, outputs in (("blank", BLANK), ("swapped", str(donors)))}
 
 
-def keep_outputs(episodes: Iterable[Episode], directory: Path) -> None:
-    """Writes what the tools returned, for `with_outputs`."""
-    write_donors(directory, _outputs(episodes))
+def keep_outputs(groups: Sequence[Group], directory: Path) -> None:
+    """Write what the tools returned, for `with_outputs`."""
+    write_donors(directory, _outputs(groups))
 
 
-def necessity(by_variant: Mapping[str, Sequence[Trajectory]]) -> dict[str, Any]:
-    """For each tool taken away, the shares of items solved only with it, anyway, never, and broken by it; by need of that tool."""
+def paired(by_variant: Mapping[str, Sequence[Group]]) -> dict[str, list[Trajectory]]:
+    """The episodes of each variant, in the same order, of the items that have an outcome in every variant."""
+    rows = zip(*(episodes_of(groups) for groups in by_variant.values()), strict=True)
+    sound = [[episode.trajectory for episode in row] for row in rows if not any(episode.failed for episode in row)]
+    return {name: [row[place] for row in sound] for place, name in enumerate(by_variant)}
+
+
+def necessity(by_variant: Mapping[str, Sequence[Trajectory]]) -> dict[str, dict[str, Necessity]]:
+    """For each tool taken away, what became of the items; by need of that tool. `by_variant` is as `paired` returns it."""
     full = by_variant[FULL]
     report = {}
     for name, ablated in by_variant.items():
@@ -62,53 +105,67 @@ def necessity(by_variant: Mapping[str, Sequence[Trajectory]]) -> dict[str, Any]:
         needing = [pair for pair in pairs if _needs(pair[0], tool)]
         others = [pair for pair in pairs if pair[0].needed_tools is not None and not _needs(pair[0], tool)]
         parts = {"all": pairs, "needed": needing, "not_needed": others}
-        report[name] = {part: _solved(chosen) for part, chosen in parts.items() if chosen}
+        report[name] = {part: _necessity(chosen) for part, chosen in parts.items() if chosen}
     return report
 
 
-def causal_use(real: Sequence[Trajectory], by_variant: Mapping[str, Sequence[Trajectory]]) -> dict[str, Any]:
-    """Of the episodes that called a tool: the share whose answer changes with the outputs, and the accuracy then; by need."""
+def causal_use(by_variant: Mapping[str, Sequence[Trajectory]]) -> dict[str, dict[str, CausalUse]]:
+    """For each way to hide outputs, what became of the episodes that called a tool; by need. `by_variant` is as for `necessity`."""
+    full = by_variant[FULL]
     report = {}
     for name, changed in by_variant.items():
-        pairs = [pair for pair in zip(real, changed, strict=True) if pair[0].tool_calls]
+        if name == FULL:
+            continue
+        pairs = [pair for pair in zip(full, changed, strict=True) if pair[0].tool_calls]
         parts = {
             "all": pairs,
             "needed": [pair for pair in pairs if pair[0].needs_tool],
             "not_needed": [pair for pair in pairs if pair[0].needs_tool is False],
         }
-        report[name] = {part: _changed(chosen) for part, chosen in parts.items() if chosen}
+        report[name] = {part: _causal_use(chosen) for part, chosen in parts.items() if chosen}
     return report
 
 
-def ablation_table(report: Mapping[str, Any]) -> Table:
+def report_json(report: AblationReport) -> dict[str, dict[str, Any]]:
+    """The content of `ablation.json`."""
+    return {name: {part: asdict(result) for part, result in parts.items()} for name, parts in report.items()}
+
+
+def ablation_table(report: AblationReport) -> Table:
     """The report in rows: what was taken away, from which items, and what became of them."""
-    shown = Table("taken away", "items", title="Ablation", title_justify="left")
-    columns = list(next(iter(next(iter(report.values())).values())))
+    result = Table("taken away", "items", title="Ablation", title_justify="left")
+    rows = [(name, part, values) for name, parts in report.items() for part, values in parts.items()]
+    columns = [column.name for column in fields(rows[0][2])] if rows else []
     for column in columns:
-        shown.add_column(column.replace("_", " "), justify="right")
-    for name, parts in report.items():
-        for part, values in parts.items():
-            shown.add_row(name, part.replace("_", " "), *(_shown(values[column]) for column in columns))
-    return shown
+        result.add_column(column.replace("_", " "), justify="right")
+    for name, part, values in rows:
+        result.add_row(name, part.replace("_", " "), *(_text(getattr(values, column)) for column in columns))
+    return result
 
 
-def _variant(specs: Iterable[EpisodeSpec], name: str, **options: Any) -> Iterator[EpisodeSpec]:
-    for spec in specs:
-        yield replace(
-            spec,
-            episode_id=f"{spec.episode_id} {name}",
-            group_id=f"{spec.group_id} {name}",
-            env_kwargs=spec.env_kwargs | options,
-        )
+def _variant(groups: Iterable[GroupSpec], name: str, **options: Any) -> list[GroupSpec]:
+    return [
+        GroupSpec(f"{group.group_id} {name}", tuple(_changed(spec, name, options) for spec in group.episodes)) for group in groups
+    ]
 
 
-def _outputs(episodes: Iterable[Episode]) -> Iterator[Donor]:
-    for episode in episodes:
-        for turn in episode.trajectory.turns:
+def _changed(spec: EpisodeSpec, name: str, options: Mapping[str, Any]) -> EpisodeSpec:
+    return replace(
+        spec,
+        episode_id=f"{spec.episode_id} {name}",
+        group_id=f"{spec.group_id} {name}",
+        env_kwargs=spec.env_kwargs | dict(options),
+    )
+
+
+def _outputs(groups: Sequence[Group]) -> Iterator[Donor]:
+    for episode in episodes_of(groups):
+        trajectory = episode.trajectory
+        for turn in trajectory.turns:
             if len(turn.tool_calls) == 1 and turn.succeeded:
-                tool = turn.tool_calls[0].tool
                 text = turn.observation.removeprefix("<tool_response>\n").removesuffix("\n</tool_response>")
-                yield Donor(episode.trajectory.task_id, tool, text, tuple(episode.images[name] for name in turn.images))
+                images = tuple(episode.images[name] for name in turn.images)
+                yield Donor(trajectory.task_id, turn.tool_calls[0].tool, text, images)
 
 
 def _needs(trajectory: Trajectory, tool: str) -> bool:
@@ -116,35 +173,34 @@ def _needs(trajectory: Trajectory, tool: str) -> bool:
     return bool(needed) if tool == "tools" else tool in needed
 
 
-def _solved(pairs: Sequence[tuple[Trajectory, Trajectory]]) -> dict[str, Any]:
-    counts = {
-        "only_with": sum(full.correct and not ablated.correct for full, ablated in pairs),
-        "anyway": sum(full.correct and ablated.correct for full, ablated in pairs),
-        "broken_by": sum(ablated.correct and not full.correct for full, ablated in pairs),
-        "never": sum(not full.correct and not ablated.correct for full, ablated in pairs),
-    }
-    accuracy = sum(ablated.correct for _, ablated in pairs)
-    return {"episodes": len(pairs)} | {
-        name: _share(count, len(pairs)) for name, count in (*counts.items(), ("accuracy_without", accuracy))
-    }
+def _necessity(pairs: Pairs) -> Necessity:
+    outcomes = [(full.correct, ablated.correct) for full, ablated in pairs]
+    return Necessity(
+        len(pairs),
+        only_with=_share(with_it and not without for with_it, without in outcomes),
+        anyway=_share(with_it and without for with_it, without in outcomes),
+        broken_by=_share(without and not with_it for with_it, without in outcomes),
+        never=_share(not with_it and not without for with_it, without in outcomes),
+        accuracy_without=_share(without for _, without in outcomes),
+    )
 
 
-def _changed(pairs: Sequence[tuple[Trajectory, Trajectory]]) -> dict[str, Any]:
-    changed = sum(real.answer != other.answer for real, other in pairs)
-    return {
-        "episodes": len(pairs),
-        "answer_changes": _share(changed, len(pairs)),
-        "accuracy_real": _share(sum(real.correct for real, _ in pairs), len(pairs)),
-        "accuracy_then": _share(sum(other.correct for _, other in pairs), len(pairs)),
-    }
+def _causal_use(pairs: Pairs) -> CausalUse:
+    return CausalUse(
+        len(pairs),
+        answer_changes=_share(real.answer != other.answer for real, other in pairs),
+        accuracy_real=_share(real.correct for real, _ in pairs),
+        accuracy_then=_share(other.correct for _, other in pairs),
+    )
 
 
-def _share(count: int, total: int) -> dict[str, Any]:
-    return {"share": count / total, "ci95": wilson_interval(count, total)}
+def _share(outcomes: Iterable[bool]) -> Share:
+    values = list(outcomes)
+    return Share(sum(values) / len(values), wilson_interval(sum(values), len(values)))
 
 
-def _shown(value: Any) -> str:
+def _text(value: int | Share) -> str:
     if isinstance(value, int):
         return str(value)
-    low, high = value["ci95"]
-    return f"{100 * value['share']:.1f} % ({100 * low:.1f}–{100 * high:.1f})"
+    low, high = value.ci95
+    return f"{100 * value.share:.1f} % ({100 * low:.1f}–{100 * high:.1f})"

@@ -2,64 +2,86 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.table import Table
 
 from envs.errors import UsageError
 from evaluation.intervals import bootstrap_interval, mcnemar_p
+from evaluation.types import Interval
 from rollout.store import Store
-from rollout.types import join_chains
 
 
-def compare(first: str, second: str) -> dict[str, Any]:
-    """Accuracies of two run directories and their difference, second minus first, with a paired bootstrap interval over items.
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Accuracies of two runs on the same items and their difference, second minus first, with a paired bootstrap interval.
 
-    Where each item has one episode, also McNemar's exact p. Items that the machine failed in one run are left out. Raises
-    UsageError where the two did not run the same items.
+    If each item has one episode, `only_first` and `only_second` are the numbers of items that one run alone solved, and `p` is
+    McNemar's exact p-value; else they are None.
     """
-    (one, failed), (other, failed_too) = _by_item(first), _by_item(second)
+
+    first: str
+    second: str
+    items: int
+    accuracy: tuple[float, float]
+    difference: float
+    ci95: Interval
+    only_first: int | None = None
+    only_second: int | None = None
+    p: float | None = None
+
+
+def compare(first: str, second: str) -> Comparison:
+    """Compare two run directories. Items without an outcome in one of them are left out.
+
+    Raises UsageError if the two did not run the same items.
+    """
+    (one, failed), (other, failed_too) = _outcomes(first), _outcomes(second)
     differing = len(one.keys() ^ other.keys())
     if differing > failed + failed_too:
         raise UsageError(
             f"{first} and {second} did not run the same items ({differing} differ): evaluate both with the same tasks and seed"
         )
-    runs = (one, other)
     items = sorted(one.keys() & other.keys())
-    means = [np.array([np.mean(run[item]) for item in items]) for run in runs]
+    if not items:
+        raise UsageError(f"{first} and {second} have no item in common that has an outcome in both: evaluate one of them again")
+    means = [np.array([np.mean(run[item]) for item in items]) for run in (one, other)]
     difference = means[1] - means[0]
-    report: dict[str, Any] = {
-        "first": first,
-        "second": second,
-        "items": len(items),
-        "accuracy": [float(mean.mean()) for mean in means],
-        "difference": float(difference.mean()),
-        "ci95": bootstrap_interval(difference),
-    }
-    if all(len(run[item]) == 1 for run in runs for item in items):
-        report["only_first"], report["only_second"] = int((difference < 0).sum()), int((difference > 0).sum())
-        report["p"] = mcnemar_p(report["only_first"], report["only_second"])
-    return report
+    only_first = only_second = p = None
+    if all(len(run[item]) == 1 for run in (one, other) for item in items):
+        only_first, only_second = int((difference < 0).sum()), int((difference > 0).sum())
+        p = mcnemar_p(only_first, only_second)
+    return Comparison(
+        first=first,
+        second=second,
+        items=len(items),
+        accuracy=(float(means[0].mean()), float(means[1].mean())),
+        difference=float(difference.mean()),
+        ci95=bootstrap_interval(difference),
+        only_first=only_first,
+        only_second=only_second,
+        p=p,
+    )
 
 
-def comparison_table(report: dict[str, Any]) -> Table:
-    """The report in one row a line."""
-    low, high = report["ci95"]
-    shown = Table("", "value", title="Comparison, item by item", title_justify="left")
-    for name, accuracy in zip((report["first"], report["second"]), report["accuracy"], strict=True):
-        shown.add_row(f"accuracy of {name}", f"{100 * accuracy:.1f} %")
-    shown.add_row("difference (95 %)", f"{100 * report['difference']:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})")
-    shown.add_row("items", str(report["items"]))
-    if "p" in report:
-        shown.add_row("solved by the first alone, by the second alone", f"{report['only_first']}, {report['only_second']}")
-        shown.add_row("p (McNemar, exact)", f"{report['p']:.3g}")
-    return shown
+def comparison_table(comparison: Comparison) -> Table:
+    """One figure a row."""
+    low, high = comparison.ci95
+    result = Table("", "value", title="Comparison, item by item", title_justify="left")
+    for name, accuracy in zip((comparison.first, comparison.second), comparison.accuracy, strict=True):
+        result.add_row(f"accuracy of {name}", f"{100 * accuracy:.1f} %")
+    result.add_row("difference (95 %)", f"{100 * comparison.difference:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})")
+    result.add_row("items", str(comparison.items))
+    if comparison.p is not None:
+        result.add_row("solved by the first alone, by the second alone", f"{comparison.only_first}, {comparison.only_second}")
+        result.add_row("p (McNemar, exact)", f"{comparison.p:.3g}")
+    return result
 
 
-def _by_item(directory: str) -> tuple[dict[str, list[bool]], int]:
-    """Outcomes by item, and how many episodes the machine failed, whose items may be missing."""
+def _outcomes(directory: str) -> tuple[dict[str, list[bool]], int]:
+    """Whether each episode of an item was right, by task, and how many episodes failed, whose items may be missing."""
     store = Store(Path(directory))
     if "episodes" not in store.names():
         raise UsageError(
@@ -67,9 +89,8 @@ def _by_item(directory: str) -> tuple[dict[str, list[bool]], int]:
         )
     items: dict[str, list[bool]] = {}
     failed = 0
-    for trajectory in join_chains(store.trajectories("episodes")):
-        if trajectory.failed:
-            failed += 1
-        else:
-            items.setdefault(trajectory.task_id, []).append(trajectory.correct)
+    for group in store.groups("episodes", images=False):
+        failed += len(group.episodes) - len(group.sound)
+        for episode in group.sound:
+            items.setdefault(episode.trajectory.task_id, []).append(episode.trajectory.correct)
     return items, failed

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -12,20 +11,30 @@ from typing import Any
 
 from envs.errors import UsageError
 from envs.runtime.atomic import write_file
+from envs.runtime.progress import Progress
 from envs.tools.outputs import REAL
-from evaluation.ablation import FULL, Ablation, causal_use, keep_outputs, necessity, with_outputs, without_tools
-from evaluation.records import evaluation_record, markdown
+from evaluation.ablation import (
+    FULL,
+    Ablation,
+    AblationReport,
+    causal_use,
+    keep_outputs,
+    necessity,
+    paired,
+    report_json,
+    with_outputs,
+    without_tools,
+)
+from evaluation.records import evaluation_record, markdown, write_records
+from evaluation.types import EvaluationRecord
 from rollout.collect import CollectConfig, Collector, tasks_of
 from rollout.episode.environments import make
-from rollout.types import Episode, Trajectory
-
-Progress = Callable[[str, int], AbstractContextManager[Callable[[int, str], None]]]
-"""Given a title and a total: shows how far it is while it is entered."""
+from rollout.types import Group, GroupSpec
 
 
 @dataclass
 class EvaluateConfig(CollectConfig):
-    """An evaluation: episodes of one policy on held-out tasks, and what is said of them."""
+    """An evaluation: episodes of one policy on held-out tasks, and the records of them."""
 
     ablate: str = "none"
     """none; tools (or true): the same tasks without each tool and without any; outputs: with their outputs blanked or swapped."""
@@ -35,76 +44,93 @@ class EvaluateConfig(CollectConfig):
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """The records of `evaluation.json`, and the report of an ablation where one was asked for."""
+class Evaluation:
+    """The records of `evaluation.json`, and the report of an ablation if one was asked for."""
 
-    records: list[dict[str, Any]]
-    ablation: dict[str, Any] | None = None
+    records: list[EvaluationRecord]
+    ablation: AblationReport | None = None
 
 
-def measure(config: EvaluateConfig, policy_dir: str, progress: Progress) -> Measured:
-    """Roll out and write `evaluation.json`, `evaluation.md`, and `ablation.json` where there is one, below `config.out`.
+def evaluate(config: EvaluateConfig, policy_dir: str, progress: Progress) -> Evaluation:
+    """Roll out and write `evaluation.json`, `evaluation.md`, and `ablation.json` if there is one, below `config.out`.
 
-    `progress` shows how each part of it goes on. Raises UsageError for an ablation that the
-    tasks do not allow, and what `Collector` raises.
+    `progress` shows how each part of it goes on. Raises UsageError for an ablation that the tasks do not allow, and otherwise as
+    `Collector`.
     """
     ablation = _ablation(config.ablate)
     tools = _tools(config)
     if ablation is not Ablation.none and not tools:
         raise UsageError(f"ablate={ablation}: {config.tasks} has no tools to take away")
-    out = Path(config.out)
     with Collector(config, policy_dir) as collector:
-
-        def run(name: str, specs: Sequence[Any]) -> list[Episode]:
-            file = "episodes" if name == FULL else name.replace(" ", "_")
-            with progress(name, len(specs)) as advance:
-                return collector.collect(file, specs, lambda done, _: advance(done, ""))
-
-        episodes = {FULL: run(FULL, collector.specs)}
-        if ablation is Ablation.tools:
-            variants = without_tools(collector.specs, tools)
-            episodes |= {name: run(name, specs) for name, specs in variants.items() if name != FULL}
-        elif ablation is Ablation.outputs:
-            donors = (out / "tool_outputs").absolute()
-            keep_outputs(episodes[FULL], donors)
-            episodes |= {name: run(name, specs) for name, specs in with_outputs(collector.specs, donors).items()}
-    label = config.label or config.policy
+        groups = _collect(config, collector, ablation, tools, progress)
     records = [
-        evaluation_record(
-            label if name == FULL else f"{label}/{name}",
-            [episode.trajectory for episode in part],
-            policy=config.policy,
-            tasks=config.tasks,
-            seed=config.seed,
-            temperature=config.temperature,
-            tools=_tools_of(name, tools),
-            settings={
-                "tool_outputs": name if name in ("blank", "swapped") else REAL,
-                "options": collector.options,
-                "samples": config.group_size,
-                "toolwise": version("toolwise"),
-            },
-        )
-        for name, part in episodes.items()
+        summarise(config, part, name, tools=_tools_of(name, tools), settings=_settings(config, name, collector.options))
+        for name, part in groups.items()
     ]
-    report = _report(ablation, episodes)
-    write_file(out / "evaluation.json", json.dumps(records, indent=2) + "\n")
-    write_file(out / "evaluation.md", markdown(records))
+    report = _report(ablation, groups)
+    write_records(Path(config.out, "evaluation.json"), records)
+    write_file(Path(config.out, "evaluation.md"), markdown(records))
     if report is not None:
-        write_file(out / "ablation.json", json.dumps(report, indent=2) + "\n")
-    return Measured(records, report)
+        write_file(Path(config.out, "ablation.json"), json.dumps(report_json(report), indent=2) + "\n")
+    return Evaluation(records, report)
 
 
-def _report(ablation: Ablation, episodes: dict[str, list[Episode]]) -> dict[str, Any] | None:
-    """Over the items that the machine failed in no variant."""
+def summarise(
+    config: CollectConfig,
+    groups: Sequence[Group],
+    variant: str = FULL,
+    *,
+    tools: Sequence[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> EvaluationRecord:
+    """The record of the groups that were collected with `config`; its label names the variant unless that is the full one."""
+    label = config.label or config.policy
+    return evaluation_record(
+        label if variant == FULL else f"{label}/{variant}",
+        groups,
+        policy=config.policy,
+        tasks=config.tasks,
+        seed=config.seed,
+        temperature=config.temperature,
+        tools=tools,
+        settings=settings,
+    )
+
+
+def _collect(
+    config: EvaluateConfig, collector: Collector, ablation: Ablation, tools: Sequence[str], progress: Progress
+) -> dict[str, list[Group]]:
+    """The groups of every variant, the full one first."""
+
+    def run(name: str, specs: Sequence[GroupSpec]) -> list[Group]:
+        file = "episodes" if name == FULL else name.replace(" ", "_")
+        with progress(name, sum(len(group.episodes) for group in specs)) as advance:
+            return collector.collect(file, specs, advance)
+
+    groups = {FULL: run(FULL, collector.specs)}
+    variants: dict[str, list[GroupSpec]] = {}
+    if ablation is Ablation.tools:
+        variants = without_tools(collector.specs, tools)
+    elif ablation is Ablation.outputs:
+        donors = Path(config.out, "tool_outputs").absolute()
+        keep_outputs(groups[FULL], donors)
+        variants = with_outputs(collector.specs, donors)
+    return groups | {name: run(name, specs) for name, specs in variants.items() if name != FULL}
+
+
+def _report(ablation: Ablation, groups: Mapping[str, Sequence[Group]]) -> AblationReport | None:
     if ablation is Ablation.none:
         return None
-    rows = zip(*([episode.trajectory for episode in part] for part in episodes.values()), strict=True)
-    whole = [row for row in rows if not any(trajectory.failed for trajectory in row)]
-    parts: dict[str, list[Trajectory]] = {name: [row[place] for row in whole] for place, name in enumerate(episodes)}
-    if ablation is Ablation.tools:
-        return necessity(parts)
-    return causal_use(parts.pop(FULL), parts)
+    return necessity(paired(groups)) if ablation is Ablation.tools else causal_use(paired(groups))
+
+
+def _settings(config: EvaluateConfig, variant: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "tool_outputs": variant if variant in ("blank", "swapped") else REAL,
+        "options": dict(options),
+        "samples": config.group_size,
+        "toolwise": version("toolwise"),
+    }
 
 
 def _ablation(value: str) -> Ablation:
@@ -123,7 +149,7 @@ def _tools(config: CollectConfig) -> tuple[str, ...]:
         env.close()
 
 
-def _tools_of(name: str, tools: Sequence[str]) -> list[str]:
-    if name == "without tools":
+def _tools_of(variant: str, tools: Sequence[str]) -> list[str]:
+    if variant == "without tools":
         return []
-    return [tool for tool in tools if name != f"without {tool}"]
+    return [tool for tool in tools if variant != f"without {tool}"]

@@ -7,28 +7,31 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from evaluation.types import Interval
+
 _Z95 = 1.959963984540054
 _RESAMPLES = 4000
 
 
-def wilson_interval(successes: int, trials: int) -> list[float]:
+def wilson_interval(successes: int, trials: int) -> Interval:
     """The 95 % score interval of a proportion (Wilson, JASA 22, 1927), which stays inside 0…1 and holds near the ends."""
     if trials == 0:
-        return [0.0, 1.0]
+        return 0.0, 1.0
     share, z2 = successes / trials, _Z95**2
     centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
     half = _Z95 * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2)) / (1 + z2 / trials)
-    return [max(0.0, centre - half), min(1.0, centre + half)]
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def bootstrap_interval(item_means_N: Sequence[float] | np.ndarray) -> list[float]:
+def bootstrap_interval(item_means_N: Sequence[float] | np.ndarray) -> Interval:
     """The 95 % percentile interval of a mean over N items, which are drawn again with replacement (Efron, Ann. Statist. 7, 1979).
 
-    Items are the unit: samples of one item are not independent. The draws are always the same.
+    Items are the unit, since samples of one item are not independent. The draws are always the same.
     """
     means_N = np.asarray(item_means_N, dtype=np.float64)
     draws = np.random.default_rng(0).integers(len(means_N), size=(_RESAMPLES, len(means_N)))
-    return [float(bound) for bound in np.percentile(means_N[draws].mean(axis=1), [2.5, 97.5])]
+    low, high = np.percentile(means_N[draws].mean(axis=1), [2.5, 97.5])
+    return float(low), float(high)
 
 
 def pass_at_k(correct: int, samples: int, k: int) -> float:
@@ -39,7 +42,8 @@ def pass_at_k(correct: int, samples: int, k: int) -> float:
 
 
 def mcnemar_p(only_first: int, only_second: int) -> float:
-    """McNemar's exact two-sided p-value (1947): that items which one of two alone solved are as likely the one's as the other's."""
+    """McNemar's exact two-sided p-value (1947) of the hypothesis that the items which only one of two policies solved are as likely
+    to be the first's as the second's."""
     discordant = only_first + only_second
     if discordant == 0:
         return 1.0

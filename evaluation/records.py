@@ -1,24 +1,31 @@
-"""From episodes to the records of `evaluation.json`, and a table of them."""
+"""From groups of episodes to the records of `evaluation.json`, their file, and tables of them."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
 from envs.errors import InfrastructureError
+from envs.runtime.atomic import write_file
 from evaluation.intervals import bootstrap_interval, pass_at_k, wilson_interval
-from rollout.types import Trajectory, join_chains
+from evaluation.types import CallsPerEpisode, EvaluationRecord, Interval, NeedResults, Results, SecondsPerEpisode
+from rollout.types import Group, Trajectory
 
 _REALX = ("perception", "reasoning", "search", "integration")  # in RealX-Bench's order
+
+Items = Sequence[Sequence[Trajectory]]
+"""The sound episodes of each item, which is what a group's episodes share; none of them is empty."""
 
 
 def evaluation_record(
     label: str,
-    trajectories: Sequence[Trajectory],
+    groups: Sequence[Group],
     *,
     policy: str,
     tasks: str,
@@ -26,149 +33,158 @@ def evaluation_record(
     temperature: float,
     tools: Sequence[str] | None = None,
     settings: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """One record of `evaluation.json`: accuracy as a fraction with its 95 % interval (Wilson's with one sample an item, else the
-    bootstrap's over items), calls per episode with their population variance, and what they cost. `tools` are those that were on;
-    `settings` is what else a repetition needs.
+) -> EvaluationRecord:
+    """The record of one policy's episodes. The interval of the accuracy is Wilson's with one episode an item, else the bootstrap's
+    over items.
 
-    Episodes that the machine failed are left out; `episodes` counts the rest. Raises InfrastructureError where none is left.
+    Episodes that still failed after their retries are left out; `episodes` counts the rest. Raises InfrastructureError if none is
+    left.
     """
-    episodes = [trajectory for trajectory in join_chains(trajectories) if not trajectory.failed]
-    if not episodes:
-        raise InfrastructureError(f"{label}: there is no episode to evaluate: the machine failed all {len(trajectories)} of them")
-    # A task of several abilities counts for each.
-    abilities = sorted({name for episode in episodes for name in episode.abilities})
-    return {
-        "label": label,
-        "policy": policy,
-        "tasks": tasks,
-        "seed": seed,
-        "temperature": temperature,
-        **({} if tools is None else {"tools": list(tools)}),
-        **(settings or {}),
-        **_part(episodes),
-        **_effort(episodes),
-        "by_ability": {name: _part([episode for episode in episodes if name in episode.abilities]) for name in abilities},
-    }
+    items = [[episode.trajectory for episode in group.sound] for group in groups if group.sound]
+    if not items:
+        count = sum(len(group.episodes) for group in groups)
+        raise InfrastructureError(f"{label}: there is no episode to evaluate: all {count} of them failed after their retries")
+    abilities = sorted({name for item in items for episode in item for name in episode.abilities})
+    return EvaluationRecord(
+        label=label,
+        policy=policy,
+        tasks=tasks,
+        seed=seed,
+        temperature=temperature,
+        tools=None if tools is None else tuple(tools),
+        settings=dict(settings or {}),
+        **_results(items),
+        **_effort([episode for item in items for episode in item]),
+        by_ability={name: Results(**_results(_of_ability(items, name))) for name in abilities},
+    )
 
 
-def _part(episodes: Sequence[Trajectory]) -> dict[str, Any]:
-    correct = sum(episode.correct for episode in episodes)
-    items = _by_item(episodes)
+def _of_ability(items: Items, ability: str) -> Items:
+    chosen = [[episode for episode in item if ability in episode.abilities] for item in items]
+    return [item for item in chosen if item]
+
+
+def _results(items: Items) -> dict[str, Any]:
+    """The fields of `Results`."""
+    episodes = [episode for item in items for episode in item]
     calls_N = np.array([episode.tool_calls for episode in episodes], dtype=np.float64)
     return {
         "episodes": len(episodes),
-        "accuracy": correct / len(episodes),
-        "ci95": _interval(items, correct, len(episodes)),
+        "accuracy": _accuracy(episodes),
+        "ci95": _interval(items),
         "pass_at_k": _pass_at_k(items),
-        "calls_per_episode": {"mean": float(calls_N.mean()), "var": float(calls_N.var())},
+        "calls_per_episode": CallsPerEpisode(float(calls_N.mean()), float(calls_N.var())),
         "by_need": _by_need(episodes),
     }
 
 
-def _by_item(episodes: Sequence[Trajectory]) -> list[list[bool]]:
-    items: dict[str, list[bool]] = {}
-    for episode in episodes:
-        items.setdefault(episode.group_id, []).append(episode.correct)
-    return list(items.values())
+def _accuracy(episodes: Sequence[Trajectory]) -> float:
+    return sum(episode.correct for episode in episodes) / len(episodes)
 
 
-def _interval(items: Sequence[Sequence[bool]], correct: int, episodes: int) -> list[float]:
-    if len(items) == episodes:
-        return wilson_interval(correct, episodes)
-    return bootstrap_interval([float(np.mean(item)) for item in items])
+def _interval(items: Items) -> Interval:
+    if all(len(item) == 1 for item in items):
+        return wilson_interval(sum(item[0].correct for item in items), len(items))
+    return bootstrap_interval([_accuracy(item) for item in items])
 
 
-def _pass_at_k(items: Sequence[Sequence[bool]]) -> dict[str, float]:
-    """For k = 1, 2, 4, … up to the samples that every item has."""
+def _pass_at_k(items: Items) -> dict[str, float]:
+    """For k = 1, 2, 4, … up to the number of episodes that every item has."""
     samples = min(map(len, items))
     ks = [1 << power for power in range(samples.bit_length())]
-    return {str(k): float(np.mean([pass_at_k(sum(item), len(item), k) for item in items])) for k in ks}
+    return {
+        str(k): float(np.mean([pass_at_k(sum(episode.correct for episode in item), len(item), k) for item in items])) for k in ks
+    }
+
+
+def _by_need(episodes: Sequence[Trajectory]) -> dict[str, NeedResults]:
+    results = {}
+    for name, need in (("needed", True), ("not_needed", False)):
+        part = [episode for episode in episodes if episode.needs_tool is need]
+        if part:
+            tool_use = sum(episode.tool_calls > 0 for episode in part) / len(part)
+            results[name] = NeedResults(len(part), _accuracy(part), tool_use)
+    return results
 
 
 def _effort(episodes: Sequence[Trajectory]) -> dict[str, Any]:
-    """Means an episode: calls by tool, sampled tokens, seconds; shares: failed calls by tool, ends by cause."""
+    """What the episodes cost and how they ended: fields of `EvaluationRecord`."""
     turns = [turn for episode in episodes for turn in episode.turns]
-    made = [call for episode in episodes for call in episode.calls]
-    calls = Counter(call.tool for call in made)
-    failed = Counter(call.tool for call in made if call.status != "ok")
+    calls = [call for episode in episodes for call in episode.calls]
+    by_tool = Counter(call.tool for call in calls)
+    failed = Counter(call.tool for call in calls if call.status != "ok")
     ends = Counter(str(episode.stop_reason) for episode in episodes)
     count = len(episodes)
     return {
-        "calls_by_tool": {tool: calls[tool] / count for tool in sorted(calls)},
-        "errors_by_tool": {tool: failed[tool] / calls[tool] for tool in sorted(calls)},
+        "calls_by_tool": {tool: by_tool[tool] / count for tool in sorted(by_tool)},
+        "errors_by_tool": {tool: failed[tool] / by_tool[tool] for tool in sorted(by_tool)},
         "tokens_per_episode": sum(sum(episode.loss_mask) for episode in episodes) / count,
-        "seconds_per_episode": {
-            "generate": sum(turn.generate_s for turn in turns) / count,
-            "tool": sum(call.latency_s for call in made) / count,
-        },
+        "seconds_per_episode": SecondsPerEpisode(
+            generate=sum(turn.generate_s for turn in turns) / count, tool=sum(call.latency_s for call in calls) / count
+        ),
         "ends": {reason: ends[reason] / count for reason in sorted(ends)},
     }
 
 
-def markdown(records: Sequence[dict[str, Any]]) -> str:
-    """RealX-Bench's form: a row a record, the accuracy in percent on all tasks and by ability, and calls per episode."""
-    found = {ability for record in records for ability in record["by_ability"]}
-    abilities = [*(name for name in _REALX if name in found), *sorted(found - set(_REALX))]
+def read_records(path: Path) -> list[EvaluationRecord]:
+    """The records of an `evaluation.json`; none if there is no such file. Raises ValueError for a file of anything else."""
+    return [EvaluationRecord.from_json(record) for record in json.loads(path.read_text())] if path.exists() else []
+
+
+def write_records(path: Path, records: Sequence[EvaluationRecord]) -> None:
+    """Write an `evaluation.json`, whole or not at all."""
+    write_file(path, json.dumps([record.to_json() for record in records], indent=2) + "\n")
+
+
+def merge(known: Sequence[EvaluationRecord], records: Sequence[EvaluationRecord]) -> list[EvaluationRecord]:
+    """`known` and `records` together: a record whose label is known takes that one's place, the others follow at the end."""
+    by_label = {record.label: record for record in known}
+    by_label |= {record.label: record for record in records}
+    return list(by_label.values())
+
+
+def markdown(records: Sequence[EvaluationRecord]) -> str:
+    """RealX-Bench's form: a row for each record, the accuracy in percent on all tasks and by ability, and calls per episode."""
+    present = {ability for record in records for ability in record.by_ability}
+    abilities = [*(name for name in _REALX if name in present), *sorted(present - set(_REALX))]
     header = ["", "all", *abilities, "calls per episode", "episodes"]
     rows = []
     for record in records:
-        parts = [record, *(record["by_ability"].get(ability) for ability in abilities)]
-        calls = record["calls_per_episode"]["mean"]
-        rows.append([record["label"], *map(_accuracy, parts), f"{calls:.2f}", str(record["episodes"])])
+        parts = [record, *(record.by_ability.get(ability) for ability in abilities)]
+        calls = f"{record.calls_per_episode.mean:.2f}"
+        rows.append([record.label, *map(_accuracy_text, parts), calls, str(record.episodes)])
     lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _by_need(episodes: Sequence[Trajectory]) -> dict[str, Any]:
-    """Where it is known whether a task needs a tool: accuracy, and the share of episodes with at least one call."""
-    result = {}
-    for name, need in (("needed", True), ("not_needed", False)):
-        part = [episode for episode in episodes if episode.needs_tool is need]
-        if part:
-            result[name] = {
-                "episodes": len(part),
-                "accuracy": sum(episode.correct for episode in part) / len(part),
-                "tool_use": sum(episode.tool_calls > 0 for episode in part) / len(part),
-            }
-    return result
-
-
-def merge(known: Sequence[dict[str, Any]], records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """`known` with `records` in: one of a known label takes that one's place, the others follow at the end."""
-    by_label = {record["label"]: record for record in known}
-    by_label |= {record["label"]: record for record in records}
-    return list(by_label.values())
-
-
-def table(records: Sequence[dict[str, Any]]) -> Table:
+def table(records: Sequence[EvaluationRecord]) -> Table:
     """The records side by side, a column each: all tasks together, then each ability."""
     result = Table(title="Held-out tasks", title_justify="left")
     result.add_column("")
     for record in records:
-        result.add_column(f"{record['label']}\n({record['episodes']} episodes)", justify="right")
-    abilities = sorted({ability for record in records for ability in record["by_ability"]})
+        result.add_column(f"{record.label}\n({record.episodes} episodes)", justify="right")
+    abilities = sorted({ability for record in records for ability in record.by_ability})
     for ability in (None, *abilities):
-        parts = [record if ability is None else record["by_ability"].get(ability) for record in records]
+        parts = [record if ability is None else record.by_ability.get(ability) for record in records]
         result.add_section()
-        result.add_row(f"[bold]{ability or 'all'}[/bold]: accuracy (95 %)", *map(_accuracy, parts))
-        result.add_row("  calls per episode: mean (variance)", *map(_calls, parts))
-        for need, name in (("needed", "  used a tool where one is needed"), ("not_needed", "  used a tool where none is needed")):
-            result.add_row(name, *(_tool_use(part, need) for part in parts))
+        result.add_row(f"[bold]{ability or 'all'}[/bold]: accuracy (95 %)", *map(_accuracy_text, parts))
+        result.add_row("  calls per episode: mean (variance)", *map(_calls_text, parts))
+        for need, name in (("needed", "  used a tool if one is needed"), ("not_needed", "  used a tool if none is needed")):
+            result.add_row(name, *(_tool_use_text(part, need) for part in parts))
     return result
 
 
-def _accuracy(part: dict[str, Any] | None) -> str:
-    if part is None:
+def _accuracy_text(results: Results | None) -> str:
+    if results is None:
         return "–"
-    low, high = part["ci95"]
-    return f"{100 * part['accuracy']:.1f} % ({100 * low:.1f}–{100 * high:.1f})"
+    low, high = results.ci95
+    return f"{100 * results.accuracy:.1f} % ({100 * low:.1f}–{100 * high:.1f})"
 
 
-def _calls(part: dict[str, Any] | None) -> str:
-    return "–" if part is None else "{mean:.2f} ({var:.2f})".format(**part["calls_per_episode"])
+def _calls_text(results: Results | None) -> str:
+    return "–" if results is None else f"{results.calls_per_episode.mean:.2f} ({results.calls_per_episode.var:.2f})"
 
 
-def _tool_use(part: dict[str, Any] | None, need: str) -> str:
-    known = (part or {}).get("by_need", {}).get(need)
-    return "–" if known is None else f"{100 * known['tool_use']:.1f} %"
+def _tool_use_text(results: Results | None, need: str) -> str:
+    part = None if results is None else results.by_need.get(need)
+    return "–" if part is None else f"{100 * part.tool_use:.1f} %"

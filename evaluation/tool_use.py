@@ -1,51 +1,58 @@
-"""How a policy uses its tools: metrics of a batch of trajectories, and the alarm for when it stops. Pure NumPy.
+"""How a policy uses its tools: metrics of the groups of one step, and the alarm for when it stops. Pure NumPy.
 
-Axes: N episodes, G groups. Episodes that the machine failed (INFRASTRUCTURE) are left out everywhere.
+Axes: N episodes, G groups. An episode of several chains counts once; episodes that still failed after their retries
+(INFRASTRUCTURE) are left out everywhere.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from rollout.types import StopReason, Trajectory, join_chains
+from rollout.types import Group, StopReason, Trajectory
 
 
-def tool_use_metrics(trajectories: Iterable[Trajectory], alarm: CollapseAlarm | None = None) -> dict[str, float]:
-    """Everything worth plotting of one step, under verl's names where it has one; by ability as well, under `ability/<name>/`.
+def tool_use_metrics(groups: Sequence[Group], alarm: CollapseAlarm | None = None) -> dict[str, float]:
+    """All that is worth plotting of one step, under verl's names if it has one; by ability as well, under `ability/<name>/`.
 
-    `alarm` is told of the step and adds `tools/collapse_alarm` (0 or 1). Metrics that the step says nothing about are left out: a
-    mean over no episodes has no value. Raises ValueError where no episode is left.
+    An episode of several abilities counts for each of them. `alarm` is told of the step and adds `tools/collapse_alarm` (0 or 1).
+    Metrics that the step says nothing about are left out: a mean over no episodes has no value. Raises ValueError if no episode is
+    left.
     """
-    episodes = [trajectory for trajectory in join_chains(trajectories) if not trajectory.failed]
-    if not episodes:
+    episodes_G = [[episode.trajectory for episode in group.sound] for group in groups if group.sound]
+    if not episodes_G:
         raise ValueError("there is no episode to measure: every one of them failed for reasons of infrastructure")
-    # Of an ability that left a tool alone the frequency is 0, not unknown.
+    episodes = [episode for group in episodes_G for episode in group]
+    # Report 0, not a missing value, for an ability whose episodes never called a tool that others called.
     tools = sorted({call.tool for episode in episodes for call in episode.calls})
-    metrics = _metrics(episodes, alarm, "", tools)
-    abilities = sorted({name for episode in episodes for name in episode.abilities})
-    for ability in abilities:
-        part = _metrics([episode for episode in episodes if ability in episode.abilities], alarm, ability, tools)
+    metrics = _metrics(episodes_G, alarm, "", tools)
+    for ability in sorted({name for episode in episodes for name in episode.abilities}):
+        chosen_G = [[episode for episode in group if ability in episode.abilities] for group in episodes_G]
+        part = _metrics([group for group in chosen_G if group], alarm, ability, tools)
         metrics |= {f"ability/{ability}/{name}": value for name, value in part.items()}
     if alarm is not None:
         metrics["tools/collapse_alarm"] = float(alarm.ringing)
     return metrics
 
 
-def _metrics(episodes: Sequence[Trajectory], alarm: CollapseAlarm | None, name: str, tools: Sequence[str]) -> dict[str, float]:
-    calls_N = np.array([episode.tool_calls for episode in episodes], dtype=np.float64)
-    rewards_N = np.array([episode.reward for episode in episodes], dtype=np.float64)
-    group_ids_N = [episode.group_id for episode in episodes]
-    within, between = variance_parts(calls_N, group_ids_N)
-    metrics = {
+def _metrics(
+    episodes_G: Sequence[Sequence[Trajectory]], alarm: CollapseAlarm | None, name: str, tools: Sequence[str]
+) -> dict[str, float]:
+    episodes = [episode for group in episodes_G for episode in group]
+    calls_G = _values(episodes_G, lambda episode: episode.tool_calls)
+    rewards_G = _values(episodes_G, lambda episode: episode.reward)
+    used_G = [calls > 0 for calls in calls_G]
+    calls_N, rewards_N, used_N = np.concatenate(calls_G), np.concatenate(rewards_G), np.concatenate(used_G)
+    within, between = variance_parts(calls_G)
+    metrics = _reward_parts(episodes) | {
         "critic/score/mean": rewards_N.mean(),
         "critic/score/max": rewards_N.max(),
         "critic/score/min": rewards_N.min(),
-        # Sampled tokens alone: observations are not the policy's doing.
+        # Sampled tokens alone: the policy does not write the observations.
         "response_length/mean": np.mean([sum(episode.loss_mask) for episode in episodes]),
         # The prompt, the actions, and the observations between them, as verl counts.
         "num_turns/mean": np.mean([2 * len(episode.turns) for episode in episodes]),
@@ -55,15 +62,14 @@ def _metrics(episodes: Sequence[Trajectory], alarm: CollapseAlarm | None, name: 
         "tools/calls_per_episode/max": calls_N.max(),
         "tools/variance/within_group": within,
         "tools/variance/between_group": between,
-        "tools/zero_variance_groups": np.mean([counts.var() == 0 for counts in _by_group(calls_N, group_ids_N)]),
+        "tools/zero_variance_groups": np.mean([calls.var() == 0 for calls in calls_G]),
         "tools/repeat_rate": repeat_rate(episodes),
     }
-    used_N = calls_N > 0
     if used_N.any():
         metrics["reward/with_tools"] = rewards_N[used_N].mean()
     if not used_N.all():
         metrics["reward/without_tools"] = rewards_N[~used_N].mean()
-    advantage = tool_advantage(rewards_N, used_N, group_ids_N)
+    advantage = tool_advantage(rewards_G, used_G)
     if advantage is not None:
         metrics["reward/tool_advantage"] = advantage
     for reason in StopReason:
@@ -73,6 +79,20 @@ def _metrics(episodes: Sequence[Trajectory], alarm: CollapseAlarm | None, name: 
     if alarm is not None:
         metrics["tools/collapse_alarm"] = float(alarm.update(name, float(used_N.mean()), advantage))
     return {name: float(value) for name, value in metrics.items()}
+
+
+def _values(episodes_G: Sequence[Sequence[Trajectory]], value: Callable[[Trajectory], float]) -> list[np.ndarray]:
+    """One number for each episode, an array for each group."""
+    return [np.array([value(episode) for episode in group], dtype=np.float64) for group in episodes_G]
+
+
+def _reward_parts(episodes: Sequence[Trajectory]) -> dict[str, Any]:
+    """The mean of each part of the reward over the episodes that have it."""
+    parts = defaultdict(list)
+    for episode in episodes:
+        for name, value in episode.reward_parts.items():
+            parts[name].append(value)
+    return {f"reward/{name}": np.mean(values) for name, values in sorted(parts.items())}
 
 
 def _by_tool(episodes: Sequence[Trajectory], tools: Sequence[str]) -> dict[str, Any]:
@@ -94,16 +114,16 @@ def _by_tool(episodes: Sequence[Trajectory], tools: Sequence[str]) -> dict[str, 
     return metrics
 
 
-def variance_parts(values_N: np.ndarray, group_ids_N: Sequence[str]) -> tuple[float, float]:
+def variance_parts(values_G: Sequence[np.ndarray]) -> tuple[float, float]:
     """The variance within groups and the one between them, which add up to the variance of all values.
 
     Law of total variance, Var X = E[Var(X | G)] + Var(E[X | G]) (Casella and Berger, Statistical Inference, theorem 4.4.7), with
     population variances and each group weighted by its size: Σ n_g/N · Var_g and Σ n_g/N · (mean_g − mean)².
     """
-    groups = _by_group(values_N, group_ids_N)
-    weights_G = np.array([len(group) for group in groups]) / len(values_N)
-    within = weights_G @ np.array([group.var() for group in groups])
-    between = weights_G @ (np.array([group.mean() for group in groups]) - values_N.mean()) ** 2
+    values_N = np.concatenate(values_G)
+    weights_G = np.array([len(values) for values in values_G]) / len(values_N)
+    within = weights_G @ np.array([values.var() for values in values_G])
+    between = weights_G @ (np.array([values.mean() for values in values_G]) - values_N.mean()) ** 2
     return float(within), float(between)
 
 
@@ -117,31 +137,28 @@ def repeat_rate(episodes: Sequence[Trajectory]) -> float:
     return repeats / calls if calls else 0.0
 
 
-def tool_advantage(rewards_N: np.ndarray, used_N: np.ndarray, group_ids_N: Sequence[str]) -> float | None:
-    """Reward of episodes with a tool call minus that of those without, in the mean over groups that have both.
+def tool_advantage(rewards_G: Sequence[np.ndarray], used_G: Sequence[np.ndarray]) -> float | None:
+    """Reward of episodes with a tool call minus that of episodes without, in the mean over the groups that have both.
 
-    Within a group the task is the same, so hard tasks, which call for tools and score low, do not blur the comparison. Where no
-    group has both, the plain difference of means; None where one of the two never occurred.
+    Within a group the task is the same, so that hard tasks, which call for tools and score low, do not blur the comparison. If no
+    group has both, the plain difference of means; None if one of the two never occurred. `used_G` are booleans.
     """
-    contrasts = []
-    for rewards, used in zip(_by_group(rewards_N, group_ids_N), _by_group(used_N, group_ids_N), strict=True):
-        if used.any() and not used.all():
-            contrasts.append(rewards[used].mean() - rewards[~used].mean())
+    contrasts = [
+        rewards[used].mean() - rewards[~used].mean()
+        for rewards, used in zip(rewards_G, used_G, strict=True)
+        if used.any() and not used.all()
+    ]
     if contrasts:
         return float(np.mean(contrasts))
+    rewards_N, used_N = np.concatenate(rewards_G), np.concatenate(used_G)
     if used_N.any() and not used_N.all():
         return float(rewards_N[used_N].mean() - rewards_N[~used_N].mean())
     return None
 
 
-def _by_group(values_N: np.ndarray, group_ids_N: Sequence[str]) -> list[np.ndarray]:
-    names, group_N = np.unique(np.asarray(group_ids_N), return_inverse=True)
-    return [values_N[group_N == group] for group in range(len(names))]
-
-
 @dataclass(slots=True)
 class _Watch:
-    """What the alarm remembers of one ability."""
+    """What the alarm remembers about one ability."""
 
     first_uses: list[float] = field(default_factory=list)
     advantage: float | None = None

@@ -17,7 +17,7 @@ from learner.experiment import Stage
 from learner.training_run import TrainingRun
 from rollout.collect import group_specs
 from rollout.tokens.chat_format import ChatFormat
-from rollout.types import Episode
+from rollout.types import Episode, episodes_of
 
 CHECKPOINT = "cold_start"
 ATTEMPTS_PER_DEMONSTRATION = 4
@@ -47,7 +47,7 @@ def collect_demonstrations(training: TrainingRun) -> list[Episode]:
     kept: list[Episode] = []
     for attempt in range(ATTEMPTS_PER_DEMONSTRATION):
         specs = group_specs("demonstrations", training.tasks("train"), groups=wanted, seed=seed, step=attempt, actor="expert")
-        kept += [episode for episode in training.rollout(specs) if is_verified(episode.trajectory)]
+        kept += [episode for episode in episodes_of(training.rollout(specs)) if is_verified(episode.trajectory)]
         if len(kept) >= wanted:
             break
     else:
@@ -72,7 +72,7 @@ def collect_rehearsal(training: TrainingRun) -> list[Episode]:
     specs = group_specs(
         "rehearsal", resolve(settings.rehearsal_tasks), groups=settings.rehearsal, seed=training.config.seed, actor="expert"
     )
-    kept = [episode for episode in training.rollout(specs) if is_verified(episode.trajectory)]
+    kept = [episode for episode in episodes_of(training.rollout(specs)) if is_verified(episode.trajectory)]
     if not kept:
         raise UsageError(
             f"no expert episode of cold_start.rehearsal_tasks={settings.rehearsal_tasks} was right: write null for none"
@@ -129,7 +129,8 @@ def run_cold_start(training: TrainingRun, steps: SupervisedSteps) -> Path:
             if step % settings.evaluate_every == 0 or step == settings.max_steps:
                 training.publish()
                 held_out = training.sample("validation", settings.validation_episodes, "validation")
-                history.append((step, float(np.mean([trajectory.correct for trajectory in held_out]))))
+                correct = [episode.trajectory.correct for group in held_out for episode in group.sound]
+                history.append((step, float(np.mean(correct))))
                 training.save(f"{CHECKPOINT}_{step}", history=history)
                 directory.prune(CHECKPOINT, keep={_best(history)[0]})
     best_step, best_accuracy = _best(history)

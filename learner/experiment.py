@@ -9,7 +9,7 @@ from typing import Any
 
 from envs.errors import UsageError
 from learner.config import LearnerConfig
-from rollout.config import Backend, RolloutConfig
+from rollout.config import RolloutConfig
 
 
 class Stage(StrEnum):
@@ -163,8 +163,8 @@ class Experiment:
 
     def check(self, finished: Collection[str] = ()) -> None:
         """Raise UsageError if these settings contradict each other. `finished` are the stages that the run has behind it."""
-        if self.rollout.backend is not Backend.vllm:
-            raise UsageError(f"rollout.backend={self.rollout.backend}: only vllm can be given new weights; leave it out to train")
+        if self.rollout.engine.kind in ("endpoint", "none"):
+            raise UsageError(f"rollout.engine.kind={self.rollout.engine.kind} takes no new weights: leave it out to train")
         if Stage.control in self.stages and not {Stage.cold_start, Stage.rl} <= {*self.stages, *finished}:
             raise UsageError("the control goes on with a cold start for as long as RL took: write stages=[cold_start,rl,control]")
         longest, room = self.rollout.episode.max_tokens, self.rollout.engine.max_model_len

@@ -8,10 +8,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from envs import resolve
 from envs.runtime.progress import Advance, Progress, silent
+from evaluation.types import EvaluationRecord
 from learner.experiment import Experiment
 from learner.run_directory import RunDirectory
 from learner.trainer import Trainer, find_trainer
@@ -30,7 +31,7 @@ def _hidden(title: str, total: int) -> AbstractContextManager[Advance]:
 
 def run(
     config: Experiment, progress: Progress = _hidden, say: Callable[[str], None] = lambda text: None
-) -> tuple[Path, list[dict[str, Any]]]:
+) -> tuple[Path, list[EvaluationRecord]]:
     """Do every stage that is not finished yet; returns the run directory and the records of `evaluation.json`.
 
     `progress` and `say` show a person how the run goes on. Raises UsageError, before anything is written, if settings contradict

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from evaluation.types import EvaluationRecord
 from learner.cold_start import SupervisedSteps, run_cold_start, run_control
 from learner.experiment import Stage
 from learner.train import run_rl
 from learner.training_run import TrainingRun
 
 
-def run_stages(training: TrainingRun) -> list[dict[str, Any]]:
+def run_stages(training: TrainingRun) -> list[EvaluationRecord]:
     """Do every stage of `config.stages` that is not finished yet; returns the records of `evaluation.json`."""
     config, directory = training.config, training.directory
     if "base" not in directory.progress:
@@ -32,5 +31,5 @@ def run_stages(training: TrainingRun) -> list[dict[str, Any]]:
         training.evaluate("control", f"{checkpoint}/policy")
         training.finish("control")
     records = training.records()
-    training.tracker.summarise({f"val/{record['label']}/accuracy": record["accuracy"] for record in records})
+    training.tracker.summarise({f"val/{record.label}/accuracy": record.accuracy for record in records})
     return records

@@ -17,7 +17,7 @@ from learner.cold_start import CHECKPOINT as COLD_START
 from learner.experiment import Stage
 from learner.training_run import TrainingRun
 from rollout.collect import group_specs
-from rollout.types import Episode, EpisodeSpec
+from rollout.types import Episode, GroupSpec, episodes_of
 
 CHECKPOINT = "step"
 
@@ -34,7 +34,8 @@ def run_rl(training: TrainingRun) -> tuple[Path, float]:
         while step < settings.steps:
             clock = Clock()
             with clock.time("rollout"):
-                outcomes = training.rollout(_specs(training, step))
+                groups = training.rollout(_specs(training, step))
+                outcomes = list(episodes_of(groups))
                 # Episodes that still failed for infrastructure reasons after all retries have no outcome to learn from.
                 episodes = [episode for episode in outcomes if not episode.failed]
             if not episodes:
@@ -47,7 +48,7 @@ def run_rl(training: TrainingRun) -> tuple[Path, float]:
                 training.count_step()
             with clock.time("sync"):
                 training.publish()
-            metrics |= tool_use_metrics([episode.trajectory for episode in episodes], alarm)
+            metrics |= tool_use_metrics(groups, alarm)
             metrics |= gap_metrics(batch, old_log_probs, entropies) | clock.metrics(episodes)
             metrics["rollout/infrastructure_failures"] = len(outcomes) - len(episodes)
             training.store.write(f"rl_{step:06d}", outcomes)
@@ -121,7 +122,7 @@ def _resume(training: TrainingRun, alarm: CollapseAlarm) -> tuple[int, float]:
     return state["step"], state["seconds"]
 
 
-def _specs(training: TrainingRun, step: int) -> list[EpisodeSpec]:
+def _specs(training: TrainingRun, step: int) -> list[GroupSpec]:
     config = training.config
     return group_specs(
         "rl",

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from envs import resolve
-from envs.runtime.atomic import write_file
 from envs.runtime.progress import Progress
-from evaluation.records import evaluation_record, merge
+from evaluation.records import evaluation_record, merge, read_records, write_records
+from evaluation.types import EvaluationRecord
 from learner.batch import Batch
 from learner.experiment import Experiment, Stage
 from learner.run_directory import RunDirectory, settings_of
@@ -19,7 +19,7 @@ from learner.trainer import Trainer
 from rollout.cluster.fleet import Fleet
 from rollout.collect import Tasks, group_specs
 from rollout.store import Store
-from rollout.types import Episode, EpisodeSpec, Trajectory
+from rollout.types import Episode, Group, GroupSpec
 
 
 class TrainingRun:
@@ -100,14 +100,14 @@ class TrainingRun:
         """Give the fleet the trainer's weights."""
         self.fleet.publish(self.trainer.state_dict(), self.version)
 
-    def rollout(self, specs: Sequence[EpisodeSpec]) -> list[Episode]:
-        """Run episodes on the fleet: one outcome for each, in the order of `specs`."""
-        return self.fleet.collect(specs)
+    def rollout(self, groups: Sequence[GroupSpec]) -> list[Group]:
+        """Run groups of episodes on the fleet: one outcome for each, in their order."""
+        return self.fleet.collect(groups)
 
-    def sample(self, name: str, episodes: int, split: str, temperature: float = 1.0) -> list[Trajectory]:
-        """Roll the served policy out on held-out tasks, the same ones for every policy; episodes that failed are left out."""
-        specs = group_specs(name, self.tasks(split), groups=episodes, seed=self.config.evaluation.seed, temperature=temperature)
-        return [episode.trajectory for episode in self.rollout(specs) if not episode.failed]
+    def sample(self, name: str, episodes: int, split: str, temperature: float = 1.0) -> list[Group]:
+        """Roll the served policy out on held-out tasks, the same ones for every policy."""
+        tasks = self.tasks(split)
+        return self.rollout(group_specs(name, tasks, groups=episodes, seed=self.config.evaluation.seed, temperature=temperature))
 
     def tasks(self, split: str) -> Tasks:
         """The tasks of a split."""
@@ -115,12 +115,11 @@ class TrainingRun:
             self._tasks[split] = resolve(self.config.tasks, getattr(self.config.task_options, split))
         return self._tasks[split]
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[EvaluationRecord]:
         """The records of `evaluation.json` so far."""
-        path = self.directory.path / "evaluation.json"
-        return json.loads(path.read_text()) if path.exists() else []
+        return read_records(self.directory.path / "evaluation.json")
 
-    def evaluate(self, label: str, policy: str) -> list[dict[str, Any]]:
+    def evaluate(self, label: str, policy: str) -> list[EvaluationRecord]:
         """Measure the served policy, whose directory is `policy`, on the test split; merge the records into `evaluation.json`."""
         settings = self.config.evaluation
         self.say(f"{label}: measured on {settings.episodes} held-out tasks")
@@ -135,5 +134,5 @@ class TrainingRun:
             )
             for temperature in settings.temperatures
         ]
-        write_file(self.directory.path / "evaluation.json", json.dumps(merge(self.records(), records), indent=2) + "\n")
+        write_records(self.directory.path / "evaluation.json", merge(self.records(), records))
         return records

@@ -1,30 +1,29 @@
-"""Which episodes to run, and running them without learning.
-
-Seeds depend on nothing but where an episode stands, so that any step can be run again.
-"""
+"""Rolling out without learning: the settings of `toolwise collect`, and the fleet that runs their episodes."""
 
 from __future__ import annotations
 
+import importlib
+import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
+import gymnasium
+from gymnasium.envs.registration import load_env_creator
 
 from envs import count_rows, resolve
 from envs.datasets import is_dataset
 from envs.errors import UsageError
+from envs.runtime.progress import Advance, silent
 from rollout.cluster.connect import join
-from rollout.cluster.fleet import Fleet, Progress
-from rollout.config import Backend, RolloutConfig
+from rollout.cluster.fleet import Fleet
+from rollout.config import RolloutConfig
+from rollout.specs import Tasks, group_specs
 from rollout.store import Store
-from rollout.types import Episode, EpisodeSpec
+from rollout.types import Group, GroupSpec, episodes_of
 
 _SCRIPT_TOKENS = 1 << 16
-
-Tasks = tuple[str, dict[str, Any]]
-"""An environment id and the keyword arguments to make it with."""
 
 SCRIPTS = {"oracle": "expert", "random": "random"}
 """Policies that are scripts of the environment, and the actor that plays them."""
@@ -41,8 +40,8 @@ class CollectConfig:
     """An environment id, a file of questions (.jsonl, .json, .parquet, .tsv), or a directory of Hugging Face's `datasets`."""
 
     options: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the environment, as in +options.need=1. Our own tasks take split=test where this names no other; of a
-    file all rows are taken where it names no split."""
+    """Keyword arguments of the environment, as in +options.need=1. An environment whose `split` is "train" unless it is told
+    otherwise gets split=test if none is named here. Of a file all rows are taken unless a split is named."""
 
     policy: str = "starter"
     """A directory in the Hugging Face layout, `starter`, `oracle` (the scripted expert), `random`, or the URL of an
@@ -73,13 +72,13 @@ class CollectConfig:
 
 
 def tasks_of(config: CollectConfig) -> Tasks:
-    """What `config.tasks` and `config.options` ask for. Raises what `resolve` raises."""
-    ours = config.tasks.startswith("toolwise/") and not is_dataset(config.tasks)
-    return resolve(config.tasks, ({"split": "test"} if ours else {}) | config.options)
+    """The environment that `config.tasks` and `config.options` ask for. Raises as `resolve`, and UsageError for a module that is
+    not found."""
+    return resolve(config.tasks, _held_out(config.tasks) | config.options)
 
 
 def group_count(config: CollectConfig) -> int:
-    """The number of tasks: `config.episodes`, or all rows of a file that has fewer. Raises what `resolve` raises."""
+    """The number of tasks: `config.episodes`, or all rows of a file that has fewer. Raises as `tasks_of`."""
     rows = count_rows(*tasks_of(config))
     return config.episodes if rows is None else min(config.episodes, rows)
 
@@ -89,62 +88,24 @@ def is_endpoint(policy: str) -> bool:
     return policy.startswith(("http://", "https://"))
 
 
-def group_specs(
-    name: str,
-    tasks: Tasks,
-    *,
-    groups: int,
-    group_size: int = 1,
-    seed: int,
-    step: int = 0,
-    temperature: float = 1.0,
-    actor: str = "policy",
-    in_order: bool = False,
-) -> list[EpisodeSpec]:
-    """`groups` · `group_size` episodes; those of a group share their task. `in_order`: each group has the next row of a file.
-
-    Seeds are drawn from (`name`, `seed`, `step`, group, member): the same arguments give the same tasks and the same samples.
-    """
-    env_id, env_kwargs = tasks
-    specs = []
-    for group in range(groups):
-        group_id = f"{name}-{step}-{group}"
-        path = (*name.encode(), step, group)
-        env_seed = _seed(seed, path)
-        for member in range(group_size):
-            specs.append(
-                EpisodeSpec(
-                    episode_id=f"{group_id}-{member}",
-                    group_id=group_id,
-                    env_id=env_id,
-                    env_seed=env_seed,
-                    sampling_seed=_seed(seed, (*path, member + 1)),
-                    temperature=temperature,
-                    actor=actor,
-                    env_kwargs=env_kwargs | {"row": group} if in_order else env_kwargs,
-                )
-            )
-    return specs
-
-
-def collect(config: CollectConfig, policy_dir: str, on_progress: Progress | None = None) -> list[Episode]:
+def collect(config: CollectConfig, policy_dir: str, advance: Advance = silent) -> list[Group]:
     """Roll out, and write `trajectories/episodes.jsonl` below `config.out`.
 
     `policy_dir` is the policy's directory; for a script or an endpoint, the one in whose tokens the transcripts are written.
-    Raises UsageError for tasks that cannot be had, and where there are episodes in `config.out` already.
+    Raises UsageError if the tasks cannot be used, and if there are episodes in `config.out` already.
     """
     with Collector(config, policy_dir) as collector:
-        return collector.collect("episodes", collector.specs, on_progress)
+        return collector.collect("episodes", collector.specs, advance)
 
 
 class Collector:
-    """The fleet and the episodes of a configuration. `with` starts the fleet, on the Ray that it joins or starts, and stops it."""
+    """The fleet and the groups of a configuration. `with` starts the fleet, on the Ray that it joins or starts, and stops it."""
 
     def __init__(self, config: CollectConfig, policy_dir: str) -> None:
         self.store = Store(config.out)
         if self.store.names():
             raise UsageError(f"{config.out} holds episodes already: write another out=")
-        self._rollout = _prepared(config, policy_dir)
+        self.rollout = _rollout_of(config, policy_dir)
         tasks = tasks_of(config)
         self.options = tasks[1]
         self.specs = group_specs(
@@ -159,37 +120,50 @@ class Collector:
         )
 
     def __enter__(self) -> Self:
-        join(self._rollout, self._rollout.workers * self._rollout.gpus_per_worker)
-        self._fleet = Fleet(self._rollout)
+        join(self.rollout, self.rollout.workers * self.rollout.gpus_per_worker)
+        self._fleet = Fleet(self.rollout)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._fleet.shutdown()
 
-    def collect(self, name: str, specs: Sequence[EpisodeSpec], on_progress: Progress | None = None) -> list[Episode]:
-        """Roll the episodes out and write them as `trajectories/<name>.jsonl`."""
-        episodes = self._fleet.collect(specs, on_progress)
-        self.store.write(name, episodes)
-        return episodes
+    def collect(self, name: str, specs: Sequence[GroupSpec], advance: Advance = silent) -> list[Group]:
+        """Roll the groups out and write their episodes as `trajectories/<name>.jsonl`."""
+        groups = self._fleet.collect(specs, advance)
+        self.store.write(name, episodes_of(groups))
+        return groups
 
 
-def _prepared(config: CollectConfig, policy_dir: str) -> RolloutConfig:
-    """The rollout's settings, with what the policy needs. Raises UsageError for an endpoint without a model's name."""
+def _rollout_of(config: CollectConfig, policy_dir: str) -> RolloutConfig:
+    """The settings of the rollout, with what the policy needs. Raises UsageError for an endpoint without a model's name."""
     rollout = config.rollout
-    rollout.engine.policy = policy_dir
+    engine, episode, endpoint = replace(rollout.engine, policy=policy_dir), rollout.episode, rollout.endpoint
     if config.policy in SCRIPTS:
-        rollout.backend = Backend.none
         # No model's context bounds a script, whose texts the tokenizer of a small policy may spell out byte by byte.
-        for settings, name in ((rollout.engine, "max_model_len"), (rollout.episode, "max_tokens")):
-            setattr(settings, name, max(getattr(settings, name), _SCRIPT_TOKENS))
+        engine = replace(engine, kind="none", max_model_len=max(engine.max_model_len, _SCRIPT_TOKENS))
+        episode = replace(episode, max_tokens=max(episode.max_tokens, _SCRIPT_TOKENS))
     elif is_endpoint(config.policy):
         if not config.policy_model:
             raise UsageError("policy= is an endpoint: write policy_model=NAME as well, the name by which it knows its model")
-        rollout.backend = Backend.endpoint
-        rollout.endpoint.url, rollout.endpoint.model = config.policy, config.policy_model
-    return rollout
+        engine = replace(engine, kind="endpoint")
+        endpoint = replace(endpoint, url=config.policy, model=config.policy_model)
+    return replace(rollout, engine=engine, episode=episode, endpoint=endpoint)
 
 
-def _seed(seed: int, path: tuple[int, ...]) -> int:
-    # 31 bits: Gymnasium, vLLM and random.Random all take such a seed.
-    return int(np.random.SeedSequence(seed, spawn_key=path).generate_state(1)[0] >> 1)
+def _held_out(tasks: str) -> dict[str, Any]:
+    """{"split": "test"} for an environment whose maker is on its training split unless it is told otherwise, else nothing."""
+    if is_dataset(tasks):
+        return {}
+    module, _, env_id = tasks.rpartition(":")
+    try:
+        if module:
+            importlib.import_module(module)
+        spec = gymnasium.registry.get(env_id)
+        if spec is None or spec.entry_point is None:  # `resolve` says so
+            return {}
+        maker = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+    except ModuleNotFoundError as error:
+        raise UsageError(f"tasks={tasks}: there is no module {error.name}; put its directory into PYTHONPATH") from error
+    parameter = inspect.signature(maker).parameters.get("split")
+    default = spec.kwargs.get("split", parameter.default if parameter else None)
+    return {"split": "test"} if default == "train" else {}

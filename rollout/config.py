@@ -10,12 +10,16 @@ PROTOCOL_PROMPT = "protocol"
 
 @dataclass
 class EngineConfig:
-    """One vLLM engine."""
+    """The engine of one worker. All but `kind` and `policy` are settings of vLLM."""
 
+    kind: str = "vllm"
+    """Who samples: vllm, endpoint, none if all episodes are played by scripts, or your own class as module:Class. It is made as
+    Class(config: RolloutConfig, version: int) and is a `rollout.policy.Policy` or `ChatPolicy`."""
     policy: str = ""
-    """Directory of the policy in the Hugging Face layout."""
+    """Directory of the policy in the Hugging Face layout. Transcripts are written with its chat template and tokenizer, whoever
+    samples."""
     device: str = "auto"
-    """"cpu", "cuda", or "auto" for cuda where there is one."""
+    """"cpu", "cuda", or "auto" for cuda if there is a GPU."""
     dtype: str = "auto"
     """Weights and activations; "auto" takes the checkpoint's own."""
     max_model_len: int = 4096
@@ -46,26 +50,18 @@ class EngineConfig:
     """Seed of the engine itself; each request carries its own."""
 
 
-class Backend(StrEnum):
-    """What a worker samples from."""
-
-    vllm = "vllm"
-    endpoint = "endpoint"
-    none = "none"
-
-
 @dataclass
 class EndpointConfig:
     """A policy behind an OpenAI-compatible endpoint."""
 
     url: str = ""
-    """Where `/chat/completions` is, like http://localhost:8000/v1."""
+    """The address to which `/chat/completions` belongs, like http://localhost:8000/v1."""
     model: str = ""
     """The name by which the endpoint knows the model."""
     timeout_s: float = 120.0
     """Deadline of one request in seconds."""
     attempts: int = 5
-    """How often a request is tried where the endpoint is busy or failing."""
+    """How often a request is tried if the endpoint is busy or failing."""
 
 
 class History(StrEnum):
@@ -84,9 +80,9 @@ class EpisodeConfig:
     max_action_tokens: int = 256
     """Longest action in tokens."""
     max_observation_tokens: int = 1024
-    """Longest text of one observation in tokens; what is over is cut and marked. Images count against `max_tokens` alone."""
+    """Longest text of one observation in tokens; a longer one is cut and marked. Images count against `max_tokens` alone."""
     max_turns: int = 16
-    """Most actions. An environment with a limit of its own ends earlier."""
+    """Most actions. An environment that has its own limit may end earlier."""
     turn_s: float = 120.0
     """Deadline of one turn (sampling, tools and waiting for both), in seconds."""
     episode_s: float = 600.0
@@ -102,13 +98,11 @@ class EpisodeConfig:
 class RolloutConfig:
     """The fleet of rollout workers."""
 
-    backend: Backend = Backend.vllm
-    """vllm, endpoint, or none where all episodes are played by scripts, which need no engine."""
     engine: EngineConfig = field(default_factory=EngineConfig)
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     episode: EpisodeConfig = field(default_factory=EpisodeConfig)
     workers: int = 1
-    """Number of workers, each with an engine, and with a sandbox pool of its own unless there are `sandbox_actors`."""
+    """Number of workers, each with its own engine and, unless there are `sandbox_actors`, its own sandbox pool."""
     cpus_per_worker: float = 1.0
     """CPUs that Ray reserves for a worker."""
     gpus_per_worker: float = 0.0
@@ -116,24 +110,24 @@ class RolloutConfig:
     episodes_per_worker: int = 128
     """Most episodes that a worker runs at a time; further ones wait."""
     sandboxes_per_worker: int = 8
-    """Size of a worker's sandbox pool; 0 starts none. Without effect where there are `sandbox_actors`."""
+    """Size of a worker's sandbox pool; 0 starts none. Without effect if there are `sandbox_actors`."""
     sandbox_actors: int = 0
     """Number of Ray actors that hold sandboxes for all workers, on nodes that offer the resource `sandbox`; 0 keeps a pool in each
     worker. For clusters whose GPU nodes cannot run jails: a worker then asks for no `sandbox`."""
     sandboxes_per_actor: int = 64
     """Size of a sandbox actor's pool, and the units of `sandbox` that it asks Ray for."""
     packages: list[str] = field(default_factory=list)
-    """Packages that the jail's Python has besides those of `sandbox/packages.txt`, each as NAME==VERSION.
+    """Packages that the jail's Python has in addition to those of `sandbox/packages.txt`, each as NAME==VERSION.
     On the command line: rollout.packages='["shapely==2.1.2"]'."""
     accept_reduced_isolation: bool = False
-    """Run sandboxes where some protection that is not indispensable cannot be had (`toolwise doctor` says which)."""
+    """Run sandboxes even if a protection that is not indispensable is missing (`toolwise doctor` says which)."""
     environment_threads: int = 16
-    """Threads for plain Gymnasium environments, whose `step` blocks."""
+    """Threads that make environments, and that run plain Gymnasium environments, whose `step` blocks."""
     group_s: float = 900.0
-    """Deadline of a group in seconds; what is unfinished then ends as ABORTED."""
+    """Deadline of a group in seconds; an episode that is unfinished then ends as ABORTED."""
     attempts: int = 3
-    """How often one episode is tried where the machine fails, not the model."""
+    """How often one episode is tried if our infrastructure fails, not the model."""
     max_consecutive_failures: int = 64
-    """Infrastructure failures in a row, without one episode in between, after which the run stops."""
+    """Infrastructure failures in a row, without one finished episode in between, after which the run stops."""
     start_s: float = 300.0
     """Deadline for a worker to start, in seconds."""

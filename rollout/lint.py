@@ -4,73 +4,115 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
 from rollout.tokens.chat_format import ChatFormat
 from rollout.types import Trajectory
 
+_OUTCOME = ("task_id", "group_id", "abilities", "reward", "reward_parts", "answer", "stop_reason", "error")
+
 
 def lint(path: str | Path, chat: ChatFormat | None = None) -> list[str]:
-    """Problems of a trajectory file, or of all files in a directory, one line each and none where all is well.
+    """Problems of a trajectory file, or of all files in a directory, one line each; none if all is well.
 
-    Checked of each record: it is built without error (lengths, mask, versions, log-probabilities); as many sampled runs as turns,
-    each of one version; the turns' images are the last of the episode's; every image is there and is what its name says. With
-    `chat`, that placeholders and images agree in number. Of a file: no episode twice, one prompt per group. Raises
-    FileNotFoundError.
+    Each record, which is one chain of an episode, is built without error (lengths, mask, versions, log-probabilities); it has as
+    many sampled runs of tokens as turns, each run of one version; the images that its turns were shown are the last of its images;
+    every image is there and is what its name says. With `chat`, placeholders and images agree in number. The chains of an episode
+    follow each other, each once; they carry the same outcome; no turn is in two of them. The episodes of a group share their
+    prompt. Raises FileNotFoundError.
     """
     path = Path(path)
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
     if not files:
         raise FileNotFoundError(f"there is no trajectory file (*.jsonl) in {path}")
     images: dict[Path, str | None] = {}
-    return [f"{file.name}{problem}" for file in files for problem in _lint_file(file, chat, images)]
+    return [f"{file.name}:{number}: {problem}" for file in files for number, problem in _lint_file(file, chat, images)]
 
 
-def _lint_file(path: Path, chat: ChatFormat | None, images: dict[Path, str | None]) -> Iterator[str]:
-    seen: set[tuple[str, int]] = set()
-    prompts: dict[str, list[int]] = {}
+def _lint_file(path: Path, chat: ChatFormat | None, images: dict[Path, str | None]) -> list[tuple[int, str]]:
+    """Line numbers, in order, and the problem of each."""
+    problems: list[tuple[int, str]] = []
+    records: list[tuple[int, Trajectory]] = []
     # Not splitlines: text of an observation may hold separators that JSON does not escape.
     for number, line in enumerate(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"), start=1):
         try:
-            trajectory = Trajectory.from_json(line)
+            records.append((number, Trajectory.from_json(line)))
         except ValueError as error:
-            yield f":{number}: {error}"
-            continue
-        where = f":{number}: {trajectory.episode_id}"
-        if (trajectory.episode_id, trajectory.chain) in seen:
-            yield f"{where}: the episode is there twice"
-        seen.add((trajectory.episode_id, trajectory.chain))
-        prompt = trajectory.token_ids[: trajectory.prompt_length]
-        if prompt and not trajectory.chain and prompts.setdefault(trajectory.group_id, prompt) != prompt:
-            yield f"{where}: its prompt differs from that of its group {trajectory.group_id}"
-        for problem in (*_lint_turns(trajectory), *_lint_images(trajectory, path.parent / "images", chat, images)):
-            yield f"{where}: {problem}"
+            problems.append((number, str(error)))
+    seen: set[tuple[str, int]] = set()
+    prompts: dict[str, list[int]] = {}
+    for episode_id, group in groupby(records, key=lambda record: record[1].episode_id):
+        numbers, chains = zip(*group, strict=True)
+        for place, (number, chain) in enumerate(zip(numbers, chains, strict=True)):
+            prompt = chain.token_ids[: chain.prompt_length]
+            if (episode_id, chain.chain) in seen:
+                problems.append((number, f"{episode_id}: chain {chain.chain} of the episode is there twice"))
+            elif not chain.chain and prompt and prompts.setdefault(chain.group_id, prompt) != prompt:
+                problems.append((number, f"{episode_id}: its prompt differs from that of its group {chain.group_id}"))
+            seen.add((episode_id, chain.chain))
+            for problem in (
+                *_lint_chain(chains, place),
+                *_lint_turns(chain, is_last=place == len(chains) - 1),
+                *_lint_images(chain, path.parent / "images", chat, images),
+            ):
+                problems.append((number, f"{episode_id}: {problem}"))
+    return sorted(problems, key=lambda problem: problem[0])
 
 
-def _lint_turns(trajectory: Trajectory) -> Iterator[str]:
-    runs = [list(run) for sampled, run in groupby(trajectory.versions, key=lambda version: version >= 0) if sampled]
-    if len(runs) != len(trajectory.turns):
-        yield f"{len(runs)} sampled runs of tokens, but {len(trajectory.turns)} turns"
-    if any(len(set(run)) > 1 for run in runs):
+def _lint_chain(chains: Sequence[Trajectory], place: int) -> Iterator[str]:
+    """Problems of a chain as one of its episode's."""
+    chain, earlier = chains[place], chains[:place]
+    if chain.chain != place:
+        yield f"chain {chain.chain} stands in the place of chain {place}"
+    if differing := [name for name in _OUTCOME if getattr(chain, name) != getattr(chains[0], name)]:
+        yield f"its chains differ in {', '.join(differing)}"
+    # Turns that are equal in what was sampled and in the time that it took, to the last bit, are one turn.
+    known = {signature for other in earlier for signature in _signatures(other)}
+    if not known.isdisjoint(_signatures(chain)):
+        yield f"chain {chain.chain} repeats a turn that was sampled in an earlier chain: each sampled token belongs to one chain"
+
+
+def _signatures(chain: Trajectory) -> Iterator[tuple[tuple[int, ...], tuple[float, ...], float]]:
+    for (start, end), turn in zip(_sampled_runs(chain), chain.turns, strict=False):
+        if turn.generate_s:
+            yield tuple(chain.token_ids[start:end]), tuple(chain.logprobs[start:end]), turn.generate_s
+
+
+def _sampled_runs(chain: Trajectory) -> list[tuple[int, int]]:
+    """Start and end of every run of sampled tokens."""
+    edges = [
+        place
+        for place, (mask, before) in enumerate(zip([*chain.loss_mask, 0], [0, *chain.loss_mask], strict=True))
+        if mask != before
+    ]
+    return list(zip(edges[::2], edges[1::2], strict=True))
+
+
+def _lint_turns(chain: Trajectory, is_last: bool) -> Iterator[str]:
+    runs = _sampled_runs(chain)
+    if len(runs) != len(chain.turns):
+        yield f"{len(runs)} sampled runs of tokens, but {len(chain.turns)} turns"
+    if any(len(set(chain.versions[start:end])) > 1 for start, end in runs):
         yield "one turn was sampled by several policy versions"
-    shown = [image for turn in trajectory.turns for image in turn.images]
-    if shown and trajectory.images[-len(shown) :] != shown:
+    # What an earlier chain's last turn was shown begins the next chain.
+    shown = [image for turn in (chain.turns if is_last else chain.turns[:-1]) for image in turn.images]
+    if shown and chain.images[-len(shown) :] != shown:
         yield "the images of its turns are not the last of its images"
 
 
-def _lint_images(trajectory: Trajectory, directory: Path, chat: ChatFormat | None, known: dict[Path, str | None]) -> Iterator[str]:
-    for sha in dict.fromkeys(trajectory.images):
+def _lint_images(chain: Trajectory, directory: Path, chat: ChatFormat | None, known: dict[Path, str | None]) -> Iterator[str]:
+    for sha in dict.fromkeys(chain.images):
         path = directory / f"{sha}.png"
         if path not in known:
             known[path] = _lint_image(path, sha)
         if known[path] is not None:
             yield str(known[path])
     if chat is not None:
-        placeholders = sum(1 for token, _ in groupby(trajectory.token_ids) if token == chat.image_token)
-        if placeholders != len(trajectory.images):
-            yield f"{placeholders} runs of image placeholders, but {len(trajectory.images)} images"
+        placeholders = sum(1 for token, _ in groupby(chain.token_ids) if token == chat.image_token)
+        if placeholders != len(chain.images):
+            yield f"{placeholders} runs of image placeholders, but {len(chain.images)} images"
 
 
 def _lint_image(path: Path, sha: str) -> str | None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import groupby
 from pathlib import Path
 
 from envs.runtime.atomic import write_file
-from rollout.types import Episode, Trajectory
+from rollout.types import Episode, Group, Trajectory, form_episodes, form_groups
 
 
 class Store:
@@ -20,18 +19,24 @@ class Store:
     def write(self, name: str, episodes: Iterable[Episode]) -> Path:
         """Write `<name>.jsonl` anew, whole or not at all: a step that is run again replaces its file. Returns its path."""
         path = self._path(name)
-        write_file(path, "".join(self._keep(episodes)))
+        write_file(path, "".join(self._save(episodes)))
         return path
 
-    def read(self, name: str) -> Iterator[Episode]:
-        """The episodes of a file with their images. Raises ValueError for a broken record, FileNotFoundError for a missing file."""
-        for _, group in groupby(self.trajectories(name), key=lambda trajectory: trajectory.episode_id):
-            chains = tuple(group)
-            names = {sha for chain in chains for sha in chain.images}
-            yield Episode(chains, {sha: (self._images / f"{sha}.png").read_bytes() for sha in names})
+    def read(self, name: str, *, images: bool = True) -> Iterator[Episode]:
+        """The episodes of a file, with their images unless statistics are all that is wanted.
+
+        Raises ValueError for a broken record, FileNotFoundError for a missing file.
+        """
+        for episode in form_episodes(self.trajectories(name)):
+            names = {sha for chain in episode.chains for sha in chain.images} if images else set()
+            yield Episode(episode.chains, {sha: (self._images / f"{sha}.png").read_bytes() for sha in names})
+
+    def groups(self, name: str, *, images: bool = True) -> list[Group]:
+        """The groups of a file. Raises as `read`."""
+        return form_groups(self.read(name, images=images))
 
     def trajectories(self, name: str) -> Iterator[Trajectory]:
-        """The records of a file without their images. Raises as `read`."""
+        """The records of a file: one for each chain of an episode, without images. Raises as `read`."""
         with self._path(name).open(encoding="utf-8") as file:
             for line in file:
                 yield Trajectory.from_json(line)
@@ -43,8 +48,8 @@ class Store:
     def _path(self, name: str) -> Path:
         return self.directory / f"{name}.jsonl"
 
-    def _keep(self, episodes: Iterable[Episode]) -> Iterator[str]:
-        """Save the images first, so that no line ever names a missing one."""
+    def _save(self, episodes: Iterable[Episode]) -> Iterator[str]:
+        """The lines of a file. Images are saved before the line that names them, so that no line ever names a missing one."""
         for episode in episodes:
             for sha, png in episode.images.items():
                 path = self._images / f"{sha}.png"

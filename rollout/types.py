@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
-from itertools import groupby
 from typing import Any
 
 
@@ -184,7 +183,7 @@ class Trajectory:
 
     @property
     def failed(self) -> bool:
-        """Whether a machine failed, not the model: such an episode is in no statistics and is never learned from."""
+        """Whether our infrastructure failed, not the model: such an episode is in no statistics and is never learned from."""
         return self.stop_reason is StopReason.INFRASTRUCTURE
 
     @property
@@ -238,22 +237,6 @@ def split_abilities(text: str) -> tuple[str, ...]:
     return tuple(name for name in text.split("+") if name)
 
 
-def join_chains(trajectories: Iterable[Trajectory]) -> list[Trajectory]:
-    """One record an episode, for statistics: the chains of an episode, which follow each other, with their tokens and turns joined.
-
-    An episode of one chain is returned as it is. The joined tokens are no prompt that any policy saw.
-    """
-    joined = []
-    for _, group in groupby(trajectories, key=lambda trajectory: trajectory.episode_id):
-        chains = list(group)
-        first = chains[0]
-        if len(chains) > 1:
-            names = ("token_ids", "loss_mask", "logprobs", "versions", "images", "turns")
-            first = replace(first, **{name: [entry for chain in chains for entry in getattr(chain, name)] for name in names})
-        joined.append(first)
-    return joined
-
-
 @dataclass(frozen=True, slots=True)
 class Episode:
     """The chains of one episode, at least one, with the images that they name, as PNG bytes by sha256."""
@@ -263,8 +246,15 @@ class Episode:
 
     @property
     def trajectory(self) -> Trajectory:
-        """The episode in one record, as `join_chains` makes it."""
-        return join_chains(self.chains)[0]
+        """The episode in one record, for statistics: the tokens, images and turns of its chains joined.
+
+        An episode of one chain has that chain's own record. The joined tokens of several chains are no prompt that any policy saw.
+        """
+        first = self.chains[0]
+        if len(self.chains) == 1:
+            return first
+        joined = {name: [entry for chain in self.chains for entry in getattr(chain, name)] for name in _JOINED}
+        return replace(first, **joined)
 
     @property
     def failed(self) -> bool:
@@ -273,8 +263,11 @@ class Episode:
 
     @property
     def error(self) -> str | None:
-        """What failed, if a machine did."""
+        """What failed, if the episode has no outcome."""
         return self.chains[0].error
+
+
+_JOINED = ("token_ids", "loss_mask", "logprobs", "versions", "images", "turns")
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +291,27 @@ class Group:
         return tuple(episode for episode in self.episodes if not episode.failed)
 
 
-def episodes_of(groups: Sequence[Group]) -> Iterator[Episode]:
+def episodes_of(groups: Iterable[Group]) -> Iterator[Episode]:
     """All episodes, group after group."""
     for group in groups:
         yield from group.episodes
+
+
+def form_episodes(trajectories: Iterable[Trajectory]) -> Iterator[Episode]:
+    """Episodes, without their images, from their records. The chains of an episode follow each other, as in a stored file."""
+    chains: list[Trajectory] = []
+    for trajectory in trajectories:
+        if chains and (trajectory.chain == 0 or trajectory.episode_id != chains[0].episode_id):
+            yield Episode(tuple(chains))
+            chains = []
+        chains.append(trajectory)
+    if chains:
+        yield Episode(tuple(chains))
+
+
+def form_groups(episodes: Iterable[Episode]) -> list[Group]:
+    """The groups of some episodes: groups in the order of their first episodes, episodes in the order in which they come."""
+    members: dict[str, list[Episode]] = {}
+    for episode in episodes:
+        members.setdefault(episode.chains[0].group_id, []).append(episode)
+    return [Group(group_id, tuple(episodes)) for group_id, episodes in members.items()]

@@ -12,10 +12,16 @@ from envs.errors import UsageError
 
 def find(setting: str, value: str, known: Mapping[str, str]) -> Any:
     """The object that `value` names: `known` maps names to import paths. Raises UsageError, which names the `setting`."""
+    return load(import_path(setting, value, known), setting)
+
+
+def import_path(setting: str, value: str, known: Mapping[str, str]) -> str:
+    """The import path of what `value` names; nothing is imported. Raises UsageError for an unknown name."""
     path = known.get(value, value)
-    if ":" not in path:
+    module, _, name = path.partition(":")
+    if not module or not name:
         raise unknown(setting, value, known)
-    return load(path, setting)
+    return path
 
 
 def unknown(setting: str, value: str, known: Iterable[str]) -> UsageError:
@@ -27,10 +33,8 @@ def unknown(setting: str, value: str, known: Iterable[str]) -> UsageError:
 
 
 def load(path: str, setting: str) -> Any:
-    """The object at `module:name`. Raises UsageError, which names the `setting`, if there is none."""
+    """The object at `module:name`, both of them given. Raises UsageError, which names the `setting`, if there is none."""
     module, _, name = path.partition(":")
-    if not module or not name:
-        raise UsageError(f"{setting}={path}: write module:name")
     try:
         found: Any = importlib.import_module(module)
         for part in name.split("."):

@@ -1,4 +1,4 @@
-"""The driver's side: workers and shared sandboxes, whole groups sent out, and every dispatched episode back exactly once."""
+"""The driver's side: workers and shared sandboxes; groups are sent out, and every dispatched episode comes back exactly once."""
 
 from __future__ import annotations
 
@@ -6,29 +6,28 @@ import logging
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from envs.errors import FleetError, UsageError
+from envs.runtime.imports import import_path
+from envs.runtime.progress import Advance, silent
 from rollout.cluster import sandboxes
 from rollout.cluster.weights import pack
 from rollout.cluster.worker import RolloutWorker
 from rollout.config import RolloutConfig
+from rollout.engines.registry import ENGINES
 from rollout.episode.loop import failed_episode
-from rollout.types import Episode, EpisodeSpec
+from rollout.types import Episode, EpisodeSpec, Group, GroupSpec
 
 if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[int, int], None]
-"""Called with the number of finished episodes and of all."""
 
 _CLOSE_S = 30.0
 _POLL_S = 5.0
@@ -45,23 +44,24 @@ class _Seat:
 
 @dataclass(frozen=True, slots=True)
 class _Dispatch:
-    """Episodes that one call to a worker will return: indices into the specs, and when the call is overdue."""
+    """One call to a worker: the group, or the part of one, that it will return, and when it is overdue."""
 
     seat: _Seat
     worker: Any
-    indices: list[int]
+    group: GroupSpec
     deadline: float
 
 
 class Fleet:
     """Starts `config.workers` workers on the running Ray cluster and keeps them until `shutdown`.
 
-    With them go `config.sandbox_actors` actors, whose sandboxes all workers share. `worker` is the class of the workers.
-    Construction blocks until all serve. Raises UsageError where the cluster cannot hold them, and what one of them raised at its
-    start.
+    It also starts `config.sandbox_actors` actors, whose sandboxes all workers share. `worker` is the class of the workers.
+    Construction blocks until all serve. Raises UsageError if the cluster cannot hold them or there is no such engine, and what one
+    of them raised at its start.
     """
 
     def __init__(self, config: RolloutConfig, worker: type[RolloutWorker] = RolloutWorker) -> None:
+        import_path("rollout.engine.kind", config.engine.kind, ENGINES)
         self._config = config
         self._worker = worker
         self._weights: Any = None
@@ -87,26 +87,31 @@ class Fleet:
             if sys.exception() is not None:
                 self._kill()
 
-    def collect(self, specs: Sequence[EpisodeSpec], on_progress: Progress | None = None) -> list[Episode]:
-        """Run every spec; the outcomes in the order of `specs`, each exactly one.
+    def collect(self, groups: Sequence[GroupSpec], advance: Advance = silent) -> list[Group]:
+        """Run every group; what became of them, in their order: each episode has exactly one outcome.
 
-        Neighbours of one group go to one worker together. What the machine failed is repeated, sample by sample, up to
-        `config.attempts` times; what fails then too is returned as INFRASTRUCTURE. Raises FleetError after
-        `config.max_consecutive_failures` failures in a row or where a worker dies again and again, UsageError where the specs
-        cannot be run at all.
+        A group goes to one worker whole. An episode that our infrastructure failed is repeated, without the rest of its group, up
+        to `config.attempts` times; if it fails then too, it is returned as INFRASTRUCTURE. `advance` is told the number of finished
+        episodes. Raises FleetError after `config.max_consecutive_failures` failures in a row or if a worker dies again and again,
+        UsageError if the episodes cannot be run at all, ValueError if two of them share an `episode_id`.
         """
         if not self._seats:
             raise RuntimeError("the fleet was shut down: make a new one")
-        return _Collection(self, self._config, specs, on_progress).run()
+        return _Collection(self, self._config, groups, advance).run()
 
     def publish(self, state_dict: Mapping[str, torch.Tensor], version: int) -> None:
-        """Serve `state_dict` (Hugging Face names) as `version` on every worker; returns when all do."""
+        """Serve `state_dict` (Hugging Face names) as `version` on every worker; returns when all do.
+
+        Raises UsageError if the engine takes no weights.
+        """
         self._weights, self._version = ray.put(pack(state_dict)), version
         updates = [(seat, seat.worker.publish.remote(self._weights, version)) for seat in self._seats]
         for seat, update in updates:
             try:
                 ray.get(update, timeout=self._config.start_s)
             except RayError as error:
+                if isinstance(cause := getattr(error, "cause", None), UsageError):
+                    raise cause from error
                 log.warning("a worker failed to take version %d: %s", version, error)
                 self.replace(seat)
                 ray.get(seat.worker.health.remote(), timeout=self._config.start_s)
@@ -137,16 +142,16 @@ class Fleet:
         seat.worker.start.remote(self._weights, self._version)
 
     def _spawn(self) -> Any:
-        asked = resources(self._config)
+        needed = resources(self._config)
         return (
             ray.remote(self._worker)
-            .options(num_cpus=asked["CPU"], num_gpus=asked["GPU"], resources={"sandbox": asked["sandbox"]})
+            .options(num_cpus=needed["CPU"], num_gpus=needed["GPU"], resources={"sandbox": needed["sandbox"]})
             .remote(self._config, self._sandboxes)
         )
 
 
 def resources(config: RolloutConfig) -> dict[str, float]:
-    """What one worker asks Ray for: no `sandbox` where the fleet has sandbox actors."""
+    """What one worker asks Ray for: no `sandbox` if the fleet has sandbox actors."""
     pooled = 0 if config.sandbox_actors else config.sandboxes_per_worker
     return {"CPU": config.cpus_per_worker, "GPU": config.gpus_per_worker, "sandbox": pooled}
 
@@ -154,17 +159,17 @@ def resources(config: RolloutConfig) -> dict[str, float]:
 class _Collection:
     """One call of `Fleet.collect`."""
 
-    def __init__(self, fleet: Fleet, config: RolloutConfig, specs: Sequence[EpisodeSpec], on_progress: Progress | None) -> None:
-        self._fleet, self._config, self._specs, self._on_progress = fleet, config, specs, on_progress
-        self._outcomes: dict[int, Episode] = {}
-        self._attempts: Counter[int] = Counter()
-        self._waiting = deque(
-            [index for index, _ in group] for _, group in groupby(enumerate(specs), key=lambda item: item[1].group_id)
-        )
+    def __init__(self, fleet: Fleet, config: RolloutConfig, groups: Sequence[GroupSpec], advance: Advance) -> None:
+        self._fleet, self._config, self._groups, self._advance = fleet, config, groups, advance
+        self._outcomes: dict[str, Episode] = {}
+        self._attempts: Counter[str] = Counter()
+        self._waiting = deque(group for group in groups if group.episodes)
         self._under_way: dict[Any, _Dispatch] = {}
         self._failures_in_a_row = 0
+        if twice := _repeated(spec.episode_id for group in groups for spec in group.episodes):
+            raise ValueError(f"two episodes are called {twice!r}: every episode of a collection needs its own episode_id")
 
-    def run(self) -> list[Episode]:
+    def run(self) -> list[Group]:
         try:
             while self._waiting or self._under_way:
                 self._send()
@@ -174,50 +179,49 @@ class _Collection:
                 ray.cancel(call)
             for seat in self._fleet.seats:
                 seat.load = 0
-        return [self._outcomes[index] for index in range(len(self._specs))]
+        return [Group(group.group_id, tuple(self._outcomes[spec.episode_id] for spec in group.episodes)) for group in self._groups]
 
     def _send(self) -> None:
         """Give each group to the least loaded worker, while one has room."""
         while self._waiting:
-            indices = self._waiting[0]
+            group = self._waiting[0]
             seat = min(self._fleet.seats, key=lambda seat: seat.load)
-            if seat.load and seat.load + len(indices) > self._config.episodes_per_worker:
+            if seat.load and seat.load + len(group.episodes) > self._config.episodes_per_worker:
                 return
             self._waiting.popleft()
-            call = seat.worker.run.remote([self._specs[index] for index in indices])
-            # The worker has a deadline of its own; this one is for a worker that does not answer. It may still be starting.
+            # The worker has its own deadline; this one is for a worker that does not answer. It may still be starting.
             deadline = time.monotonic() + self._config.group_s + self._config.start_s
-            self._under_way[call] = _Dispatch(seat, seat.worker, indices, deadline)
-            seat.load += len(indices)
+            self._under_way[seat.worker.run.remote(group)] = _Dispatch(seat, seat.worker, group, deadline)
+            seat.load += len(group.episodes)
 
     def _receive(self) -> None:
         ready, _ = ray.wait(list(self._under_way), num_returns=1, timeout=_POLL_S)
         for call in ready:
             dispatch = self._under_way.pop(call)
             try:
-                episodes = ray.get(call)
+                group: Group = ray.get(call)
             except RayTaskError as error:
                 raise error.cause or error from error
             except RayActorError as error:
                 self._lost(dispatch, f"a worker died: {error}")
             else:
-                dispatch.seat.load -= len(dispatch.indices)
+                dispatch.seat.load -= len(dispatch.group.episodes)
                 dispatch.seat.deaths = 0
-                for index, episode in zip(dispatch.indices, episodes, strict=True):
-                    self._finished(index, episode)
+                for spec, episode in zip(dispatch.group.episodes, group.episodes, strict=True):
+                    self._finished(spec, episode)
         now = time.monotonic()
         for call, dispatch in list(self._under_way.items()):
             if now > dispatch.deadline:
                 del self._under_way[call]
                 self._lost(dispatch, "a worker did not answer in time")
 
-    def _finished(self, index: int, episode: Episode) -> None:
+    def _finished(self, spec: EpisodeSpec, episode: Episode) -> None:
         if episode.failed:
-            self._failed(episode.error or "unknown")
-            self._again(index, episode)
+            self._count_failure(episode.error or "unknown")
+            self._retry(spec, episode)
         else:
             self._failures_in_a_row = 0
-            self._settle(index, episode)
+            self._settle(spec, episode)
 
     def _lost(self, dispatch: _Dispatch, error: str) -> None:
         """The worker is gone with these episodes. Other calls to it fail the same way; only the first replaces it."""
@@ -225,28 +229,32 @@ class _Collection:
         if seat.worker is dispatch.worker:
             log.warning("%s: it is replaced", error)
             seat.deaths += 1
-            self._failed(error)
+            self._count_failure(error)
             if seat.deaths > self._config.attempts:
                 raise FleetError(f"a worker died {seat.deaths} times without finishing a group in between; the last error: {error}")
             self._fleet.replace(seat)
-        for index in dispatch.indices:
-            self._again(index, failed_episode(self._specs[index], error))
+        for spec in dispatch.group.episodes:
+            self._retry(spec, failed_episode(spec, error))
 
-    def _again(self, index: int, episode: Episode) -> None:
-        """Repeat one sample; the rest of its group is not concerned."""
-        self._attempts[index] += 1
-        if self._attempts[index] < self._config.attempts:
-            self._waiting.append([index])
+    def _retry(self, spec: EpisodeSpec, episode: Episode) -> None:
+        """Repeat one episode, unless it has had its attempts. The rest of its group is not repeated."""
+        self._attempts[spec.episode_id] += 1
+        if self._attempts[spec.episode_id] < self._config.attempts:
+            self._waiting.append(GroupSpec(spec.group_id, (spec,)))
         else:
-            log.error("episode %s failed %d times: %s", self._specs[index].episode_id, self._attempts[index], episode.error)
-            self._settle(index, episode)
+            log.error("episode %s failed %d times: %s", spec.episode_id, self._attempts[spec.episode_id], episode.error)
+            self._settle(spec, episode)
 
-    def _failed(self, error: str) -> None:
+    def _count_failure(self, error: str) -> None:
         self._failures_in_a_row += 1
         if self._failures_in_a_row >= self._config.max_consecutive_failures:
             raise FleetError(f"{self._failures_in_a_row} infrastructure failures in a row; the last one: {error}")
 
-    def _settle(self, index: int, episode: Episode) -> None:
-        self._outcomes[index] = episode
-        if self._on_progress is not None:
-            self._on_progress(len(self._outcomes), len(self._specs))
+    def _settle(self, spec: EpisodeSpec, episode: Episode) -> None:
+        self._outcomes[spec.episode_id] = episode
+        self._advance(len(self._outcomes), "")
+
+
+def _repeated(names: Iterable[str]) -> str | None:
+    """A name that occurs twice, or None."""
+    return next((name for name, count in Counter(names).items() if count > 1), None)

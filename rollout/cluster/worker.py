@@ -17,21 +17,23 @@ from envs.runtime.threads import Threads
 from rollout.cluster.sandbox_metrics import SandboxMetrics
 from rollout.cluster.sandboxes import RemotePool
 from rollout.cluster.weights import Packed, unpack
-from rollout.config import Backend, RolloutConfig
+from rollout.config import RolloutConfig
+from rollout.engines.registry import find_engine
 from rollout.episode.environments import make
 from rollout.episode.loop import failed_episode, run_episode
+from rollout.policy import BringsChatFormat, ChatPolicy, Policy
 from rollout.tokens.chat_format import ChatFormat
-from rollout.types import Episode, EpisodeSpec
+from rollout.types import Episode, EpisodeSpec, Group, GroupSpec
 from sandbox import Pool
 
 log = logging.getLogger(__name__)
 
 
 class RolloutWorker:
-    """Serves one policy to many episodes. Calls may be made at once, before `start` has ended: they wait for it.
+    """Serves one policy to many episodes. Calls that are made before `start` has finished wait for it.
 
     A worker whose engine has failed exits, so that the fleet replaces it: an engine cannot be trusted after an error.
-    `sandboxes` are the handles of the fleet's sandbox actors; without any, the worker holds a pool of its own.
+    `sandboxes` are the handles of the fleet's sandbox actors; without any, the worker holds its own pool.
     """
 
     def __init__(self, config: RolloutConfig, sandboxes: Sequence[Any] = ()) -> None:
@@ -41,12 +43,12 @@ class RolloutWorker:
         self._places = asyncio.Semaphore(config.episodes_per_worker)
         self._threads = Threads(config.environment_threads)
         self._pool: Pool | RemotePool | None = None
-        self._policy: Any = None
+        self._policy: Policy | ChatPolicy | None = None
         self._chat: ChatFormat | None = None
         self._running = 0
 
     async def start(self, weights: Packed | None = None, version: int = 0) -> None:
-        """Bring up engine and sandbox, and load `weights` where given: nothing is served by older ones.
+        """Bring up engine and sandbox, and load `weights` if given: nothing is served by older ones.
 
         Raises UsageError for settings that contradict each other, and what engine or sandbox raise.
         """
@@ -54,7 +56,7 @@ class RolloutWorker:
             await self._start(weights, version)
         except BaseException as error:
             self._ready.set_exception(error)
-            self._ready.exception()  # whoever waits for it sees it; nobody may be waiting
+            self._ready.exception()  # marks it as seen: nobody may be waiting
             raise
         self._ready.set_result(None)
 
@@ -65,10 +67,10 @@ class RolloutWorker:
                 f"rollout.episode.max_tokens={episode.max_tokens} exceeds rollout.engine.max_model_len={engine.max_model_len}: "
                 "lower the one or raise the other"
             )
-        # Side by side: jails are started by other processes, the engine in this one.
+        # At the same time: jails are started by other processes, the engine in this one.
         _, (self._chat, self._policy) = await asyncio.gather(self._open_pool(), asyncio.to_thread(self._serve, version))
         if weights is not None:
-            await self._policy.publish(unpack(weights), version)
+            await self._publish(weights, version)
 
     async def _open_pool(self) -> None:
         if self._sandboxes:
@@ -82,37 +84,31 @@ class RolloutWorker:
             )
             self._pool = await pool.__aenter__()
 
-    def _serve(self, version: int) -> tuple[ChatFormat, Any]:
-        chat = ChatFormat.from_directory(self._config.engine.policy)
-        if self._config.backend is Backend.none:
-            return chat, None
-        # Both take seconds to import, and no driver needs them.
-        if self._config.backend is Backend.endpoint:
-            from rollout.engines.endpoint import Endpoint
+    def _serve(self, version: int) -> tuple[ChatFormat, Policy | ChatPolicy]:
+        engine = self._config.engine
+        policy = find_engine(engine.kind)(self._config, version)
+        if isinstance(policy, BringsChatFormat):
+            return policy.chat_format(), policy
+        return ChatFormat.from_directory(engine.policy), policy
 
-            return chat, Endpoint(self._config.endpoint)
-        from rollout.engines.vllm import VllmPolicy
+    async def run(self, group: GroupSpec) -> Group:
+        """Run the episodes of a group at the same time. Those that are unfinished after `group_s` end as ABORTED.
 
-        return chat, VllmPolicy(self._config.engine, version)
-
-    async def run(self, specs: Sequence[EpisodeSpec]) -> list[Episode]:
-        """Run episodes side by side; the outcomes in the order of `specs`. What is unfinished after `group_s` ends as ABORTED.
-
-        Raises UsageError where an environment cannot be made or used.
+        Raises UsageError if an environment cannot be made or used.
         """
         await self._ready
-        tasks = [asyncio.create_task(self._episode(spec)) for spec in specs]
+        tasks = [asyncio.create_task(self._episode(spec)) for spec in group.episodes]
         try:
             await asyncio.wait(tasks, timeout=self._config.group_s, return_when=asyncio.FIRST_EXCEPTION)
         finally:
-            # Also where this call itself is cancelled: nobody waits for these episodes any more.
+            # Also if this call itself is cancelled: nobody waits for these episodes any more.
             for task in tasks:
                 task.cancel()
         episodes = await asyncio.gather(*tasks, return_exceptions=True)
         if self._policy is not None and not self._policy.healthy:
             log.error("the engine has failed: this worker exits")
             ray.actor.exit_actor()
-        return [_or_raise(episode) for episode in episodes]
+        return Group(group.group_id, tuple(_or_raise(episode) for episode in episodes))
 
     async def _episode(self, spec: EpisodeSpec) -> Episode:
         assert self._chat is not None
@@ -120,31 +116,36 @@ class RolloutWorker:
             async with self._places:
                 self._running += 1
                 try:
-                    env = await self._make(spec)
+                    # A constructor may read files or build an index: never on the event loop.
+                    env = await self._threads.run(make, spec.env_id, spec.env_kwargs, self._pool)
                     return await run_episode(spec, env, self._policy, self._chat, self._config.episode, threads=self._threads)
                 finally:
                     self._running -= 1
         except asyncio.CancelledError:
             return failed_episode(spec, "the group's deadline passed before the episode began")
 
-    async def _make(self, spec: EpisodeSpec) -> Any:
-        if spec.env_id.startswith("toolwise/"):
-            return make(spec.env_id, spec.env_kwargs, self._pool)
-        # Somebody else's constructor may take its time.
-        return await self._threads.run(make, spec.env_id, spec.env_kwargs)
-
     async def publish(self, weights: Packed, version: int) -> None:
-        """Serve new weights once every turn that is being sampled has ended; turns that begin meanwhile wait for them."""
+        """Serve new weights once every turn that is being sampled has ended; turns that begin meanwhile wait for them.
+
+        Raises UsageError if the engine takes no weights.
+        """
         await self._ready
-        await self._policy.publish(unpack(weights), version)
+        await self._publish(weights, version)
+
+    async def _publish(self, weights: Packed, version: int) -> None:
+        publish = getattr(self._policy, "publish", None)
+        if publish is None:
+            raise UsageError(f"rollout.engine.kind={self._config.engine.kind} takes no new weights: write vllm to train a policy")
+        await publish(unpack(weights), version)
 
     async def health(self) -> dict[str, Any]:
         """`version` of the policy served, number of episodes `running`, whether the engine is `healthy`, id of the `process`."""
         await self._ready
+        assert self._policy is not None
         return {
-            "version": 0 if self._policy is None else self._policy.version,
+            "version": self._policy.version,
             "running": self._running,
-            "healthy": self._policy is None or self._policy.healthy,
+            "healthy": self._policy.healthy,
             "process": os.getpid(),
         }
 

@@ -1,4 +1,4 @@
-"""A policy behind an OpenAI-compatible endpoint. Teachers and baselines; not what is trained."""
+"""A policy behind an OpenAI-compatible endpoint: teachers and baselines, not what is trained."""
 
 from __future__ import annotations
 
@@ -7,23 +7,26 @@ from collections.abc import Sequence
 from envs.errors import ConversationTooLong, EndpointFailed, EndpointRefused, InfrastructureError, TokenBudgetExceeded, UsageError
 from envs.protocols.protocol import Schema
 from envs.runtime.chat_endpoint import ChatEndpoint, Message, Reply
-from rollout.config import EndpointConfig
+from rollout.config import RolloutConfig
 
 
 class Endpoint:
-    """One for all episodes of a worker. `version` is 0 and stays so; it is healthy as long as the process lives."""
+    """A `rollout.policy.ChatPolicy`, one for all episodes of a worker. Its version stays 0, and it is always healthy."""
 
     version = 0
     healthy = True
 
-    def __init__(self, config: EndpointConfig) -> None:
-        self._endpoint = ChatEndpoint(config.url, config.model, timeout_s=config.timeout_s, attempts=config.attempts)
+    def __init__(self, config: RolloutConfig, version: int = 0) -> None:
+        settings = config.endpoint
+        self._endpoint = ChatEndpoint(settings.url, settings.model, timeout_s=settings.timeout_s, attempts=settings.attempts)
 
     async def complete(
         self, messages: Sequence[Message], *, max_tokens: int, temperature: float, seed: int, tools: Sequence[Schema] = ()
     ) -> Reply:
-        """See `ChatPolicy`. Raises InfrastructureError where the endpoint gives none, TokenBudgetExceeded where the conversation is
-        too long for it, UsageError where it refuses for any other reason.
+        """See `ChatPolicy`.
+
+        Raises InfrastructureError if the endpoint gives no answer, TokenBudgetExceeded if the conversation is too long for it,
+        UsageError if it refuses for any other reason.
         """
         try:
             offered = {"tools": list(tools)} if tools else {}

@@ -1,4 +1,4 @@
-"""The door to vLLM: an in-process engine on a thread of its own, behind the one async call of `rollout.policy.Policy`.
+"""The door to vLLM: an in-process engine on its own thread, behind the async calls of `rollout.policy.Policy`.
 
     event loop            image thread                 engine thread
     generate() ── call ─▶ preprocess new images ─▶ add_request, step, step …
@@ -24,15 +24,15 @@ from typing import Any, cast
 import torch
 import torch._dynamo.config
 
-# Read while vLLM is imported and configured. One process, since an engine process of its own takes a minute longer to start on a
-# small machine; the first model runner, since it is the one with `reload_weights` and custom logits processors.
+# Read while vLLM is imported and configured. One process, since a separate engine process takes a minute longer to start on a small
+# machine; the first model runner, since it is the one with `reload_weights` and custom logits processors.
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 if not torch.cuda.is_available():
-    # Else compiling the first batch takes 20 s, also where eager mode is asked for. vLLM reads the variable; torch may have done so
-    # before it was set.
+    # Else compiling the first batch takes 20 s, even in eager mode. vLLM reads the variable; torch may have read it before it was
+    # set.
     os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
     torch._dynamo.config.disable = os.environ["TORCH_COMPILE_DISABLE"] == "1"
 
@@ -46,9 +46,10 @@ from vllm.v1.engine.llm_engine import LLMEngine
 from vllm.v1.sample.logits_processor import LogitsProcessor
 
 from envs.errors import InfrastructureError
-from rollout.config import EngineConfig
+from rollout.config import EngineConfig, RolloutConfig
 from rollout.engines.futures import resolve, take
 from rollout.engines.vllm_images import Features, ImagePreprocessor
+from rollout.engines.vllm_weights import WeightReceiver
 from rollout.tokens.chat_format import banned_token_ids
 from rollout.tokens.images import EncodedImage
 from rollout.types import Generation
@@ -56,14 +57,6 @@ from rollout.types import Generation
 log = logging.getLogger(__name__)
 
 _BANNED_KEY = "banned_token_ids"
-
-
-def _has_weights(record: logging.LogRecord) -> bool:
-    return "RotaryEmbedding" not in record.getMessage()
-
-
-# Every weight update warns that rotary embeddings were given no weights. They have none.
-logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").addFilter(_has_weights)
 
 
 class BannedTokens(LogitsProcessor):
@@ -82,16 +75,6 @@ class BannedTokens(LogitsProcessor):
 
     def update_state(self, batch_update: Any) -> None:
         """Nothing to keep: every request is masked alike."""
-
-
-class WeightReceiver:
-    """Mixed into vLLM's worker, which may be a process of its own: takes new weights."""
-
-    model_runner: Any
-
-    def receive_policy_weights(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Load Hugging Face names and tensors. In place is impossible: kernels keep weights in a layout of their own."""
-        self.model_runner.reload_weights(weights_iterator=iter(state.items()))
 
 
 @dataclass(slots=True)
@@ -117,15 +100,15 @@ class _Update:
 
 
 class VllmPolicy:
-    """A `rollout.policy.Policy` served by vLLM. Construction blocks until the engine is ready and raises what the engine raised.
+    """The policy of `config.engine`, served by vLLM. Construction blocks until the engine is ready and raises what it raised.
 
     `generate` may be called from any number of tasks at once; they share batches. After an engine failure every pending and every
     later call raises InfrastructureError.
     """
 
-    def __init__(self, config: EngineConfig, version: int = 0) -> None:
+    def __init__(self, config: RolloutConfig, version: int = 0) -> None:
         self.version = version
-        self._config = config
+        self._config = config.engine
         self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._failure: BaseException | None = None
@@ -139,11 +122,18 @@ class VllmPolicy:
             raise failure
 
     async def generate(
-        self, token_ids: Sequence[int], images: Sequence[EncodedImage], *, max_tokens: int, temperature: float, seed: int
+        self,
+        token_ids: Sequence[int],
+        images: Sequence[EncodedImage],
+        *,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        stop: Sequence[str] = (),
     ) -> Generation:
         """Sample one turn. Temperature 0 is greedy. A cancelled call leaves the batch.
 
-        Raises InfrastructureError, or ValueError where the prompt leaves no room or its placeholders do not match the images.
+        Raises InfrastructureError, or ValueError if the prompt leaves no room or its placeholders do not match the images.
         """
         room = self._config.max_model_len - len(token_ids)
         if room < 1:
@@ -157,7 +147,11 @@ class VllmPolicy:
             max_tokens=min(max_tokens, room),
             logprobs=0,
             flat_logprobs=True,
-            detokenize=False,
+            # The tokens as they were sampled: a stop text is found in their text, but nothing is cut off them.
+            stop=list(stop),
+            include_stop_str_in_output=True,
+            detokenize=bool(stop),
+            skip_special_tokens=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
             skip_clone=True,
         )
@@ -174,7 +168,7 @@ class VllmPolicy:
     async def publish(self, state: Mapping[str, torch.Tensor], version: int) -> None:
         """Serve `state` (Hugging Face names and tensors) as `version`, once everything in flight has ended.
 
-        Calls that arrive meanwhile wait and are sampled by the new weights. Raises InfrastructureError where the engine refuses the
+        Calls that arrive meanwhile wait and are sampled from the new weights. Raises InfrastructureError if the engine refuses the
         weights; it serves nothing after that.
         """
         update = _Update(state, version, asyncio.get_running_loop().create_future())
@@ -207,7 +201,7 @@ class VllmPolicy:
             send()
 
     def _hand_in(self, call: _Call) -> None:
-        """Send a call to the engine, by way of the image thread where images have to be preprocessed first."""
+        """Send a call to the engine, by way of the image thread if images have to be preprocessed first."""
         if call.images:
             if self._images is None:
                 raise ValueError("this policy takes no images")

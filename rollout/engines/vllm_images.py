@@ -1,17 +1,18 @@
-"""Images to a model's inputs, on a thread of its own: done inline, a burst of large images would hold up every episode."""
+"""Images to a model's inputs, on another thread: done inline, a burst of large images would hold up every episode."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from cachetools import LRUCache
 
 from rollout.engines.futures import take
-from rollout.lru import LRUCache
 from rollout.tokens.images import EncodedImage
 
 _IMAGES_PER_RUN = 16
@@ -32,19 +33,21 @@ class Features:
 
 
 class ImagePreprocessor:
-    """Runs vLLM's multi-modal `processor` once per new image and remembers the result, up to `cache_bytes`."""
+    """Runs vLLM's multi-modal `processor` once for each new image and remembers the results, up to `cache_bytes`."""
 
     def __init__(self, processor: Any, cache_bytes: int) -> None:
         self._processor = processor
         self._image_token = processor.info.get_hf_config().image_token_id
-        self._cache: LRUCache[str, Features] = LRUCache(cache_bytes, Features.size_bytes)
+        self._lock = threading.Lock()
+        self._cache: LRUCache[str, Features] = LRUCache(cache_bytes, getsizeof=Features.size_bytes)
         self._jobs: queue.SimpleQueue[tuple[Sequence[EncodedImage], Done] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="vllm-images", daemon=True)
         self._thread.start()
 
     def cached(self, images: Sequence[EncodedImage]) -> list[Features] | None:
-        """The features of all images, or None where one has to be made first."""
-        found = [features for image in images if (features := self._cache.get(image.sha256)) is not None]
+        """The features of all images, or None if one has to be made first."""
+        with self._lock:
+            found = [features for image in images if (features := self._cache.get(image.sha256)) is not None]
         return found if len(found) == len(images) else None
 
     def submit(self, images: Sequence[EncodedImage], done: Done) -> None:
@@ -65,21 +68,27 @@ class ImagePreprocessor:
     def _make(self, jobs: Sequence[tuple[Sequence[EncodedImage], Done]]) -> None:
         """New images share a run of the processor: most of its cost is per run."""
         images = {image.sha256: image for wanted, _ in jobs for image in wanted}
-        made: dict[str, Features | Exception] = {}
-        for sha in images:
-            if (features := self._cache.get(sha)) is not None:
-                made[sha] = features
+        with self._lock:
+            made: dict[str, Features | Exception] = {sha: self._cache[sha] for sha in images if sha in self._cache}
         new = [image for sha, image in images.items() if sha not in made]
         for start in range(0, len(new), _IMAGES_PER_RUN):
             batch = new[start : start + _IMAGES_PER_RUN]
             try:
-                made |= {sha: self._cache.put(sha, features) for sha, features in self._process(batch).items()}
+                features = self._process(batch)
+                self._keep(features)
+                made |= features
             except Exception as error:
                 made |= dict.fromkeys((image.sha256 for image in batch), error)
         for wanted, done in jobs:
             results = [made[image.sha256] for image in wanted]
             errors = [result for result in results if isinstance(result, Exception)]
             done(errors[0] if errors else [result for result in results if isinstance(result, Features)])
+
+    def _keep(self, made: Mapping[str, Features]) -> None:
+        with self._lock:
+            for sha, features in made.items():
+                with suppress(ValueError):  # larger than the whole cache
+                    self._cache[sha] = features
 
     def _process(self, images: Sequence[EncodedImage]) -> dict[str, Features]:
         items = self._processor.info.parse_mm_data({"image": [image.image for image in images]})

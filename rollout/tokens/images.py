@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import threading
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
+from cachetools import LRUCache
 from PIL import Image
-
-from rollout.lru import LRUCache
 
 # Level 3 is as fast as level 1 and writes smaller files; the level is fixed because the name of an image is the digest of its file.
 _PNG_LEVEL = 3
@@ -36,8 +37,9 @@ class ImageEncoder:
     """
 
     def __init__(self, cache_bytes: int = 64 << 20) -> None:
+        self._lock = threading.Lock()
         self._cache: LRUCache[tuple[bytes, tuple[int, ...]], EncodedImage] = LRUCache(
-            cache_bytes, lambda image: image.pixels.nbytes + len(image.png)
+            cache_bytes, getsizeof=lambda image: image.pixels.nbytes + len(image.png)
         )
 
     def encode(self, image: EncodedImage | Image.Image | np.ndarray) -> EncodedImage:
@@ -50,7 +52,14 @@ class ImageEncoder:
             raise ValueError(f"an image must be uint8 of shape (height, width, 3), not {image.dtype} of shape {image.shape}")
         pixels = np.ascontiguousarray(image)
         key = (hashlib.sha256(pixels.data).digest(), pixels.shape)
-        return self._cache.get(key) or self._cache.put(key, self._encode(pixels))
+        with self._lock:
+            known = self._cache.get(key)
+        if known is not None:
+            return known
+        encoded = self._encode(pixels)
+        with self._lock, suppress(ValueError):  # larger than the whole cache
+            self._cache[key] = encoded
+        return encoded
 
     @staticmethod
     def _encode(pixels: np.ndarray) -> EncodedImage:

@@ -6,7 +6,7 @@ import io
 import pytest
 import torch
 
-from rollout.config import EngineConfig
+from rollout.config import EngineConfig, RolloutConfig
 from rollout.tokens.chat_format import ChatFormat
 from starter.policy import build
 
@@ -47,7 +47,7 @@ def _serve(directory):
 
     threads = torch.get_num_threads()
     with contextlib.redirect_stderr(io.StringIO()):
-        policy = VllmPolicy(EngineConfig(policy=directory, max_model_len=1024, max_sequences=128))
+        policy = VllmPolicy(RolloutConfig(engine=EngineConfig(policy=directory, max_model_len=1024, max_sequences=128)))
     yield policy
     asyncio.run(policy.close())
     torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""Scripted policy, environments and worker for the rollout tests. Importing this module registers the environments."""
+"""Scripted policy, engine and environments for the rollout tests. Importing this module registers the environments."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from envs.errors import InfrastructureError
 from envs.types import ToolCall, ToolStatus
-from rollout.cluster.worker import RolloutWorker
+from rollout.config import RolloutConfig
 from rollout.tokens.chat_format import ChatFormat
-from rollout.types import EpisodeSpec, Generation
+from rollout.types import EpisodeSpec, Generation, GroupSpec
 
 
 def spec(env_id="rollout_fakes:Fake-v0", number=0, group="g", **options: Any) -> EpisodeSpec:
@@ -37,13 +37,18 @@ def spec(env_id="rollout_fakes:Fake-v0", number=0, group="g", **options: Any) ->
     )
 
 
+def group(name: str, specs: Sequence[EpisodeSpec]) -> GroupSpec:
+    """A group of these episodes."""
+    return GroupSpec(name, tuple(specs))
+
+
 def picture(seed: int, height: int = 56, width: int = 84) -> np.ndarray:
     """An image of random pixels."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 class ScriptedPolicy:
-    """Says what `say` makes of the number of the turn. It breaks for good, once, where it finds the file `fuse`."""
+    """Says what `say` makes of the number of the turn. It breaks for good, once, if it finds the file `fuse`."""
 
     def __init__(
         self,
@@ -101,14 +106,17 @@ class Bytes:
         return turns + "<|im_start|>assistant\n"
 
 
-class FakeWorker(RolloutWorker):
-    """A worker with a scripted policy in place of an engine. It starts without transformers and torch."""
+class ScriptedEngine(ScriptedPolicy):
+    """A scripted policy as a worker's engine. It starts without transformers and torch."""
 
-    def _serve(self, version):
-        chat = ChatFormat(Bytes())
-        policy = ScriptedPolicy(chat, fuse=Path(self._config.engine.policy, "fuse"))
-        policy.version = version
-        return chat, policy
+    KIND = "rollout_fakes:ScriptedEngine"
+
+    def __init__(self, config: RolloutConfig, version: int = 0) -> None:
+        super().__init__(ChatFormat(Bytes()), fuse=Path(config.engine.policy, "fuse"))
+        self.version = version
+
+    def chat_format(self) -> ChatFormat:
+        return self._chat
 
 
 class Fake(gymnasium.Env):

@@ -14,8 +14,8 @@ from configs import compose
 from console import progress
 from envs.errors import UsageError
 from envs.runtime.threads import Threads
-from evaluation.evaluate import EvaluateConfig, measure
-from rollout.config import EndpointConfig
+from evaluation.evaluate import EvaluateConfig, evaluate
+from rollout.config import EndpointConfig, RolloutConfig
 from rollout.engines.endpoint import Endpoint
 from rollout.episode.environments import adapt, make
 from rollout.episode.loop import run_episode
@@ -37,7 +37,7 @@ def importable():
 async def test_a_game_of_many_turns_is_won(chat, serve):
     crafting = ("get 1 oak logs", "craft 4 oak planks using 1 oak logs", "craft 1 oak button using 1 oak planks")
     server = serve("craft a boat", *crafting)
-    policy = Endpoint(EndpointConfig(url=server.url, model="m"))
+    policy = Endpoint(RolloutConfig(endpoint=EndpointConfig(url=server.url, model="m")))
     try:
         trajectory = (await run_episode(spec(TEXTCRAFT, env_seed=240), make(TEXTCRAFT, {}), policy, chat)).trajectory
     finally:
@@ -56,9 +56,9 @@ def test_a_chat_of_one_turn_is_measured(tmp_path, policy_directory, serve):
     server = serve("It is \\boxed{42}.", "It is 41.")
     settings = [f"tasks={GSM8K}", f"policy={server.url}", "policy_model=m", "episodes=2", "group_size=2", f"out={tmp_path}/run"]
     config = compose("evaluate", EvaluateConfig, [*settings, "rollout.sandboxes_per_worker=0"])
-    (record,) = measure(config, policy_directory, progress).records
-    assert (record["policy"], record["episodes"], record["ends"]) == (server.url, 4, {"ANSWERED": 1.0})
-    assert (record["accuracy"], record["pass_at_k"]) == (0.25, {"1": 0.25, "2": 0.5})
+    (record,) = evaluate(config, policy_directory, progress).records
+    assert (record.policy, record.episodes, record.ends) == (server.url, 4, {"ANSWERED": 1.0})
+    assert (record.accuracy, record.pass_at_k) == (0.25, {"1": 0.25, "2": 0.5})
     assert {request["model"] for request in server.requests} == {"m"}
     asked = {request["messages"][0]["content"][-1]["text"] for request in server.requests}
     assert asked == {"Be brief.\n\nHow much is 6 times 7?"}

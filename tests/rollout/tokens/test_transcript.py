@@ -14,7 +14,6 @@ from rollout_fakes import picture
 from transformers import AutoProcessor
 
 from envs.errors import TokenBudgetExceeded
-from rollout.lru import LRUCache
 from rollout.tokens.chat_format import ChatFormat, ChatMessage, banned_token_ids
 from rollout.tokens.images import ImageEncoder
 from rollout.tokens.transcript import TRUNCATED, Transcript
@@ -204,15 +203,12 @@ def test_the_same_pixels_give_the_same_name_and_the_png_gives_the_pixels_back():
     assert ImageEncoder().encode(picture(6)).sha256 != first.sha256
 
 
-def test_the_cache_gives_up_what_was_used_least_recently():
-    cache = LRUCache(10, len)
-    for name in ("aaaa", "bbbb"):
-        cache.put(name, name)
-    assert cache.get("aaaa") == "aaaa"
-    cache.put("cccc", "cccc")
-    assert [cache.get(name) for name in ("aaaa", "bbbb", "cccc")] == ["aaaa", None, "cccc"]
-    cache.put("d", "d" * 11)
-    assert cache.get("d") is None
+def test_an_image_is_encoded_once_and_one_larger_than_the_cache_every_time():
+    small, large = picture(0, 2, 2), picture(0, 64, 64)
+    encoder = ImageEncoder(cache_bytes=1000)
+    assert encoder.encode(small) is encoder.encode(small.copy())
+    assert encoder.encode(large) is not encoder.encode(large)
+    assert encoder.encode(large).png == encoder.encode(large).png
 
 
 def test_an_encoded_image_is_not_changed_by_its_source():

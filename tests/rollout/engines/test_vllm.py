@@ -9,8 +9,12 @@ from rollout_fakes import picture
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from envs.errors import InfrastructureError
-from rollout.tokens.chat_format import banned_token_ids
+from rollout.config import EngineConfig, RolloutConfig
+from rollout.engines.vllm import VllmPolicy
+from rollout.episode.environments import make
+from rollout.tokens.chat_format import ChatFormat, banned_token_ids
 from rollout.tokens.transcript import Transcript
+from starter.policies import find_policy
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +37,10 @@ def _model(directory):
     return AutoModelForImageTextToText.from_pretrained(directory, dtype=torch.float32)
 
 
-def sample(policy, transcript, max_tokens=12, temperature=0.0, seed=0):
-    return policy.generate(transcript.token_ids, transcript.images, max_tokens=max_tokens, temperature=temperature, seed=seed)
+def sample(policy, transcript, max_tokens=12, temperature=0.0, seed=0, stop=()):
+    return policy.generate(
+        transcript.token_ids, transcript.images, max_tokens=max_tokens, temperature=temperature, seed=seed, stop=stop
+    )
 
 
 async def greedy(policy, prompts):
@@ -93,6 +99,63 @@ async def test_a_seed_repeats_its_sample_and_others_differ(engine, prompts):
     second = await asyncio.gather(*(sample(engine, prompts[1], 12, 1.0, seed) for seed in range(8)))
     assert [one.token_ids for one in first] == [one.token_ids for one in second]
     assert len({tuple(one.token_ids) for one in first}) == 8
+
+
+@pytest.fixture(scope="module")
+def starter():
+    """The shipped policy and its chat format: it writes actions, and ends them."""
+    directory = find_policy("starter")
+    policy = VllmPolicy(RolloutConfig(engine=EngineConfig(policy=directory, max_model_len=1024)))
+    yield policy, ChatFormat.from_directory(directory)
+    asyncio.run(policy.close())
+
+
+@pytest.fixture(scope="module")
+def questions(starter):
+    """Prompts of eight tasks that need no tool, so that the policy answers at once."""
+    _, chat = starter
+    transcripts = []
+    for seed in range(8):
+        env = make("toolwise/Basics-v0", {"split": "test"})
+        observation, _ = env.reset(seed=seed)
+        transcripts.append(Transcript(chat, max_tokens=1000))
+        transcripts[-1].append_observation(observation["text"], observation["images"])
+        env.close()
+    return transcripts
+
+
+async def test_a_turn_ends_with_the_token_that_completes_a_stop_text(starter, questions):
+    policy, chat = starter
+    whole = await asyncio.gather(*(sample(policy, question, 64) for question in questions))
+    stopped = await asyncio.gather(*(sample(policy, question, 64, stop=["</answer>"]) for question in questions))
+    answers = [(one, other) for one, other in zip(whole, stopped, strict=True) if "</answer>" in chat.decode(one.token_ids)]
+    assert len(answers) >= 4
+    for one, other in answers:
+        assert chat.decode(other.token_ids).endswith("</answer>")
+        assert other.token_ids == one.token_ids[: len(other.token_ids)]
+        assert "</answer>" not in chat.decode(other.token_ids[:-1])
+        assert chat.end_of_turn not in other.token_ids
+        assert other.logprobs == pytest.approx(one.logprobs[: len(other.token_ids)], abs=1e-4)
+        assert other.finish_reason == "stop"
+    assert any(one.token_ids[-1] == chat.end_of_turn for one, _ in answers)
+
+
+async def test_the_first_of_several_stop_texts_ends_a_turn_and_one_that_never_comes_changes_nothing(starter, questions):
+    policy, chat = starter
+    whole, early, never = await asyncio.gather(
+        sample(policy, questions[0], 64),
+        sample(policy, questions[0], 64, stop=["</answer>", "<answer>"]),
+        sample(policy, questions[0], 64, stop=["no such text"]),
+    )
+    assert chat.decode(early.token_ids).endswith("<answer>")
+    assert (never.token_ids, never.finish_reason) == (whole.token_ids, whole.finish_reason)
+
+
+async def test_after_a_stop_text_the_engine_is_free_for_new_weights(starter, questions):
+    policy, _ = starter
+    await asyncio.gather(*(sample(policy, question, 64, stop=["</answer>"]) for question in questions))
+    # An update waits until nothing is in flight: it would wait for ever for a request that was not ended.
+    await asyncio.wait_for(policy.publish(_as_served(policy), 1), 30)
 
 
 async def test_no_turn_is_sampled_by_two_versions(engine, prompts, states):

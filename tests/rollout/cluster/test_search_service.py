@@ -16,7 +16,7 @@ from envs.search.backends import open_text_search
 from envs.search.text.index import TextIndex
 from envs.search.types import Document
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DOCUMENTS = [Document("Chad", "The capital is N'Djamena.", "book"), Document("Niger", "The capital is Niamey.", "atlas")]
 
 

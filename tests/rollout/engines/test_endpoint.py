@@ -12,16 +12,16 @@ from PIL import Image
 from rollout_fakes import Fake, spec
 
 from envs.errors import UsageError
-from rollout.config import EndpointConfig, EpisodeConfig
+from rollout.config import EndpointConfig, EpisodeConfig, RolloutConfig
 from rollout.engines.endpoint import Endpoint
 from rollout.episode.loop import run_episode
 from rollout.types import StopReason
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def endpoint(server):
-    return Endpoint(EndpointConfig(url=server.url, model="teacher", timeout_s=5, attempts=2))
+    return Endpoint(RolloutConfig(endpoint=EndpointConfig(url=server.url, model="teacher", timeout_s=5, attempts=2)))
 
 
 async def play(server, chat, env=None, **config):

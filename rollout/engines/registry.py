@@ -1,0 +1,26 @@
+"""Engines by name or import path: what `rollout.engine.kind` may be.
+
+An engine is a class whose instances are a `rollout.policy.Policy` or `ChatPolicy`. A worker makes one as
+`Class(config: RolloutConfig, version: int)`, on a thread, since a construction may block until the engine is ready. Classes are
+imported when they are needed: vLLM takes seconds to import, and the driver needs none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from envs.runtime.imports import find
+from rollout.config import RolloutConfig
+from rollout.policy import ChatPolicy, Policy
+
+ENGINES = {
+    "vllm": "rollout.engines.vllm:VllmPolicy",
+    "endpoint": "rollout.engines.endpoint:Endpoint",
+    "none": "rollout.engines.none:NoPolicy",
+}
+"""Import paths by name."""
+
+
+def find_engine(kind: str) -> Callable[[RolloutConfig, int], Policy | ChatPolicy]:
+    """The class of an engine. Raises UsageError if there is no such name, module or class."""
+    return find("rollout.engine.kind", kind, ENGINES)

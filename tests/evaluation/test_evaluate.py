@@ -1,0 +1,88 @@
+"""`evaluate` on real tools, with policies that are scripts: the records, the ablations and what is written."""
+
+import json
+
+import pytest
+import ray
+
+from configs import compose
+from console import progress
+from evaluation.evaluate import EvaluateConfig, evaluate
+from rollout.cluster.connect import join
+from rollout.config import RolloutConfig
+from starter.policies import find_policy
+
+
+def run(out, *settings):
+    """What the command does, on a Ray that stays for the next one."""
+    return evaluate(compose("evaluate", EvaluateConfig, [f"out={out}", *settings]), find_policy("starter"), progress)
+
+
+def read(out, name):
+    return json.loads((out / name).read_text())
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Ray on this machine, as the commands start it."""
+    ray.shutdown()
+    join(RolloutConfig())
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def oracle(cluster, tmp_path_factory):
+    """The oracle on all four abilities, with each tool taken away."""
+    out = tmp_path_factory.mktemp("oracle") / "run"
+    run(out, "policy=oracle", "tasks=toolwise/Mixture-v0", "episodes=48", "ablate=true")
+    return out
+
+
+@pytest.fixture(scope="module")
+def swapped(cluster, tmp_path_factory):
+    """The oracle with what its tools return hidden."""
+    out = tmp_path_factory.mktemp("swapped") / "run"
+    run(out, "policy=oracle", "tasks=toolwise/Mixture-v0", "episodes=48", "ablate=outputs")
+    return out
+
+
+def test_the_oracle_is_always_right_and_each_record_says_which_tools_were_on(oracle):
+    records = read(oracle, "evaluation.json")
+    assert [record["label"] for record in records] == [
+        "oracle",
+        *(f"oracle/without {name}" for name in ("code", "text_search", "image_search", "tools")),
+    ]
+    assert records[0]["accuracy"] == 1.0
+    assert records[0]["by_need"]["needed"]["tool_use"] == 1.0
+    assert records[0]["tools"] == ["code", "text_search", "image_search"]
+    assert records[2]["tools"] == ["code", "image_search"]
+    assert set(records[0]["calls_by_tool"]) == {"code", "text_search", "image_search"}
+    assert records[0]["pass_at_k"] == {"1": 1.0}
+    assert (records[0]["tool_outputs"], records[0]["options"], records[0]["samples"]) == ("real", {"split": "test"}, 1)
+
+
+@pytest.mark.parametrize("tool", ["code", "text_search", "image_search"])
+def test_what_needs_a_tool_is_solved_only_with_it_and_the_rest_anyway(oracle, tool):
+    report = read(oracle, "ablation.json")[f"without {tool}"]
+    assert report["needed"]["accuracy_without"]["share"] <= 0.3
+    assert report["needed"]["only_with"]["share"] >= 0.7
+    assert report["not_needed"]["anyway"]["share"] == 1.0
+
+
+def test_the_markdown_table_has_realx_benchs_form(oracle):
+    header = (oracle / "evaluation.md").read_text().splitlines()[0]
+    assert [cell.strip() for cell in header.split("|")[2:7]] == ["all", "perception", "reasoning", "search", "integration"]
+
+
+@pytest.mark.parametrize("outputs", ["blank", "swapped"])
+def test_answers_that_come_from_outputs_change_with_them(swapped, outputs):
+    report = read(swapped, "ablation.json")[outputs]
+    assert report["needed"]["accuracy_real"]["share"] == 1.0
+    assert report["needed"]["answer_changes"]["share"] >= 0.7
+    assert report["not_needed"]["answer_changes"]["share"] == 0.0
+
+
+def test_the_same_seed_gives_the_same_numbers(oracle, swapped):
+    first, second = ({**read(out, "evaluation.json")[0], "seconds_per_episode": None} for out in (oracle, swapped))
+    assert first == second

@@ -1,0 +1,151 @@
+"""A record keeps the contract of `evaluation.json`, goes through JSON unchanged, replaces the one of its label, and is shown."""
+
+import io
+import json
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+from trajectories import CODE, grouped, trajectory
+
+from envs.errors import InfrastructureError
+from evaluation.intervals import bootstrap_interval, wilson_interval
+from evaluation.records import evaluation_record, markdown, merge, read_records, table, write_records
+from evaluation.types import EvaluationRecord, NeedResults
+from rollout.types import Episode, Group, StopReason
+
+FAILED = trajectory([CODE], "d", 1, stop=StopReason.INFRASTRUCTURE)
+GROUPS = grouped(
+    trajectory([CODE], "a", correct=True),
+    trajectory([], "b"),
+    trajectory([CODE], "c", correct=True, needs=False, abilities=("search",)),
+    trajectory([], "d", correct=True, needs=None, abilities=("search", "faking")),
+    FAILED,
+)
+FACTS = {"policy": "here", "tasks": "toolwise/Microworld-v0", "seed": 3, "temperature": 1.0}
+
+
+def record(label="rl", groups=GROUPS, **more):
+    return evaluation_record(label, groups, **FACTS, **more)
+
+
+def test_the_json_of_a_record_is_the_contracts():
+    settings = {"tool_outputs": "real", "options": {"split": "test"}, "samples": 1}
+    plain = record(tools=["code"], settings=settings).to_json()
+    need = {
+        "needed": {"episodes": 2, "accuracy": 0.5, "tool_use": 0.5},
+        "not_needed": {"episodes": 1, "accuracy": 1.0, "tool_use": 1.0},
+    }
+    expected = {
+        "label": "rl",
+        **FACTS,
+        "tools": ["code"],
+        **settings,
+        "episodes": 4,
+        "accuracy": 0.75,
+        "ci95": list(wilson_interval(3, 4)),
+        "pass_at_k": {"1": 0.75},
+        "calls_per_episode": {"mean": 0.5, "var": 0.25},
+        "by_need": need,
+        "calls_by_tool": {"code": 0.5},
+        "errors_by_tool": {"code": 0.0},
+        "tokens_per_episode": 1.5,
+        "seconds_per_episode": {"generate": pytest.approx(0.15), "tool": 0.5},
+        "ends": {"ANSWERED": 1.0},
+        "by_ability": {
+            "faking": {
+                "episodes": 3,
+                "accuracy": 2 / 3,
+                "ci95": list(wilson_interval(2, 3)),
+                "pass_at_k": {"1": pytest.approx(2 / 3)},
+                "calls_per_episode": {"mean": pytest.approx(1 / 3), "var": pytest.approx(2 / 9)},
+                "by_need": {"needed": need["needed"]},
+            },
+            "search": {
+                "episodes": 2,
+                "accuracy": 1.0,
+                "ci95": list(wilson_interval(2, 2)),
+                "pass_at_k": {"1": 1.0},
+                "calls_per_episode": {"mean": 0.5, "var": 0.25},
+                "by_need": {"not_needed": need["not_needed"]},
+            },
+        },
+    }
+    assert plain == expected
+    assert list(plain) == list(expected)
+    assert json.loads(json.dumps(plain)) == plain
+
+
+def test_a_record_comes_back_from_its_file(tmp_path):
+    records = [record("base"), record("rl", tools=["code"], settings={"samples": 1})]
+    write_records(tmp_path / "evaluation.json", records)
+    assert read_records(tmp_path / "evaluation.json") == records
+    assert read_records(tmp_path / "missing.json") == []
+
+
+def test_a_record_of_the_contracts_fields_alone_is_read_and_written_unchanged():
+    plain = record().to_json()
+    for name in ("pass_at_k", "calls_by_tool", "errors_by_tool", "tokens_per_episode", "seconds_per_episode", "ends"):
+        del plain[name]
+    assert EvaluationRecord.from_json(plain).to_json() == plain
+
+
+@pytest.mark.parametrize("name", ["label", "accuracy", "ci95", "calls_per_episode"])
+def test_a_record_without_a_field_of_the_contract_is_refused(name):
+    plain = record().to_json()
+    del plain[name]
+    with pytest.raises(ValueError, match=f"not an evaluation record: .*{name}"):
+        EvaluationRecord.from_json(plain)
+
+
+def test_several_episodes_an_item_give_the_bootstraps_interval_and_pass_at_k():
+    groups = grouped(
+        *(trajectory([], group, number, correct=number < right) for group, right in (("a", 1), ("b", 4)) for number in range(4))
+    )
+    result = record(groups=groups)
+    assert result.pass_at_k == {"1": 0.625, "2": 0.75, "4": 1.0}
+    assert result.ci95 == bootstrap_interval([0.25, 1.0])
+
+
+def test_an_episode_of_several_chains_counts_once():
+    whole = trajectory([CODE], "a", correct=True)
+    names = ("token_ids", "loss_mask", "logprobs", "versions")
+    chains = tuple(
+        replace(
+            whole,
+            **{name: getattr(whole, name)[start : start + 2] for name in names},
+            chain=start // 2,
+            turns=[whole.turns[start // 2]],
+        )
+        for start in (0, 2)
+    )
+    assert record(groups=[Group("a", (Episode(chains),))]) == record(groups=grouped(whole))
+
+
+def test_without_an_outcome_there_is_no_record():
+    with pytest.raises(InfrastructureError, match="all 1 of them failed"):
+        record(groups=grouped(FAILED))
+
+
+def test_a_record_replaces_the_one_of_its_label_and_the_others_follow():
+    base, rl = record("base"), record("rl")
+    newer, control = replace(base, accuracy=1.0), record("control")
+    assert merge([base, rl], [newer, control]) == [newer, rl, control]
+
+
+def test_records_are_shown_side_by_side():
+    base = record("base")
+    rl = replace(base, label="rl", accuracy=1.0, by_need={"needed": NeedResults(1, 1.0, 0.25)})
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(table([base, rl]))
+    text = console.export_text()
+    low, high = (100 * bound for bound in base.ci95)
+    assert f"75.0 % ({low:.1f}–{high:.1f})" in text
+    assert all(part in text for part in ("100.0 %", "25.0 %", "0.50 (0.25)", "–"))
+
+
+def test_the_markdown_table_has_realx_benchs_order():
+    groups = grouped(trajectory(group="a", abilities=("integration", "search", "own", "perception")))
+    header, _, row = markdown([record(groups=groups)]).splitlines()
+    assert [cell.strip() for cell in header.split("|")[2:7]] == ["all", "perception", "search", "integration", "own"]
+    assert row.startswith("| rl | 0.0 % (")

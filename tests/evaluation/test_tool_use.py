@@ -1,0 +1,158 @@
+"""Statistics equal what NumPy computes by hand; an episode counts once, for each of its abilities; the alarm tells a dip from a
+collapse."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from trajectories import CODE, grouped, trajectory
+
+from evaluation.records import evaluation_record
+from evaluation.tool_use import CollapseAlarm, tool_advantage, tool_use_metrics, variance_parts
+from rollout.types import Episode, Group, StopReason
+
+GROUPS = grouped(
+    trajectory([CODE, CODE, ("code", "error", 3.0, "print(2)")], "a", 0, reward=1.0, correct=True),
+    trajectory([], "a", 1, reward=0.25),
+    trajectory([("search", "timeout", 9.0, "find")], "b", 0, reward=0.5, abilities=("search",)),
+    trajectory([("search", "ok", 1.0, "find")], "b", 1, abilities=("search",)),
+    trajectory([CODE], "b", 2, stop=StopReason.INFRASTRUCTURE),
+)
+
+
+def test_metrics_of_a_small_batch_by_hand():
+    metrics = tool_use_metrics(GROUPS, CollapseAlarm())
+    expected = {
+        "tools/calls_per_episode/mean": 5 / 4,
+        "tools/calls_per_episode/std": np.std([3, 0, 1, 1]),
+        "tools/calls_per_episode/var": np.var([3, 0, 1, 1]),
+        "tools/calls_per_episode/max": 3,
+        "tools/variance/within_group": (2 * np.var([3, 0]) + 2 * np.var([1, 1])) / 4,
+        "tools/variance/between_group": (2 * (1.5 - 1.25) ** 2 + 2 * (1 - 1.25) ** 2) / 4,
+        "tools/zero_variance_groups": 0.5,
+        "tools/repeat_rate": 1 / 5,
+        "tools/code/frequency": 0.25,
+        "tools/code/error_rate": 1 / 3,
+        "tools/code/latency_s/p50": 1.0,
+        "tools/code/latency_s/p99": np.percentile([1, 1, 3], 99),
+        "tools/search/frequency": 0.5,
+        "tools/search/error_rate": 0.5,
+        "reward/with_tools": 0.5,
+        "reward/without_tools": 0.25,
+        "reward/tool_advantage": 0.75,
+        "reward/accuracy": 0.25,
+        "ability/search/reward/accuracy": 0.0,
+        "critic/score/mean": 1.75 / 4,
+        "critic/score/max": 1.0,
+        "critic/score/min": 0.0,
+        "response_length/mean": (4 + 1 + 2 + 2) / 4,
+        "num_turns/mean": (8 + 2 + 4 + 4) / 4,
+        "stop_reason/answered": 1.0,
+        "stop_reason/time_limit": 0.0,
+        "tools/collapse_alarm": 0.0,
+        "ability/search/tools/calls_per_episode/mean": 1.0,
+        "ability/search/tools/variance/within_group": 0.0,
+        "ability/faking/tools/code/frequency": 0.5,
+        "ability/faking/tools/collapse_alarm": 0.0,
+    }
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected)
+    assert "ability/search/reward/without_tools" not in metrics
+    assert "stop_reason/infrastructure" not in metrics
+
+
+def test_a_step_without_an_outcome_has_no_metrics():
+    with pytest.raises(ValueError, match="infrastructure"):
+        tool_use_metrics(grouped(trajectory(stop=StopReason.INFRASTRUCTURE)))
+
+
+def test_an_episode_of_several_chains_counts_once():
+    whole = trajectory([CODE, CODE], "a", 0, reward=1.0)
+    first = replace(whole, token_ids=[7, 7], loss_mask=[0, 1], logprobs=[0.0, -0.5], versions=[-1, 0], turns=whole.turns[:1])
+    rest = {name: getattr(whole, name)[2:] for name in ("token_ids", "loss_mask", "logprobs", "versions")}
+    second = replace(whole, **rest, turns=whole.turns[1:], chain=1, prompt_length=1)
+    other = trajectory([], "a", 1)
+    chained = [Group("a", (Episode((first, second)), Episode((other,))))]
+    assert tool_use_metrics(chained) == tool_use_metrics(grouped(whole, other))
+
+
+def test_an_episode_of_several_abilities_counts_for_each_in_metrics_and_evaluation_alike():
+    both = [
+        trajectory([CODE], "a", abilities=("perception", "search"), correct=True),
+        trajectory([], "b", abilities=("perception",)),
+        trajectory([CODE, CODE], "c", abilities=("search",), correct=True),
+    ]
+    groups = grouped(*both)
+    metrics = tool_use_metrics(groups)
+    record = evaluation_record("x", groups, policy="p", tasks="t", seed=0, temperature=1.0)
+    assert set(record.by_ability) == {"perception", "search"}
+    for name, accuracy, calls in (("perception", 0.5, 0.5), ("search", 1.0, 1.5)):
+        part = record.by_ability[name]
+        assert (part.episodes, part.accuracy, part.calls_per_episode.mean) == (2, accuracy, calls)
+        assert metrics[f"ability/{name}/tools/calls_per_episode/mean"] == calls
+        assert metrics[f"ability/{name}/reward/accuracy"] == accuracy
+    assert not any("+" in name for name in metrics)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from("abcd")), min_size=1, max_size=40))
+def test_within_and_between_add_up_to_the_variance(pairs):
+    values = np.array([value for value, _ in pairs], float)
+    groups = [np.array([value for value, name in pairs if name == group], float) for group in {group for _, group in pairs}]
+    within, between = variance_parts(groups)
+    assert within + between == pytest.approx(np.var(values), abs=1e-9)
+    assert within == pytest.approx(sum(len(part) * np.var(part) for part in groups) / len(values), abs=1e-9)
+    assert min(within, between) >= -1e-12
+
+
+def parts(values, *sizes):
+    return np.split(np.array(values), np.cumsum(sizes)[:-1])
+
+
+def test_tools_are_compared_within_groups_if_a_group_has_both():
+    """Hard tasks call for the tool and score low: over all episodes the tool looks harmful, within the group it helps."""
+    rewards, used = [0.3, 0.1, 1.0, 1.0], [True, False, False, False]
+    assert tool_advantage(parts(rewards, 2, 2), parts(used, 2, 2)) == pytest.approx(0.2)
+    assert tool_advantage(parts(rewards, 1, 3), parts(used, 1, 3)) == pytest.approx(0.3 - 0.7)
+    assert tool_advantage(parts(rewards, 4), [np.zeros(4, bool)]) is None
+
+
+def ring(alarm, uses, advantage=0.4):
+    return [alarm.update("", use, advantage) for use in uses]
+
+
+def test_a_dip_that_recovers_is_silent_and_a_collapse_rings():
+    dip = [0.8] * 10 + [0.5, 0.2, 0.1, 0.08, 0.1, 0.15, 0.2, 0.5] + [0.7] * 10
+    assert not any(ring(CollapseAlarm(), dip))
+    collapse = ring(CollapseAlarm(patience=10), [0.8] * 10 + [0.5] + [0.1] * 12)
+    assert collapse == [False] * 20 + [True] * 3
+
+
+def test_unlearning_a_tool_that_does_not_pay_is_silent():
+    assert not any(ring(CollapseAlarm(), [0.8] * 10 + [0.0] * 30, advantage=-0.1))
+    assert not any(ring(CollapseAlarm(), [0.8] * 10 + [0.0] * 30, advantage=None))
+
+
+def test_the_alarm_stops_when_the_tool_comes_back_and_remembers_what_paid():
+    alarm = CollapseAlarm(patience=3, warmup=2)
+    ring(alarm, [0.9, 0.9, 0.9])
+    assert ring(alarm, [0.0] * 4, advantage=None)[-1]
+    assert alarm.ringing
+    assert not ring(alarm, [0.6])[0]
+    assert not alarm.ringing
+
+
+def test_one_abilitys_collapse_rings_though_another_goes_on():
+    alarm = CollapseAlarm(patience=2, warmup=1)
+    for use in (0.9, 0.0, 0.0):
+        alarm.update("", 0.5 + use / 2, 0.3)
+        alarm.update("search", use, 0.3)
+    assert alarm.ringing
+
+
+def test_the_alarms_state_goes_through_json():
+    first, second = CollapseAlarm(patience=6), CollapseAlarm(patience=6)
+    ring(first, [0.8] * 5 + [0.1] * 4)
+    second.load_state(json.loads(json.dumps(first.state())))
+    assert ring(first, [0.1] * 3) == ring(second, [0.1] * 3) == [False, True, True]

@@ -1,0 +1,30 @@
+"""A driver on a Ray of this machine ends as any process does when it is told to."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+import ray
+
+from rollout.cluster.connect import join
+from rollout.config import RolloutConfig
+
+
+@pytest.fixture
+def cluster():
+    """Ray on this machine, as the commands start it."""
+    ray.shutdown()
+    join(RolloutConfig())
+    yield
+    ray.shutdown()
+
+
+def test_a_driver_that_is_told_to_end_can_close_what_it_holds(cluster):
+    """Ray's own handler would print a stack and die."""
+    never = ray.remote(num_cpus=0)(lambda: time.sleep(60)).remote()
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    with pytest.raises(KeyboardInterrupt):
+        ray.get(never, timeout=20)
+    ray.cancel(never, force=True)

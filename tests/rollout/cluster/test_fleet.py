@@ -1,0 +1,156 @@
+"""Every episode comes back exactly once and in order, whatever dies; only what our infrastructure failed is repeated, sample by
+sample; a fleet that cannot work says so."""
+
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+from rollout_fakes import ScriptedEngine, spec
+
+from envs.errors import FleetError, UsageError
+from rollout.cluster.fleet import Fleet
+from rollout.config import EngineConfig, RolloutConfig
+from rollout.types import GroupSpec, StopReason, episodes_of
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Ray on this machine, whose workers find the fakes."""
+    environment = {
+        "env_vars": {"PYTHONPATH": os.pathsep.join(str(path) for path in (Path(__file__).parents[3], Path(__file__).parents[1]))}
+    }
+    ray.shutdown()
+    ray.init(
+        address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, configure_logging=False, runtime_env=environment
+    )
+    yield
+    ray.shutdown()
+
+
+def config(directory="", **options):
+    defaults = {"cpus_per_worker": 0.5, "sandboxes_per_worker": 0, "episodes_per_worker": 8, "attempts": 3}
+    return RolloutConfig(**defaults | options, engine=EngineConfig(kind=ScriptedEngine.KIND, policy=str(directory)))
+
+
+@pytest.fixture(scope="module")
+def fleet(cluster):
+    """Two workers, which every test may kill."""
+    fleet = Fleet(config(workers=2, max_consecutive_failures=9))
+    yield fleet
+    fleet.shutdown()
+
+
+def groups(count, size, changes=None, **options):
+    """Groups of episodes that are numbered throughout; `changes` holds other options for the episodes of some numbers."""
+    return [
+        GroupSpec(
+            f"group{group}",
+            tuple(
+                spec(number=number, group=f"group{group}", **options | (changes or {}).get(number, {}))
+                for number in range(size * group, size * group + size)
+            ),
+        )
+        for group in range(count)
+    ]
+
+
+def attempts(directory):
+    """How often the episode of each seed was begun."""
+    return Counter(int(path.name.split("-")[1]) for path in Path(directory).iterdir())
+
+
+def collect(fleet, specs, *more):
+    """The episodes of a collection, once every one of them has come back in its place."""
+    found = fleet.collect(specs, *more)
+    assert [group.group_id for group in found] == [group.group_id for group in specs]
+    for group, asked in zip(found, specs, strict=True):
+        assert [episode.trajectory.episode_id for episode in group.episodes] == [one.episode_id for one in asked.episodes]
+    return list(episodes_of(found))
+
+
+def reasons(episodes):
+    return {episode.trajectory.stop_reason for episode in episodes}
+
+
+def test_groups_come_in_their_order_and_progress_is_told(fleet, tmp_path):
+    told = []
+    episodes = collect(fleet, groups(10, 4, log=str(tmp_path)), lambda done, text: told.append(done))
+    assert reasons(episodes) == {StopReason.ANSWERED}
+    assert told == list(range(1, 41))
+    assert set(attempts(tmp_path).values()) == {1}
+
+
+def test_only_the_failed_sample_is_repeated_and_its_group_is_not(fleet, tmp_path):
+    broken = (3, 9)
+    trouble = {number: {"trouble": "raise", "times": 2} for number in broken}
+    episodes = collect(fleet, groups(4, 4, trouble, log=str(tmp_path)))
+    assert reasons(episodes) == {StopReason.ANSWERED}
+    assert attempts(tmp_path) == {number: 3 if number in broken else 1 for number in range(16)}
+
+
+def test_a_sample_that_always_fails_ends_as_infrastructure_after_its_attempts(fleet, tmp_path):
+    found = fleet.collect(groups(2, 2, {1: {"trouble": "crash", "times": 99}}, log=str(tmp_path)))
+    assert [[episode.failed for episode in group.episodes] for group in found] == [[False, True], [False, False]]
+    assert [len(group.sound) for group in found] == [1, 2]
+    assert "a bug of the environment" in found[0].episodes[1].error
+    assert attempts(tmp_path)[1] == 3
+
+
+def test_a_worker_that_dies_amid_its_episodes_is_replaced_with_the_current_weights(fleet, tmp_path):
+    fleet.publish({"weight": torch.zeros(2, dtype=torch.bfloat16)}, 7)
+    episodes = collect(fleet, groups(8, 4, {5: {"trouble": "kill"}}, log=str(tmp_path), tool_s=0.05))
+    assert reasons(episodes) == {StopReason.ANSWERED}
+    assert {max(episode.trajectory.versions) for episode in episodes} == {7}
+
+
+def test_a_worker_whose_engine_has_failed_is_replaced(cluster, tmp_path):
+    fleet = Fleet(config(tmp_path))
+    process = ray.get(fleet.seats[0].worker.health.remote())["process"]
+    (tmp_path / "fuse").touch()
+    assert reasons(collect(fleet, groups(3, 2))) == {StopReason.ANSWERED}
+    assert ray.get(fleet.seats[0].worker.health.remote())["process"] != process
+    fleet.shutdown()
+    with pytest.raises(RuntimeError, match="was shut down"):
+        fleet.collect(groups(3, 2))
+
+
+def test_a_worker_killed_between_collections_is_replaced_too(fleet):
+    process = ray.get(fleet.seats[0].worker.health.remote())["process"]
+    os.kill(process, signal.SIGKILL)
+    fleet.publish({}, 2)
+    assert {max(episode.trajectory.versions) for episode in collect(fleet, groups(2, 2))} == {2}
+
+
+def test_failures_in_a_row_stop_the_run_and_name_the_cause(fleet):
+    with pytest.raises(FleetError, match=r"9 infrastructure failures in a row.*the wire is cut"):
+        fleet.collect(groups(4, 4, trouble="raise", times=99, log=None))
+    collect(fleet, groups(2, 2))
+
+
+def test_a_worker_that_dies_again_and_again_stops_the_run(cluster, tmp_path):
+    fleet = Fleet(config(attempts=1, episodes_per_worker=1))
+    with pytest.raises(FleetError, match="a worker died 2 times"):
+        fleet.collect(groups(4, 1, trouble="kill", times=99, log=str(tmp_path)))
+    fleet.shutdown()
+
+
+def test_a_users_mistake_is_raised_as_such(fleet):
+    with pytest.raises(UsageError, match="Nowhere-v0"):
+        fleet.collect([*groups(2, 2), GroupSpec("g", (spec("Nowhere-v0"),))])
+    with pytest.raises(UsageError, match="no actor 'oracle'"):
+        fleet.collect([GroupSpec("g", (spec(actor="oracle"),))])
+    collect(fleet, groups(2, 2))
+
+
+def test_two_episodes_of_one_name_are_refused(fleet):
+    with pytest.raises(ValueError, match="'g-0'"):
+        fleet.collect([GroupSpec("g", (spec(), spec()))])
+
+
+def test_a_cluster_that_is_too_small_is_named(cluster):
+    with pytest.raises(UsageError, match=r"start_s=1 s.*'GPU': 99"):
+        Fleet(config(gpus_per_worker=99, start_s=1.0))

@@ -1,0 +1,92 @@
+"""What a collection runs: seeds by place, rows in order, held-out tasks unless told otherwise; its settings are not changed."""
+
+import copy
+import json
+
+import gymnasium
+import pytest
+
+from configs import compose
+from envs.errors import UsageError
+from rollout.collect import CollectConfig, Collector, tasks_of
+from rollout.specs import group_specs
+from starter.policies import find_policy
+
+
+def config(tmp_path, *settings):
+    return compose("collect", CollectConfig, [f"out={tmp_path}/run", *settings])
+
+
+def test_a_group_shares_its_task_and_no_two_episodes_a_sample():
+    groups = group_specs("rl", ("Some-v0", {}), groups=3, group_size=2, seed=1, step=4)
+    assert [group.group_id for group in groups] == ["rl-4-0", "rl-4-1", "rl-4-2"]
+    assert [len({episode.env_seed for episode in group.episodes}) for group in groups] == [1, 1, 1]
+    episodes = [episode for group in groups for episode in group.episodes]
+    assert len({episode.sampling_seed for episode in episodes}) == len({episode.episode_id for episode in episodes}) == 6
+
+
+def test_seeds_depend_on_nothing_but_the_place():
+    def seeds(name="rl", **options):
+        groups = group_specs(name, ("Some-v0", {}), **{"groups": 2, "group_size": 2, "seed": 1} | options)
+        return [(episode.env_seed, episode.sampling_seed) for group in groups for episode in group.episodes]
+
+    assert seeds() == seeds() == seeds(temperature=0.5, actor="expert") == seeds(groups=3)[:4]
+    others = [seeds(seed=2), seeds(step=1), seeds(name="test")]
+    assert all(not set(seeds()) & set(other) for other in others)
+
+
+def test_every_row_of_a_file_is_asked_once(tmp_path):
+    path = tmp_path / "q.jsonl"
+    path.write_text("".join(json.dumps({"question": f"Q{n}", "answer": "A"}) + "\n" for n in range(5)))
+    collector = Collector(config(tmp_path, f"tasks={path}", "policy=random", "group_size=2"), find_policy("starter"))
+    rows = [[episode.env_kwargs["row"] for episode in group.episodes] for group in collector.specs]
+    assert rows == [[number, number] for number in range(5)]
+
+
+def third_party(split="train", **options):
+    raise AssertionError("it is not made")
+
+
+def test_held_out_tasks_are_taken_from_an_environment_that_would_train(tmp_path):
+    def options(tasks, *settings):
+        return tasks_of(config(tmp_path, f"tasks={tasks}", *settings))[1]
+
+    assert options("toolwise/Mixture-v0") == options("toolwise/Atlas-v0") == {"split": "test"}
+    assert options("toolwise/Mixture-v0", "+options.split=train", "+options.need=1") == {"split": "train", "need": 1}
+    for name, entry, kwargs in (
+        ("Trains-v0", third_party, {}),
+        ("Tests-v0", third_party, {"split": "validation"}),
+        ("Plain-v0", lambda: None, {}),
+    ):
+        gymnasium.register(f"collected/{name}", entry_point=entry, kwargs=kwargs)
+    assert [options(f"collected/{name}") for name in ("Trains-v0", "Tests-v0", "Plain-v0")] == [{"split": "test"}, {}, {}]
+
+
+def test_a_module_that_is_not_found_is_named(tmp_path):
+    with pytest.raises(UsageError, match="tasks=no_such_module:Env-v0: there is no module no_such_module"):
+        tasks_of(config(tmp_path, "tasks=no_such_module:Env-v0"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        (["policy=oracle"], "none"),
+        (["policy=http://127.0.0.1:1/v1", "policy_model=m"], "endpoint"),
+        (["rollout.engine.kind=rollout_fakes:ScriptedEngine"], "rollout_fakes:ScriptedEngine"),
+        ([], "vllm"),
+    ],
+)
+def test_the_policy_chooses_the_engine_and_the_settings_stay_as_they_were(tmp_path, settings, kind):
+    given = config(tmp_path, *settings)
+    before = copy.deepcopy(given)
+    collector = Collector(given, find_policy("starter"))
+    assert collector.rollout.engine.kind == kind
+    assert collector.rollout.engine.policy == find_policy("starter")
+    assert given == before
+
+
+def test_episodes_are_not_overwritten(tmp_path):
+    (tmp_path / "run/trajectories").mkdir(parents=True)
+    (tmp_path / "run/trajectories/episodes.jsonl").write_text("")
+    with pytest.raises(UsageError, match="holds episodes already"):
+        Collector(config(tmp_path, "policy=random"), find_policy("starter"))
