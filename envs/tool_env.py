@@ -87,6 +87,8 @@ class ToolEnv(gymnasium.Env[Observation, str]):
     ) -> None:
         if max_turns < 1:
             raise UsageError(f"max_turns is {max_turns}: write 1 or more")
+        if isinstance(without, str):
+            raise UsageError(f"without={without}: write a list, as in without=[{without}]")
         self.observation_space: Any = Dict({"text": Unicode(MAX_CHARACTERS), "images": spaces.Sequence(RGBImage(MAX_SIDE))})
         self.action_space = Unicode(MAX_CHARACTERS)
         self.render_mode = render_mode
