@@ -189,7 +189,9 @@ def _field(parameter: inspect.Parameter, hint: Any, description: str | None, nam
     if isinstance(parameter.default, FieldInfo):
         raise UsageError(f"tool {name}: write {parameter.name}: Annotated[…, Field(…)], with the default behind it")
     default = ... if parameter.default is parameter.empty else parameter.default
-    return Field(default, alias=parameter.name, **({} if description is None else {"description": description}))
+    # A description of None would hide that of an Annotated type.
+    options: dict[str, Any] = {} if description is None else {"description": description}
+    return Field(default, alias=parameter.name, **options)
 
 
 def _result(returned: Any) -> ToolResult:

@@ -1,4 +1,4 @@
-"""What a user writes as `tools=`: names, import paths, functions and Tools; whatever is wrong is one line that says what to write."""
+"""What a user writes as `tools=`: names, import paths, functions and Tools; what is wrong is one line that says what to write."""
 
 import sys
 
