@@ -15,7 +15,7 @@ from gymnasium.spaces import Dict
 
 from envs.errors import UsageError
 from envs.per_loop import LoopThread
-from envs.protocols.actions import Answer, Call, Malformed
+from envs.protocols.actions import Answer, Call, Calls, Malformed
 from envs.protocols.opening import open_protocol
 from envs.protocols.protocol import Message, Protocol
 from envs.protocols.text import encodable, escape
@@ -95,7 +95,7 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         self.render_mode = render_mode
         self.sandbox = sandbox
         self.protocol = open_protocol(protocol)
-        self._tasks = tasks if callable(tasks) else _one_of(tasks)
+        self._tasks: TaskSource = _one_of(tasks) if isinstance(tasks, Sequence) or not callable(tasks) else tasks
         self._sources = open_tools(tools, SearchOptions(text_search, image_search, top_k, search_s))
         self._without = frozenset(without)
         self._tools = self._offered(source for source in self._sources if isinstance(source, Tool))
@@ -168,6 +168,8 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         if isinstance(parsed, Malformed):
             # The remedy is our own text: its tags are meant.
             return await self._next([], [self.protocol.remedy(parsed)])
+        if not isinstance(parsed, Calls):
+            raise UsageError(f"the protocol {self.protocol.name} read {parsed!r}: its parse gives Answer, Calls or Malformed")
         ended = await self._run_calls(parsed.calls)
         safe = [(result.text, result.images) for _, result in ended]
         return await self._next([call for call, _ in ended], self.protocol.results(parsed.calls, safe))
@@ -179,7 +181,9 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         """
         async with self._one_at_a_time:
             self._require_running()
-            call = Call(name, dict(arguments or {}))
+            # What is no JSON object is kept under one name, so that the tool can say what is wrong with it.
+            given = {} if arguments is None else dict(arguments) if isinstance(arguments, Mapping) else {"arguments": arguments}
+            call = Call(name, given)
             self._transcript.append(f"{name} {call.arguments}")
             ((record, result),) = await self._run_calls((call,))
             await self._next([record], [Message("tool", result.text, result.images)])

@@ -13,8 +13,8 @@ MAX_CALLS = 16
 """Most tool calls in one turn."""
 
 _OPENING = re.compile(r"<(?P<close>/?)(?P<tag>think|code|tool_call|answer)>")
-_FENCE = re.compile(r"\A\s*```(?:python|py)?[ \t]*\n(.*?)```\s*\Z", re.DOTALL)
-_CODE = re.compile(r"<code>\s*```(?:python|py)?[ \t]*\n.*?```\s*</code>", re.DOTALL)
+_FENCE = re.compile(r"\A\s*```(?i:python3?|py)?[ \t]*\r?\n(.*?)```\s*\Z", re.DOTALL)
+_CODE = re.compile(r"<code>\s*```(?i:python3?|py)?[ \t]*\r?\n.*?```\s*</code>", re.DOTALL)
 _FENCED = re.compile(r"<code>\s*```")
 # Strings of JSON are passed over: a closing tag inside one is part of it. One that is never closed is none.
 _CALL_END = re.compile(r'"(?:[^"\\]|\\.)*"|(?P<end></tool_call>)', re.DOTALL)

@@ -123,6 +123,14 @@ async def test_the_result_of_a_call_has_its_status_and_images():
     assert (result.text, result.status, result.images[0].size) == ("a picture", ToolStatus.OK, (5, 4))
 
 
+@pytest.mark.parametrize("arguments", ["21", 21, [21]], ids=repr)
+async def test_arguments_that_are_no_object_are_answered_by_the_tool(arguments):
+    env = await started()
+    result = await env.call("double", arguments)
+    assert result.status is ToolStatus.ERROR
+    assert "Wrong arguments for double" in result.text
+
+
 # Schemas.
 
 
@@ -322,6 +330,16 @@ async def test_an_own_protocol_is_used_throughout(protocol):
     assert observation["text"] == "write CALL name text, or ANSWER text"
     _, _, terminated, _, info = await env.step_async("ANSWER 42")
     assert (terminated, info["reward_parts"]["accuracy"]) == (True, 1.0)
+
+
+async def test_an_own_protocol_that_reads_no_action_is_the_users_to_mend():
+    class Wrong(own_protocols.Lines):
+        def parse(self, text):
+            return text
+
+    env = await started(protocol=Wrong)
+    with pytest.raises(UsageError, match="lines read 'x': its parse gives Answer, Calls or Malformed"):
+        await env.step_async("x")
 
 
 async def test_an_own_protocol_words_the_scripted_expert():

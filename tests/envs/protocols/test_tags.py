@@ -125,7 +125,7 @@ def test_thoughts_and_one_action_are_well_formed(thoughts):
     assert DEEPEYES.is_well_formed(f"{thoughts}<answer>7</answer>") == (thoughts != THOUGHTS["two"])
 
 
-@pytest.mark.parametrize("fence", ["```python", "```py", "```", "```python  "])
+@pytest.mark.parametrize("fence", ["```python", "```py", "```", "```python  ", "```Python", "```python3", "```python\r"])
 def test_a_fence_may_name_python_or_nothing(fence):
     assert DEEPEYES.parse(f"<code>{fence}\nprint(1)\n```</code>") == runs("print(1)")
 
