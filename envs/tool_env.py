@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import reprlib
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,7 +14,7 @@ from gymnasium import spaces
 from gymnasium.spaces import Dict
 
 from envs.errors import UsageError
-from envs.protocols.actions import Answer, Call, Malformed
+from envs.protocols.actions import Answer, Call, Calls, Malformed
 from envs.protocols.opening import open_protocol
 from envs.protocols.protocol import Message, Protocol
 from envs.protocols.text import encodable, escape
@@ -87,12 +88,14 @@ class ToolEnv(gymnasium.Env[Observation, str]):
     ) -> None:
         if max_turns < 1:
             raise UsageError(f"max_turns is {max_turns}: write 1 or more")
+        if isinstance(without, str):
+            raise UsageError(f"without={without}: write a list, as in without=[{without}]")
         self.observation_space: Any = Dict({"text": Unicode(MAX_CHARACTERS), "images": spaces.Sequence(RGBImage(MAX_SIDE))})
         self.action_space = Unicode(MAX_CHARACTERS)
         self.render_mode = render_mode
         self.sandbox = sandbox
         self.protocol = open_protocol(protocol)
-        self._tasks = _one_of(tasks) if isinstance(tasks, Sequence) else tasks
+        self._tasks: TaskSource = _one_of(tasks) if isinstance(tasks, Sequence) or not callable(tasks) else tasks
         self._sources = open_tools(tools, SearchOptions(text_search, image_search, top_k, search_s))
         self._without = frozenset(without)
         self._tools = self._offered(source for source in self._sources if isinstance(source, Tool))
@@ -104,7 +107,7 @@ class ToolEnv(gymnasium.Env[Observation, str]):
             self._judge = open_judge(judge)
         self._max_turns, self._outputs, self._limits = max_turns, tool_outputs, limits or Limits()
         self._owned_sandbox: Pool | None = None
-        self._starting = asyncio.Lock()
+        self._starting, self._one_at_a_time = asyncio.Lock(), asyncio.Lock()
         self._loop: LoopThread | None = None
         self._task: Task | None = None
         self._toolbox: Toolbox | None = None
@@ -152,6 +155,10 @@ class ToolEnv(gymnasium.Env[Observation, str]):
 
     async def step_async(self, action: str) -> Step:
         """Take one turn; see the class for what comes back."""
+        async with self._one_at_a_time:
+            return await self._step(action)
+
+    async def _step(self, action: str) -> Step:
         self._require_running()
         self._actions.append(action)
         self._transcript.append(action)
@@ -161,26 +168,35 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         if isinstance(parsed, Malformed):
             # The remedy is our own text: its tags are meant.
             return await self._next([], [self.protocol.remedy(parsed)])
+        if not isinstance(parsed, Calls):
+            raise UsageError(f"the protocol {self.protocol.name} read {parsed!r}: its parse gives Answer, Calls or Malformed")
         ended = await self._run_calls(parsed.calls)
         safe = [(result.text, result.images) for _, result in ended]
         return await self._next([call for call, _ in ended], self.protocol.results(parsed.calls, safe))
 
     async def call(self, name: str, arguments: Mapping[str, Any] | None = None) -> ToolResult:
-        """Call a tool, as one turn. The result's text is escaped. If it spends the budget, `finish` gives the truncated end."""
-        self._require_running()
-        call = Call(name, dict(arguments or {}))
-        self._transcript.append(f"{name} {call.arguments}")
-        ((record, result),) = await self._run_calls((call,))
-        await self._next([record], [Message("tool", result.text, result.images)])
-        return result
+        """Call a tool, as one turn. The result's text is escaped. If it spends the budget, `finish` gives the truncated end.
+
+        Calls that are made at the same time are turns one after another.
+        """
+        async with self._one_at_a_time:
+            self._require_running()
+            # What is no JSON object is kept under one name, so that the tool can say what is wrong with it.
+            given = {} if arguments is None else dict(arguments) if isinstance(arguments, Mapping) else {"arguments": arguments}
+            call = Call(name, given)
+            self._transcript.append(f"{name} {call.arguments}")
+            ((record, result),) = await self._run_calls((call,))
+            await self._next([record], [Message("tool", result.text, result.images)])
+            return result
 
     async def finish(self, answer: str | None = None) -> Step:
         """End the episode with an answer, or without one (truncated). After a spent budget the answer comes too late."""
-        if self._final is not None and self._final[3]:
-            return self._final
-        self._require_running()
-        self._transcript.append(str(answer))
-        return await (self._next([], [], give_up=True) if answer is None else self._answered(answer))
+        async with self._one_at_a_time:
+            if self._task is not None and self._final is not None and self._final[3]:
+                return self._final
+            self._require_running()
+            self._transcript.append(str(answer))
+            return await (self._next([], [], give_up=True) if answer is None else self._answered(answer))
 
     async def close_async(self) -> None:
         """Close the sandbox session, and the pool if it is this environment's own."""
@@ -313,6 +329,8 @@ class ToolEnv(gymnasium.Env[Observation, str]):
 
 
 def _one_of(tasks: Sequence[Task]) -> TaskSource:
+    if isinstance(tasks, str) or not isinstance(tasks, Sequence) or not all(isinstance(task, Task) for task in tasks):
+        raise UsageError(f"tasks are {reprlib.repr(tasks)}: give a list of Task, or a function that draws one")
     if not tasks:
         raise UsageError("there is no task: give at least one, or a function that draws one")
     return lambda rng: tasks[int(rng.integers(len(tasks)))]

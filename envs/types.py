@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 from PIL import Image
@@ -84,11 +84,33 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """What a tool gives back: text and images for the observation, and how the call ended."""
+    """What a tool gives back: text and images for the observation, and how the call ended.
+
+    A list of images will do, and uint8 arrays in place of images. Raises TypeError or ValueError for what nobody can be shown.
+    """
 
     text: str = ""
     images: tuple[Image.Image, ...] = ()
     status: ToolStatus = ToolStatus.OK
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise TypeError(f"the text of a ToolResult is {self.text!r}: write a str")
+        given = (self.images,) if isinstance(self.images, Image.Image | np.ndarray) else self.images
+        object.__setattr__(self, "images", tuple(map(_shown, given)))
+        object.__setattr__(self, "status", ToolStatus(self.status))
+
+
+def _shown(image: Any) -> Image.Image:
+    """An image that is read to its end: a file that is cut off is found out here, not when the model is to see it."""
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)
+    if not isinstance(image, Image.Image):
+        raise TypeError(f"an image of a ToolResult is a {type(image).__name__}: write a PIL image or a uint8 array")
+    if 0 in image.size:
+        raise ValueError("an image of a ToolResult has no pixels")
+    image.load()
+    return image
 
 
 @dataclass(frozen=True, slots=True)

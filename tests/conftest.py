@@ -1,7 +1,12 @@
 """One option for the whole suite: `--whole` runs the sandbox's soak, leak and fuzz tests with their full counts (`make soak`)."""
 
+import hypothesis
 import pytest
 from openai_server import Server
+
+# How long one example takes says nothing on a machine that others use too.
+hypothesis.settings.register_profile("toolwise", deadline=None)
+hypothesis.settings.load_profile("toolwise")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

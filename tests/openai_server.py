@@ -7,8 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Server:
-    """An endpoint in OpenAI's form. `replies` are texts, texts with a finish reason, statuses of
-    failures, those with an error, "slow" or "garbage"; the last one for ever."""
+    """An endpoint in OpenAI's form. `replies` are texts, texts with a finish reason, tool calls (see `asking`), statuses
+    of failures, those with an error, "slow" or "garbage"; the last one for ever."""
 
     def __init__(self, *replies):
         self.requests = []
@@ -32,12 +32,25 @@ class Server:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
 
     def close(self):
         self._server.shutdown()
         self._server.server_close()
+
+
+def asking(*calls, text=None):
+    """A reply that makes tool calls: each a name with its arguments, as a mapping or as the text that stands for them."""
+    requested = [
+        {
+            "id": f"call-{number}",
+            "type": "function",
+            "function": {"name": name, "arguments": given if isinstance(given, str) else json.dumps(given)},
+        }
+        for number, (name, given) in enumerate(calls)
+    ]
+    return {"content": text, "tool_calls": requested}
 
 
 def _failure(reply):
@@ -48,8 +61,8 @@ def _failure(reply):
 def _completion(text):
     if text == "garbage":
         return b"<html>"
-    text, reason = text if isinstance(text, tuple) else (text, "stop")
-    message = {"role": "assistant", "content": text}
+    text, reason = text if isinstance(text, tuple) else (text, "tool_calls" if isinstance(text, dict) else "stop")
+    message = {"role": "assistant"} | (text if isinstance(text, dict) else {"content": text})
     return json.dumps(
         {"choices": [{"index": 0, "message": message, "finish_reason": reason}], "object": "chat.completion"}
     ).encode()

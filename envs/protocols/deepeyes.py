@@ -20,7 +20,7 @@ from PIL import Image
 
 from envs.protocols.actions import Action, Answer, Call, Calls, Malformed
 from envs.protocols.protocol import Message, Protocol, ToolGuide
-from envs.protocols.tags import Block, call_of, code_of, scan, write_call
+from envs.protocols.tags import Block, call_of, code_of, is_whole, scan, write_call
 
 CODE = "code"
 """The tool that `<code>` calls, with the source as its argument `code`."""
@@ -52,7 +52,10 @@ class DeepEyes(Protocol):
         return Malformed("end your turn with <code>…</code>, <tool_call>…</tool_call> or <answer>…</answer>")
 
     def ends_turn(self, text: str) -> bool:
-        return scan(text, _TAGS).open_tag is None
+        return is_whole(text, _TAGS)
+
+    def thoughts_end(self, text: str) -> int:
+        return scan(text, _TAGS).visible_start
 
     def is_well_formed(self, text: str) -> bool:
         found = scan(text, _TAGS)
@@ -61,7 +64,10 @@ class DeepEyes(Protocol):
         (block,) = found.blocks
         before = text[found.visible_start : block.start]
         thought = re.sub(r"\A\s*<think>.*?</think>", "", before, count=1, flags=re.DOTALL)
-        if thought.strip() or text[block.end :].strip() or _ACTION_TAG.search(block.inside):
+        if thought.strip() or text[block.end :].strip():
+            return False
+        # In code and in JSON a tag is just text; in an answer it is an action out of place.
+        if block.tag == "answer" and _ACTION_TAG.search(block.inside):
             return False
         return not isinstance(self.parse(text), Malformed)
 

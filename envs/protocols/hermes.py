@@ -15,7 +15,7 @@ from PIL import Image
 from envs.errors import UsageError
 from envs.protocols.actions import Action, Answer, Call, Calls, Malformed
 from envs.protocols.protocol import Message, Protocol, ToolGuide
-from envs.protocols.tags import calls_of, scan, write_call
+from envs.protocols.tags import calls_of, is_whole, scan, write_call
 
 _TAGS = frozenset({"answer", "tool_call"})
 _REMEDY = "call a tool as <tool_call>{…}</tool_call>, or answer"
@@ -53,7 +53,10 @@ class Hermes(Protocol):
         return Answer(answer) if answer else Malformed(f"your turn is empty: {_REMEDY}")
 
     def ends_turn(self, text: str) -> bool:
-        return scan(text, _TAGS).open_tag is None
+        return is_whole(text, _TAGS)
+
+    def thoughts_end(self, text: str) -> int:
+        return scan(text, _TAGS).visible_start
 
     def is_well_formed(self, text: str) -> bool:
         found = scan(text, _TAGS)
@@ -67,7 +70,8 @@ class Hermes(Protocol):
     def write(self, action: Action) -> str:
         match action:
             case Answer(text):
-                return text if self._answer == "turn" else f"<answer>{text}</answer>"
+                plain = self._answer == "turn" and self.parse(text) == action
+                return text if plain else f"<answer>{text}</answer>"
             case Calls(calls):
                 return "\n".join(write_call(call, "\n") for call in calls)
         raise ValueError(f"there is no turn that means {action}")

@@ -23,6 +23,8 @@ def open_protocol(setting: str | Mapping[str, Any] | Protocol | type[Protocol]) 
         if len(setting) != 1:
             raise UsageError(f"protocol={dict(setting)}: write one name with its options, as in {{hermes: {{answer: tag}}}}")
         ((setting, given),) = setting.items()
+        if given is not None and not isinstance(given, Mapping):
+            raise UsageError(f"protocol={{{setting}: {given!r}}}: write its options by name, as in {{hermes: {{answer: tag}}}}")
         options = given or {}
     if isinstance(setting, Protocol):
         return setting
@@ -32,11 +34,16 @@ def open_protocol(setting: str | Mapping[str, Any] | Protocol | type[Protocol]) 
     if kind is None:
         raise unknown("protocol", str(setting), PROTOCOLS)
     if isinstance(kind, Protocol):
+        if options:
+            raise UsageError(f"protocol {setting!r} is a Protocol that is ready: it takes no options, name its class")
         return kind
     if not (isinstance(kind, type) and issubclass(kind, Protocol)):
         raise UsageError(f"protocol {setting!r} is no Protocol: write a subclass of envs.Protocol")
     try:
         return kind(**options)
-    except TypeError:
+    except TypeError as error:
+        name = setting if isinstance(setting, str) else kind.__name__
+        if inspect.isabstract(kind):
+            raise UsageError(f"protocol {name}: write its {', '.join(sorted(kind.__abstractmethods__))}") from None
         known = ", ".join(inspect.signature(kind).parameters) or "no options"
-        raise UsageError(f"protocol {setting}: {dict(options)}: it takes {known}") from None
+        raise UsageError(f"protocol {name}: {dict(options)}: it takes {known}") from error

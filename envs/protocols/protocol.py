@@ -73,8 +73,13 @@ class Protocol(ABC):
 
     def first_turn(self, text: str) -> str:
         """The text up to the end of its first whole turn, for models whose generation could not be stopped there."""
-        ends = sorted({match.end() for end in self.stop for match in re.finditer(re.escape(end), text)})
+        begin = self.thoughts_end(text)
+        ends = sorted({match.end() for end in self.stop for match in re.finditer(re.escape(end), text) if match.start() >= begin})
         return next((text[:end] for end in ends if self.ends_turn(text[:end])), text)
+
+    def thoughts_end(self, text: str) -> int:
+        """Where thoughts end that the chat template opened, in a text that holds no more than their closing; else 0."""
+        return 0
 
     def ends_turn(self, text: str) -> bool:
         """Whether `text`, which ends in one of `stop`, is a whole turn: not if that text stands in thoughts or inside an action."""

@@ -13,9 +13,12 @@ MAX_CALLS = 16
 """Most tool calls in one turn."""
 
 _OPENING = re.compile(r"<(?P<close>/?)(?P<tag>think|code|tool_call|answer)>")
-_FENCE = re.compile(r"\A\s*```(?:python|py)?[ \t]*\n(.*?)```\s*\Z", re.DOTALL)
-_CODE = re.compile(r"<code>\s*```(?:python|py)?[ \t]*\n.*?```\s*</code>", re.DOTALL)
+_FENCE = re.compile(r"\A\s*```(?i:python3?|py)?[ \t]*\r?\n(.*?)```\s*\Z", re.DOTALL)
+_CODE = re.compile(r"<code>\s*```(?i:python3?|py)?[ \t]*\r?\n.*?```\s*</code>", re.DOTALL)
 _FENCED = re.compile(r"<code>\s*```")
+# Strings of JSON are passed over: a closing tag inside one is part of it. One that is never closed is none.
+_CALL_END = re.compile(r'"(?:[^"\\]|\\.)*"|(?P<end></tool_call>)', re.DOTALL)
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _JSON_FENCE = re.compile(r"\A```(?:json)?\s*(.*?)\s*```\Z", re.DOTALL)
 
 
@@ -67,6 +70,9 @@ def scan(text: str, tags: frozenset[str]) -> Scan:
             hidden.append((start, position))
         elif tag in tags and not match["close"]:
             end = _end(text, start, tag)
+            if not thought and not _begins(text, position, tag) and (closing := text.find("</think>", position, end)) >= 0:
+                position = closing  # thoughts that the chat template opened, in which the tag was only mentioned
+                continue
             if end is None:
                 return Scan(tuple(blocks), _without(text, visible_start, hidden), visible_start, tag, broken)
             inside = text[position : end - len(tag) - 3]
@@ -78,13 +84,31 @@ def scan(text: str, tags: frozenset[str]) -> Scan:
     return Scan(tuple(blocks), _without(text, visible_start, hidden), visible_start, None, broken)
 
 
+def _begins(text: str, position: int, tag: str) -> bool:
+    """Whether what stands at `position`, behind the tag, looks like the inside of its action."""
+    return tag != "answer" and text[position : position + 16].lstrip().startswith(("```", "{") if tag == "tool_call" else "```")
+
+
 def _end(text: str, start: int, tag: str) -> int | None:
     """Where the action that opens at `start` ends; None if it is never closed."""
     if tag == "code" and _FENCED.match(text, start):
         match = _CODE.match(text, start)
         return None if match is None else match.end()
+    if tag == "tool_call":
+        return next((match.end() for match in _CALL_END.finditer(text, start) if match["end"]), None)
     end = text.find(f"</{tag}>", start)
     return None if end < 0 else end + len(tag) + 3
+
+
+def is_whole(text: str, tags: frozenset[str]) -> bool:
+    """Whether a turn that generation stopped at is over: not amid thoughts, in an action, or in a string of a call's JSON."""
+    found = scan(text, tags)
+    if found.open_tag is not None:
+        return False
+    last = found.blocks[-1] if found.blocks else None
+    if last is None or last.tag != "tool_call" or text[last.end :].strip():
+        return True
+    return '"' not in _STRING.sub("", last.inside)
 
 
 def _without(text: str, start: int, hidden: list[tuple[int, int]]) -> str:
@@ -111,6 +135,8 @@ def call_of(block: Block) -> Call | Malformed:
     try:
         record = json.loads(payload, strict=False)
         arguments = next((record[key] for key in ("arguments", "parameters") if key in record), {})
+        if arguments is None:
+            arguments = {}
         if isinstance(arguments, str):
             arguments = json.loads(arguments, strict=False) if arguments.strip() else {}
     except (ValueError, RecursionError, TypeError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from envs.types import Outcome
 
 RewardSetting = Any
 """None or "deepeyes" (the paper's rule), `{"deepeyes": {"tool_discount": 1.0}}`, a part's name, `module:function` or a function, a
-mapping or a list of `{part: weight}`, or a `Reward`."""
+mapping or a list of `{part: weight}`, or a `Reward`. A whole rule may stand among weighted parts: its reward counts as the part."""
 
 RULES: Mapping[str, Callable[..., Any]] = {"deepeyes": DeepEyesReward}
 """Whole rewards by name."""
@@ -40,11 +41,12 @@ class WeightedParts:
 
     async def __call__(self, outcome: Outcome) -> tuple[float, dict[str, float]]:
         """Raises UsageError for a part that does not give a finite number."""
-        total, values = 0.0, {}
+        total, values, inner = 0.0, {}, {}
         for name, (part, weight) in self._parts:
-            values[name] = _number(await _called(part, outcome), name, outcome)
+            values[name], parts = _reward(await _called(part, outcome), name, outcome)
+            inner |= parts
             total += weight * values[name]
-        return total, values
+        return total, inner | values
 
 
 class _Single:
@@ -55,12 +57,8 @@ class _Single:
 
     async def __call__(self, outcome: Outcome) -> tuple[float, dict[str, float]]:
         returned = await _called(self._function, outcome)
-        if isinstance(returned, tuple):
-            reward, parts = returned
-            numbers = {name: _number(value, name, outcome) for name, value in parts.items()}
-            return _number(reward, self._name, outcome), numbers
-        value = _number(returned, self._name, outcome)
-        return value, {self._name: value}
+        reward, parts = _reward(returned, self._name, outcome)
+        return reward, (parts if isinstance(returned, tuple) else {self._name: reward})
 
 
 def open_reward(setting: RewardSetting) -> Reward:
@@ -69,14 +67,17 @@ def open_reward(setting: RewardSetting) -> Reward:
         return DeepEyesReward()
     if isinstance(setting, Mapping) and len(setting) == 1 and next(iter(setting)) in RULES:
         ((rule, options),) = setting.items()
-        try:
-            return RULES[rule](**(options or {}))
-        except TypeError:
-            raise UsageError(
-                f"reward {rule}: {dict(options)}: write some of {', '.join(inspect.signature(RULES[rule]).parameters)}"
-            ) from None
+        if options is None or isinstance(options, Mapping):
+            try:
+                return RULES[rule](**(options or {}))
+            except TypeError:
+                raise UsageError(
+                    f"reward {rule}: {dict(options or {})}: write some of {', '.join(inspect.signature(RULES[rule]).parameters)}"
+                ) from None
     if isinstance(setting, str) or callable(setting):
         return _Single(_part(setting))
+    if not isinstance(setting, Mapping | Sequence):
+        raise UsageError(f"reward={setting!r}: write a part, module:function, or parts with weights, as in [{{accuracy: 0.8}}]")
     parts: list[tuple[Part, float]] = []
     for entry in setting if isinstance(setting, Sequence) else [setting]:
         for part, weight in entry.items() if isinstance(entry, Mapping) else [(entry, 1.0)]:
@@ -88,14 +89,29 @@ def open_reward(setting: RewardSetting) -> Reward:
     return WeightedParts(parts)
 
 
-def _part(part: str | Part) -> Any:
-    if callable(part):
-        return part
-    if ":" in part:
+def _part(part: Any) -> Any:
+    if isinstance(part, str) and ":" in part:
         found = load(part, "reward")
-        if not callable(found):
-            raise UsageError(f"the reward part {part!r} is no function of an Outcome")
-        return found() if isinstance(found, type) else found
+    elif callable(part):
+        found = part
+    elif isinstance(part, str):
+        return _named(part)
+    else:
+        found = None
+    if not callable(found):
+        raise UsageError(f"the reward part {part!r} is no function of an Outcome")
+    if not isinstance(found, type):
+        return found
+    try:
+        made = found()
+    except TypeError as error:
+        raise UsageError(f"the reward part {found.__name__} cannot be made: {error}; give one that is ready") from error
+    if not callable(made):
+        raise UsageError(f"the reward part {found.__name__} is no function of an Outcome: give it __call__")
+    return made
+
+
+def _named(part: str) -> Any:
     if part in RULES:
         return RULES[part]()
     if part not in PARTS:
@@ -108,15 +124,30 @@ async def _called(function: Callable[[Outcome], Any], outcome: Outcome) -> Any:
     return await returned if inspect.isawaitable(returned) else returned
 
 
+def _reward(returned: Any, name: str, outcome: Outcome) -> tuple[float, dict[str, float]]:
+    """What a part gave, or a whole rule with its parts."""
+    if not isinstance(returned, tuple):
+        return _number(returned, name, outcome), {}
+    if len(returned) != 2 or not isinstance(returned[1], Mapping):
+        raise UsageError(
+            f"reward: {name} gave {returned!r} for task {outcome.task.task_id}: return a number, or (number, {{part: number}})"
+        )
+    reward, parts = returned
+    return _number(reward, name, outcome), {str(part): _number(value, part, outcome) for part, value in parts.items()}
+
+
 def _number(value: Any, name: str, outcome: Outcome) -> float:
     try:
-        number = float(value)
-    except (TypeError, ValueError):
+        number = math.nan if isinstance(value, str | bytes) else float(value)
+    except Exception:  # whatever a tensor, say, makes of it
         number = math.nan
     if not math.isfinite(number):
         raise UsageError(f"reward: the part {name} gave {value!r} for task {outcome.task.task_id}: return a finite number")
     return number
 
 
-def _name(part: Part) -> str:
-    return getattr(part, "__name__", type(part).__name__)
+def _name(part: Any) -> str:
+    while isinstance(part, functools.partial):
+        part = part.func
+    named = next((name for name, rule in RULES.items() if isinstance(rule, type) and isinstance(part, rule)), None)
+    return named or getattr(part, "__name__", type(part).__name__)

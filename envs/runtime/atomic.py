@@ -51,8 +51,23 @@ def replaced_directory(directory: Path) -> Generator[Path]:
     """A directory to fill, which takes the place of `directory` at the end; after an error the old one is still there."""
     with _unfinished(directory) as unfinished:
         yield unfinished
-        shutil.rmtree(directory, ignore_errors=True)
-        os.replace(unfinished, directory)
+        if directory.exists() and not directory.is_dir():
+            raise NotADirectoryError(f"{directory} is a file")
+        # The old one is moved aside, and back if need be: to delete it first would leave neither after an error.
+        old = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}.")) / "old"
+        try:
+            if directory.exists():
+                os.replace(directory, old)
+            try:
+                os.replace(unfinished, directory)
+            except BaseException:
+                if os.path.lexists(old):
+                    os.replace(old, directory)
+                raise
+        finally:
+            if old.is_symlink():
+                old.unlink()
+            shutil.rmtree(old.parent, ignore_errors=True)
 
 
 @contextmanager

@@ -33,14 +33,27 @@ def unknown(setting: str, value: str, known: Iterable[str]) -> UsageError:
 
 
 def load(path: str, setting: str) -> Any:
-    """The object at `module:name`, both of them given. Raises UsageError, which names the `setting`, if there is none."""
+    """The object at `module:name`. Raises UsageError, which names the `setting`, if there is none."""
     module, _, name = path.partition(":")
+    if not module or not name or module.startswith("."):
+        raise UsageError(f"{setting}={path}: write module:name")
     try:
         found: Any = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except ModuleNotFoundError as error:
-        raise UsageError(f"{setting}={path}: there is no module {error.name}; put its directory into PYTHONPATH") from error
-    except AttributeError:
-        raise UsageError(f"{setting}={path}: the module {module} has no {name}") from None
+    except Exception as error:
+        raise UsageError(f"{setting}={path}: {_trouble(module, error)}") from error
+    for part in name.split("."):
+        if not hasattr(found, part):
+            close = difflib.get_close_matches(part, vars(found) if hasattr(found, "__dict__") else (), 1)
+            remedy = f": did you mean {close[0]}?" if close else ""
+            raise UsageError(f"{setting}={path}: the module {module} has no {name}{remedy}")
+        found = getattr(found, part)
     return found
+
+
+def _trouble(module: str, error: Exception) -> str:
+    if not isinstance(error, ModuleNotFoundError) or error.name is None:
+        line = " ".join(str(error).split())
+        return f"the module {module} cannot be imported: {type(error).__name__}: {line}"
+    if module == error.name or module.startswith(f"{error.name}."):
+        return f"there is no module {error.name}; put its directory into PYTHONPATH"
+    return f"the module {module} imports {error.name}, which is not installed"

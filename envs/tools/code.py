@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+from envs.errors import InfrastructureError
 from envs.tools.tool import SANDBOX, Tool, ToolEpisode
 from envs.types import ToolResult, ToolStatus
-from sandbox import Status
+from sandbox import SandboxUnavailable, Status
 
 _STATUS = {
     Status.OK: ToolStatus.OK,
@@ -53,12 +54,17 @@ class CodeTool(Tool):
         source = arguments.get("code")
         if not isinstance(source, str):
             return ToolResult(_REMEDY, status=ToolStatus.ERROR)
-        async with episode.state.setdefault("lock", asyncio.Lock()):
-            if "session" not in episode.state:
-                pool = await episode.sandbox()
-                session = pool.session(images=episode.task.images)
-                episode.state["session"] = await episode.stack.enter_async_context(session)
-            result = await episode.state["session"].run(source)
+        try:
+            async with episode.state.setdefault("lock", asyncio.Lock()):
+                if "session" not in episode.state:
+                    pool = await episode.sandbox()
+                    session = pool.session(images=episode.task.images)
+                    episode.state["session"] = await episode.stack.enter_async_context(session)
+                result = await episode.state["session"].run(source)
+        except SandboxUnavailable:
+            raise
+        except (RuntimeError, OSError, LookupError) as error:  # what a pool raises that is being closed: not the model's doing
+            raise InfrastructureError(f"the sandbox failed: {error}") from error
         parts = [part.rstrip("\n") for part in (result.stdout, result.stderr) if part.strip()]
         if remark := _REMARK.get(result.status):
             parts.append(remark)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,11 +57,16 @@ def open_tools(settings: Sequence[ToolSetting] | None, options: SearchOptions) -
     """
     if settings is None:
         return [made for make in BUILT_IN.values() if (made := make(options)) is not None]
-    if isinstance(settings, str):
-        raise UsageError(f"tools={settings}: write a list, as in tools=[{settings}]")
+    if isinstance(settings, str | Mapping) or not isinstance(settings, Iterable):
+        raise UsageError(f"tools={_shown(settings)}: write a list, as in tools=[{_shown(settings)}]")
     opened = [_open(setting, options) for setting in settings]
     require_different(made for made in opened if isinstance(made, Tool))
     return opened
+
+
+def _shown(setting: Any) -> str:
+    name = getattr(setting, "name", None) or getattr(setting, "__name__", None)
+    return name if isinstance(name, str) else str(setting)
 
 
 def require_different(tools: Any) -> None:
@@ -106,8 +111,13 @@ def _open(setting: ToolSetting, options: SearchOptions) -> Tool | McpServer:
             raise UsageError(f"the tool {setting} has nothing to search in: give {setting}=… as well")
         return made
     if isinstance(setting, type) and issubclass(setting, Tool):
-        return setting()
+        try:
+            setting = setting()
+        except TypeError as error:
+            raise UsageError(f"the tool {setting.__name__} cannot be made: {error}; give a Tool that is ready") from error
     if isinstance(setting, Tool):
+        if not isinstance(getattr(setting, "name", None), str):
+            raise UsageError(f'the tool {type(setting).__name__} has no name: write name = "…" in its class')
         return setting
     if callable(setting):
         return tool(setting)

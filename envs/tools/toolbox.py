@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -10,12 +11,14 @@ from typing import Any
 
 from PIL import Image
 
-from envs.errors import InfrastructureError
+from envs.errors import InfrastructureError, UsageError
 from envs.protocols import Call
 from envs.tools.outputs import REAL, replaced
 from envs.tools.tool import Tool, ToolEpisode
 from envs.types import Task, ToolCall, ToolResult, ToolStatus
-from sandbox import Pool
+from sandbox import Pool, SandboxUnavailable
+
+log = logging.getLogger(__name__)
 
 UNKNOWN = "unknown"
 """What a call of a tool that does not exist is recorded as. Not the model's own word for it: metrics are named after tools."""
@@ -40,12 +43,17 @@ class Toolbox:
         """The records and results of the calls of one turn, which run concurrently, in their order.
 
         A tool that does not exist is an ERROR that names those that do. A FAILURE means that the episode is to be run again.
+        Raises UsageError for a tool that gives back something else than a ToolResult, SandboxUnavailable if there is no sandbox.
         """
         first, self._calls = self._calls, self._calls + len(calls)
-        ended = await asyncio.gather(*(self._run(call, first + place) for place, call in enumerate(calls)))
-        for _, result in ended:
-            self._images += result.images
-        return list(ended)
+        runs = (self._run(call, first + place) for place, call in enumerate(calls))
+        # Each is waited for, whatever becomes of the others: none goes on beyond its turn.
+        ended = await asyncio.gather(*runs, return_exceptions=True)
+        for outcome in ended:
+            if isinstance(outcome, BaseException):
+                raise outcome
+            self._images += outcome[1].images
+        return [outcome for outcome in ended if not isinstance(outcome, BaseException)]
 
     async def close(self) -> None:
         """Close what the tools opened."""
@@ -65,10 +73,16 @@ class Toolbox:
     async def _call(self, tool: Tool, arguments: Mapping[str, Any]) -> ToolResult:
         try:
             async with asyncio.timeout(tool.timeout_s) as deadline:
-                return await tool.call(arguments, self._episodes[tool.name])
-        except TimeoutError:
-            if not deadline.expired():
-                raise
-            return ToolResult(f"{tool.call_name} took longer than {tool.timeout_s:g} s.", status=ToolStatus.TIMEOUT)
+                result = await tool.call(arguments, self._episodes[tool.name])
         except InfrastructureError as error:
             return ToolResult(str(error), status=ToolStatus.FAILURE)
+        except (UsageError, SandboxUnavailable):
+            raise
+        except Exception as error:
+            if deadline.expired() and isinstance(error, TimeoutError):
+                return ToolResult(f"{tool.call_name} took longer than {tool.timeout_s:g} s.", status=ToolStatus.TIMEOUT)
+            log.warning("tool %s: %r", tool.name, error, exc_info=True)
+            return ToolResult(f"{type(error).__name__}: {error}", status=ToolStatus.ERROR)
+        if not isinstance(result, ToolResult):
+            raise UsageError(f"the tool {tool.name} gave back a {type(result).__name__}: return a ToolResult")
+        return result

@@ -16,9 +16,16 @@ from rollout.tokens.chat_format import ChatFormat, ChatMessage
 from rollout.tokens.transcript import Transcript
 from rollout.types import EpisodeSpec, Generation
 
+OPENING, CLOSING = "<think>\n", "\n</think>\n\n"
+
 
 class Actor(Protocol):
-    """Whoever acts: given the transcript and what the environment showed, one turn in one or more pieces, or None to give up."""
+    """Whoever acts: given the transcript and what the environment showed, one turn in one or more pieces, or None to give up.
+
+    `opening` is what the chat template has already written of each turn, as far as the environment's protocol needs to know.
+    """
+
+    opening: str
 
     async def act(
         self, transcript: Transcript, observation: Observation, messages: Sequence[ChatMessage]
@@ -33,6 +40,7 @@ class PolicyActor:
     ) -> None:
         self._policy, self._chat, self._spec, self._config, self._protocol = policy, chat, spec, config, protocol
         self._stop = () if protocol is None else protocol.stop
+        self.opening = OPENING if protocol is not None and chat.opens_thoughts else ""
         self._seeds = random.Random(spec.sampling_seed)
 
     async def act(
@@ -60,7 +68,7 @@ class PolicyActor:
             return False
         if piece.token_ids[-1] == self._chat.end_of_turn or len(sampled) >= min(self._config.max_action_tokens, transcript.room):
             return False
-        return not self._protocol.ends_turn(self._chat.decode(sampled))
+        return not self._protocol.ends_turn(self.opening + self._chat.decode(sampled))
 
 
 class ScriptActor:
@@ -68,6 +76,7 @@ class ScriptActor:
 
     def __init__(self, script: Script, chat: ChatFormat, protocol: EnvProtocol | None) -> None:
         self._script, self._chat = script, chat
+        self.opening = OPENING if protocol is not None and chat.opens_thoughts else ""
         self._stop = () if protocol is None else protocol.stop
         self._started = False
 
@@ -79,10 +88,19 @@ class ScriptActor:
         except StopIteration:
             return None
         self._started = True
-        token_ids = self._chat.encode_action(str(text), self._stop)
+        token_ids = self._chat.encode_action(closed(str(text), self.opening), self._stop)
         if len(token_ids) > transcript.room:
             return None
         return [certain(token_ids)]
+
+
+def closed(text: str, opening: str) -> str:
+    """A turn of somebody else's, as a student writes it whose chat template has begun with thoughts: it ends them first."""
+    if not opening:
+        return text
+    if text.lstrip().startswith("<think>"):
+        return text.lstrip().removeprefix("<think>").lstrip("\n")
+    return text if "</think>" in text else CLOSING + text
 
 
 def certain(token_ids: list[int], finish_reason: str = "stop") -> Generation:

@@ -7,13 +7,14 @@ import base64
 import json
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from envs.errors import InfrastructureError
-from envs.protocols import Call, Calls, Protocol
+from envs.protocols import Call, Calls, Protocol, encodable
 from envs.types import Observation
 from rollout.config import EpisodeConfig
-from rollout.episode.actors import certain
+from rollout.episode.actors import OPENING, certain, closed
 from rollout.policy import ChatPolicy
 from rollout.tokens.chat_format import ChatFormat, ChatMessage
 from rollout.tokens.transcript import Transcript
@@ -45,6 +46,7 @@ class EndpointActor:
     ) -> None:
         self._policy, self._chat, self._spec, self._config, self._protocol = policy, chat, spec, config, protocol
         self._native = protocol is not None and protocol.native
+        self.opening = OPENING if protocol is not None and chat.opens_thoughts else ""
         self._tools = list(tools) if self._native else []
         self._messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
         self._call_ids: list[str] = []
@@ -67,7 +69,8 @@ class EndpointActor:
                 )
         except TimeoutError:
             raise InfrastructureError(f"the endpoint gave no answer within {deadline_s:g} s") from None
-        text = self._said(reply)
+        # Lone surrogates, which JSON can smuggle in, are neither tokens nor text that can be sent again.
+        text = closed(self._said(replace(reply, text=encodable(reply.text))), self.opening)
         token_ids = self._chat.encode_action(text, () if self._protocol is None else self._protocol.stop)
         if reply.finish_reason == "length" or len(token_ids) > transcript.room:  # its end of turn was not written
             if token_ids[-1] == self._chat.end_of_turn:
@@ -87,7 +90,7 @@ class EndpointActor:
             ]
             self._messages.append({"role": "assistant", "content": reply.text or None, "tool_calls": raw})
             written = self._protocol.write(Calls(tuple(Call(call.name, call.arguments) for call in reply.tool_calls)))
-            return f"{reply.text}\n{written}" if reply.text else written
+            return encodable(f"{reply.text}\n{written}" if reply.text else written)
         text = reply.text if self._protocol is None else self._protocol.first_turn(reply.text)
         self._messages.append({"role": "assistant", "content": text})
         return text

@@ -169,7 +169,7 @@ class _Run:
             transcript.append_generation(piece)
         action = self._chat.decode([token for piece in pieces for token in piece.token_ids])
         self._pending = Turn(action=action, generate_s=generate_s)
-        observation, reward, terminated, truncated, info = await self._env.step(action)
+        observation, reward, terminated, truncated, info = await self._env.step(actor.opening + action)
         self._reward += reward
         self._last_info = info
         calls = _calls(info)

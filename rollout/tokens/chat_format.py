@@ -57,8 +57,8 @@ class ChatFormat:
     """A model's chat template and its tokenizer.
 
     Special tokens come from the template alone: text from outside, and what a model wrote, is tokenised with special tokens split
-    into ordinary characters. `shows_tools` says that the template shows what it is given as `tools`. Raises UsageError for a
-    template that cannot be used.
+    into ordinary characters. `shows_tools` says that the template shows what it is given as `tools`, `opens_thoughts` that it
+    begins each turn of the model with `<think>`. Raises UsageError for a template that cannot be used.
     """
 
     def __init__(self, processor: Any) -> None:
@@ -101,6 +101,8 @@ class ChatFormat:
             )
         self.end_of_turn: int = self.tokenizer.eos_token_id
         self.shows_tools = self._takes_tools()
+        begun = prompt.partition(_FIRST)[2]
+        self.opens_thoughts = begun.rfind("<think>") > begun.rfind("</think>")
         self.image_token: int | None = None
         if self._image_processor is not None:
             none, one, two = (self._render([first], images=[count]).split(_FIRST)[0] for count in (0, 1, 2))

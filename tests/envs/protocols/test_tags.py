@@ -1,0 +1,302 @@
+"""What stands where in a turn: actions are read from left to right outside the thoughts, a tag inside an action is just text."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from turns import FENCE, TAGGED, THOUGHTS, call, calls, code, runs
+
+from envs.protocols import Answer, Call, Calls, DeepEyes, Hermes, Malformed
+from envs.protocols.tags import MAX_CALLS, Block, call_of, calls_of, scan
+
+ALL = frozenset({"answer", "code", "tool_call"})
+DEEPEYES = DeepEyes()
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+CALL = st.builds(Call, st.text(), st.dictionaries(st.text(), JSON, max_size=4))
+TAG = st.sampled_from([f"<{close}{tag}>" for tag in ("think", "code", "tool_call", "answer") for close in ("", "/")])
+PIECES = TAG | st.sampled_from([FENCE, f"{FENCE}python\n", "\n", '"', "{", "}", '{"name": "x"}', "\\"])
+TURNS = st.lists(PIECES | st.text(max_size=4), max_size=12).map("".join)
+
+
+def tags(text, wanted=ALL):
+    return [block.tag for block in scan(text, wanted).blocks]
+
+
+def the_call(payload):
+    return call_of(Block("tool_call", payload, 0, len(payload)))
+
+
+# Where actions stand.
+
+
+@pytest.mark.parametrize("thoughts", THOUGHTS.values(), ids=THOUGHTS)
+def test_thoughts_hide_what_stands_in_them(thoughts):
+    assert tags(thoughts + code("print(1)")) == ["code"]
+
+
+@pytest.mark.parametrize("thoughts", THOUGHTS.values(), ids=THOUGHTS)
+def test_what_is_visible_is_the_text_behind_the_thoughts(thoughts):
+    assert scan(f"{thoughts}So it is 7.", ALL).visible.strip() == "So it is 7."
+
+
+def test_blocks_are_in_order_with_their_places():
+    text = f"first {call('a')} then {code('b')}"
+    blocks = scan(text, ALL).blocks
+    assert [text[block.start : block.end] for block in blocks] == [call("a"), code("b")]
+
+
+def test_tags_that_nobody_asked_for_are_text():
+    assert tags(code("<tool_call>"), frozenset({"answer"})) == []
+
+
+def test_a_closing_tag_alone_is_text():
+    found = scan("so </code> and </answer> and </tool_call>", ALL)
+    assert (found.blocks, found.open_tag, found.broken) == ((), None, False)
+
+
+@pytest.mark.parametrize("tag", ["think", "code", "tool_call", "answer"])
+def test_a_tag_that_is_never_closed_hides_what_follows(tag):
+    found = scan(f"<answer>1</answer><{tag}> and <answer>2", ALL)
+    assert (len(found.blocks), found.open_tag) == (1, tag)
+
+
+@pytest.mark.parametrize("tag", ["<answer>", "<code>", "<tool_call>"])
+def test_a_tag_that_was_mentioned_in_thoughts_of_the_template_is_no_action(tag):
+    """Nothing opens those thoughts in the turn itself."""
+    assert DEEPEYES.parse(f"I shall write {tag} later.</think>{code('print(1)')}") == runs("print(1)")
+
+
+def test_an_action_before_thoughts_that_were_cut_off_counts():
+    assert DEEPEYES.parse("<answer>1</answer><think>or <answer>2</answer>") == Answer("1")
+
+
+@pytest.mark.parametrize("action", ["<answer>5</answer>", code("print(1)"), call("zoom")], ids=["answer", "code", "call"])
+def test_an_action_in_thoughts_that_were_cut_off_was_only_considered(action):
+    assert isinstance(DEEPEYES.parse(f"<think>I could write {action}, but first"), Malformed)
+
+
+def test_a_second_closing_of_thoughts_is_text():
+    assert DEEPEYES.parse("<think>a</think><answer>x</think></answer>") == Answer("x</think>")
+
+
+# Tags inside actions.
+
+
+@pytest.mark.parametrize("inside", ["</answer>", "<answer>7</answer>", "<think>", "</think>", "</code>", call("zoom"), TAGGED])
+def test_a_tag_inside_code_is_part_of_the_code(inside):
+    source = f"print({inside!r})"
+    assert DEEPEYES.parse(code(source)) == runs(source)
+
+
+@pytest.mark.parametrize("inside", ["</answer>", "<answer>7</answer>", "<think>", "</think>", "</tool_call>", code("x"), TAGGED])
+def test_a_tag_inside_a_string_of_json_is_part_of_the_string(inside):
+    assert DEEPEYES.parse(call("search", query=inside)) == calls(("search", {"query": inside}))
+
+
+def test_a_call_behind_one_with_a_tag_in_its_string_is_a_call():
+    both = call("search", query="</tool_call> \\") + call("zoom")
+    assert Hermes().parse(both) == calls(("search", {"query": "</tool_call> \\"}), "zoom")
+
+
+def test_a_string_of_json_that_is_never_closed_does_not_swallow_the_rest():
+    assert DEEPEYES.parse('<tool_call>{"name": "x}</tool_call> so <answer>1</answer>') == Answer("1")
+
+
+def test_code_with_a_tag_inside_is_well_formed():
+    assert DEEPEYES.is_well_formed(code("print('<answer>1</answer>')"))
+
+
+def test_a_call_with_a_tag_inside_is_well_formed():
+    assert DEEPEYES.is_well_formed(call("search", query="<code>"))
+
+
+def test_an_answer_with_an_action_inside_is_not_well_formed():
+    assert not DEEPEYES.is_well_formed(f"<answer>{call('zoom')}</answer>")
+
+
+@pytest.mark.parametrize("thoughts", THOUGHTS.values(), ids=THOUGHTS)
+def test_thoughts_and_one_action_are_well_formed(thoughts):
+    # Thoughts come once; the second is a text before the action.
+    assert DEEPEYES.is_well_formed(f"{thoughts}<answer>7</answer>") == (thoughts != THOUGHTS["two"])
+
+
+@pytest.mark.parametrize("fence", ["```python", "```py", "```", "```python  ", "```Python", "```python3", "```python\r"])
+def test_a_fence_may_name_python_or_nothing(fence):
+    assert DEEPEYES.parse(f"<code>{fence}\nprint(1)\n```</code>") == runs("print(1)")
+
+
+def test_code_outside_a_fence_is_broken():
+    assert scan("<code>print(1)</code>", ALL).broken
+
+
+# Near-JSON.
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        '{"name": "search", "arguments": {"query": "x"}}',
+        '{"name": "search", "arguments": "{\\"query\\": \\"x\\"}"}',
+        '{"name": "search", "parameters": {"query": "x"}}',
+        '```json\n{"name": "search", "arguments": {"query": "x"}}\n```',
+        '```\n{"name": "search", "arguments": {"query": "x"}}\n```',
+        '\n\n{"arguments": {"query": "x"}, "name": "search", "id": 5}\n',
+    ],
+)
+def test_json_that_others_take_is_taken(payload):
+    assert the_call(payload) == Call("search", {"query": "x"})
+
+
+@pytest.mark.parametrize("nothing", ["", ', "arguments": {}', ', "arguments": ""', ', "arguments": null', ', "parameters": null'])
+def test_a_call_may_have_no_arguments(nothing):
+    assert the_call(f'{{"name": "zoom"{nothing}}}') == Call("zoom", {})
+
+
+def test_a_raw_line_break_in_a_string_is_taken():
+    assert the_call('{"name": "search", "arguments": {"query": "a\nb\tc"}}') == Call("search", {"query": "a\nb\tc"})
+
+
+@pytest.mark.parametrize(
+    ("payload", "remedy"),
+    [
+        ("", "not JSON"),
+        ("search(x)", "not JSON"),
+        ("{'name': 'search'}", "not JSON"),
+        ('{"name": "search"', "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ('{"name": "x", "arguments": ' + "9" * 5000 + "}", "not JSON"),
+        ("[]", '"name" and "arguments"'),
+        ("null", '"name"'),
+        ('"arguments"', '"name"'),
+        ('["arguments"]', '"name"'),
+        ("5", '"name"'),
+        ('{"arguments": {}}', '"name" and "arguments"'),
+        ('{"name": 5}', '"name" and "arguments"'),
+        ('{"name": "x", "arguments": [1]}', "is a JSON object"),
+        ('{"name": "x", "arguments": "[1]"}', "is a JSON object"),
+        ('{"name": "x", "arguments": 5}', "is a JSON object"),
+        ('{"name": "x", "arguments": "x"}', "not JSON"),
+    ],
+    ids=lambda text: text[:24],
+)
+def test_what_is_no_call_has_a_remedy(payload, remedy):
+    action = the_call(payload)
+    assert isinstance(action, Malformed)
+    assert remedy in action.reason
+
+
+def test_the_calls_of_a_turn_are_bounded():
+    blocks = scan(call("x") * (MAX_CALLS + 1), ALL).blocks
+    assert len(calls_of(iter(blocks[:-1]))) == MAX_CALLS
+    assert f"at most {MAX_CALLS} tool calls" in calls_of(iter(blocks)).reason
+
+
+# Whatever a model writes.
+
+
+@settings(max_examples=150)
+@given(TURNS, st.sampled_from([DeepEyes(), Hermes(), Hermes("tag", parallel=False)]))
+def test_no_turn_raises(text, protocol):
+    protocol.parse(text)
+    protocol.is_well_formed(text)
+    protocol.ends_turn(text)
+    assert text.startswith(protocol.first_turn(text))
+
+
+@settings(max_examples=150)
+@given(TURNS, st.sampled_from([DeepEyes(), Hermes(), Hermes("tag")]))
+def test_what_is_well_formed_can_be_read(text, protocol):
+    if protocol.is_well_formed(text):
+        assert not isinstance(protocol.parse(text), Malformed)
+
+
+@given(CALL)
+def test_a_call_that_was_written_is_read_again(one):
+    assert DEEPEYES.parse(DEEPEYES.write(Calls((one,)))) == Calls((one,))
+
+
+@given(st.text())
+def test_an_answer_that_was_written_is_read_again(text):
+    if "</" not in text:
+        assert DEEPEYES.parse(DEEPEYES.write(Answer(text))) == Answer(text.strip())
+
+
+@given(st.lists(st.sampled_from(["x = 1", "    y", "", "'<answer>1</answer>'", "'</code>'", "</think>"])).map("\n".join))
+def test_code_that_was_written_is_read_again(source):
+    assert DEEPEYES.parse(DEEPEYES.write(runs(source))) == runs(source.rstrip())
+
+
+def test_a_call_of_code_with_more_than_its_source_is_written_as_json():
+    action = calls(("code", {"code": "x", "seconds": 5}))
+    assert DEEPEYES.write(action).startswith("<tool_call>")
+    assert DEEPEYES.parse(DEEPEYES.write(action)) == action
+
+
+def test_several_calls_are_no_turn_of_the_default_protocol():
+    with pytest.raises(ValueError, match="one call"):
+        DEEPEYES.write(calls("a", "b"))
+
+
+# Where a turn ends.
+
+
+@pytest.mark.parametrize("stop", DEEPEYES.stop)
+@pytest.mark.parametrize(
+    "before",
+    [
+        "<think>I shall end with ",
+        f"<think>I could run {FENCE}",
+        f"<code>\n{FENCE}python\nprint('",
+        '<tool_call>{"name": "search", "arguments": {"query": "',
+        '<tool_call>{"name": "search", "arguments": {"query": "a \\" quote and ',
+        f"{THOUGHTS['own']}<code>\n{FENCE}python\nprint('",
+        f"{THOUGHTS['opened by the template']}<code>\n{FENCE}\nx = '",
+    ],
+)
+def test_a_stop_text_inside_thoughts_code_or_json_ends_no_turn(stop, before):
+    assert not DEEPEYES.ends_turn(before + stop)
+
+
+@pytest.mark.parametrize("thoughts", THOUGHTS.values(), ids=THOUGHTS)
+@pytest.mark.parametrize(
+    "action",
+    [
+        "<answer>1</answer>",
+        code("print('</answer>')"),
+        call("search", query="</tool_call>"),
+        "<tool_call>not JSON</tool_call>",
+        "x</code>",
+    ],
+)
+def test_a_turn_ends_behind_its_action(thoughts, action):
+    assert DEEPEYES.ends_turn(thoughts + action)
+    assert DEEPEYES.first_turn(f"{thoughts}{action}\nTool: 42") == thoughts + action
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        f"<think>or </answer> or </code> or </tool_call></think>{code('1')}",
+        code("print('</code> </answer> </tool_call>')"),
+        call("search", query="</answer> </code> </tool_call>"),
+        "<answer>1</answer>",
+    ],
+)
+def test_what_a_model_wrote_behind_its_first_turn_is_cut_off(turn):
+    assert DEEPEYES.first_turn(f"{turn}\n<answer>made up</answer>") == turn
+
+
+def test_a_text_without_a_whole_turn_is_kept():
+    assert DEEPEYES.first_turn("I wonder </code") == "I wonder </code"
+
+
+@given(st.text(alphabet='ab"\\{}<>/', max_size=40))
+def test_a_query_of_any_characters_ends_where_it_ends(query):
+    text = call("search", query=query)
+    assert json.loads(text[len("<tool_call>") : -len("</tool_call>")])["arguments"]["query"] == query
+    assert DEEPEYES.first_turn(f"{text} more") == text

@@ -1,0 +1,136 @@
+"""Files and directories appear whole or not at all, whatever happens while they are written."""
+
+import os
+
+import pytest
+
+from envs.errors import UsageError
+from envs.runtime import atomic
+
+
+class Interrupted(BaseException):
+    """What ends a program from outside, as KeyboardInterrupt does."""
+
+
+def names(directory):
+    return sorted(path.name for path in directory.iterdir())
+
+
+def test_a_file_is_written_in_place_of_the_old_one(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    atomic.write_file(path, "old")
+    atomic.write_file(path, "ünew")
+    assert path.read_text(encoding="utf-8") == "ünew"
+    assert names(path.parent) == ["file.txt"]
+
+
+def test_bytes_are_written_as_they_are(tmp_path):
+    atomic.write_file(tmp_path / "file", b"\x00\xff")
+    assert (tmp_path / "file").read_bytes() == b"\x00\xff"
+
+
+def test_others_may_read_the_file(tmp_path):
+    atomic.write_file(tmp_path / "file", "text")
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("error", [ValueError, Interrupted])
+def test_a_file_is_as_it_was_after_an_error(tmp_path, error):
+    atomic.write_file(tmp_path / "file", "old")
+    with pytest.raises(error), atomic.replaced_file(tmp_path / "file") as unfinished:
+        unfinished.write_text("half")
+        raise error
+    assert (tmp_path / "file").read_text() == "old"
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_file_in_place_of_a_directory_leaves_it_alone(tmp_path):
+    (tmp_path / "place").mkdir()
+    with pytest.raises(OSError):
+        atomic.write_file(tmp_path / "place", "text")
+    assert names(tmp_path) == ["place"]
+
+
+def test_readers_see_the_old_file_until_the_new_one_is_whole(tmp_path):
+    atomic.write_file(tmp_path / "file", "old")
+    with atomic.replaced_file(tmp_path / "file") as unfinished:
+        unfinished.write_text("new")
+        assert (tmp_path / "file").read_text() == "old"
+    assert (tmp_path / "file").read_text() == "new"
+
+
+@pytest.mark.parametrize("make", [atomic.new_directory, atomic.replaced_directory])
+def test_a_directory_appears_when_it_is_whole(tmp_path, make):
+    with make(tmp_path / "deep" / "out") as unfinished:
+        (unfinished / "a").write_text("a")
+        assert not (tmp_path / "deep" / "out").exists()
+    assert names(tmp_path / "deep") == ["out"]
+    assert names(tmp_path / "deep" / "out") == ["a"]
+
+
+@pytest.mark.parametrize("error", [ValueError, Interrupted])
+@pytest.mark.parametrize("make", [atomic.new_directory, atomic.replaced_directory])
+def test_nothing_is_left_of_a_directory_after_an_error(tmp_path, make, error):
+    with pytest.raises(error), make(tmp_path / "out") as unfinished:
+        (unfinished / "a").write_text("half")
+        raise error
+    assert names(tmp_path) == []
+
+
+def test_a_new_directory_may_stand_there_empty(tmp_path):
+    (tmp_path / "out").mkdir()
+    with atomic.new_directory(tmp_path / "out") as unfinished:
+        (unfinished / "a").write_text("a")
+    assert names(tmp_path / "out") == ["a"]
+
+
+@pytest.mark.parametrize("full", [True, False], ids=["full", "a file"])
+def test_a_new_directory_takes_no_place_that_is_taken(tmp_path, full):
+    atomic.write_file(tmp_path / "out" / "old" if full else tmp_path / "out", "old")
+    with pytest.raises(UsageError, match="another out="), atomic.new_directory(tmp_path / "out"):
+        pass
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_directory_takes_the_place_of_the_old_one_and_of_all_that_is_in_it(tmp_path):
+    atomic.write_file(tmp_path / "out" / "deep" / "old", "old")
+    with atomic.replaced_directory(tmp_path / "out") as unfinished:
+        (unfinished / "new").write_text("new")
+        assert names(tmp_path / "out") == ["deep"]
+    assert names(tmp_path / "out") == ["new"]
+    assert names(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("error", [ValueError, Interrupted])
+def test_the_old_directory_is_still_there_after_an_error(tmp_path, error):
+    atomic.write_file(tmp_path / "out" / "old", "old")
+    with pytest.raises(error), atomic.replaced_directory(tmp_path / "out") as unfinished:
+        (unfinished / "new").write_text("half")
+        raise error
+    assert (tmp_path / "out" / "old").read_text() == "old"
+    assert names(tmp_path) == ["out"]
+
+
+def test_the_old_directory_is_still_there_if_the_new_one_cannot_take_its_place(tmp_path):
+    atomic.write_file(tmp_path / "out" / "old", "old")
+    with pytest.raises(OSError), atomic.replaced_directory(tmp_path / "out") as unfinished:
+        unfinished.rmdir()
+    assert (tmp_path / "out" / "old").read_text() == "old"
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_directory_in_place_of_a_file_leaves_it_alone(tmp_path):
+    atomic.write_file(tmp_path / "out", "a file")
+    with pytest.raises(OSError), atomic.replaced_directory(tmp_path / "out"):
+        pass
+    assert (tmp_path / "out").read_text() == "a file"
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_link_to_a_directory_is_replaced_and_what_it_leads_to_stays(tmp_path):
+    atomic.write_file(tmp_path / "elsewhere" / "old", "old")
+    os.symlink(tmp_path / "elsewhere", tmp_path / "out")
+    with atomic.replaced_directory(tmp_path / "out") as unfinished:
+        (unfinished / "new").write_text("new")
+    assert names(tmp_path / "out") == ["new"]
+    assert names(tmp_path / "elsewhere") == ["old"]
