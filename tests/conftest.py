@@ -1,5 +1,8 @@
 """One option for the whole suite: `--whole` runs the sandbox's soak, leak and fuzz tests with their full counts (`make soak`)."""
 
+import enum
+import re
+
 import hypothesis
 import pytest
 from openai_server import Server
@@ -11,6 +14,13 @@ hypothesis.settings.load_profile("toolwise")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--whole", action="store_true", help="soak, leak and fuzz tests of the sandbox with their full counts")
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Objects go by what they print, without an address: pytest-xdist wants every process to collect the same names."""
+    if val is None or isinstance(val, str | bytes | int | float | type | enum.Enum | re.Pattern):
+        return None
+    return re.sub(r"<(\w+ )?([\w.]+)( object)? at 0x[0-9a-f]+>", r"\2", repr(val))
 
 
 @pytest.fixture(scope="session")

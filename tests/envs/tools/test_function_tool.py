@@ -446,7 +446,7 @@ async def test_an_exception_is_an_error_with_its_text(error, text):
     assert result.text.startswith(text)
 
 
-@pytest.mark.parametrize("error", [ValueError("too dark"), TimeoutError("too dark"), SystemExit("too dark")], ids=repr)
+@pytest.mark.parametrize("error", [ValueError("too dark"), TimeoutError("too dark"), SystemExit("too dark")])
 async def test_an_exception_of_an_async_function_is_an_error_too(error):
     @tool
     async def fail():

@@ -105,7 +105,7 @@ async def test_one_call_that_fails_leaves_the_others_alone():
     assert [record.status for record, _ in ended] == [ToolStatus.ERROR, ToolStatus.OK, ToolStatus.ERROR]
 
 
-@pytest.mark.parametrize("error", [ValueError("dark"), TimeoutError("dark"), KeyError("dark")], ids=repr)
+@pytest.mark.parametrize("error", [ValueError("dark"), TimeoutError("dark"), KeyError("dark")])
 async def test_an_exception_of_an_own_tool_is_an_error_with_its_text(error):
     async def fail(arguments, episode):
         raise error
