@@ -12,6 +12,7 @@ from learner.experiment import Experiment, Stage
 from learner.run_directory import RunDirectory
 from rollout.cluster.connect import join
 from rollout.cluster.fleet import Fleet
+from rollout.engines.registry import import_path
 from starter.policies import find_policy
 
 
@@ -43,6 +44,7 @@ def _check(config: Experiment, directory: RunDirectory) -> None:
     """Raise UsageError for settings that contradict each other."""
     if config.rollout.engine.kind in ("endpoint", "none"):
         raise UsageError(f"rollout.engine.kind={config.rollout.engine.kind} takes no new weights: leave it out to train")
+    import_path(config.rollout.engine.kind)  # raises UsageError
     there = {stage.value for stage in config.stages} | directory.progress.keys()
     if Stage.control in config.stages and not {"cold_start", "rl"} <= there:
         raise UsageError("the control goes on with a cold start for as long as RL took: write stages=[cold_start,rl,control]")
