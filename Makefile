@@ -58,7 +58,7 @@ soak: install
 # Three seeds, each with a base, demonstrations, cold start, control and RL of its own.
 study: install
 	@for seed in 0 1 2; do \
-		{ [ -f runs/base_$$seed/pretraining.json ] || $(PYTHON) -m learner.pretraining out=runs/base_$$seed seed=$$seed; } && \
+		{ [ -f runs/base_$$seed/pretraining.json ] || .venv/bin/toolwise model starter out=runs/base_$$seed seed=$$seed; } && \
 		.venv/bin/toolwise train experiment=study seed=$$seed policy=runs/base_$$seed out=runs/study_$$seed resume=true || exit; \
 	done
 

@@ -1,25 +1,39 @@
-"""What a person sees while a run goes on: a progress bar on a terminal, a line now and then elsewhere."""
+"""What a person sees while a command runs: its lines, and a progress bar on a terminal or a line now and then elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+if TYPE_CHECKING:
+    from envs.runtime.progress import Advance
+
 QUIET_SECONDS = 10.0
 
 # A log has no width; tables need one.
-console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 132)
-Advance = Callable[[int, str], None]
+console = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 132)
+
+
+def say(text: str) -> None:
+    """Print a line as it is: brackets in it are no markup."""
+    console.print(text, markup=False)
+
+
+def done(wrote: str, command: str) -> None:
+    """The last two lines of a command: what it wrote, and the command that comes next."""
+    say(f"wrote {wrote}")
+    say(f"next: .venv/bin/toolwise {command}")
 
 
 @contextmanager
 def progress(title: str, total: int) -> Generator[Advance]:
-    """Yields `advance(done, text)`. Off a terminal, prints the first and the last step and one every `QUIET_SECONDS`."""
+    """An `envs.runtime.progress.Progress`. Off a terminal, prints the first and the last step and one every `QUIET_SECONDS`."""
     if console.is_terminal:
         columns = [
             TextColumn("{task.description}"),
@@ -39,6 +53,6 @@ def progress(title: str, total: int) -> Generator[Advance]:
         now = time.monotonic()
         if done in (1, total) or now - last[0] >= QUIET_SECONDS:
             last[0] = now
-            console.print(f"{title} {done}/{total}  {text}", highlight=False)
+            say(f"{title} {done}/{total}  {text}")
 
     yield advance

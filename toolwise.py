@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from console import console, done, progress, say
+
 if TYPE_CHECKING:
     from rollout.collect import CollectConfig
 
@@ -17,8 +19,10 @@ USAGE = """usage: toolwise COMMAND [key=value …]
   evaluate    measure a policy on held-out tasks
   index       build an index for the text or the image search: corpus=FILE or gallery=DIR
   atlas       build the world of real data, toolwise/Atlas-v0, from installed packages
+  model       build and pre-train a starter policy: model starter (world=microworld or mixture)
   serve-search  serve a text index to a fleet, with Ray Serve: index=DIR
-  bench       measure a part beside its peers, in one run: bench NAME (sandbox, search)
+  lint        check the trajectory files of a run: lint PATH
+  bench       measure a part against its peers, in one run: bench NAME (sandbox, search)
   doctor      say whether this machine can run the sandbox, and what to do if not
 
 Every setting can be overridden: toolwise train out=runs/mine rl.steps=50 seed=1"""
@@ -29,7 +33,6 @@ def train(overrides: Sequence[str], name: str = "train") -> int:
     from pathlib import Path
 
     from configs import compose, compose_again
-    from console import console
     from learner.experiment import Experiment
     from learner.run import run
 
@@ -37,23 +40,16 @@ def train(overrides: Sequence[str], name: str = "train") -> int:
     saved = Path(config.out, "config.yaml")
     if config.resume and saved.exists():
         config = compose_again(saved, Experiment, overrides)
-    console.print(
-        f"{name}: {', '.join(config.stages)} on {config.tasks}, from policy {config.policy}, into {config.out}", highlight=False
-    )
-    path, records = run(config)
+    say(f"{name}: {', '.join(config.stages)} on {config.tasks}, from policy {config.policy}, into {config.out}")
+    path, records = run(config, progress, say)
     from evaluation.evaluate import EvaluateConfig
     from evaluation.records import table
 
     console.print(table(records))
-    console.print(
-        f"wrote {path}/: evaluation.json, metrics.jsonl, trajectories/, checkpoints/, wandb/", soft_wrap=True, highlight=False
-    )
+    wrote = f"{path}/: evaluation.json, metrics.jsonl, trajectories/, checkpoints/, wandb/"
     trained = [record.policy for record in records if record.label in ("cold_start", "rl")]
-    if trained:
-        tasks = "" if config.tasks == EvaluateConfig.tasks else f"tasks={config.tasks} +options.split=test "
-        console.print(
-            f"next: .venv/bin/toolwise evaluate policy={trained[-1]} {tasks}out={path}/more", soft_wrap=True, highlight=False
-        )
+    tasks = "" if config.tasks == EvaluateConfig.tasks else f"tasks={config.tasks} +options.split=test "
+    done(wrote, f"evaluate policy={trained[-1] if trained else config.policy} {tasks}out={path}/more")
     return 0
 
 
@@ -65,7 +61,6 @@ def cold_start(overrides: Sequence[str]) -> int:
 def collect(overrides: Sequence[str]) -> int:
     """Roll a policy out and write its trajectories."""
     from configs import compose
-    from console import console, progress
     from evaluation.evaluate import summarise
     from evaluation.records import table
     from rollout.collect import SCRIPTS, CollectConfig, group_count
@@ -73,20 +68,18 @@ def collect(overrides: Sequence[str]) -> int:
 
     config = compose("collect", CollectConfig, overrides)
     count = group_count(config) * config.group_size
-    console.print(f"collect: {count} episodes of {config.policy} on {config.tasks}, into {config.out}", highlight=False)
+    say(f"collect: {count} episodes of {config.policy} on {config.tasks}, into {config.out}")
     with progress("collect", count) as advance:
         groups = run(config, _directory(config), advance)
     console.print(table([summarise(config, groups)]))
-    console.print(f"wrote {config.out}/trajectories/episodes.jsonl", soft_wrap=True, highlight=False)
-    command = "evaluate policy=starter" if config.policy in SCRIPTS else f"train policy={config.policy}"
-    console.print(f"next: .venv/bin/toolwise {command} tasks={config.tasks}", soft_wrap=True, highlight=False)
+    following = "evaluate policy=starter" if config.policy in SCRIPTS else f"train policy={config.policy}"
+    done(f"{config.out}/trajectories/episodes.jsonl", f"{following} tasks={config.tasks}")
     return 0
 
 
 def evaluate(overrides: Sequence[str]) -> int:
     """Measure a policy on held-out tasks, with tools taken away if asked; or compare two evaluations."""
     from configs import compose
-    from console import console, progress
     from envs.errors import UsageError
     from evaluation.ablation import ablation_table
     from evaluation.comparison import compare, comparison_table
@@ -102,16 +95,13 @@ def evaluate(overrides: Sequence[str]) -> int:
         console.print(comparison_table(compare(*config.compare)))
         return 0
     count = group_count(config) * config.group_size
-    console.print(f"evaluate: {count} episodes of {config.policy} on {config.tasks}, into {config.out}", highlight=False)
+    say(f"evaluate: {count} episodes of {config.policy} on {config.tasks}, into {config.out}")
     evaluation = run(config, _directory(config), progress)
     console.print(table(evaluation.records))
     if evaluation.ablation is not None:
         console.print(ablation_table(evaluation.ablation))
     more = ", ablation.json" if evaluation.ablation is not None else ""
-    console.print(f"wrote {config.out}/: evaluation.json, evaluation.md{more}, trajectories/", soft_wrap=True, highlight=False)
-    console.print(
-        f"next: .venv/bin/toolwise evaluate compare=[{config.out},runs/other]", soft_wrap=True, highlight=False, markup=False
-    )
+    done(f"{config.out}/: evaluation.json, evaluation.md{more}, trajectories/", f"evaluate compare=[{config.out},runs/other]")
     return 0
 
 
@@ -127,55 +117,84 @@ def _directory(config: CollectConfig) -> str:
 def index(overrides: Sequence[str]) -> int:
     """Build an index for the text or the image search."""
     from configs import compose
-    from console import console, progress
     from envs.search.building import IndexConfig, build_index, size_of
 
     config = compose("index", IndexConfig, overrides)
-    console.print(f"index: {config.corpus or config.gallery}, into {config.out}", highlight=False)
+    say(f"index: {config.corpus or config.gallery}, into {config.out}")
     with progress("index", size_of(config)) as advance:
         option, entries = build_index(config, lambda done: advance(done, ""))
-    console.print(f"wrote {config.out}/: {entries:,} entries", soft_wrap=True, highlight=False)
-    console.print(f"next: .venv/bin/toolwise collect tasks=… +options.{option}={config.out}", soft_wrap=True, highlight=False)
+    done(f"{config.out}/: {entries:,} entries", f"collect tasks=… +options.{option}={config.out}")
     return 0
 
 
 def atlas(overrides: Sequence[str]) -> int:
     """Build the world of real data."""
     from configs import compose
-    from console import console, progress
-    from envs.atlas.building import TEMPLATES, AtlasConfig, build_atlas
+    from envs.worlds.atlas.building import TEMPLATES, AtlasConfig, build_atlas
 
     config = compose("atlas", AtlasConfig, overrides)
-    console.print(f"atlas: from the World Factbook, flags and photographs, into {config.out}", highlight=False)
+    say(f"atlas: from the World Factbook, flags and photographs, into {config.out}")
     with progress("templates", len(TEMPLATES)) as advance:
         count = build_atlas(config, advance)
-    console.print(
-        f"wrote {config.out}/: {count:,} questions; SOURCES.md says what was taken from where", soft_wrap=True, highlight=False
-    )
-    console.print(
-        f"next: .venv/bin/toolwise evaluate policy=oracle tasks=toolwise/Atlas-v0 +options.path={config.out}",
-        soft_wrap=True,
-        highlight=False,
-    )
+    wrote = f"{config.out}/: {count:,} questions; SOURCES.md says what was taken from where"
+    done(wrote, f"evaluate policy=oracle tasks=toolwise/Atlas-v0 +options.path={config.out}")
+    return 0
+
+
+def model(overrides: Sequence[str]) -> int:
+    """Build and pre-train one of the policies that the project makes itself."""
+    _, settings = _named("model", ("starter",), overrides)
+    from configs import compose
+    from starter.pretraining import PretrainingConfig, pretrain
+
+    config = compose("model", PretrainingConfig, settings)
+    say(f"model starter: {config.steps} steps on what a base for {config.world} knows, into {config.out}")
+    with progress("pre-training", config.steps) as advance:
+        accuracies = pretrain(config, advance)
+    say("validation accuracy: " + ", ".join(f"{kind} {accuracy:.1%}" for kind, accuracy in accuracies.items()))
+    experiment = "experiment=mixture " if config.world == "mixture" else ""
+    done(f"{config.out}/: a policy in the Hugging Face layout, pretraining.json", f"train {experiment}policy={config.out}")
     return 0
 
 
 def serve_search(overrides: Sequence[str]) -> int:
     """Serve a text index until the process is told to end."""
     from configs import compose
-    from console import console
     from rollout.cluster.search_service import ServiceConfig, serve_index
 
     config = compose("serve_search", ServiceConfig, overrides)
-    console.print(f"serve-search: {config.index}, {config.replicas} replicas, at {config.host}:{config.port}", highlight=False)
+    say(f"serve-search: {config.index}, {config.replicas} replicas, at {config.host}:{config.port}")
 
     def ready(url: str) -> None:
-        console.print(f"serving {url} (Search-R1's form) until Ctrl-C", highlight=False)
-        console.print(f"next: .venv/bin/toolwise collect tasks=… +options.text_search={url}", soft_wrap=True, highlight=False)
+        say(f"serving {url} (Search-R1's form) until Ctrl-C")
+        say(f"next: .venv/bin/toolwise collect tasks=… +options.text_search={url}")
 
     serve_index(config, ready)
-    console.print("closed")
+    say("closed")
     return 0
+
+
+def lint(overrides: Sequence[str]) -> int:
+    """Check trajectory files; exit status 1 if they have problems."""
+    from pathlib import Path
+
+    from envs.errors import UsageError
+    from rollout.lint import lint as find_problems
+
+    remedy = "write a run directory, its trajectories/ or one .jsonl file, as in `lint runs/demo`"
+    if len(overrides) != 1:
+        raise UsageError(f"lint takes one path: {remedy}")
+    path = Path(overrides[0])
+    path = path / "trajectories" if (path / "trajectories").is_dir() else path
+    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    if not files or not all(file.suffix == ".jsonl" and file.is_file() for file in files):
+        raise UsageError(f"there is no trajectory file (*.jsonl) at {path}: {remedy}")
+    problems = find_problems(path)
+    for problem in problems:
+        say(problem)
+    records = sum(file.read_bytes().count(b"\n") for file in files)
+    say(f"{path}: problems: {len(problems)}, records: {records}, files: {len(files)}")
+    return 1 if problems else 0
 
 
 def bench(overrides: Sequence[str]) -> int:
@@ -185,15 +204,10 @@ def bench(overrides: Sequence[str]) -> int:
 
     from benchmarks import BENCHMARKS, BenchConfig, table
     from configs import compose
-    from console import console, progress
-    from envs.atomic import write_file
     from envs.errors import UsageError
+    from envs.runtime.atomic import write_file
 
-    name = next((argument for argument in overrides if "=" not in argument), "")
-    if name not in BENCHMARKS:
-        raise UsageError(f"there is no benchmark {name!r}: write one of {', '.join(BENCHMARKS)}, as in `bench sandbox`")
-    settings = list(overrides)
-    settings.remove(name)
+    name, settings = _named("benchmark", tuple(BENCHMARKS), overrides)
     config = compose("bench", BenchConfig, settings)
     out = Path(config.out or f"runs/bench/{name}.json")
     if config.rounds < 1:
@@ -201,19 +215,30 @@ def bench(overrides: Sequence[str]) -> int:
     if out.is_dir():
         raise UsageError(f"out={out} is a directory: write a file, like out={out}/{name}.json")
     out.parent.mkdir(parents=True, exist_ok=True)
-    console.print(f"bench {name}: ours and its peers in turns, {config.rounds} rounds, into {out}", highlight=False)
+    say(f"bench {name}: ours and its peers in turns, {config.rounds} rounds, into {out}")
     with progress("rounds", config.rounds) as advance:
         figures = BENCHMARKS[name](config.rounds, advance)
     records = [figure.record() for figure in figures]
     write_file(out, json.dumps(records, indent=2) + "\n")
     console.print(table(records))
-    console.print(f"wrote {out}", soft_wrap=True, highlight=False)
-    console.print("next: .venv/bin/toolwise train experiment=demo", highlight=False)
+    done(str(out), "train experiment=demo")
     return 0
 
 
+def _named(kind: str, names: Sequence[str], overrides: Sequence[str]) -> tuple[str, list[str]]:
+    """The argument that names a `kind` of thing, one of `names`, and the other arguments. Raises UsageError."""
+    from envs.errors import UsageError
+
+    name = next((argument for argument in overrides if "=" not in argument), "")
+    if name not in names:
+        raise UsageError(f"there is no {kind} {name!r}: write {' or '.join(names)}")
+    others = list(overrides)
+    others.remove(name)
+    return name, others
+
+
 def doctor(overrides: Sequence[str]) -> int:
-    """Print what the sandbox needs and whether it is there and holds; exit status 1 where something is missing."""
+    """Print what the sandbox needs and whether it is there and holds; exit status 1 if something is missing."""
     import asyncio
 
     from envs.errors import UsageError
@@ -236,7 +261,9 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "evaluate": evaluate,
     "index": index,
     "atlas": atlas,
+    "model": model,
     "serve-search": serve_search,
+    "lint": lint,
     "bench": bench,
     "doctor": doctor,
 }
@@ -264,7 +291,7 @@ def main() -> int:
         print(f"toolwise {arguments[0]}: {error}", file=sys.stderr)
         return 2
     except InfrastructureError as error:
-        print(f"toolwise {arguments[0]}: the machines failed: {error}", file=sys.stderr)
+        print(f"toolwise {arguments[0]}: infrastructure failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         go_on = "; resume=true goes on with the run" if command is train else ""

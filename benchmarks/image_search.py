@@ -17,12 +17,12 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from benchmarks.figures import Figure
-from envs.atlas.sources import FLAGS, countries, flags, photographs, unmistakable
 from envs.errors import UsageError
-from envs.microworld.emblems import emblem
-from envs.search.image_features import corners
-from envs.search.image_index import ImageIndex
+from envs.search.image.features import corners
+from envs.search.image.index import ImageIndex
 from envs.search.types import Picture
+from envs.worlds.atlas.sources import FLAGS, countries, flags, photographs, unmistakable
+from envs.worlds.microworld.emblems import emblem
 
 PICTURES = 10_000
 _SEARCHED, _EXHAUSTIVELY = 80, 8  # pictures a round on our side, and those of them on the peer's, which takes seconds for each

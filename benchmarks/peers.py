@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from envs.errors import InfrastructureError
-from sandbox import Limits, nsjail
+from sandbox import Limits
+from sandbox.host import nsjail
 
 JAIL_PER_CALL = "nsjail and a new interpreter per call"
 PROCESS_PER_CALL = "a new interpreter per call, unjailed"

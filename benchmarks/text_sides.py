@@ -17,7 +17,7 @@ SIDES = ("ours", "bm25s", "bm25s-numpy")
 
 def _build_ours(corpus: Path, directory: Path) -> None:
     from envs.search.corpora import read_corpus
-    from envs.search.text_index import TextIndex
+    from envs.search.text.index import TextIndex
 
     TextIndex.build(read_corpus(corpus), directory)
 
@@ -34,7 +34,7 @@ def _build_bm25s(corpus: Path, directory: Path) -> None:
 
 
 def _open_ours(directory: Path, top_k: int) -> Callable[[str], Sequence[object]]:
-    from envs.search.text_index import TextIndex
+    from envs.search.text.index import TextIndex
 
     index = TextIndex.open(directory)
     return lambda query: index.find(query, top_k)

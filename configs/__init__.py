@@ -18,6 +18,8 @@ from yaml import YAMLError
 from envs.errors import UsageError
 
 DIRECTORY = Path(__file__).parent
+RETIRED = (("learner", "banned_token_ids"), ("learner", "seed"), ("rollout", "backend"))
+"""Settings that a `config.yaml` of an earlier version may hold and that are none any more."""
 
 
 def compose[T](name: str, schema: type[T], overrides: Sequence[str]) -> T:
@@ -39,7 +41,11 @@ def compose_again[T](saved: Path, schema: type[T], overrides: Sequence[str]) -> 
     _check(OmegaConf.structured(schema), overrides)
     given = OmegaConf.from_dotlist([override.lstrip("+") for override in overrides if not override.startswith("experiment=")])
     try:
-        return cast(T, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(saved), given)))
+        begun: Any = OmegaConf.load(saved)
+        for part, name in RETIRED:
+            if part in begun:
+                begun[part].pop(name, None)
+        return cast(T, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), begun, given)))
     except (OmegaConfBaseException, YAMLError) as error:
         raise UsageError(f"{saved}: {' '.join(str(error).split())}") from error
 

@@ -1,6 +1,6 @@
 """Recorded demonstrations of a file, like DeepEyesV2's for the cold start, as episodes in a policy's own tokens.
 
-A row is a conversation (ShareGPT's `conversations` or OpenAI's `messages`) in the protocol of `envs.protocol`, its images in
+A row is a conversation (ShareGPT's `conversations` or OpenAI's `messages`) in DeepEyesV2's protocol, its images in
 `images` at their `<image>` placeholders or as parts of the messages. The assistant's turns are what is learned; tool outputs are
 data as anywhere: escaped, masked, cut to the episode's budgets.
 """
@@ -19,15 +19,17 @@ from envs.datasets.pictures import load, picture
 from envs.datasets.rows import open_rows
 from envs.datasets.types import Picture, report_malformed
 from envs.errors import RowError, TokenBudgetExceeded, UsageError
-from envs.protocol import Action, Answer, Call, Code, Malformed, escape, is_well_formed, parse
-from envs.tools.toolbox import NAMES
+from envs.protocols import Action, Answer, Call, Calls, DeepEyes, Malformed, escape
 from envs.types import ToolStatus
 from rollout.config import EpisodeConfig
-from rollout.tokens.chat_format import ChatFormat
+from rollout.tokens.chat_format import ChatFormat, ChatMessage
+from rollout.tokens.images import ImageEncoder
 from rollout.tokens.transcript import Transcript
 from rollout.types import Episode, Generation, StopReason, ToolCallRecord, Turn, split_abilities
 
 _RESPONSE = ("<tool_response>", "</tool_response>")
+_PROTOCOL = DeepEyes()
+_METRIC_NAMES = {"search": "text_search"}  # what a model calls the text search by
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +85,11 @@ def _turns(row: Mapping[str, Any], folder: Path) -> tuple[str | None, list[_Said
             if places > len(named):
                 raise RowError("there are more <image> placeholders than images")
             parts, named = named[:places], named[places:]
-        action = text_of(said["content"])
-        turns.append(_Said(text_of(shown["content"]), tuple(picture(part, folder) for part in parts), action, parse(action)))
+        # What stands after an action was written past its end; nothing of it is learned.
+        action = _PROTOCOL.first_turn(text_of(said["content"]))
+        turns.append(
+            _Said(text_of(shown["content"]), tuple(picture(part, folder) for part in parts), action, _PROTOCOL.parse(action))
+        )
     if named:
         raise RowError(f"{len(named)} images have no <image> placeholder")
     for place, turn in enumerate(turns, 1):
@@ -102,15 +107,18 @@ def _episode(row: Mapping[str, Any], path: Path, number: int, chat: ChatFormat, 
         max_tokens=config.max_tokens,
         observation_tokens=config.max_observation_tokens,
         system_prompt=config.system_prompt or system,
+        history=config.history,
     )
-    told: list[Turn] = []
+    images = ImageEncoder()
+    recorded: list[Turn] = []
     try:
         for place, turn in enumerate(turns):
             text = turn.text if place == 0 else _tool_text(turn.text, turns[place - 1].parsed)
-            seen = transcript.append_observation(text, [load(found) for found in turn.pictures])
+            encoded = tuple(images.encode(load(found)) for found in turn.pictures)
+            (shown,) = transcript.append_observation([ChatMessage("user", text, encoded)])
             if place:
-                told.append(_turn(turns[place - 1], seen.text, [image.sha256 for image in seen.images]))
-            token_ids = chat.encode_action(turn.action)
+                recorded.append(_turn(turns[place - 1], shown.text, [image.sha256 for image in shown.images]))
+            token_ids = chat.encode_action(turn.action, _PROTOCOL.stop)
             if len(token_ids) > transcript.room:
                 raise TokenBudgetExceeded(f"an action of {len(token_ids)} tokens, {transcript.room} are left")
             transcript.append_generation(Generation(token_ids, [0.0] * len(token_ids), "stop", 0))
@@ -118,11 +126,11 @@ def _episode(row: Mapping[str, Any], path: Path, number: int, chat: ChatFormat, 
         raise UsageError(
             f"{path}, row {number}: longer than rollout.episode.max_tokens={config.max_tokens} ({error}): raise it"
         ) from None
-    told.append(_turn(turns[-1], "", []))
+    recorded.append(_turn(turns[-1], "", []))
     answer = turns[-1].parsed
     name = f"{path.stem}-{number}"
     return transcript.episode(
-        told,
+        recorded,
         episode_id=name,
         task_id=name,
         group_id=name,
@@ -130,7 +138,7 @@ def _episode(row: Mapping[str, Any], path: Path, number: int, chat: ChatFormat, 
         source=str(row.get("source") or path.stem),
         seed=0,
         reward=1.0,
-        reward_parts={"accuracy": 1.0, "format": float(all(is_well_formed(turn.action) for turn in turns))},
+        reward_parts={"accuracy": 1.0, "format": float(all(_PROTOCOL.is_well_formed(turn.action) for turn in turns))},
         answer=answer.text if isinstance(answer, Answer) else None,
         stop_reason=StopReason.ANSWERED,
     )
@@ -138,11 +146,13 @@ def _episode(row: Mapping[str, Any], path: Path, number: int, chat: ChatFormat, 
 
 def _tool_text(text: str, action: Action) -> str:
     """A recorded tool output as the environment would show it."""
-    inner = text.removeprefix(_RESPONSE[0]).removesuffix(_RESPONSE[1]).strip()
-    return "\n".join([_RESPONSE[0], escape(inner), _RESPONSE[1]]) if isinstance(action, Call) else escape(inner)
+    inner = escape(text.removeprefix(_RESPONSE[0]).removesuffix(_RESPONSE[1]).strip())
+    calls = action.calls if isinstance(action, Calls) else (Call("code"),)
+    (message,) = _PROTOCOL.results(calls, [(inner, ())])
+    return message.text
 
 
 def _turn(said: _Said, observation: str, images: list[str]) -> Turn:
-    tool = "code" if isinstance(said.parsed, Code) else NAMES.get(said.parsed.name) if isinstance(said.parsed, Call) else None
-    calls = [ToolCallRecord(tool, str(ToolStatus.OK), 0.0)] if tool else []
+    names = [call.name for call in said.parsed.calls] if isinstance(said.parsed, Calls) else []
+    calls = [ToolCallRecord(_METRIC_NAMES.get(name, name), str(ToolStatus.OK), 0.0) for name in names]
     return Turn(action=said.action, observation=observation, images=images, tool_calls=calls)

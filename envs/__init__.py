@@ -1,7 +1,33 @@
-"""Tool-use tasks as Gymnasium environments; importing this package registers them."""
+"""Tool-use tasks as Gymnasium environments; importing this package registers them.
 
-from envs.registry import count_rows, register, resolve
+What stands in `__all__` is stable: it changes only with a line in the CHANGELOG that says how to follow.
+"""
 
-__all__ = ["count_rows", "resolve"]
+from envs.protocols import Protocol
+from envs.rewards import DeepEyesReward
+from envs.scoring import Scoring
+from envs.tool_env import ToolEnv
+from envs.tools.function_tool import tool
+from envs.tools.tool import Tool, ToolEpisode
+from envs.types import Observation, Outcome, Task, ToolCall, ToolResult, ToolStatus
+from envs.worlds.registry import count_rows, register, resolve
+
+__all__ = [
+    "DeepEyesReward",
+    "Observation",
+    "Outcome",
+    "Protocol",
+    "Scoring",
+    "Task",
+    "Tool",
+    "ToolCall",
+    "ToolEnv",
+    "ToolEpisode",
+    "ToolResult",
+    "ToolStatus",
+    "count_rows",
+    "resolve",
+    "tool",
+]
 
 register()

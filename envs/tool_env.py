@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import random
-import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.spaces import Dict
-from PIL import Image
 
 from envs.errors import UsageError
-from envs.protocol import Action, Answer, Call, Code, Malformed, encodable, escape, parse
-from envs.rewards import Reward
-from envs.search.backends import open_image_search, open_text_search
+from envs.protocols.actions import Answer, Call, Malformed
+from envs.protocols.opening import open_protocol
+from envs.protocols.protocol import Message, Protocol
+from envs.protocols.text import encodable, escape
+from envs.rewards import Reward, open_reward
+from envs.runtime.loops import LoopThread
+from envs.runtime.spaces import RGBImage, Unicode
+from envs.scoring import is_right
 from envs.search.types import ImageSearch, TextSearch
-from envs.spaces import RGBImage, Unicode
+from envs.tools.opening import SearchOptions, ToolSetting, open_tools, require_different
 from envs.tools.outputs import REAL
-from envs.tools.toolbox import TOOLS, Toolbox
-from envs.types import Observation, Script, Task, ToolCall, ToolResult, ToolStatus
+from envs.tools.tool import Tool
+from envs.tools.toolbox import Toolbox
+from envs.types import Observation, Outcome, Script, Task, ToolCall, ToolResult, ToolStatus
 from sandbox import Limits, Pool
 
 if TYPE_CHECKING:
@@ -31,28 +34,31 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 TaskSource = Callable[[np.random.Generator], Task]
+Step = tuple[Observation, float, bool, bool, dict[str, Any]]
 MAX_CHARACTERS = 1 << 20
 MAX_SIDE = 1 << 14
 
 
 class ToolEnv(gymnasium.Env[Observation, str]):
-    """One question per episode; the action is the model's text, the observation what the tool it called gave back.
+    """One question per episode. An answer terminates it, a spent budget of `max_turns` turns truncates it.
 
-    `step_async` is the work: a rollout awaits thousands of them in one thread. `step` runs it to completion. An answer terminates;
-    a spent budget of `max_turns` actions truncates. A malformed action or a failed tool is an observation. Tool text is escaped.
+    It is driven by text or by call. By text, the action is a whole turn of the model, which `protocol` reads: `step_async` is the
+    work (a rollout awaits thousands of them in one thread), and `step` runs it to completion. By call, `tool_schemas` says what
+    there is, `await call(name, arguments)` is a turn, and `await finish(answer)` ends the episode. Records, escapes, deadlines and
+    counts are the same either way. A malformed action or a failed tool is an observation; what tools return is escaped.
 
-    `tools` are those that the model may call; by default code, and the searches that there are. `text_search` and `image_search`
-    are searches, or settings as `envs.search.backends` has them; they give at most `top_k` results, within `search_s` seconds.
+    `tasks` draws a task with a NumPy generator, or is a sequence of tasks to draw from. `tools` lists what the model may call: see
+    `envs.tools.opening`; by default code, and the searches that have something to search in. `without` takes some away by name.
+    `reward` is scored at the end: see `envs.rewards.reward`; `judge` is a `Judge` or its settings, for tasks that want one.
+    `text_search`, `image_search`, `top_k` and `search_s` (seconds) are the built-in searches'; `tool_outputs` other than "real"
+    hides what tools return: see `envs.tools.outputs`.
 
-    `tool_outputs` other than "real" hides what tools return: see `envs.tools.outputs`. `judge` is a `Judge` or its settings, for
-    tasks that want one.
+    `info` at reset: `task_id`, `abilities`, `source`, `needed_tools`. At each step: `tool_calls` (a `ToolCall` each), `tool_call`
+    (the first of them, or None), and `messages`, which say in which roles the observation comes; on the last one also `answer` and
+    `reward_parts`. A call with status FAILURE means that our infrastructure failed: the episode should be run again.
 
-    `info` at reset: `task_id`, `abilities`, `source`, `needed_tools`. At each step: `tool_call` (a `ToolCall` or None); on the last
-    one also `answer` and `reward_parts`. A `tool_call` with status FAILURE means that the machine failed: the episode should be run
-    again.
-
-    `sandbox` is a running pool, shared with other environments; without it the environment starts one of its own when code first
-    runs.
+    `sandbox` is a running pool, shared with other environments, and may be set until the first reset; without it the environment
+    starts one of its own when code first runs.
     """
 
     metadata = {  # noqa: RUF012  Gymnasium declares it as it stands
@@ -62,9 +68,14 @@ class ToolEnv(gymnasium.Env[Observation, str]):
 
     def __init__(
         self,
-        tasks: TaskSource,
+        tasks: TaskSource | Sequence[Task],
         *,
-        tools: Sequence[str] | None = None,
+        tools: Sequence[ToolSetting] | None = None,
+        without: Sequence[str] = (),
+        protocol: str | Mapping[str, Any] | Protocol | type[Protocol] = "deepeyes",
+        reward: Any = None,
+        judge: Judge | Mapping[str, Any] | None = None,
+        max_turns: int = 8,
         text_search: TextSearch | str | Mapping[str, Any] | None = None,
         image_search: ImageSearch | str | Mapping[str, Any] | None = None,
         top_k: int = 5,
@@ -72,40 +83,51 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         tool_outputs: str = REAL,
         sandbox: Pool | None = None,
         limits: Limits | None = None,
-        reward: Reward | None = None,
-        judge: Judge | Mapping[str, Any] | None = None,
-        max_turns: int = 8,
         render_mode: str | None = None,
     ) -> None:
         if max_turns < 1:
-            raise ValueError(f"max_turns is {max_turns}: it must be at least 1")
+            raise UsageError(f"max_turns is {max_turns}: write 1 or more")
         self.observation_space: Any = Dict({"text": Unicode(MAX_CHARACTERS), "images": spaces.Sequence(RGBImage(MAX_SIDE))})
         self.action_space = Unicode(MAX_CHARACTERS)
         self.render_mode = render_mode
-        self._tasks = tasks
-        self._sandbox = sandbox
-        self._owned_sandbox: Pool | None = None
-        self._limits = limits or Limits()
-        self._reward = reward or Reward()
+        self.sandbox = sandbox
+        self.protocol = open_protocol(protocol)
+        self._tasks = _one_of(tasks) if isinstance(tasks, Sequence) else tasks
+        self._sources = open_tools(tools, SearchOptions(text_search, image_search, top_k, search_s))
+        self._without = frozenset(without)
+        self._tools = self._offered(source for source in self._sources if isinstance(source, Tool))
+        self._reward: Reward = open_reward(reward)
+        self._judge: Judge | None = None
         if judge is not None:
             from envs.scoring.judge import open_judge  # takes a second to import, and few tasks want it
 
-            self._reward = replace(self._reward, judge=open_judge(judge))
-        self._max_turns = max_turns
-        self._loop: _LoopThread | None = None
-        self._toolbox: Toolbox | None = None
-        self._searches: dict[str, Any] = {
-            "text_search": open_text_search(text_search),
-            "image_search": open_image_search(image_search),
-        }
-        self._tool_settings: dict[str, Any] = {"top_k": top_k, "search_s": search_s, "outputs": tool_outputs}
-        self.tools = _enabled(tools, self._searches)
+            self._judge = open_judge(judge)
+        self._max_turns, self._outputs, self._limits = max_turns, tool_outputs, limits or Limits()
+        self._owned_sandbox: Pool | None = None
+        self._starting = asyncio.Lock()
+        self._loop: LoopThread | None = None
         self._task: Task | None = None
+        self._toolbox: Toolbox | None = None
         self._actions: list[str] = []
+        self._calls: list[ToolCall] = []
+        self._turns = 0
+        self._final: Step | None = None
         self._transcript: list[str] = []
         self._last_image = np.zeros((1, 1, 3), np.uint8)
-        self._tool_calls = 0
-        self._over = True
+
+    @property
+    def tools(self) -> tuple[str, ...]:
+        """Names of the tools; those of an MCP server from the first reset on."""
+        return tuple(tool.name for tool in self._tools)
+
+    @property
+    def tool_schemas(self) -> list[dict[str, Any]]:
+        """The tools of the current episode in OpenAI's form; before the first reset, those of any."""
+        return [dict(tool.guide.schema) for tool in self._allowed()]
+
+    def instructions(self, with_tools: bool = True) -> str:
+        """The system prompt that explains the protocol and, unless they are shown elsewhere, the tools of the current episode."""
+        return self.protocol.instructions([tool.guide for tool in self._allowed()] if with_tools else [])
 
     async def reset_async(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -113,13 +135,14 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         """Begin an episode. `options={"task": Task(…)}` chooses the task; otherwise the seed does."""
         super().reset(seed=seed)
         await self._close_tools()
-        task = (options or {}).get("task") or self._tasks(self.np_random)
-        self._task, self._actions, self._tool_calls, self._over = task, [], 0, False
-        enabled = [tool for tool in self.tools if task.tools is None or tool in task.tools]
-        self._toolbox = Toolbox(enabled, task, pool=self._pool, **self._searches, **self._tool_settings)
-        observation = _observe(task.question, task.views or task.images)
-        self._transcript = [task.question]
-        self._remember_image(observation)
+        if not all(isinstance(source, Tool) for source in self._sources):
+            listed = [[source] if isinstance(source, Tool) else await source.tools() for source in self._sources]
+            self._tools = self._offered(tool for tools in listed for tool in tools)
+        task: Task = (options or {}).get("task") or self._tasks(self.np_random)
+        self._task, self._actions, self._calls, self._turns, self._final = task, [], [], 0, None
+        self._toolbox = Toolbox(self._allowed(), task, sandbox=self._pool, outputs=self._outputs)
+        self._transcript = []
+        observation = self._observe([Message("user", task.question, task.views or task.images)])
         return observation, {
             "task_id": task.task_id,
             "abilities": task.abilities,
@@ -127,58 +150,60 @@ class ToolEnv(gymnasium.Env[Observation, str]):
             "needed_tools": task.needed_tools,
         }
 
-    async def step_async(self, action: str) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Take one action; see the class for what comes back."""
-        if self._task is None or self._over:
-            raise gymnasium.error.ResetNeeded("the episode is over: call reset first")
+    async def step_async(self, action: str) -> Step:
+        """Take one turn; see the class for what comes back."""
+        self._require_running()
         self._actions.append(action)
-        parsed = parse(action)
-        answer = parsed.text if isinstance(parsed, Answer) else None
-        call: ToolCall | None = None
-        observation = _observe("", ())
-        if answer is None:
-            call, result = await self._act(parsed)
-            # The remedy for a malformed action is our own text: its tags are meant.
-            text = escape(result.text) if call else result.text
-            if isinstance(parsed, Call):
-                text = f"<tool_response>\n{text}\n</tool_response>"
-            observation = _observe(text, result.images)
-            self._tool_calls += call is not None
-        failed = call is not None and call.status is ToolStatus.FAILURE
-        truncated = answer is None and (failed or len(self._actions) >= self._max_turns)
-        self._transcript += [action, observation["text"]]
-        self._remember_image(observation)
-        info: dict[str, Any] = {"tool_call": call}
-        reward = 0.0
-        if answer is not None or truncated:
-            self._over = True
-            reward, parts = await self._reward(self._actions, answer, self._task, self._tool_calls)
-            info |= {"answer": answer, "reward_parts": parts}
-            await self._close_tools()
-        return observation, reward, answer is not None, truncated, info
+        self._transcript.append(action)
+        parsed = self.protocol.parse(action)
+        if isinstance(parsed, Answer):
+            return await self._answered(parsed.text)
+        if isinstance(parsed, Malformed):
+            # The remedy is our own text: its tags are meant.
+            return await self._next([], [self.protocol.remedy(parsed)])
+        ended = await self._run_calls(parsed.calls)
+        safe = [(result.text, result.images) for _, result in ended]
+        return await self._next([call for call, _ in ended], self.protocol.results(parsed.calls, safe))
+
+    async def call(self, name: str, arguments: Mapping[str, Any] | None = None) -> ToolResult:
+        """Call a tool, as one turn. The result's text is escaped. If it spends the budget, `finish` gives the truncated end."""
+        self._require_running()
+        call = Call(name, dict(arguments or {}))
+        self._transcript.append(f"{name} {call.arguments}")
+        ((record, result),) = await self._run_calls((call,))
+        await self._next([record], [Message("tool", result.text, result.images)])
+        return result
+
+    async def finish(self, answer: str | None = None) -> Step:
+        """End the episode with an answer, or without one (truncated). After a spent budget the answer comes too late."""
+        if self._final is not None and self._final[3]:
+            return self._final
+        self._require_running()
+        self._transcript.append(str(answer))
+        return await (self._next([], [], give_up=True) if answer is None else self._answered(answer))
 
     async def close_async(self) -> None:
         """Close the sandbox session, and the pool if it is this environment's own."""
         await self._close_tools()
-        self._over = True
+        self._task = None
         if self._owned_sandbox is not None:
             pool, self._owned_sandbox = self._owned_sandbox, None
             await pool.__aexit__(None, None, None)
 
     def expert(self, rng: random.Random) -> Script:
-        """The scripted expert of the current task. Raises ValueError where the task has none."""
+        """The scripted expert of the current task, in the words of the protocol. Raises UsageError if the task has none."""
         if self._task is None or self._task.expert is None:
-            raise ValueError("this task has no scripted expert: choose another policy")
-        return self._task.expert(rng)
+            raise UsageError("this task has no scripted expert: choose another policy")
+        return self._worded(self._task.expert(rng))
 
     def random_actor(self, rng: random.Random) -> Script:
         """Answers a guess at once, and nothing else: the floor that any policy must beat."""
-        yield f"<answer>{rng.randint(0, 9)}</answer>"
+        yield self.protocol.write(Answer(str(rng.randint(0, 9))))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
         return self._run(self.reset_async(seed=seed, options=options))
 
-    def step(self, action: str) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: str) -> Step:
         return self._run(self.step_async(action))
 
     def render(self) -> str | np.ndarray | None:
@@ -193,61 +218,101 @@ class ToolEnv(gymnasium.Env[Observation, str]):
             self._loop.stop()
             self._loop = None
 
-    async def _act(self, action: Action) -> tuple[ToolCall | None, ToolResult]:
-        if isinstance(action, Malformed):
-            return None, ToolResult(action.reason, status=ToolStatus.ERROR)
-        assert isinstance(action, Code | Call) and self._toolbox is not None
-        return await self._toolbox.act(action)
+    def _require_running(self) -> None:
+        if self._task is None or self._final is not None:
+            raise gymnasium.error.ResetNeeded("the episode is over: call reset first")
+
+    def _offered(self, tools: Any) -> list[Tool]:
+        offered = [tool for tool in tools if tool.name not in self._without]
+        require_different(offered)
+        return offered
+
+    def _allowed(self) -> list[Tool]:
+        allowed = None if self._task is None else self._task.tools
+        return [tool for tool in self._tools if allowed is None or tool.name in allowed]
+
+    async def _run_calls(self, calls: Sequence[Call]) -> list[tuple[ToolCall, ToolResult]]:
+        assert self._toolbox is not None
+        ended = await self._toolbox.run(calls)
+        self._calls += [record for record, _ in ended]
+        return [
+            (record, ToolResult(encodable(escape(result.text[:MAX_CHARACTERS])), result.images, result.status))
+            for record, result in ended
+        ]
+
+    async def _next(self, calls: list[ToolCall], messages: list[Message], give_up: bool = False) -> Step:
+        """After a turn that was no answer: show what came back, and end the episode if its budget is spent."""
+        self._turns += not give_up
+        failed = any(call.status is ToolStatus.FAILURE for call in calls)
+        truncated = give_up or failed or self._turns >= self._max_turns
+        observation = self._observe(messages)
+        info: dict[str, Any] = {"tool_call": calls[0] if calls else None, "tool_calls": calls, "messages": messages}
+        reward = 0.0
+        if truncated:
+            reward, parts = await self._score(None)
+            info |= {"answer": None, "reward_parts": parts}
+        step = observation, reward, False, truncated, info
+        if truncated:
+            self._final = step
+        return step
+
+    async def _answered(self, answer: str) -> Step:
+        self._turns += 1
+        reward, parts = await self._score(answer)
+        info = {"tool_call": None, "tool_calls": [], "messages": [], "answer": answer, "reward_parts": parts}
+        self._final = self._observe([]), reward, True, False, info
+        return self._final
+
+    async def _score(self, answer: str | None) -> tuple[float, dict[str, float]]:
+        """The reward and its parts; whether the answer is right is among them in any case."""
+        task = self._task
+        assert task is not None
+        correct = False if task.answer else None
+        if task.answer and answer is not None:
+            correct = await is_right(task.question, answer, task.answer, task.scoring, self._judge)
+        well_formed = answer is not None and all(map(self.protocol.is_well_formed, self._actions))
+        outcome = Outcome(task, answer, tuple(self._actions), tuple(self._calls), self._turns, correct, well_formed)
+        reward, parts = await self._reward(outcome)
+        await self._close_tools()
+        return reward, ({} if correct is None else {"accuracy": float(correct)}) | parts
 
     async def _pool(self) -> Pool:
-        if self._sandbox is not None:
-            return self._sandbox
-        if self._owned_sandbox is None:
-            self._owned_sandbox = await Pool(limits=self._limits, size=1).__aenter__()
-        return self._owned_sandbox
+        if self.sandbox is not None:
+            return self.sandbox
+        async with self._starting:
+            if self._owned_sandbox is None:
+                self._owned_sandbox = await Pool(limits=self._limits, size=1).__aenter__()
+            return self._owned_sandbox
 
     async def _close_tools(self) -> None:
         if self._toolbox is not None:
             toolbox, self._toolbox = self._toolbox, None
             await toolbox.close()
 
-    def _remember_image(self, observation: Observation) -> None:
-        if observation["images"]:
-            self._last_image = observation["images"][-1]
+    def _observe(self, messages: Sequence[Message]) -> Observation:
+        text = "\n".join(message.text for message in messages)
+        images = tuple(np.asarray(image.convert("RGB")) for message in messages for image in message.images)
+        self._transcript.append(text)
+        if images:
+            self._last_image = images[-1]
+        return {"text": encodable(text[:MAX_CHARACTERS]), "images": images}
+
+    def _worded(self, script: Script) -> Script:
+        observation: Any = None
+        while True:
+            try:
+                turn = next(script) if observation is None else script.send(observation)
+            except StopIteration:
+                return
+            observation = yield turn if isinstance(turn, str) else self.protocol.write(turn)
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         if self._loop is None:
-            self._loop = _LoopThread()
+            self._loop = LoopThread()
         return self._loop.run(coroutine)
 
 
-def _enabled(tools: Sequence[str] | None, searches: dict[str, Any]) -> tuple[str, ...]:
-    """Raises UsageError for a tool that does not exist, or whose backend is missing."""
-    there = tuple(tool for tool in TOOLS if searches.get(tool, True) is not None)
-    for tool in tools or ():
-        if tool not in TOOLS:
-            raise UsageError(f"there is no tool {tool!r}: write some of {', '.join(TOOLS)}")
-        if tool not in there:
-            raise UsageError(f"the tool {tool} has nothing to search in: give {tool}=… as well")
-    return there if tools is None else tuple(tools)
-
-
-class _LoopThread:
-    """An event loop in a thread of its own, so that `step` also works where a loop is running already, as in a notebook."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="toolwise-env", daemon=True)
-        self._thread.start()
-
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
-
-    def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-
-def _observe(text: str, images: tuple[Image.Image, ...]) -> Observation:
-    return {"text": encodable(text[:MAX_CHARACTERS]), "images": tuple(np.asarray(image.convert("RGB")) for image in images)}
+def _one_of(tasks: Sequence[Task]) -> TaskSource:
+    if not tasks:
+        raise UsageError("there is no task: give at least one, or a function that draws one")
+    return lambda rng: tasks[int(rng.integers(len(tasks)))]

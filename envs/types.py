@@ -1,17 +1,21 @@
-"""Types of the task world: what a task is, what an environment shows, what it reports of a tool call."""
+"""Types of the task world: what a task is, what an environment shows, what it reports of a tool call and of an episode."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol, TypedDict
+from typing import TypedDict
 
 import numpy as np
 from PIL import Image
 
+from envs.protocols.actions import Action
 from envs.scoring.types import EXACT, Scoring
+
+SPLITS = ("train", "validation", "test")
+"""The parts of a task source; they never share an item."""
 
 
 class Observation(TypedDict):
@@ -21,19 +25,20 @@ class Observation(TypedDict):
     images: tuple[np.ndarray, ...]
 
 
-Script = Generator[str, Observation, None]
-"""A scripted policy of one episode: it yields the action's text and is sent the observation that follows."""
+Script = Generator[Action | str, Observation, None]
+"""A scripted policy of one episode: it yields an action, or the text of a turn, and is sent the observation that follows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
     """One question with a machine-checked answer.
 
-    `images` are full size: what the tools work on (`image_1`, `image_2`, …). `views` are what the policy is shown, where that is a
-    smaller copy; empty means that the images themselves are shown. `needed_tools` names the tools without all of which the task
-    cannot be solved: empty where it can be solved at once, None where nobody knows. `tools` names those that the task allows, None
-    for all that the environment has. `expert` makes a script that solves the task;
-    it is given a random generator so that demonstrations vary. `scoring` says how an answer is compared with `answer`.
+    `answer` is the truth; "" if there is none, so that only the reward judges an episode. `abilities` are what the task takes; a
+    single text is one ability. `images` are full size: what the tools work on (`image_1`, `image_2`, …). `views` are what the
+    policy is shown, if that is a smaller copy; empty means that the images themselves are shown. `needed_tools` names the tools
+    that the task requires: () if none, None if unknown. `tools` names those that the task allows, None for all that the environment
+    has. `expert` makes a script that solves the task; it is given a random generator so that demonstrations vary. `scoring` says
+    how an answer is compared with `answer`.
     """
 
     task_id: str
@@ -57,7 +62,7 @@ class ToolStatus(StrEnum):
     """How a tool call ended.
 
     OK, ERROR and TIMEOUT are the model's doing. UNAVAILABLE: a service outside did not answer, and the episode goes on without it.
-    FAILURE: our own machine failed, and the episode is to be run again.
+    FAILURE: our infrastructure failed, and the episode is run again.
     """
 
     OK = "ok"
@@ -69,7 +74,7 @@ class ToolStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """The record of one call that `info["tool_call"]` carries. `latency_s` is the wall time of the call in seconds."""
+    """The record of one call that `info["tool_calls"]` carries. `latency_s` is the wall time of the call in seconds."""
 
     tool: str
     status: ToolStatus
@@ -81,18 +86,25 @@ class ToolCall:
 class ToolResult:
     """What a tool gives back: text and images for the observation, and how the call ended."""
 
-    text: str
+    text: str = ""
     images: tuple[Image.Image, ...] = ()
     status: ToolStatus = ToolStatus.OK
 
 
-class Tool(Protocol):
-    """A tool in the hands of one episode."""
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A finished episode, as a reward sees it.
 
-    async def call(self, arguments: Mapping[str, Any]) -> ToolResult:
-        """Do what the model asked for. Wrong arguments are a result with the remedy, never an exception."""
-        ...
+    `answer` is the final answer's text, None without one. `actions` are the texts of the model's turns; none if the episode was
+    driven by calls. `tool_calls` are the records of all calls, in order. `turns` is the number of turns. `correct` says whether the
+    answer is right, None if the task has no right answer; `well_formed` whether each turn was exactly one action and the last one
+    an answer.
+    """
 
-    async def close(self) -> None:
-        """Give back what the tool holds."""
-        ...
+    task: Task
+    answer: str | None
+    actions: tuple[str, ...]
+    tool_calls: tuple[ToolCall, ...]
+    turns: int
+    correct: bool | None
+    well_formed: bool

@@ -9,9 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from envs.atomic import write_file
 from envs.errors import UsageError
-from envs.progress import Progress
+from envs.runtime.atomic import write_file
+from envs.runtime.progress import Progress
 from envs.tools.outputs import REAL
 from evaluation.ablation import (
     FULL,

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from envs.atomic import write_file
 from envs.errors import InfrastructureError
+from envs.runtime.atomic import write_file
 from evaluation.intervals import bootstrap_interval, pass_at_k, wilson_interval
 from evaluation.types import CallsPerEpisode, EvaluationRecord, Interval, NeedResults, Results, SecondsPerEpisode
 from rollout.types import Group, Trajectory

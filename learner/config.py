@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
+
+from envs.errors import UsageError
+from learner.trainer import TRAINERS, find_trainer
 
 
 class Precision(StrEnum):
@@ -16,6 +19,9 @@ class Precision(StrEnum):
 @dataclass
 class LearnerConfig:
     """How the policy is updated: workers, precision, optimizer and the clipped policy objective."""
+
+    kind: str = "verl"
+    """What updates the policy: verl, or module:Class for a trainer of your own, as `learner.trainer.Trainer` describes it."""
 
     workers: int = 1
     """Processes that share the model (FSDP2) and the batch."""
@@ -34,7 +40,7 @@ class LearnerConfig:
     """float32 or bfloat16."""
 
     attention: str = "sdpa"
-    """Attention of Hugging Face transformers: sdpa, or flash_attention_2 where that package is installed."""
+    """Attention of Hugging Face transformers: sdpa, or flash_attention_2 if that package is installed."""
 
     packed: bool = False
     """Join the sequences of a micro-batch instead of padding them. For Qwen2.5-VL this needs flash_attention_2."""
@@ -47,9 +53,6 @@ class LearnerConfig:
 
     freeze_vision: bool = False
     """Keep the vision tower as it is."""
-
-    banned_token_ids: list[int] = field(default_factory=list)
-    """Tokens that the sampler never draws (image and role tokens); the learner masks the same logits."""
 
     adam_beta1: float = 0.9
     """AdamW's decay of the first moment."""
@@ -81,5 +84,12 @@ class LearnerConfig:
     normalise_by_std: bool = True
     """Divide advantages by the standard deviation of the group's rewards (GRPO, arXiv:2402.03300; Dr. GRPO does not)."""
 
-    seed: int = 0
-    """Seed of the workers' random number generators."""
+    def check(self) -> None:
+        """Raise UsageError if these settings contradict each other."""
+        share = self.gpus_per_worker
+        if not 0 <= share <= 1 or (0 < share < 1 < self.workers):
+            raise UsageError(f"learner.gpus_per_worker={share:g}: write 0, 1, or a share of one GPU for a single worker")
+        if self.workers < 1 or self.nodes < 1 or self.workers % self.nodes:
+            raise UsageError(f"learner.workers={self.workers} cannot be spread evenly over learner.nodes={self.nodes}")
+        if self.kind not in TRAINERS:  # those take seconds to import
+            find_trainer(self.kind)

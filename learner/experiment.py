@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from envs.errors import UsageError
+from envs.runtime.imports import import_path
 from learner.config import LearnerConfig
 from rollout.config import RolloutConfig
+from rollout.engines.registry import ENGINES
 
 
 class Stage(StrEnum):
@@ -105,8 +109,8 @@ class RLConfig:
 
 
 @dataclass
-class EvaluationConfig:
-    """Held-out evaluation on the test split."""
+class HeldOutConfig:
+    """The evaluations of a run, after each of its stages, on the test split."""
 
     episodes: int = 400
     """Episodes of one record."""
@@ -126,7 +130,7 @@ class TrackingConfig:
     """Project of the run."""
 
     mode: str | None = None
-    """online, offline or disabled; null: online where WANDB_API_KEY is set, offline elsewhere."""
+    """online, offline or disabled; null: online if WANDB_API_KEY is set, else offline."""
 
 
 @dataclass
@@ -140,7 +144,7 @@ class Experiment:
     """Seeds tasks, sampling, batches and the learner."""
 
     resume: bool = False
-    """Go on from the newest checkpoint in `out`, or begin where there is none."""
+    """Go on from the newest checkpoint in `out`, or begin if there is none."""
 
     policy: str = "starter"
     """A directory in the Hugging Face layout; `starter` is the policy that the project ships."""
@@ -154,7 +158,29 @@ class Experiment:
 
     cold_start: ColdStartConfig = field(default_factory=ColdStartConfig)
     rl: RLConfig = field(default_factory=RLConfig)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    evaluation: HeldOutConfig = field(default_factory=HeldOutConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def check(self, finished: Collection[str] = ()) -> None:
+        """Raise UsageError if these settings contradict each other. `finished` are the stages that the run has behind it."""
+        if self.rollout.engine.kind in ("endpoint", "none"):
+            raise UsageError(f"rollout.engine.kind={self.rollout.engine.kind} takes no new weights: leave it out to train")
+        import_path("rollout.engine.kind", self.rollout.engine.kind, ENGINES)  # raises UsageError
+        if Stage.control in self.stages and not {Stage.cold_start, Stage.rl} <= {*self.stages, *finished}:
+            raise UsageError("the control goes on with a cold start for as long as RL took: write stages=[cold_start,rl,control]")
+        longest, room = self.rollout.episode.max_tokens, self.rollout.engine.max_model_len
+        if longest > room:
+            raise UsageError(f"rollout.episode.max_tokens={longest} is more than rollout.engine.max_model_len={room}: lower it")
+        for name, value in (
+            ("evaluation.episodes", self.evaluation.episodes),
+            ("cold_start.evaluate_every", self.cold_start.evaluate_every),
+            ("rl.groups", self.rl.groups),
+            ("rl.group_size", self.rl.group_size),
+            ("rl.checkpoint_every", self.rl.checkpoint_every),
+            ("rl.keep_checkpoints", self.rl.keep_checkpoints),
+        ):
+            if value < 1:
+                raise UsageError(f"{name}={value}: write 1 or more")
+        self.learner.check()

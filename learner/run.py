@@ -1,62 +1,81 @@
-"""A whole run: everything that can be wrong with it is looked at first, then its stages are done."""
+"""A whole run: everything that can be wrong with it is checked first, then its stages are done."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from envs import resolve
-from envs.errors import UsageError
+from envs.runtime.progress import Advance, Progress, silent
 from evaluation.types import EvaluationRecord
-from learner.experiment import Experiment, Stage
+from learner.experiment import Experiment
 from learner.run_directory import RunDirectory
+from learner.trainer import Trainer, find_trainer
 from rollout.cluster.connect import join
 from rollout.cluster.fleet import Fleet
-from rollout.engines.registry import import_path
 from starter.policies import find_policy
 
+if TYPE_CHECKING:
+    from learner.batch import Collator
 
-def run(config: Experiment) -> tuple[Path, list[EvaluationRecord]]:
+
+def _hidden(title: str, total: int) -> AbstractContextManager[Advance]:
+    """A `Progress` that shows nothing."""
+    return nullcontext(silent)
+
+
+def run(
+    config: Experiment, progress: Progress = _hidden, say: Callable[[str], None] = lambda text: None
+) -> tuple[Path, list[EvaluationRecord]]:
     """Do every stage that is not finished yet; returns the run directory and the records of `evaluation.json`.
 
-    Raises UsageError, before anything is written, where policy, tasks, run directory, sandbox or GPUs are not to be had.
+    `progress` and `say` show a person how the run goes on. Raises UsageError, before anything is written, if settings contradict
+    each other, and if the policy, the tasks, the run directory, the sandbox or the GPUs cannot be used.
     """
     policy_dir = find_policy(config.policy)
     for options in (config.task_options.train, config.task_options.validation, config.task_options.test):
         resolve(config.tasks, options)
     directory = RunDirectory(config)
-    _check(config, directory)
+    config.check(finished=directory.progress)
     rollout, learner = config.rollout, config.learner
-    gpus = rollout.workers * rollout.gpus_per_worker + learner.workers * learner.gpus_per_worker
-    join(rollout, gpus)
-    rollout.engine.policy, learner.seed = policy_dir, config.seed
+    join(rollout, rollout.workers * rollout.gpus_per_worker + learner.workers * learner.gpus_per_worker)
     directory.open(config)
     with ThreadPoolExecutor(1) as thread:
-        # Its processes start while this one imports. On GPUs the learner comes first: its workers want whole nodes.
-        fleet = None if learner.gpus_per_worker else thread.submit(Fleet, rollout)
-        # Imported late: a mistake in the settings is told at once, not after ten seconds of imports.
+        start_fleet = partial(Fleet, replace(rollout, engine=replace(rollout.engine, policy=policy_dir)))
+        if not learner.gpus_per_worker:
+            # Its processes start while this one imports. On GPUs the trainer comes first: its workers want whole nodes.
+            start_fleet = thread.submit(start_fleet).result
+        # Imported late: a mistake in the settings is answered at once, not after ten seconds of imports.
         from learner.stages import run_stages
+        from learner.training_run import TrainingRun
 
-        return directory.path, run_stages(config, policy_dir, directory, fleet)
+        trainer, collate = _start_trainer(config, policy_dir)
+        with TrainingRun(
+            config,
+            policy_dir,
+            directory,
+            trainer=trainer,
+            fleet=start_fleet(),
+            collate=collate,
+            progress=progress,
+            say=say,
+        ) as training:
+            return directory.path, run_stages(training)
 
 
-def _check(config: Experiment, directory: RunDirectory) -> None:
-    """Raise UsageError for settings that contradict each other."""
-    if config.rollout.engine.kind in ("endpoint", "none"):
-        raise UsageError(f"rollout.engine.kind={config.rollout.engine.kind} takes no new weights: leave it out to train")
-    import_path(config.rollout.engine.kind)  # raises UsageError
-    there = {stage.value for stage in config.stages} | directory.progress.keys()
-    if Stage.control in config.stages and not {"cold_start", "rl"} <= there:
-        raise UsageError("the control goes on with a cold start for as long as RL took: write stages=[cold_start,rl,control]")
-    longest, room = config.rollout.episode.max_tokens, config.rollout.engine.max_model_len
-    if longest > room:
-        raise UsageError(f"rollout.episode.max_tokens={longest} is more than rollout.engine.max_model_len={room}: lower it")
-    for name, value in (("evaluation.episodes", config.evaluation.episodes), ("rl.groups", config.rl.groups)):
-        if value < 1:
-            raise UsageError(f"{name}={value}: write 1 or more")
-    learner = config.learner
-    share = learner.gpus_per_worker
-    if not 0 <= share <= 1 or (0 < share < 1 < learner.workers):
-        raise UsageError(f"learner.gpus_per_worker={share:g}: write 0, 1, or a share of one GPU for a single worker")
-    if learner.workers < 1 or learner.nodes < 1 or learner.workers % learner.nodes:
-        raise UsageError(f"learner.workers={learner.workers} cannot be spread evenly over learner.nodes={learner.nodes}")
+def _start_trainer(config: Experiment, policy_dir: str) -> tuple[Trainer, Collator]:
+    """The trainer that the settings name, and what builds its batches."""
+    from transformers import AutoConfig, AutoProcessor
+
+    from learner.batch import Collator
+    from rollout.tokens.chat_format import banned_token_ids
+
+    processor = AutoProcessor.from_pretrained(policy_dir)
+    banned = banned_token_ids(getattr(processor, "tokenizer", processor), AutoConfig.from_pretrained(policy_dir))
+    trainer = find_trainer(config.learner.kind)(policy_dir, config.learner, seed=config.seed, banned_token_ids=banned)
+    return trainer, Collator(processor)

@@ -11,25 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from envs.atomic import write_file
 from envs.errors import UsageError
+from envs.runtime.atomic import replaced_directory, write_file
 from learner.experiment import Experiment
 
 if TYPE_CHECKING:
-    from learner.verl_backend import Learner
+    from learner.trainer import Trainer
 
 
 class RunDirectory:
     """`config.yaml`, `progress.json` (what is finished) and `checkpoints/` of one run; nothing is written before `open`.
 
-    Raises UsageError where `config.out` holds a run already and `config.resume` is not set.
+    Raises UsageError if `config.out` holds a run already and `config.resume` is not set.
     """
 
     def __init__(self, config: Experiment) -> None:
         self.path = Path(config.out).absolute()
         self.checkpoints = self.path / "checkpoints"
-        if config.rl.keep_checkpoints < 1:
-            raise UsageError(f"rl.keep_checkpoints={config.rl.keep_checkpoints}: write 1 or more")
         self._keep = config.rl.keep_checkpoints
         self._progress_file = self.path / "progress.json"
         if self._progress_file.exists() and not config.resume:
@@ -60,27 +58,25 @@ class RunDirectory:
         self.progress.pop(name, None)
         self.note()
 
-    def save(self, learner: Learner, name: str, state: dict[str, Any]) -> Path:
-        """Write `checkpoints/<name>` with the learner's state and `state.json`; an older one of that name is replaced."""
-        target, unfinished = self.checkpoints / name, self.checkpoints / f".{name}.unfinished"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        learner.save(unfinished)
-        (unfinished / "state.json").write_text(json.dumps(state, indent=2) + "\n")
-        shutil.rmtree(target, ignore_errors=True)
-        unfinished.rename(target)
+    def save(self, trainer: Trainer, name: str, state: dict[str, Any]) -> Path:
+        """Write `checkpoints/<name>` with the trainer's state and `state.json`; an older one of that name is replaced."""
+        target = self.checkpoints / name
+        with replaced_directory(target) as unfinished:
+            trainer.save(unfinished)
+            (unfinished / "state.json").write_text(json.dumps(state, indent=2) + "\n")
         return target
 
     def newest(self, prefix: str) -> Path | None:
-        """The checkpoint `<prefix>_N` of the greatest N; None where there is none."""
-        found = self._numbered(prefix)
-        return found[max(found)] if found else None
+        """The checkpoint `<prefix>_N` of the greatest N; None if there is none."""
+        numbered = self._numbered(prefix)
+        return numbered[max(numbered)] if numbered else None
 
     def prune(self, prefix: str, keep: set[int] | None = None) -> None:
         """Remove all checkpoints `<prefix>_N` but the newest few and those whose N is in `keep`."""
-        found = self._numbered(prefix)
-        for number in sorted(found)[: -self._keep]:
+        numbered = self._numbered(prefix)
+        for number in sorted(numbered)[: -self._keep]:
             if number not in (keep or set()):
-                shutil.rmtree(found[number])
+                shutil.rmtree(numbered[number])
 
     def _numbered(self, prefix: str) -> dict[int, Path]:
         paths = self.checkpoints.glob(f"{prefix}_*")

@@ -9,21 +9,19 @@ from typing import Any
 
 import wandb
 
-from envs.atomic import write_file
+from envs.runtime.atomic import write_file
 from learner.experiment import TrackingConfig
 
 
 class Tracker:
     """Writes one line and one W&B record per step of a stage, under the same names.
 
-    `step` counts within the stage; `global_step` counts over all of them and is W&B's x axis. Without an API key the run is kept
-    offline in `<out>/wandb`, to be sent later with `wandb sync`.
+    Without an API key the run is kept offline in `<out>/wandb`, to be sent later with `wandb sync`.
     """
 
     def __init__(self, out: Path, config: TrackingConfig, settings: dict[str, Any], run_id: str) -> None:
         """`run_id` is W&B's, the same when a run is resumed."""
         self._path = out / "metrics.jsonl"
-        self.global_step = 0
         mode: Any = config.mode or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
         self._run = wandb.init(
             project=config.project,
@@ -39,18 +37,26 @@ class Tracker:
         self._run.define_metric("global_step")
         self._run.define_metric("*", step_metric="global_step")
 
-    def rewind(self, global_step: int) -> None:
-        """Go on from `global_step`: what `metrics.jsonl` holds beyond it, or cut short by a crash, is dropped."""
-        self.global_step = global_step
-        _keep_lines_before(self._path, global_step)
-
-    def log(self, stage: str, step: int, metrics: dict[str, float]) -> None:
-        """Record the metrics of one step."""
-        record = {"stage": stage, "step": step, "global_step": self.global_step, **metrics}
+    def log(self, stage: str, step: int, global_step: int, metrics: dict[str, float]) -> None:
+        """Record the metrics of one step: `step` counts within the stage, `global_step`, W&B's x axis, over all of them."""
+        record = {"stage": stage, "step": step, "global_step": global_step, **metrics}
         with self._path.open("a") as file:
             file.write(json.dumps(record) + "\n")
         self._run.log(record)
-        self.global_step += 1
+
+    def drop_from(self, global_step: int) -> None:
+        """Remove the lines of `global_step` and later from `metrics.jsonl`, and a last one that a crash cut short."""
+        if not self._path.exists():
+            return
+        kept = []
+        for line in self._path.read_text().splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if record["global_step"] < global_step:
+                kept.append(line)
+        write_file(self._path, "".join(f"{line}\n" for line in kept))
 
     def summarise(self, values: dict[str, Any]) -> None:
         """Put the end results into the run's W&B summary."""
@@ -59,18 +65,3 @@ class Tracker:
     def finish(self) -> None:
         """Close the W&B run."""
         self._run.finish()
-
-
-def _keep_lines_before(path: Path, global_step: int) -> None:
-    """Drop the records of steps that will be run again, and a last line that a crash cut short."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if record["global_step"] < global_step:
-            kept.append(line)
-    write_file(path, "".join(f"{line}\n" for line in kept))

@@ -10,55 +10,55 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from console import console, progress
 from envs.errors import FleetError
 from evaluation.tool_use import CollapseAlarm, tool_use_metrics
 from learner.batch import Batch
 from learner.cold_start import CHECKPOINT as COLD_START
 from learner.experiment import Stage
-from learner.workshop import Workshop
+from learner.training_run import TrainingRun
 from rollout.collect import group_specs
 from rollout.types import Episode, GroupSpec, episodes_of
 
 CHECKPOINT = "step"
 
 
-def run_rl(shop: Workshop) -> tuple[Path, float]:
+def run_rl(training: TrainingRun) -> tuple[Path, float]:
     """Train the policy by reinforcement learning, or go on from the newest checkpoint.
 
-    Returns the last checkpoint and the seconds that all steps took. Raises FleetError where every episode of a step failed for
-    reasons of infrastructure.
+    Returns the last checkpoint and the seconds that all steps took. Raises FleetError if every episode of a step failed for reasons
+    of infrastructure.
     """
-    settings, alarm = shop.config.rl, CollapseAlarm()
-    step, seconds = _resume(shop, alarm)
-    with progress("RL", settings.steps) as advance:
+    settings, trainer, alarm = training.config.rl, training.trainer, CollapseAlarm()
+    step, seconds = _resume(training, alarm)
+    with training.progress("RL", settings.steps) as advance:
         while step < settings.steps:
             clock = Clock()
             with clock.time("rollout"):
-                groups = shop.fleet.collect(_specs(shop, step))
+                groups = training.rollout(_specs(training, step))
                 outcomes = list(episodes_of(groups))
-                # Drop episodes that still failed for infrastructure reasons after all retries.
+                # Episodes that still failed for infrastructure reasons after all retries have no outcome to learn from.
                 episodes = [episode for episode in outcomes if not episode.failed]
             if not episodes:
                 raise FleetError(f"RL step {step}: every episode failed; the last one: {outcomes[-1].error}")
             with clock.time("learn"):
-                batch = shop.batch(episodes)
-                advantages = shop.learner.advantages(batch.rewards_N, batch.group_ids_N)
-                old_log_probs, entropies = shop.learner.log_probs(batch)
-                metrics = shop.learner.policy_step(batch, advantages, old_log_probs, _learning_rate(shop, step))
+                batch = training.collate(episodes)
+                advantages_E = trainer.advantages(batch.rewards_E, batch.group_ids_E)
+                old_log_probs, entropies = trainer.log_probs(batch)
+                metrics = trainer.policy_step(batch, advantages_E[batch.episodes_N], old_log_probs, _learning_rate(training, step))
+                training.count_step()
             with clock.time("sync"):
-                shop.publish(shop.tracker.global_step + 1)
+                training.publish()
             metrics |= tool_use_metrics(groups, alarm)
             metrics |= gap_metrics(batch, old_log_probs, entropies) | clock.metrics(episodes)
             metrics["rollout/infrastructure_failures"] = len(outcomes) - len(episodes)
-            shop.store.write(f"rl_{step:06d}", outcomes)
-            shop.tracker.log(Stage.rl.value, step, metrics)
+            training.store.write(f"rl_{step:06d}", outcomes)
+            training.log(Stage.rl, step, metrics)
             step, seconds = step + 1, seconds + clock.total_s
             if step % settings.checkpoint_every == 0 or step == settings.steps:
-                shop.save(f"{CHECKPOINT}_{step}", step=step, seconds=seconds, alarm=alarm.state())
-                shop.directory.prune(CHECKPOINT)
+                training.save(f"{CHECKPOINT}_{step}", step=step, seconds=seconds, alarm=alarm.state())
+                training.directory.prune(CHECKPOINT)
             advance(step, _status(metrics))
-    return shop.directory.checkpoints / f"{CHECKPOINT}_{step}", seconds
+    return training.directory.checkpoints / f"{CHECKPOINT}_{step}", seconds
 
 
 class Clock:
@@ -106,27 +106,27 @@ def gap_metrics(batch: Batch, log_probs: torch.Tensor, entropies: torch.Tensor |
     return metrics
 
 
-def _resume(shop: Workshop, alarm: CollapseAlarm) -> tuple[int, float]:
-    newest = shop.directory.newest(CHECKPOINT)
+def _resume(training: TrainingRun, alarm: CollapseAlarm) -> tuple[int, float]:
+    newest = training.directory.newest(CHECKPOINT)
     if newest is None:
-        shop.begin_stage()
-        cold_start = shop.directory.checkpoints / COLD_START
+        training.begin_stage()
+        cold_start = training.directory.checkpoints / COLD_START
         if cold_start.exists():
-            shop.learner.load(cold_start)
-        shop.learner.reset_optimizer()
-        shop.publish()
+            training.trainer.load(cold_start)
+        training.trainer.reset_optimizer()
+        training.publish()
         return 0, 0.0
-    state = shop.restore(newest)
+    state = training.restore(newest)
     alarm.load_state(state["alarm"])
-    console.print(f"RL goes on from step {state['step']} ({newest})", highlight=False)
+    training.say(f"RL goes on from step {state['step']} ({newest})")
     return state["step"], state["seconds"]
 
 
-def _specs(shop: Workshop, step: int) -> list[GroupSpec]:
-    config = shop.config
+def _specs(training: TrainingRun, step: int) -> list[GroupSpec]:
+    config = training.config
     return group_specs(
         "rl",
-        shop.tasks("train"),
+        training.tasks("train"),
         groups=config.rl.groups,
         group_size=config.rl.group_size,
         seed=config.seed,
@@ -135,8 +135,8 @@ def _specs(shop: Workshop, step: int) -> list[GroupSpec]:
     )
 
 
-def _learning_rate(shop: Workshop, step: int) -> float:
-    settings = shop.config.rl
+def _learning_rate(training: TrainingRun, step: int) -> float:
+    settings = training.config.rl
     return settings.learning_rate * min(1.0, (step + 1) / max(1, settings.warmup_steps))
 
 

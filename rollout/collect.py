@@ -15,11 +15,12 @@ from gymnasium.envs.registration import load_env_creator
 from envs import count_rows, resolve
 from envs.datasets import is_dataset
 from envs.errors import UsageError
-from envs.progress import Advance, silent
+from envs.runtime.imports import import_path
+from envs.runtime.progress import Advance, silent
 from rollout.cluster.connect import join
 from rollout.cluster.fleet import Fleet
 from rollout.config import RolloutConfig
-from rollout.engines.registry import import_path
+from rollout.engines.registry import ENGINES
 from rollout.specs import Tasks, group_specs
 from rollout.store import Store
 from rollout.types import Group, GroupSpec, episodes_of
@@ -151,7 +152,7 @@ def _rollout_of(config: CollectConfig, policy_dir: str) -> RolloutConfig:
             raise UsageError("policy= is an endpoint: write policy_model=NAME as well, the name by which it knows its model")
         engine = replace(engine, kind="endpoint")
         endpoint = replace(endpoint, url=config.policy, model=config.policy_model)
-    import_path(engine.kind)  # raises UsageError
+    import_path("rollout.engine.kind", engine.kind, ENGINES)  # raises UsageError
     return replace(rollout, engine=engine, episode=episode, endpoint=endpoint)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 PROTOCOL_PROMPT = "protocol"
 
@@ -63,6 +64,13 @@ class EndpointConfig:
     """How often a request is tried if the endpoint is busy or failing."""
 
 
+class History(StrEnum):
+    """What a policy is shown of its earlier turns."""
+
+    template = "template"
+    append = "append"
+
+
 @dataclass
 class EpisodeConfig:
     """Budgets and deadlines of one episode."""
@@ -79,6 +87,9 @@ class EpisodeConfig:
     """Deadline of one turn (sampling, tools and waiting for both), in seconds."""
     episode_s: float = 600.0
     """Deadline of one episode in seconds."""
+    history: History = History.template
+    """What the policy is shown of its earlier turns: "template", what the chat template renders, which may drop old thoughts (an
+    episode then has several chains of tokens); "append", all that it sampled. `rollout.tokens.transcript` says more."""
     system_prompt: str | None = None
     """System turn; "protocol" explains the actions and tools; None leaves the chat template's default."""
 

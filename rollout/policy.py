@@ -14,7 +14,8 @@ from rollout.types import Generation
 if TYPE_CHECKING:
     import torch
 
-    from envs.chat_endpoint import Message, Reply
+    from envs.protocols.protocol import Schema
+    from envs.runtime.chat_endpoint import Message, Reply
     from rollout.tokens.chat_format import ChatFormat
 
 
@@ -64,8 +65,10 @@ class Policy(Served, Protocol):
 class ChatPolicy(Served, Protocol):
     """A model that speaks in messages and keeps its tokens to itself. It takes no new weights."""
 
-    async def complete(self, messages: Sequence[Message], *, max_tokens: int, temperature: float, seed: int) -> Reply:
-        """The assistant's next text after `messages`.
+    async def complete(
+        self, messages: Sequence[Message], *, max_tokens: int, temperature: float, seed: int, tools: Sequence[Schema] = ()
+    ) -> Reply:
+        """The assistant's next text after `messages`, or its calls of `tools`.
 
         Raises TokenBudgetExceeded if they are too long for the model, InfrastructureError if there is no answer.
         """

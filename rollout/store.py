@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from envs.atomic import write_file
+from envs.runtime.atomic import write_file
 from rollout.types import Episode, Group, Trajectory, form_episodes, form_groups
 
 

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from sandbox import cgroups, nsjail, rootfs
+from sandbox import rootfs
+from sandbox.host import cgroups, nsjail
 
 Level = Literal["full", "reduced", "none"]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from sandbox import wire
+from sandbox.jailed import wire
 from sandbox.types import Limits
 
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL

@@ -12,7 +12,7 @@ from types import TracebackType
 
 from PIL import Image
 
-from sandbox import cgroups, jail, nsjail
+from sandbox.host import cgroups, jail, nsjail
 from sandbox.process import Process
 from sandbox.session import Session
 from sandbox.types import Limits, Observer, SandboxUnavailable

@@ -1,7 +1,7 @@
 """One life of a session: its jailed processes and the host's ends of their connections.
 
-Everything read here was written by hostile code. It is bounded before it is kept, and understood only as far as `sandbox.wire`
-says.
+Everything read here was written by hostile code. It is bounded before it is kept, and understood only as far as
+`sandbox.jailed.wire` says.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from sandbox import images, jail, wire
+from sandbox import images
+from sandbox.host import jail
+from sandbox.jailed import wire
 from sandbox.types import Limits
 
 _START_S = 10.0

@@ -12,8 +12,9 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from PIL import Image
 
-from sandbox import images, wire
-from sandbox.cgroups import Group
+from sandbox import images
+from sandbox.host.cgroups import Group
+from sandbox.jailed import wire
 from sandbox.process import Ending, Process, Turn
 from sandbox.types import Limits, Observer, Result, Status
 

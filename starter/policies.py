@@ -11,7 +11,7 @@ STARTERS = {"starter": Path(__file__).parent / "microworld", "starter_mixture": 
 
 
 def find_policy(policy: str) -> str:
-    """The absolute directory of a policy in the Hugging Face layout. Raises UsageError where there is no model in it."""
+    """The absolute directory of a policy in the Hugging Face layout. Raises UsageError if there is no model in it."""
     path = STARTERS.get(policy) or Path(policy)
     if not (path / "config.json").is_file():
         raise UsageError(

@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
-from envs.microworld.scripts import SEARCH_VOCABULARY, VOCABULARY
+from envs.worlds.microworld.scripts import SEARCH_VOCABULARY, VOCABULARY
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 VISION = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
@@ -30,7 +30,7 @@ VIEW_PIXELS = 112 * 112
 VOCABULARIES = {"microworld": VOCABULARY, "mixture": (*VOCABULARY, *SEARCH_VOCABULARY)}
 """The pieces that a tokenizer has whole, by the world that the policy is for."""
 
-# Qwen2.5-VL's turns, without the system turn that its own template puts in where none is given.
+# Qwen2.5-VL's turns, without the system turn that its own template puts in if none is given.
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"

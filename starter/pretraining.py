@@ -1,6 +1,6 @@
-"""Pre-training of the starter policy on what a base model knows (`envs.microworld.basics`), and never a tool call.
+"""Pre-training of the starter policies on what a base model knows (`envs.worlds.microworld.basics`), and never a tool call.
 
-python -m starter.pretraining out=DIR [world=mixture] [seed=0] [steps=1200]
+toolwise model starter [world=mixture] [out=DIR] [seed=0] [steps=1200]
 """
 
 from __future__ import annotations
@@ -8,25 +8,26 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-# Read when torch is loaded. Where others want the cores too, threads that wait by spinning make a step several times slower.
+# Read when torch is loaded. If others want the cores too, threads that wait by spinning make a step several times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
-from omegaconf import OmegaConf
 from torch.nn.functional import cross_entropy
 from transformers import BatchFeature, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
-from console import console, progress
-from envs.microworld.basics import MIXES, Basics
-from envs.microworld.scripts import answer_action
+from envs.errors import UsageError
+from envs.protocols import Answer, DeepEyes
+from envs.runtime.atomic import new_directory
+from envs.runtime.progress import Advance, silent
 from envs.types import Task
+from envs.worlds.microworld.basics import MIXES, Basics
 from starter.policy import build, build_model, build_processor
 
 ANSWER_STARTS = "<|im_start|>assistant\n"
@@ -37,7 +38,7 @@ class PretrainingConfig:
     """Settings of the pre-training; the defaults made the weights that the project ships, in `starter/microworld`."""
 
     out: str = "runs/base"
-    """Directory to write to."""
+    """Directory to write to: a new one, or an empty one."""
 
     world: str = "microworld"
     """What the policy is for: "microworld" (perception and reasoning) or "mixture" (search and integration as well)."""
@@ -60,6 +61,14 @@ class PretrainingConfig:
     warmup_steps: int = 50
     """Steps over which the learning rate rises from 0."""
 
+    def check(self) -> None:
+        """Raise UsageError for a setting out of range."""
+        if self.world not in MIXES:
+            raise UsageError(f"world={self.world}: write {' or '.join(MIXES)}")
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name}={getattr(self, name)}: write 1 or more")
+
 
 def encode(processor: Qwen2_5_VLProcessor, tasks: Sequence[Task]) -> tuple[BatchFeature, torch.Tensor]:
     """Model inputs for N tasks, padded to T tokens, and labels of shape (N, T): -100 except on the answer and its end of turn."""
@@ -68,7 +77,7 @@ def encode(processor: Qwen2_5_VLProcessor, tasks: Sequence[Task]) -> tuple[Batch
         content = [{"type": "image"} for _ in task.views]
         messages: Any = [
             {"role": "user", "content": [*content, {"type": "text", "text": task.question}]},
-            {"role": "assistant", "content": answer_action(task.answer)},
+            {"role": "assistant", "content": DeepEyes().write(Answer(task.answer))},
         ]
         texts.append(processor.apply_chat_template(messages).removesuffix("\n"))
     images = [image for task in tasks for image in task.views]
@@ -82,12 +91,25 @@ def encode(processor: Qwen2_5_VLProcessor, tasks: Sequence[Task]) -> tuple[Batch
     return inputs, labels
 
 
-def pretrain(config: PretrainingConfig, on_step: Callable[[int, float], None] = lambda step, loss: None) -> dict[str, float]:
+def pretrain(config: PretrainingConfig, advance: Advance = silent) -> dict[str, float]:
     """Build, pre-train and save a starter policy to `config.out`; return its accuracy by kind on the validation split.
 
-    `pretraining.json` beside the weights holds the settings, the accuracies (shares) and the seconds that it took.
+    `pretraining.json` beside the weights holds the settings, the accuracies (shares) and the seconds that it took. Raises
+    UsageError for settings out of range, and if `config.out` is not empty.
     """
+    config.check()
     started = time.monotonic()
+    with new_directory(Path(config.out)) as directory:
+        model, processor = _trained(config, advance)
+        accuracies = measure(model, processor, config.world)
+        build(directory, config.seed, config.world)
+        model.save_pretrained(directory)
+        record = {"config": asdict(config), "accuracy": accuracies, "seconds": round(time.monotonic() - started, 1)}
+        (directory / "pretraining.json").write_text(json.dumps(record, indent=2) + "\n")
+    return accuracies
+
+
+def _trained(config: PretrainingConfig, advance: Advance) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor]:
     draw, rng = Basics("train", world=config.world), np.random.default_rng(config.seed)
     processor = build_processor(config.world)
     model = build_model(processor.tokenizer, config.seed)
@@ -100,13 +122,8 @@ def pretrain(config: PretrainingConfig, on_step: Callable[[int, float], None] = 
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        on_step(step, loss)
-    accuracies = measure(model, processor, config.world)
-    directory = build(config.out, config.seed, config.world)
-    model.save_pretrained(directory)
-    record = {"config": asdict(config), "accuracy": accuracies, "seconds": round(time.monotonic() - started, 1)}
-    (directory / "pretraining.json").write_text(json.dumps(record, indent=2) + "\n")
-    return accuracies
+        advance(step + 1, f"loss {loss:.3f}")
+    return model, processor
 
 
 @torch.inference_mode()
@@ -144,16 +161,3 @@ def _cosine(step: int, config: PretrainingConfig) -> float:
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     return 0.5 * (1 + math.cos(math.pi * (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)))
-
-
-def main(overrides: list[str]) -> None:
-    """Pre-train with `key=value` overrides of `PretrainingConfig`, showing progress."""
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(PretrainingConfig), OmegaConf.from_dotlist(overrides)))
-    assert isinstance(config, PretrainingConfig)
-    with progress("pre-training", config.steps) as advance:
-        accuracies = pretrain(config, lambda step, loss: advance(step + 1, f"loss {loss:.3f}"))
-    console.print(f"wrote {config.out}; validation accuracy: {accuracies}", highlight=False)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from configs import choices, compose
+from configs import choices, compose, compose_again
 from envs.errors import UsageError
 from evaluation.evaluate import EvaluateConfig
 from learner.experiment import Experiment, Stage
 from rollout.collect import CollectConfig
+from starter.pretraining import PretrainingConfig
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,6 +26,18 @@ def test_every_experiment_composes(command, experiment):
 @pytest.mark.parametrize("command", ["collect", "evaluate"])
 def test_every_collection_composes(command):
     assert isinstance(compose(command, CollectConfig, []), CollectConfig)
+
+
+def test_a_model_composes():
+    assert compose("model", PretrainingConfig, ["world=mixture"]).world == "mixture"
+
+
+def test_a_run_of_an_earlier_version_is_gone_on_with(tmp_path):
+    """Its `config.yaml` may hold settings that are none any more."""
+    saved = tmp_path / "config.yaml"
+    saved.write_text("seed: 7\nlearner:\n  seed: 7\n  banned_token_ids: []\n  workers: 2\n")
+    config = compose_again(saved, Experiment, ["resume=true"])
+    assert (config.seed, config.learner.workers, config.resume) == (7, 2, True)
 
 
 def test_the_command_line_outranks_the_experiment():

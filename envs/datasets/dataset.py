@@ -16,8 +16,7 @@ from envs.datasets.pictures import from_base64, load
 from envs.datasets.rows import open_rows
 from envs.datasets.types import Question, report_malformed
 from envs.errors import DatasetError, RowError
-from envs.microworld.splits import SPLITS
-from envs.types import Task
+from envs.types import SPLITS, Task
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".tsv")
 _LONGEST_INDEX = 64  # characters: an image in base64 has more
@@ -33,11 +32,13 @@ class Dataset:
 
     `split` takes a tenth of the rows for "validation", a tenth for "test", the rest for "train", by checksum of the question; None
     takes all. A directory with splits of its own has those. `malformed` says whether rows that cannot be used are an error or are
-    left out, which is logged; `skipped` tells how many. Raises DatasetError for what is missing or unknown, for malformed rows, and
-    for a file without a good one.
+    left out, which is logged; `skipped` tells how many. `tools` are the names of tools that rows may use, None for any. Raises
+    DatasetError for what is missing or unknown, for malformed rows, and for a file without a good one.
     """
 
-    def __init__(self, path: str | Path, split: str | None = None, malformed: str = "error") -> None:
+    def __init__(
+        self, path: str | Path, split: str | None = None, malformed: str = "error", tools: frozenset[str] | None = None
+    ) -> None:
         self.path = Path(path)
         if not self.path.is_dir() and self.path.suffix not in SUFFIXES:
             raise DatasetError(f"{path}: the format is not known; write a file that ends in {' or '.join(SUFFIXES)}")
@@ -48,6 +49,7 @@ class Dataset:
         own_splits = (self.path / "dataset_dict.json").is_file()
         if split is not None and split not in SPLITS and not own_splits:
             raise DatasetError(f"split is {split!r}: write one of {', '.join(SPLITS)}")
+        self._tools = tools
         self._by_index: dict[str, int] = {}
         self._numbers, bad = self._check(None if own_splits else split)
         self.skipped = len(bad)
@@ -101,7 +103,7 @@ class Dataset:
     def _question(self, row: Mapping[str, Any]) -> Question:
         if self.path.suffix == ".tsv" and row.get("image"):
             row = dict(row) | {"image": [self._tsv_image(text) for text in _listed(row["image"])]}
-        return question(row, self._folder)
+        return question(row, self._folder, self._tools)
 
     def _tsv_image(self, text: str) -> bytes:
         """VLMEvalKit's: base64, or the index of the row that has it."""

@@ -19,7 +19,6 @@ from envs.datasets.pictures import picture
 from envs.datasets.types import Question
 from envs.errors import RowError
 from envs.scoring.types import EXACT, Kind, Scoring
-from envs.tools.toolbox import TOOLS
 
 LABELS = ("perception", "reasoning", "search")
 """RealX-Bench's. A question may have several, and counts for each; with all three it is one of integration as well."""
@@ -33,13 +32,16 @@ _PLACEHOLDER = re.compile(r"<image>\s*")
 _ROLES = {"human": "user", "gpt": "assistant"}
 
 
-def question(row: Mapping[str, Any], folder: Path) -> Question:
-    """Reads a row whose paths are relative to `folder`. Raises RowError, which says what to write instead."""
+def question(row: Mapping[str, Any], folder: Path, tools: frozenset[str] | None = None) -> Question:
+    """Reads a row whose paths are relative to `folder` and which may name `tools`, None for any.
+
+    Raises RowError, which says what to write instead.
+    """
     if row.get("prompt") is not None and row.get("reward_model") is not None:
         return _verl(row, folder)
     if conversation(row):
-        return _chat(row, folder)
-    return _plain(row, folder)
+        return _chat(row, folder, tools)
+    return _plain(row, folder, tools)
 
 
 def conversation(row: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -71,7 +73,7 @@ def picture_parts(content: Any) -> list[Any]:
     return [part for part in parts if part]
 
 
-def _plain(row: Mapping[str, Any], folder: Path) -> Question:
+def _plain(row: Mapping[str, Any], folder: Path, tools: frozenset[str] | None) -> Question:
     asked, answer = _required(row, "question"), _required(row, "answer")
     if hint := _text(row.get("hint")):
         asked = f"{hint}\n{asked}"
@@ -94,8 +96,8 @@ def _plain(row: Mapping[str, Any], folder: Path) -> Question:
         _abilities(row),
         _text(row.get("source")) or None,
         tuple(picture(one, folder) for one in (named if isinstance(named, list | tuple) else [named])),
-        needed_tools=_tools(row.get("needed_tools"), "needed_tools"),
-        tools=_tools(row.get("tools"), "tools"),
+        needed_tools=_tools(row.get("needed_tools"), "needed_tools", tools),
+        tools=_tools(row.get("tools"), "tools", tools),
         scoring=scoring,
     )
 
@@ -122,7 +124,7 @@ def _verl(row: Mapping[str, Any], folder: Path) -> Question:
     )
 
 
-def _chat(row: Mapping[str, Any], folder: Path) -> Question:
+def _chat(row: Mapping[str, Any], folder: Path, tools: frozenset[str] | None) -> Question:
     messages = conversation(row)
     said = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
     asked = [message for message in messages if message["role"] == "user"]
@@ -136,6 +138,8 @@ def _chat(row: Mapping[str, Any], folder: Path) -> Question:
     if not answer:
         raise RowError('there is no answer; write "answer", or a last message of the role assistant')
     shown = asked[0]["content"]
+    # OpenAI's rows may declare functions here, which are no names of tools.
+    declared = any(isinstance(tool, Mapping) for tool in row.get("tools") or ())
     parts = (
         picture_parts(shown) or list(row.get("images") or ())[: shown.count("<image>") or None if isinstance(shown, str) else None]
     )
@@ -145,8 +149,7 @@ def _chat(row: Mapping[str, Any], folder: Path) -> Question:
         _abilities(row),
         _text(row.get("source")) or None,
         tuple(picture(part, folder) for part in parts),
-        # OpenAI's rows may declare functions here, which are no names of tools.
-        tools=None if any(isinstance(tool, Mapping) for tool in row.get("tools") or ()) else _tools(row.get("tools"), "tools"),
+        tools=None if declared else _tools(row.get("tools"), "tools", tools),
     )
 
 
@@ -159,12 +162,12 @@ def _abilities(row: Mapping[str, Any]) -> tuple[str, ...]:
     return (_ABILITIES.get(str(told), str(told)) if told is not None else "other",)
 
 
-def _tools(names: Any, column: str) -> tuple[str, ...] | None:
+def _tools(names: Any, column: str, known: frozenset[str] | None) -> tuple[str, ...] | None:
     if names is None:
         return None
     listed = [names] if isinstance(names, str) else list(names)
-    if unknown := [name for name in listed if name not in TOOLS]:
-        raise RowError(f"{column} has {unknown[0]!r}, and there is no such tool; write some of {', '.join(TOOLS)}")
+    if known is not None and (unknown := [name for name in listed if name not in known]):
+        raise RowError(f"{column} has {unknown[0]!r}, and there is no such tool; write some of {', '.join(sorted(known))}")
     return tuple(listed)
 
 

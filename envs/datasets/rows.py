@@ -21,8 +21,8 @@ from typing import Any, Protocol
 import pyarrow
 import pyarrow.parquet
 
-from envs.atomic import replaced_file
 from envs.errors import DatasetError, RowError
+from envs.runtime.atomic import replaced_file
 
 Row = Mapping[str, Any]
 _BATCH_ROWS = 64

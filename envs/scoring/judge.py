@@ -20,10 +20,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from envs.chat_endpoint import ChatEndpoint, Message
-from envs.disk_cache import DiskCache
 from envs.errors import EndpointFailed, EndpointRefused, InfrastructureError, UsageError
-from envs.per_loop import PerLoop
+from envs.runtime.chat_endpoint import ChatEndpoint, Message
+from envs.runtime.disk_cache import DiskCache
+from envs.runtime.loops import PerLoop
 from envs.scoring.types import MAX_ANSWER_CHARACTERS
 
 log = logging.getLogger(__name__)

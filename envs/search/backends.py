@@ -13,16 +13,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from envs.disk_cache import DiskCache
 from envs.errors import UsageError
-from envs.search.embedding_index import SETTINGS, EmbeddingIndex
+from envs.runtime.disk_cache import DiskCache
 from envs.search.http import HttpClient
-from envs.search.image_cache import CachedImageSearch
-from envs.search.image_index import ImageIndex
-from envs.search.image_services import ImageServer
+from envs.search.image.cache import CachedImageSearch
+from envs.search.image.embedding_index import SETTINGS, EmbeddingIndex
+from envs.search.image.index import ImageIndex
+from envs.search.image.services import ImageServer
 from envs.search.recording import Memory, Recording, RememberingImageSearch, RememberingTextSearch, Replay
-from envs.search.text_index import TextIndex
-from envs.search.text_services import SERVICES, RetrievalServer, WebSearch
+from envs.search.text.index import TextIndex
+from envs.search.text.services import SERVICES, RetrievalServer, WebSearch
 from envs.search.types import ImageSearch, TextSearch
 
 

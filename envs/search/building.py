@@ -8,9 +8,9 @@ from pathlib import Path
 
 from envs.errors import UsageError
 from envs.search.corpora import count_rows, read_corpus, read_gallery
-from envs.search.embedding_index import EmbeddingIndex
-from envs.search.image_index import ImageIndex
-from envs.search.text_index import TextIndex
+from envs.search.image.embedding_index import EmbeddingIndex
+from envs.search.image.index import ImageIndex
+from envs.search.text.index import TextIndex
 
 
 @dataclass

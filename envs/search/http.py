@@ -11,7 +11,7 @@ import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from envs.errors import SearchUnavailable
-from envs.per_loop import PerLoop
+from envs.runtime.loops import PerLoop
 
 _MOST_BYTES = 8 << 20
 _LONGEST_WAIT_S = 20.0

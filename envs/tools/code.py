@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+import asyncio
+from collections.abc import Mapping
 from typing import Any
 
-from PIL import Image
-
+from envs.tools.tool import SANDBOX, Tool, ToolEpisode
 from envs.types import ToolResult, ToolStatus
-from sandbox import Pool, Status
+from sandbox import Status
 
 _STATUS = {
     Status.OK: ToolStatus.OK,
@@ -23,30 +22,46 @@ _REMARK = {
     Status.OUTPUT_LIMIT: "The output was cut off: print less.",
     Status.SANDBOX_FAILURE: "The code could not be run.",
 }
+_REMEDY = 'The code tool needs its source: write {"name": "code", "arguments": {"code": "…"}}'
 
 
-class CodeTool:
-    """Runs Python with `image_1` … `image_n` in the namespace; state persists until `close`."""
+class CodeTool(Tool):
+    """Runs Python with `image_1` … `image_n` in the namespace; state persists until the episode ends.
 
-    def __init__(self, sandbox: Pool, images: Sequence[Image.Image]) -> None:
-        self._sandbox = sandbox
-        self._images = images
-        self._stack = AsyncExitStack()
-        self._session = None
+    Its deadline is the session's, which does not count the wait for a free one. Calls of one turn run one after another, in order.
+    """
 
-    async def call(self, arguments: Mapping[str, Any]) -> ToolResult:
-        """Run `arguments["source"]` and return what it printed, its traceback, and the images it showed or returned."""
-        if self._session is None:
-            self._session = await self._stack.enter_async_context(self._sandbox.session(images=self._images))
-        result = await self._session.run(arguments["source"])
+    name = "code"
+    description = (
+        "Run Python in a stateful session. The question's images are PIL images image_1, image_2, …; printed text, shown figures "
+        "and the value of the last expression come back."
+    )
+    parameters = {  # noqa: RUF012  nobody changes it
+        "type": "object",
+        "properties": {"code": {"type": "string", "description": "Python source."}},
+        "required": ["code"],
+    }
+    instructions = (
+        "To run Python: <code>\n```python\n…\n```\n</code>. The question's images are PIL images image_1, image_2, …; printed "
+        "text, shown figures and the value of the last expression come back to you; variables persist between turns."
+    )
+    timeout_s = None
+    needs = (SANDBOX,)
+
+    async def call(self, arguments: Mapping[str, Any], episode: ToolEpisode) -> ToolResult:
+        """Run `arguments["code"]` and return what it printed, its traceback, and the images it showed or returned."""
+        source = arguments.get("code")
+        if not isinstance(source, str):
+            return ToolResult(_REMEDY, status=ToolStatus.ERROR)
+        async with episode.state.setdefault("lock", asyncio.Lock()):
+            if "session" not in episode.state:
+                pool = await episode.sandbox()
+                session = pool.session(images=episode.task.images)
+                episode.state["session"] = await episode.stack.enter_async_context(session)
+            result = await episode.state["session"].run(source)
         parts = [part.rstrip("\n") for part in (result.stdout, result.stderr) if part.strip()]
         if remark := _REMARK.get(result.status):
             parts.append(remark)
         if not parts and not result.images:
             parts.append("(no output)")
         return ToolResult("\n".join(parts), result.images, _STATUS.get(result.status, ToolStatus.ERROR))
-
-    async def close(self) -> None:
-        """Close the session, if one was opened."""
-        self._session = None
-        await self._stack.aclose()

@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from envs.errors import UsageError
-from envs.protocol import escape
+from envs.protocols.text import escape
 from envs.types import ToolResult, ToolStatus
 
 REAL, BLANK = "real", "blank"

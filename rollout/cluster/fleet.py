@@ -14,12 +14,13 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from envs.errors import FleetError, UsageError
-from envs.progress import Advance, silent
+from envs.runtime.imports import import_path
+from envs.runtime.progress import Advance, silent
 from rollout.cluster import sandboxes
 from rollout.cluster.weights import pack
 from rollout.cluster.worker import RolloutWorker
 from rollout.config import RolloutConfig
-from rollout.engines.registry import import_path
+from rollout.engines.registry import ENGINES
 from rollout.episode.loop import failed_episode
 from rollout.types import Episode, EpisodeSpec, Group, GroupSpec
 
@@ -60,7 +61,7 @@ class Fleet:
     """
 
     def __init__(self, config: RolloutConfig, worker: type[RolloutWorker] = RolloutWorker) -> None:
-        import_path(config.engine.kind)  # raises UsageError
+        import_path("rollout.engine.kind", config.engine.kind, ENGINES)  # raises UsageError
         self._config = config
         self._worker = worker
         self._weights: Any = None

@@ -23,7 +23,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from envs.errors import UsageError
-from envs.search.text_index import TextIndex
+from envs.search.text.index import TextIndex
 from rollout.cluster.connect import join
 from rollout.config import RolloutConfig
 

@@ -13,12 +13,13 @@ import ray.actor
 
 import envs  # noqa: F401  registers the environments
 from envs.errors import UsageError
+from envs.runtime.threads import Threads
 from rollout.cluster.sandbox_metrics import SandboxMetrics
 from rollout.cluster.sandboxes import RemotePool
 from rollout.cluster.weights import Packed, unpack
 from rollout.config import RolloutConfig
 from rollout.engines.registry import find_engine
-from rollout.episode.environments import Threads, make
+from rollout.episode.environments import make
 from rollout.episode.loop import failed_episode, run_episode
 from rollout.policy import BringsChatFormat, ChatPolicy, Policy
 from rollout.tokens.chat_format import ChatFormat

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from envs.chat_endpoint import ChatEndpoint, Message, Reply
 from envs.errors import ConversationTooLong, EndpointFailed, EndpointRefused, InfrastructureError, TokenBudgetExceeded, UsageError
+from envs.protocols.protocol import Schema
+from envs.runtime.chat_endpoint import ChatEndpoint, Message, Reply
 from rollout.config import RolloutConfig
 
 
@@ -19,14 +20,17 @@ class Endpoint:
         settings = config.endpoint
         self._endpoint = ChatEndpoint(settings.url, settings.model, timeout_s=settings.timeout_s, attempts=settings.attempts)
 
-    async def complete(self, messages: Sequence[Message], *, max_tokens: int, temperature: float, seed: int) -> Reply:
+    async def complete(
+        self, messages: Sequence[Message], *, max_tokens: int, temperature: float, seed: int, tools: Sequence[Schema] = ()
+    ) -> Reply:
         """See `ChatPolicy`.
 
         Raises InfrastructureError if the endpoint gives no answer, TokenBudgetExceeded if the conversation is too long for it,
         UsageError if it refuses for any other reason.
         """
         try:
-            return await self._endpoint.complete(messages, max_tokens=max_tokens, temperature=temperature, seed=seed)
+            offered = {"tools": list(tools)} if tools else {}
+            return await self._endpoint.complete(messages, max_tokens=max_tokens, temperature=temperature, seed=seed, **offered)
         except ConversationTooLong as error:
             raise TokenBudgetExceeded(str(error)) from error
         except EndpointRefused as error:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
 
 from envs.errors import UsageError
-from envs.protocol import encodable
+from envs.protocols import encodable
+from envs.runtime.threads import Threads
 from envs.types import Observation
 
 Step = tuple[Observation, float, bool, bool, dict[str, Any]]
@@ -33,52 +32,19 @@ class Environment(Protocol):
         ...
 
 
-class Threads:
-    """Runs blocking calls, at most `limit` at a time, each on a thread of its own.
-
-    A call that is cancelled gives its place back at once, though its thread runs on: Python cannot stop it, and the place that a
-    stuck environment kept would be lost for good. The threads are daemons, so none keeps the process alive.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._places = asyncio.Semaphore(limit)
-
-    async def run(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        """Await `function(*arguments, **options)`."""
-        async with self._places:
-            loop = asyncio.get_running_loop()
-            outcome: asyncio.Future[Any] = loop.create_future()
-
-            def settle(result: Any, error: BaseException | None) -> None:
-                if outcome.done():
-                    return
-                if error is None:
-                    outcome.set_result(result)
-                else:
-                    outcome.set_exception(error)
-
-            def work() -> None:
-                result, error = None, None
-                try:
-                    result = function(*arguments, **options)
-                except BaseException as raised:
-                    error = RuntimeError(f"{raised!r}") if isinstance(raised, StopIteration) else raised
-                if not loop.is_closed():
-                    loop.call_soon_threadsafe(settle, result, error)
-
-            threading.Thread(target=work, name="environment", daemon=True).start()
-            return await outcome
-
-
 def make(env_id: str, options: Mapping[str, Any], sandbox: Any = None) -> gymnasium.Env:
-    """`gymnasium.make`, with the worker's sandbox pool for our own environments. Raises UsageError where it cannot be made."""
-    options = dict(options)
-    if env_id.startswith("toolwise/") and sandbox is not None:
-        options["sandbox"] = sandbox
+    """`gymnasium.make`; an environment that has the attribute `sandbox`, under whatever id, shares the given pool.
+
+    Raises UsageError if the environment cannot be made.
+    """
     try:
-        return gymnasium.make(env_id, disable_env_checker=True, **options)
+        env = gymnasium.make(env_id, disable_env_checker=True, **options)
     except (gymnasium.error.Error, ModuleNotFoundError, TypeError) as error:
         raise UsageError(f"environment {env_id!r} cannot be made: {error}") from error
+    inner: Any = env.unwrapped
+    if sandbox is not None and hasattr(inner, "sandbox"):
+        inner.sandbox = sandbox
+    return env
 
 
 def adapt(env: gymnasium.Env, threads: Threads) -> Environment:

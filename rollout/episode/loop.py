@@ -10,20 +10,23 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
+from itertools import islice
 from typing import Any, TypeVar, cast
 
 import gymnasium
 
 from envs.errors import InfrastructureError, TokenBudgetExceeded, UsageError
-from envs.protocol import instructions
+from envs.protocols import Message, Protocol
+from envs.runtime.threads import Threads
 from envs.types import Observation, ToolCall, ToolStatus
 from rollout.config import PROTOCOL_PROMPT, EpisodeConfig
-from rollout.episode.actors import Actor, EndpointActor, PolicyActor, ScriptActor, sampling
-from rollout.episode.environments import Threads, adapt
+from rollout.episode.actors import Actor, PolicyActor, ScriptActor, sampling
+from rollout.episode.endpoint_actor import EndpointActor
+from rollout.episode.environments import adapt
 from rollout.policy import ChatPolicy, Policy
-from rollout.tokens.chat_format import ChatFormat
-from rollout.tokens.images import EncodedImage
+from rollout.tokens.chat_format import ChatFormat, ChatMessage
+from rollout.tokens.images import ImageEncoder
 from rollout.tokens.transcript import Transcript
 from rollout.types import Episode, EpisodeSpec, StopReason, ToolCallRecord, Trajectory, Turn
 
@@ -43,6 +46,7 @@ async def run_episode(
     config: EpisodeConfig | None = None,
     *,
     threads: Threads | None = None,
+    images: ImageEncoder | None = None,
 ) -> Episode:
     """Run `spec` on `env`, which is closed at the end; `policy` is needed for the actor "policy" only.
 
@@ -51,7 +55,7 @@ async def run_episode(
     attempt would mend: an actor that the environment does not have, an observation that is not text, a prompt that cannot fit.
     """
     config = config or EpisodeConfig()
-    run = _Run(spec, env, policy, chat, config, threads or Threads(1))
+    run = _Run(spec, env, policy, chat, config, threads or Threads(1), images or ImageEncoder())
     error: str | None = None
     try:
         stop = await _within(config.episode_s, run.play())
@@ -66,7 +70,7 @@ async def run_episode(
         log.warning("episode %s: %s", spec.episode_id, error, exc_info=not isinstance(failure, InfrastructureError))
     finally:
         await run.close()
-    if error is None and not any(run.transcript.loss_mask):
+    if error is None and not run.sampled:
         stop, error = StopReason.INFRASTRUCTURE, f"{stop}: not one token was sampled"
     return run.episode(stop, error)
 
@@ -111,108 +115,144 @@ class _Run:
         chat: ChatFormat,
         config: EpisodeConfig,
         threads: Threads,
+        images: ImageEncoder,
     ) -> None:
         self._spec, self._raw_env, self._policy, self._chat, self._config = spec, env, policy, chat, config
         self._env = adapt(env, threads)
-        tools = getattr(env.unwrapped, "tools", ())
-        self._system_prompt = instructions(tools) if config.system_prompt == PROTOCOL_PROMPT else config.system_prompt
-        self.transcript = Transcript(
-            chat,
-            max_tokens=config.max_tokens,
-            reserve_tokens=min(config.max_action_tokens, config.max_tokens // 8),
-            observation_tokens=config.max_observation_tokens,
-            system_prompt=self._system_prompt,
-        )
+        self._images = images
+        self._protocol: Protocol | None = getattr(env.unwrapped, "protocol", None)
+        self._transcript: Transcript | None = None
         self._turns: list[Turn] = []
         self._pending: Turn | None = None
         self._reset_info: dict[str, Any] = {}
         self._last_info: dict[str, Any] = {}
         self._reward = 0.0
 
+    @property
+    def sampled(self) -> bool:
+        """Whether any token was sampled."""
+        return self._transcript is not None and self._transcript.sampled_tokens > 0
+
     async def play(self) -> StopReason:
         """Reset, then turn after turn until somebody ends it."""
         observation, self._reset_info = await self._env.reset(self._spec.env_seed)
-        images = await self._encode(observation)
+        actor, transcript = self._begin()
+        messages = await self._encode(observation, self._reset_info)
         try:
-            self.transcript.append_observation(observation["text"], images)
+            transcript.append_observation(messages)
         except TokenBudgetExceeded as error:
             raise UsageError(f"the first prompt does not fit: {error}. Raise rollout.episode.max_tokens") from error
-        actor = self._actor()
         for _ in range(self._config.max_turns):
-            if self.transcript.room < 1:
+            if transcript.room < 1:
                 return StopReason.TOKEN_LIMIT
-            stop, observation = await _within(self._config.turn_s, self._turn(actor, observation))
+            turn = self._turn(actor, transcript, observation, messages)
+            stop, observation, messages = await _within(self._config.turn_s, turn)
             if stop is not None:
                 return stop
         return StopReason.TURN_LIMIT
 
-    async def _turn(self, actor: Actor, observation: Observation) -> tuple[StopReason | None, Observation]:
+    async def _turn(
+        self, actor: Actor, transcript: Transcript, observation: Observation, messages: list[ChatMessage]
+    ) -> tuple[StopReason | None, Observation, list[ChatMessage]]:
         started = time.monotonic()
         try:
-            generation = await actor.act(self.transcript, observation)
+            pieces = await actor.act(transcript, observation, messages)
         except TokenBudgetExceeded as error:
             if self._turns:
-                return StopReason.TOKEN_LIMIT, observation
+                return StopReason.TOKEN_LIMIT, observation, messages
             remedy = "serve it with a longer context, or lower rollout.episode.max_action_tokens"
             raise UsageError(f"the first prompt does not fit: {error}: {remedy}") from error
-        if generation is None:
-            return StopReason.ABORTED, observation
+        if pieces is None:
+            return StopReason.ABORTED, observation, messages
         generate_s = time.monotonic() - started
-        self.transcript.append_generation(generation)
-        action = self._chat.decode(generation.token_ids)
+        for piece in pieces:
+            transcript.append_generation(piece)
+        action = self._chat.decode([token for piece in pieces for token in piece.token_ids])
         self._pending = Turn(action=action, generate_s=generate_s)
         observation, reward, terminated, truncated, info = await self._env.step(action)
         self._reward += reward
         self._last_info = info
-        call = info.get("tool_call")
-        if not isinstance(call, ToolCall):
-            call = None
-        elif call.status == ToolStatus.FAILURE:
-            raise InfrastructureError(f"tool {call.tool} failed: {observation['text']}")
-        over = terminated or truncated
-        text, images, full = observation["text"], (), False
-        if not over:
+        calls = _calls(info)
+        for call in calls:
+            if call.status == ToolStatus.FAILURE:
+                raise InfrastructureError(f"tool {call.tool} failed: {observation['text']}")
+        messages, full = [], False
+        text, images = observation["text"], []
+        if not (terminated or truncated):
             try:
-                seen = self.transcript.append_observation(text, await self._encode(observation))
-                text, images = seen.text, seen.images
+                messages = await self._encode(observation, info)
+                shown = transcript.append_observation(messages)
+                text = "\n".join(message.text for message in shown)
+                images = [image.sha256 for message in shown for image in message.images]
             except TokenBudgetExceeded:
                 full = True
-        names = [image.sha256 for image in images]
-        calls = [ToolCallRecord(call.tool, str(call.status), call.latency_s)] if call else []
-        self._turns.append(Turn(action=action, observation=text, images=names, tool_calls=calls, generate_s=generate_s))
+        records = [ToolCallRecord(call.tool, str(call.status), call.latency_s) for call in calls]
+        self._turns.append(Turn(action=action, observation=text, images=images, tool_calls=records, generate_s=generate_s))
         self._pending = None
         if terminated:
-            return StopReason.ANSWERED, observation
+            return StopReason.ANSWERED, observation, messages
         if truncated:
-            return StopReason.TURN_LIMIT, observation
-        return StopReason.TOKEN_LIMIT if full else None, observation
+            return StopReason.TURN_LIMIT, observation, messages
+        return (StopReason.TOKEN_LIMIT if full else None), observation, messages
+
+    def _begin(self) -> tuple[Actor, Transcript]:
+        """The actor, and the transcript with its system prompt and tools, which depend on the task."""
+        config, protocol, policy = self._config, self._protocol, self._policy
+        schemas = getattr(self._raw_env.unwrapped, "tool_schemas", []) if protocol is not None else []
+        in_template = protocol is not None and protocol.tools_in_template and self._chat.shows_tools
+        self._transcript = transcript = Transcript(
+            self._chat,
+            max_tokens=config.max_tokens,
+            reserve_tokens=min(config.max_action_tokens, config.max_tokens // 8),
+            observation_tokens=config.max_observation_tokens,
+            system_prompt=self._system_prompt(in_template),
+            tools=schemas if in_template else None,
+            history=config.history,
+        )
+        if self._spec.actor != "policy" or not hasattr(policy, "complete"):
+            return self._actor(), transcript
+        system = self._system_prompt(protocol is not None and protocol.native)
+        chat_policy = cast(ChatPolicy, policy)
+        actor = EndpointActor(chat_policy, self._chat, self._spec, config, system=system, protocol=protocol, tools=schemas)
+        return actor, transcript
+
+    def _system_prompt(self, tools_shown: bool) -> str | None:
+        """The configured prompt, and the protocol's instructions if they are asked for or the tools are shown nowhere else."""
+        configured, env = self._config.system_prompt, cast(Any, self._raw_env.unwrapped)
+        parts = [] if configured in (None, PROTOCOL_PROMPT) else [configured]
+        in_template = self._protocol is not None and self._protocol.tools_in_template
+        if (configured == PROTOCOL_PROMPT or in_template) and hasattr(env, "instructions"):
+            parts.append(env.instructions(with_tools=not (tools_shown and in_template)))
+        return "\n\n".join(part for part in parts if part) or None
 
     def _actor(self) -> Actor:
         kind, policy = self._spec.actor, self._policy
         if kind == "policy":
             if policy is None:
                 raise UsageError("an episode of the actor 'policy' needs a policy")
-            if hasattr(policy, "complete"):
-                return EndpointActor(cast(ChatPolicy, policy), self._chat, self._spec, self._config, self._system_prompt)
-            return PolicyActor(cast(Policy, policy), self._spec, self._config)
+            return PolicyActor(cast(Policy, policy), self._chat, self._spec, self._config, self._protocol)
         script = {"expert": "expert", "random": "random_actor"}.get(kind)
-        make = getattr(self._raw_env.unwrapped, script, None) if script else None
+        make: Any = getattr(self._raw_env.unwrapped, script, None) if script else None
         if make is None and kind == "random":
             make = sampling(getattr(self._raw_env.unwrapped, "action_space", None))
         if make is None:
             raise UsageError(
                 f"{self._spec.env_id} has no actor {kind!r}: choose policy, or an environment with a script of that kind"
             )
-        try:
-            return ScriptActor(make(random.Random(self._spec.sampling_seed)), self._chat)
-        except ValueError as error:
-            raise UsageError(str(error)) from error
+        return ScriptActor(make(random.Random(self._spec.sampling_seed)), self._chat, self._protocol)
 
-    async def _encode(self, observation: Observation) -> list[EncodedImage]:
+    async def _encode(self, observation: Observation, info: Mapping[str, Any]) -> list[ChatMessage]:
+        """The observation as messages: in the roles that the environment's protocol gives, else as a user's."""
+        given = info.get("messages") or [Message("user", observation["text"])]
         images = observation["images"]
         if sum(image.size for image in images) // 3 <= _INLINE_PIXELS:
-            return [self._chat.images.encode(image) for image in images]
-        return await asyncio.to_thread(lambda: [self._chat.images.encode(image) for image in images])
+            encoded = [self._images.encode(image) for image in images]
+        else:
+            encoded = await asyncio.to_thread(lambda: [self._images.encode(image) for image in images])
+        if len(given) == 1:
+            return [ChatMessage(given[0].role, observation["text"], tuple(encoded))]
+        rest = iter(encoded)
+        return [ChatMessage(message.role, message.text, tuple(islice(rest, len(message.images)))) for message in given]
 
     async def close(self) -> None:
         """Close the environment, whatever state it is in."""
@@ -228,7 +268,8 @@ class _Run:
         # A turn that a deadline cut off: its tokens were sampled, so it is on record as well.
         turns = [*self._turns, *([self._pending] if self._pending else [])]
         needed = first.get("needed_tools")
-        return self.transcript.episode(
+        transcript = self._transcript or Transcript(self._chat, max_tokens=self._config.max_tokens)
+        return transcript.episode(
             turns,
             episode_id=spec.episode_id,
             task_id=str(first.get("task_id", f"{spec.env_id}:{spec.env_seed}")),
@@ -244,3 +285,11 @@ class _Run:
             needed_tools=None if needed is None else list(needed),
             temperature=spec.temperature,
         )
+
+
+def _calls(info: Mapping[str, Any]) -> list[ToolCall]:
+    """The records of the turn's tool calls, from environments that list them and from those that have one at most."""
+    calls = info.get("tool_calls")
+    if calls is None:
+        calls = [info["tool_call"]] if isinstance(info.get("tool_call"), ToolCall) else []
+    return [call for call in calls if isinstance(call, ToolCall)]

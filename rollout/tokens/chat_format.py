@@ -1,21 +1,38 @@
-"""From chat template to tokens: what surrounds a turn, how text from outside becomes tokens, which tokens nobody may sample."""
+"""From chat template to tokens: how a conversation becomes a prompt, how text from outside becomes tokens, which tokens nobody may
+sample."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import tokenizers
 
-from rollout.tokens.images import ImageEncoder
+from envs.errors import UsageError
+from rollout.tokens.images import EncodedImage
 
 Piece = int | str
 """A part of a prompt: the id of a special token, or plain text."""
 
-_SYSTEM, _FIRST, _ACTION, _SECOND = "SYSTEM-TEXT", "FIRST-TEXT", "ACTION-TEXT", "SECOND-TEXT"
+_FIRST, _ACTION, _SECOND = "FIRST-TEXT", "ACTION-TEXT", "SECOND-TEXT"
+_TOOL = {
+    "type": "function",
+    "function": {"name": "TOOL-NAME", "description": "", "parameters": {"type": "object", "properties": {}}},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One message of a conversation: a role of the chat template, its text, and its images, which stand before the text."""
+
+    role: str
+    text: str
+    images: tuple[EncodedImage, ...] = ()
 
 
 def banned_token_ids(tokenizer: Any, model_config: Any) -> list[int]:
@@ -37,18 +54,18 @@ def banned_token_ids(tokenizer: Any, model_config: Any) -> list[int]:
 
 
 class ChatFormat:
-    """A model's chat template, taken apart once, and its tokenizer.
+    """A model's chat template and its tokenizer.
 
-    The template is rendered on marked texts and cut at the marks, so any template works that renders a longer conversation as an
-    extension of a shorter one. Special tokens come from the template alone: text from outside is tokenised with special tokens
-    split into ordinary characters. Raises ValueError for a template that does not keep its own prefix.
+    Special tokens come from the template alone: text from outside, and what a model wrote, is tokenised with special tokens split
+    into ordinary characters. `shows_tools` says that the template shows what it is given as `tools`. Raises UsageError for a
+    template that cannot be used.
     """
 
     def __init__(self, processor: Any) -> None:
         """`processor` is a Hugging Face processor (tokenizer, image processor, chat template) or a fast tokenizer alone."""
         self.tokenizer = getattr(processor, "tokenizer", processor)
+        self._processor = processor
         self._image_processor: Any = getattr(processor, "image_processor", None)
-        self.images = ImageEncoder()
         # Our own copies of the backend: this switch is a property of the whole tokenizer, which others use as well.
         serialized = self.tokenizer.backend_tokenizer.to_str()
         self._plain = tokenizers.Tokenizer.from_str(serialized)
@@ -60,7 +77,7 @@ class ChatFormat:
         self._special_pattern = re.compile("|".join(re.escape(token) for token in sorted(self._special_ids, key=len, reverse=True)))
         self._constant = lru_cache(maxsize=256)(self._encode_plain)
         self._count_image_tokens = lru_cache(maxsize=4096)(self._image_tokens)
-        self._take_apart(processor)
+        self._check()
 
     @classmethod
     def from_directory(cls, directory: str | Path) -> ChatFormat:
@@ -69,75 +86,96 @@ class ChatFormat:
 
         return cls(AutoProcessor.from_pretrained(str(directory)))
 
-    def _take_apart(self, processor: Any) -> None:
-        multimodal = self._image_processor is not None
-
-        def content(text: str, images: int = 0) -> Any:
-            return [{"type": "image"}] * images + [{"type": "text", "text": text}] if multimodal else text
-
-        def render(*messages: tuple[str, Any]) -> str:
-            turns = [{"role": role, "content": body} for role, body in messages]
-            return processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-
-        first = ("user", content(_FIRST))
-        opening, prompt_end = render(first).split(_FIRST)
-        before_system, between = re.split(f"{_SYSTEM}|{_FIRST}", render(("system", content(_SYSTEM)), first))[:2]
-        pieces = re.split(
-            f"{_FIRST}|{_ACTION}|{_SECOND}", render(first, ("assistant", content(_ACTION)), ("user", content(_SECOND)))
-        )
-        if pieces[0] != opening or pieces[1] != prompt_end or pieces[3] != prompt_end:
-            raise ValueError("the chat template rewrites earlier turns: choose one in which a conversation only ever grows")
-        closing = self._split(pieces[2])
+    def _check(self) -> None:
+        if not getattr(self._processor, "chat_template", True):
+            raise UsageError("the policy has no chat template: put a chat_template.jinja into its directory")
+        first, second = ChatMessage("user", _FIRST), ChatMessage("user", _SECOND)
+        prompt = self._render([first])
+        if prompt.count(_FIRST) != 1:
+            raise UsageError("the chat template does not show a user's text just once: choose one that does")
+        closing = self.continuation([second])
         if not closing or closing[0] != self.tokenizer.eos_token_id:
-            raise ValueError(
-                f"the chat template ends a turn with {pieces[2]!r}, but eos_token is {self.tokenizer.eos_token!r}: make them agree"
+            raise UsageError(
+                f"the chat template ends a turn with {closing[:1]!r}, but eos_token is {self.tokenizer.eos_token!r}: "
+                "make them agree"
             )
         self.end_of_turn: int = self.tokenizer.eos_token_id
-        self._opening, self._prompt_end = self._split(opening), self._split(prompt_end)
-        self._before_system, self._between = self._split(before_system), self._split(between)
-        self._next_turn = closing[1:]
-        self._image_open: list[Piece] = []
-        self._image_close: list[Piece] = []
-        self._image_run: list[Piece] = []
+        self.shows_tools = self._takes_tools()
         self.image_token: int | None = None
-        if multimodal:
-            one, two = (render(("user", content(_FIRST, count))).split(_FIRST)[0] for count in (1, 2))
-            image = one[len(opening) :]
-            if not one.startswith(opening) or two != opening + image * 2:
-                raise ValueError("the chat template numbers or moves images: choose one that puts an image where its part stands")
-            parts = self._split(image)
-            self.image_token = self.tokenizer.convert_tokens_to_ids(processor.image_token)
-            self._image_run = [self.image_token]
-            where = parts.index(self.image_token)
-            self._image_open, self._image_close = parts[:where], parts[where + 1 :]
+        if self._image_processor is not None:
+            none, one, two = (self._render([first], images=[count]).split(_FIRST)[0] for count in (0, 1, 2))
+            image = one[len(none) :]
+            if not one.startswith(none) or two != none + image * 2:
+                raise UsageError("the chat template numbers or moves images: choose one that puts an image where its part stands")
+            self.image_token = self.tokenizer.convert_tokens_to_ids(self._processor.image_token)
+            if self._split(image).count(self.image_token) != 1:
+                raise UsageError("the chat template does not show an image as one placeholder: choose one that does")
 
-    def _split(self, template_text: str) -> list[Piece]:
-        """Template text as pieces: ids of special tokens, and the plain text between them."""
+    def _takes_tools(self) -> bool:
+        try:
+            return "TOOL-NAME" in self._render([ChatMessage("user", _FIRST)], [_TOOL])
+        except UsageError:
+            return False
+
+    def _render(
+        self, messages: Sequence[ChatMessage], tools: Sequence[Mapping[str, Any]] | None = None, images: Sequence[int] | None = None
+    ) -> str:
+        """The template's text of a conversation up to the next action. `images` are the numbers of images, if not the messages'."""
+        counts = images or [len(message.images) for message in messages]
+        turns = [
+            {"role": message.role, "content": self._content(message, count)}
+            for message, count in zip(messages, counts, strict=True)
+        ]
+        options: dict[str, Any] = {"tools": [dict(tool) for tool in tools]} if tools else {}
+        try:
+            return self._processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False, **options)
+        except (jinja2.TemplateError, TypeError) as error:
+            roles = ", ".join(dict.fromkeys(message.role for message in messages))
+            raise UsageError(f"the chat template takes no conversation of the roles {roles}: {error}") from error
+
+    def _content(self, message: ChatMessage, images: int) -> Any:
+        if self._image_processor is None or message.role in ("assistant", "system"):
+            return message.text
+        return [{"type": "image"}] * images + [{"type": "text", "text": message.text}]
+
+    def prompt(self, messages: Sequence[ChatMessage], tools: Sequence[Mapping[str, Any]] | None = None) -> list[Piece]:
+        """A whole conversation up to the next action, as the chat template renders it; an image is one placeholder."""
+        hidden = self._hide(messages)
+        return self._split(self._render(hidden.messages, tools), hidden)
+
+    def continuation(self, messages: Sequence[ChatMessage]) -> list[Piece]:
+        """What stands between the text of an action, whose end of turn comes first, and the next one, whatever stands before."""
+        hidden = self._hide(messages)
+        rendered = self._render([ChatMessage("user", _FIRST), ChatMessage("assistant", _ACTION), *hidden.messages])
+        return self._split(rendered.partition(_ACTION)[2], hidden)
+
+    def _hide(self, messages: Sequence[ChatMessage]) -> _Hidden:
+        """The messages with a mark in place of each text that reads like a special token."""
+        if not any(self._special_pattern.search(message.text) for message in messages):
+            return _Hidden(messages, None, ())
+        everything = "".join(message.text for message in messages)
+        # Two characters of Unicode's private use area that no message has.
+        left, right = (
+            chr(code) for code, _ in zip((c for c in range(0xE000, 0xF8FF) if chr(c) not in everything), "lr", strict=False)
+        )
+        tokens = tuple(self._special_ids)
+        number = {token: place for place, token in enumerate(tokens)}
+
+        def mark(match: re.Match[str]) -> str:
+            return f"{left}{number[match.group()]}{right}"
+
+        marked = [ChatMessage(one.role, self._special_pattern.sub(mark, one.text), one.images) for one in messages]
+        return _Hidden(marked, re.compile(f"{left}(\\d+){right}"), tokens)
+
+    def _split(self, rendered: str, hidden: _Hidden | None = None) -> list[Piece]:
+        """Rendered text as pieces: ids of special tokens, and the plain text between them, with what was hidden put back."""
         pieces: list[Piece] = []
         position = 0
-        for match in self._special_pattern.finditer(template_text):
-            pieces += [template_text[position : match.start()], self._special_ids[match.group()]]
+        for match in self._special_pattern.finditer(rendered):
+            pieces += [rendered[position : match.start()], self._special_ids[match.group()]]
             position = match.end()
-        pieces.append(template_text[position:])
-        return [piece for piece in pieces if piece != ""]
-
-    def opening(self, system_prompt: str | None) -> list[Piece]:
-        """What stands before the first user text."""
-        if system_prompt is None:
-            return list(self._opening)
-        return [*self._before_system, system_prompt, *self._between]
-
-    def next_turn(self) -> list[Piece]:
-        """What stands between the end-of-turn token of an action and the text of the following observation."""
-        return list(self._next_turn)
-
-    def prompt_end(self) -> list[Piece]:
-        """What stands between a user text and the first sampled token: end of turn and generation prompt."""
-        return list(self._prompt_end)
-
-    def image_pieces(self, tokens: int) -> list[Piece]:
-        """An image of `tokens` placeholder tokens with its brackets."""
-        return [*self._image_open, *self._image_run * tokens, *self._image_close]
+        pieces.append(rendered[position:])
+        return [piece if isinstance(piece, int) or hidden is None else hidden.restore(piece) for piece in pieces if piece != ""]
 
     def image_tokens(self, height: int, width: int) -> int:
         """Number of placeholder tokens of an image of this size in pixels: t·h·w / merge² of the image processor's patch grid.
@@ -147,9 +185,9 @@ class ChatFormat:
         return self._count_image_tokens(height, width)
 
     def accepts(self, pixels: Any) -> bool:
-        """Whether the image processor takes an array of this shape. Raises ValueError where the policy takes no images at all."""
+        """Whether the image processor takes an array of this shape. Raises UsageError if the policy takes no images at all."""
         if self._image_processor is None:
-            raise ValueError("this policy takes no images: choose one with an image processor, or tasks without images")
+            raise UsageError("this policy takes no images: choose one with an image processor, or tasks without images")
         try:
             return self.image_tokens(*pixels.shape[:2]) > 0
         except ValueError:  # an extreme aspect ratio
@@ -159,10 +197,14 @@ class ChatFormat:
         patches = self._image_processor.get_number_of_image_patches(height, width, {})
         return patches // self._image_processor.merge_size**2
 
-    def encode(self, pieces: Iterable[Piece]) -> list[int]:
-        """Token ids of pieces. Neighbouring texts are joined first, so that the result is what the whole text would give."""
+    def encode(self, pieces: Iterable[Piece], images: Sequence[EncodedImage] = ()) -> list[int]:
+        """Token ids of pieces, the placeholder of each of `images` repeated as often as it takes.
+
+        Neighbouring texts are joined first, so that the result is what the whole text would give.
+        """
         token_ids: list[int] = []
         run = ""
+        shown = iter(images)
         for piece in pieces:
             if isinstance(piece, str):
                 run += piece
@@ -170,7 +212,10 @@ class ChatFormat:
             if run:
                 token_ids += self._constant(run) if len(run) < 32 else self._encode_plain(run)
                 run = ""
-            token_ids.append(piece)
+            repeats = 1
+            if piece == self.image_token:
+                repeats = self.image_tokens(*next(shown).pixels.shape[:2])
+            token_ids += [piece] * repeats
         return token_ids + list(self._encode_plain(run)) if run else token_ids
 
     def _encode_plain(self, text: str) -> tuple[int, ...]:
@@ -179,9 +224,10 @@ class ChatFormat:
             raise ValueError("the tokenizer makes special tokens of plain text: it is not safe for observations")
         return tuple(token_ids)
 
-    def encode_action(self, text: str) -> list[int]:
-        """Token ids of a scripted action: the text and the end-of-turn token."""
-        return [*self._encode_plain(text), self.end_of_turn]
+    def encode_action(self, text: str, stop: Sequence[str] = ()) -> list[int]:
+        """Token ids of a scripted action: the text, and the end-of-turn token unless the text ends in one of `stop`."""
+        end = [] if stop and text.endswith(tuple(stop)) else [self.end_of_turn]
+        return [*self._encode_plain(text), *end]
 
     def count(self, text: str) -> int:
         """Number of tokens of a text that stands alone."""
@@ -195,3 +241,15 @@ class ChatFormat:
     def decode(self, token_ids: list[int]) -> str:
         """The text of sampled tokens, without the end-of-turn token."""
         return self._plain.decode(token_ids, skip_special_tokens=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Hidden:
+    """Messages in which marks stand for texts that read like special tokens, and how to put those back."""
+
+    messages: Sequence[ChatMessage]
+    marks: re.Pattern[str] | None
+    tokens: tuple[str, ...]
+
+    def restore(self, text: str) -> str:
+        return text if self.marks is None else self.marks.sub(lambda match: self.tokens[int(match.group(1))], text)

@@ -8,6 +8,11 @@ from pathlib import Path
 
 import pytest
 
+import toolwise
+from envs.errors import UsageError
+from rollout.store import Store
+from rollout.types import Episode, StopReason, Trajectory, Turn
+
 ROOT = Path(__file__).parents[2]
 TOOLWISE = [sys.executable, str(ROOT / "toolwise.py")]
 
@@ -28,7 +33,7 @@ def assert_one_line(result, *words):
 def test_help_names_every_command():
     result = run("--help")
     assert result.returncode == 0
-    assert all(command in result.stdout for command in ("train", "cold-start", "collect", "evaluate", "doctor"))
+    assert all(command in result.stdout for command in ("train", "cold-start", "collect", "evaluate", "model", "lint", "doctor"))
 
 
 def test_an_unknown_command_is_answered_with_those_there_are():
@@ -93,3 +98,85 @@ def test_doctor_reports_every_check():
     result = run("doctor", "format=json")
     report = json.loads(result.stdout)
     assert {"level", "checks"} <= report.keys()
+
+
+def test_a_trainer_that_is_not_there_is_answered_before_anything_is_written(tmp_path):
+    assert_one_line(run("train", "learner.kind=mine:Trainer", f"out={tmp_path}/run"), "learner.kind=mine:Trainer", "write verl")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_is_not_there_is_answered_with_those_that_are():
+    assert_one_line(run("model", "big"), "big", "starter")
+
+
+def test_a_world_that_is_not_there_is_answered_with_those_that_are(tmp_path):
+    assert_one_line(run("model", "starter", "world=moon", f"out={tmp_path}/new"), "world=moon", "mixture")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_starter_model_is_built_and_names_the_next_command(tmp_path, capsys):
+    out = tmp_path / "starter"
+    assert toolwise.model(["starter", "steps=1", "batch_size=2", "seed=4", f"out={out}"]) == 0
+    assert json.loads((out / "pretraining.json").read_text())["config"]["seed"] == 4
+    assert (out / "model.safetensors").exists()
+    *_, wrote, following = capsys.readouterr().out.splitlines()
+    assert wrote.startswith(f"wrote {out}/")
+    assert following == f"next: .venv/bin/toolwise train policy={out}"
+
+
+@pytest.fixture
+def written_run(tmp_path):
+    """A run directory with the records of two episodes, which a test may spoil."""
+    records = [
+        Trajectory(
+            episode_id=f"episode-{number}",
+            task_id="task",
+            group_id=f"group-{number}",
+            source="test",
+            seed=number,
+            token_ids=[1, 2],
+            loss_mask=[0, 1],
+            logprobs=[0.0, -1.0],
+            versions=[-1, 0],
+            prompt_length=1,
+            turns=[Turn(action="<answer>1</answer>")],
+            stop_reason=StopReason.ANSWERED,
+        )
+        for number in range(2)
+    ]
+    Store(tmp_path).write("episodes", [Episode((record,)) for record in records])
+    return tmp_path
+
+
+@pytest.mark.parametrize("place", [".", "trajectories", "trajectories/episodes.jsonl"])
+def test_lint_finds_nothing_in_a_sound_run(written_run, place, capsys):
+    assert toolwise.lint([str(written_run / place)]) == 0
+    assert capsys.readouterr().out.endswith(": problems: 0, records: 2, files: 1\n")
+
+
+def test_lint_prints_a_line_for_each_problem(written_run, capsys):
+    file = written_run / "trajectories/episodes.jsonl"
+    first = file.read_text().splitlines()[0]
+    file.write_text("\n".join([first, first, "{}"]) + "\n")
+    assert toolwise.lint([str(written_run)]) == 1
+    twice, broken, counts = capsys.readouterr().out.splitlines()
+    assert twice.startswith("episodes.jsonl:2: episode-0")
+    assert broken.startswith("episodes.jsonl:3: ")
+    assert counts.endswith(": problems: 2, records: 3, files: 1")
+
+
+def test_lint_names_a_path_that_is_missing(tmp_path):
+    assert_one_line(run("lint", f"{tmp_path}/none"), f"{tmp_path}/none", "run directory")
+
+
+@pytest.mark.parametrize("arguments", [[], ["a", "b"]])
+def test_lint_takes_one_path(arguments):
+    with pytest.raises(UsageError, match="lint takes one path"):
+        toolwise.lint(arguments)
+
+
+def test_lint_refuses_what_holds_no_trajectories(tmp_path):
+    (tmp_path / "evaluation.json").write_text("[]")
+    for path in (tmp_path, tmp_path / "evaluation.json"):
+        with pytest.raises(UsageError, match="there is no trajectory file"):
+            toolwise.lint([str(path)])

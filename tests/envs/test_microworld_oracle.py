@@ -7,8 +7,8 @@ import random
 import gymnasium
 import pytest
 
-from envs.microworld import ABILITIES, make_task
-from envs.tools.toolbox import TOOLS
+from envs.tools.opening import BUILT_IN
+from envs.worlds.microworld import ABILITIES, make_task
 from sandbox import Pool
 
 ITEMS = 24  # of an ability and a need
@@ -17,7 +17,7 @@ ITEMS = 24  # of an ability and a need
 @pytest.fixture(scope="module")
 def outcomes():
     """For each set of tools: (ability, needed tools, right) of every item."""
-    sets = {"all": TOOLS, **{f"without {tool}": tuple(other for other in TOOLS if other != tool) for tool in TOOLS}}
+    sets = {"all": BUILT_IN, **{f"without {tool}": tuple(other for other in BUILT_IN if other != tool) for tool in BUILT_IN}}
     return asyncio.run(play(sets))
 
 
@@ -48,7 +48,7 @@ def test_with_the_tools_the_oracle_is_always_right(outcomes, ability):
     assert all(right for about, _, right in outcomes["all"] if about == ability)
 
 
-@pytest.mark.parametrize("tool", TOOLS)
+@pytest.mark.parametrize("tool", BUILT_IN)
 def test_without_a_needed_tool_the_oracle_is_at_chance(outcomes, tool):
     needing = [right for _, needed, right in outcomes[f"without {tool}"] if tool in needed]
     # The likeliest guess is a digit's, one in ten; of 24 such items 9 or more come right once in a thousand times.
@@ -56,6 +56,6 @@ def test_without_a_needed_tool_the_oracle_is_at_chance(outcomes, tool):
     assert sum(needing) <= 8
 
 
-@pytest.mark.parametrize("tool", TOOLS)
+@pytest.mark.parametrize("tool", BUILT_IN)
 def test_what_needs_no_tool_or_another_is_still_right(outcomes, tool):
     assert all(right for _, needed, right in outcomes[f"without {tool}"] if tool not in needed)

@@ -168,14 +168,14 @@ def test_it_steps_inside_a_running_event_loop(env, task):
 
 
 def _picture_task():
-    from envs.microworld import make_task
+    from envs.worlds.microworld import make_task
 
     return make_task("perception", True, "train", 1)
 
 
 async def test_an_image_that_was_hidden_cannot_be_searched_for():
     """Images are counted as the model saw them, not as the tools made them."""
-    from envs.microworld import emblems
+    from envs.worlds.microworld import emblems
 
     env = gymnasium.make("toolwise/Perception-v0", image_search=emblems(), tool_outputs="blank", disable_env_checker=True).unwrapped
     try:

@@ -1,99 +1,90 @@
-"""The run directory: written whole or not at all, never over another run, and cut back when a run is resumed."""
+"""The run directory: written whole or not at all, never over another run, and read back when a run is resumed."""
 
-import json
-from types import SimpleNamespace
+from dataclasses import replace
 
 import pytest
+from scripted import ScriptedTrainer
 
 from envs.errors import UsageError
-from learner.cold_start import _stopped_rising, is_verified
-from learner.experiment import Experiment, TrackingConfig
+from learner.experiment import Experiment
 from learner.run_directory import RunDirectory
-from learner.tracking import Tracker
 
 
-class ScriptedLearner:
-    """Saves one file."""
-
-    def __init__(self, fail=False):
-        self.fail = fail
+class FullDisk(ScriptedTrainer):
+    """Fails once it has written a part of its checkpoint."""
 
     def save(self, directory):
-        directory.mkdir()
-        (directory / "weights").write_text("w")
-        if self.fail:
-            raise OSError("disk full")
+        super().save(directory)
+        raise OSError("disk full")
 
 
 @pytest.fixture
-def directory(tmp_path):
-    config = Experiment(out=str(tmp_path / "run"))
+def config(tmp_path):
+    return Experiment(out=str(tmp_path / "run"))
+
+
+@pytest.fixture
+def directory(config):
     run = RunDirectory(config)
     run.open(config)
     return run
 
 
-def test_nothing_is_written_before_the_run_begins(tmp_path):
-    RunDirectory(Experiment(out=str(tmp_path / "run")))
+def test_nothing_is_written_before_the_run_begins(config, tmp_path):
+    RunDirectory(config)
     assert not (tmp_path / "run").exists()
 
 
-def test_another_run_is_not_overwritten(directory):
+def test_another_run_is_not_overwritten(config, directory):
     directory.note(base=True)
     with pytest.raises(UsageError, match="resume=true"):
-        RunDirectory(Experiment(out=str(directory.path)))
+        RunDirectory(config)
 
 
-def test_progress_survives(directory):
+def test_progress_survives(config, directory):
     directory.note(base="finished")
-    assert RunDirectory(Experiment(out=str(directory.path), resume=True)).progress["base"] == "finished"
+    run_id = directory.run_id
+    resumed = RunDirectory(replace(config, resume=True))
+    assert resumed.progress["base"] == "finished"
+    assert resumed.run_id == run_id
+
+
+def test_a_stage_that_is_forgotten_is_done_again(config, directory):
+    directory.note(control=True)
+    directory.forget("control")
+    directory.forget("never noted")
+    assert "control" not in RunDirectory(replace(config, resume=True)).progress
 
 
 def test_the_newest_checkpoint_is_found_by_number(directory):
     for step in (5, 10, 9):
-        directory.save(ScriptedLearner(), f"step_{step}", {"step": step})
+        directory.save(ScriptedTrainer(), f"step_{step}", {"step": step})
     assert directory.newest("step").name == "step_10"
+    assert directory.newest("cold_start") is None
+
+
+def test_a_checkpoint_replaces_an_older_one_of_its_name(directory):
+    trainer = ScriptedTrainer()
+    for trainer.steps in (1, 2):
+        checkpoint = directory.save(trainer, "cold_start", {})
+    assert (checkpoint / "steps").read_text() == "2"
+    assert [path.name for path in directory.checkpoints.iterdir()] == ["cold_start"]
 
 
 def test_a_checkpoint_that_failed_is_not_there(directory):
     with pytest.raises(OSError, match="disk full"):
-        directory.save(ScriptedLearner(fail=True), "step_1", {})
-    assert directory.newest("step") is None
+        directory.save(FullDisk(), "step_1", {})
+    assert list(directory.checkpoints.iterdir()) == []
+
+
+def test_what_a_killed_run_left_half_written_is_removed(config, directory):
+    (directory.checkpoints / ".step_1.killed/policy").mkdir(parents=True)
+    RunDirectory(config).open(config)
+    assert list(directory.checkpoints.iterdir()) == []
 
 
 def test_pruning_keeps_the_newest_and_the_chosen(directory):
     for step in range(1, 6):
-        directory.save(ScriptedLearner(), f"step_{step}", {})
+        directory.save(ScriptedTrainer(), f"step_{step}", {})
     directory.prune("step", keep={1})
     assert sorted(path.name for path in directory.checkpoints.iterdir()) == ["step_1", "step_4", "step_5"]
-
-
-def test_metrics_beyond_the_checkpoint_are_dropped_on_resume(tmp_path):
-    tracker = Tracker(tmp_path, TrackingConfig(mode="disabled"), {}, "id")
-    for step in range(4):
-        tracker.log("rl", step, {"x": step})
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"cut sho')
-    tracker.rewind(2)
-    tracker.log("rl", 2, {"x": 20})
-    tracker.finish()
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [(line["global_step"], line["x"]) for line in lines] == [(0, 0), (1, 1), (2, 20)]
-
-
-@pytest.mark.parametrize(
-    ("accuracies", "stopped"),
-    [([], False), ([0.5], False), ([0.5, 0.5, 0.5], True), ([0.5, 0.6, 0.6], False), ([0.5, 0.6, 0.6, 0.605], True)],
-)
-def test_the_cold_start_ends_when_accuracy_stops_rising(accuracies, stopped):
-    history = [(60 * (index + 1), accuracy) for index, accuracy in enumerate(accuracies)]
-    assert _stopped_rising(history, patience=2, min_gain=0.01) is stopped
-
-
-@pytest.mark.parametrize(
-    ("correct", "statuses", "verified"),
-    [(True, ["ok", None], True), (True, [None], True), (False, ["ok", None], False), (True, ["error", None], False)],
-)
-def test_a_demonstration_is_verified_only_if_right_and_free_of_errors(correct, statuses, verified):
-    turns = [SimpleNamespace(succeeded=status in (None, "ok")) for status in statuses]
-    assert is_verified(SimpleNamespace(correct=correct, turns=turns)) is verified

@@ -74,8 +74,8 @@ class ScriptedPolicy:
         await asyncio.sleep(self._delay_s)
         self.busy.append((started, time.monotonic()))
         turn = list(token_ids).count(self._chat.end_of_turn) // 2
-        sampled = self._chat.encode_action(self._say(turn))
-        if not self._end:
+        sampled = self._chat.encode_action(self._say(turn), stop)
+        if not self._end and sampled[-1] == self._chat.end_of_turn:
             sampled = sampled[:-1]
         stopped = len(sampled) <= max_tokens and self._end
         sampled = sampled[:max_tokens]

@@ -7,8 +7,9 @@ import struct
 from hypothesis import strategies as st
 from sandbox_host import LIMITS
 
-from sandbox import Status, wire
+from sandbox import Status
 from sandbox.images import most_bytes
+from sandbox.jailed import wire
 
 NAMES = ("x", "y", "image_1", "print", "_", "os", "self", "__builtins__", "exit", "é", "x" * 300)
 ATOMS = (

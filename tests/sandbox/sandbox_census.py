@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 from sandbox_host import descendants, own_cgroups
 
-from sandbox import nsjail, rootfs
+from sandbox import rootfs
+from sandbox.host import nsjail
 
 KINDS = ("nsjail", "zygote", "slot", "init", "interpreter")
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")

@@ -28,7 +28,8 @@ from typing import Any
 from PIL import Image
 from sandbox_host import HIGH_FD, discard_slots
 
-from sandbox import Limits, Pool, Result, Session, cgroups, rootfs
+from sandbox import Limits, Pool, Result, Session, rootfs
+from sandbox.host import cgroups
 
 USER_ID = 65533
 _LENGTH = struct.Struct("<Q")

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sandbox import SandboxUnavailable, certification, cgroups, doctor
+from sandbox import SandboxUnavailable, certification, doctor
 from sandbox.doctor import Check, Report
+from sandbox.host import cgroups
 
 MOUNTED = Path("/proc/self/mountinfo").read_text()
 HELD = Check("a", True, "held")
@@ -65,7 +66,7 @@ def test_without_a_cgroup_the_level_is_reduced_and_the_remedy_is_named(monkeypat
 def test_controllers_that_a_unified_hierarchy_does_not_give_are_named(tmp_path: Path) -> None:
     """Where v1 has the controllers, a real v2 mount gives none."""
     hide = 'umount $(awk \'$3 == "cgroup" {print $2}\' /proc/mounts) && mount -t cgroup2 none "$1" && exec "$2" -c "$3"'
-    look = "from sandbox import cgroups; print(cgroups.detect())"
+    look = "from sandbox.host import cgroups; print(cgroups.detect())"
     command = ["unshare", "--mount", "sh", "-c", hide, "sh", str(tmp_path), sys.executable, look]
     told = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
     assert "is not given the memory and pids controller" in told.stdout

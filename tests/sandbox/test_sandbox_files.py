@@ -52,7 +52,7 @@ async def test_a_file_of_ours_cannot_be_linked_into_its_directory(session: Sessi
     ],
     ids=["mode", "owner", "times", "name", "existence", "length", "attributes", "replacement"],
 )
-@pytest.mark.parametrize("path", ["/opt/toolwise/sandbox/interpreter.py", "/opt/python/bin/python3.12", "/lib64/libc.so.6"])
+@pytest.mark.parametrize("path", ["/opt/toolwise/sandbox/jailed/interpreter.py", "/opt/python/bin/python3.12", "/lib64/libc.so.6"])
 async def test_a_file_of_ours_cannot_be_changed(session: Session, path: str, change: str) -> None:
     result = await session.run(f"import os; open('/work/mine', 'w').close(); path = {path!r}; {change}")
     assert result.status is Status.EXCEPTION

@@ -25,7 +25,9 @@ from hypothesis import strategies as st
 from sandbox_cells import cells, endings, frames, streams
 from sandbox_census import report
 
-from sandbox import Limits, Pool, Result, SandboxUnavailable, Session, Status, jail, wire
+from sandbox import Limits, Pool, Result, SandboxUnavailable, Session, Status
+from sandbox.host import jail
+from sandbox.jailed import wire
 from sandbox.process import Ending, Process
 
 # (short, whole)

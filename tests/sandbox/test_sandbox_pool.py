@@ -13,7 +13,8 @@ from sandbox_census import zombies
 from sandbox_host import LIMITS, descendants
 
 import sandbox
-from sandbox import Pool, SandboxUnavailable, Session, Status, cgroups, doctor
+from sandbox import Pool, SandboxUnavailable, Session, Status, doctor
+from sandbox.host import cgroups
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -135,7 +135,8 @@ for name in ('mem', 'environ', 'fd', 'maps', 'root', 'cwd'):
 
 
 @pytest.mark.parametrize(
-    "place", ["/opt/python/lib/python3.12/os.py", "/opt/toolwise/sandbox/interpreter.py", "/lib64/libc.so.6", "/new", "/opt/new"]
+    "place",
+    ["/opt/python/lib/python3.12/os.py", "/opt/toolwise/sandbox/jailed/interpreter.py", "/lib64/libc.so.6", "/new", "/opt/new"],
 )
 async def test_nothing_outside_its_directories_can_be_written(session: Session, place: str) -> None:
     result = await session.run(f"open({place!r}, 'a')")

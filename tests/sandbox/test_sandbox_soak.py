@@ -25,8 +25,9 @@ import pytest
 from PIL import Image
 from sandbox_census import KINDS, census, jailed, kind_of, own_resident_bytes, report, settled
 
-from sandbox import Limits, Pool, Result, Session, Status, jail, process
+from sandbox import Limits, Pool, Result, Session, Status, process
 from sandbox import session as session_module
+from sandbox.host import jail
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

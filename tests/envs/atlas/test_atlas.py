@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from envs.atlas import building
-from envs.atlas.building import TEMPLATES, AtlasConfig, build_atlas
-from envs.atlas.facts import borders, figure, highest_point
-from envs.atlas.sources import FLAGS, countries
-from envs.atlas.world import Atlas
 from envs.errors import UsageError
-from envs.microworld.splits import SPLITS
+from envs.types import SPLITS
+from envs.worlds.atlas import building
+from envs.worlds.atlas.building import TEMPLATES, AtlasConfig, build_atlas
+from envs.worlds.atlas.facts import borders, figure, highest_point
+from envs.worlds.atlas.sources import FLAGS, countries
+from envs.worlds.atlas.world import Atlas
 from sandbox import Pool
 
 pytestmark = pytest.mark.skipif(

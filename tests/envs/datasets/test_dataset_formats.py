@@ -195,14 +195,14 @@ def test_a_row_carries_its_rule_of_scoring(tmp_path):
 @pytest.mark.parametrize(
     ("row", "complaint"),
     [
-        ({"tools": ["hammer"]}, "tools has 'hammer', and there is no such tool; write some of code, text_search, image_search"),
+        ({"tools": ["hammer"]}, "tools has 'hammer', and there is no such tool; write some of code, image_search, text_search"),
         ({"scoring": {"kind": "smell"}}, "the scoring cannot be used"),
         ({"images": [{"bytes": None, "path": None}]}, "there is no image"),
     ],
 )
 def test_what_cannot_be_used_is_said(tmp_path, row, complaint):
     with pytest.raises(DatasetError, match=f"row 1: {complaint}"):
-        Dataset(write_lines(tmp_path / "q.jsonl", {"question": "Q", "answer": "A"} | row))
+        resolve(str(write_lines(tmp_path / "q.jsonl", {"question": "Q", "answer": "A"} | row)))
 
 
 def test_the_tools_that_a_row_allows_are_those_of_its_episode(tmp_path):

@@ -17,11 +17,11 @@ from transformers import (
 )
 
 from envs.errors import UsageError
-from envs.microworld.emblems import emblem
 from envs.search.backends import open_image_search
 from envs.search.building import IndexConfig, build_index
-from envs.search.embedding_index import EmbeddingIndex
+from envs.search.image.embedding_index import EmbeddingIndex
 from envs.search.types import Picture
+from envs.worlds.microworld.emblems import emblem
 
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 KINDS = {

@@ -11,8 +11,8 @@ from PIL import Image
 
 from envs import resolve
 from envs.errors import UsageError
-from envs.microworld.emblems import emblem
 from envs.search.backends import open_image_search
+from envs.worlds.microworld.emblems import emblem
 
 
 def row(number):

@@ -12,12 +12,12 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from envs.errors import UsageError
-from envs.microworld.emblems import emblem
-from envs.search.catalogue import THUMBNAIL_SIDE
 from envs.search.corpora import read_gallery
-from envs.search.image_index import ImageIndex
+from envs.search.image.catalogue import THUMBNAIL_SIDE
+from envs.search.image.index import ImageIndex
 from envs.search.types import Picture
 from envs.types import ToolStatus
+from envs.worlds.microworld.emblems import emblem
 
 SIZE = 60
 

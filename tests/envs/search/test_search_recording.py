@@ -3,8 +3,8 @@
 import pytest
 from PIL import Image
 
-from envs.disk_cache import DiskCache
 from envs.errors import SearchUnavailable, UsageError
+from envs.runtime.disk_cache import DiskCache
 from envs.search.backends import open_text_search
 from envs.search.recording import Recording, RememberingImageSearch, RememberingTextSearch, Replay
 from envs.search.types import Match, Passage

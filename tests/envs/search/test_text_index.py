@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from envs.errors import UsageError
 from envs.search.corpora import read_corpus
-from envs.search.text_index import TextIndex, passages
+from envs.search.text.index import TextIndex, passages
 from envs.search.types import Document
 
 DOCUMENTS = [

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from envs.search.backends import open_text_search
-from envs.search.text_index import TextIndex
+from envs.search.text.index import TextIndex
 from envs.search.types import Document
 
 ROOT = Path(__file__).parents[3]

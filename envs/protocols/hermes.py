@@ -1,0 +1,100 @@
+"""The tool calls that Qwen2.5, Qwen3, their vision-language kin and many others were trained on, and their form over an API.
+
+A turn holds any number of `<tool_call>` blocks with JSON inside, which run concurrently; their results come back as messages of the
+role `tool`. A turn without a call is the answer. The tools are shown through the chat template's own `tools=`; if the template
+ignores them, as Qwen2.5-VL's does, the system prompt shows them in the same words.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from PIL import Image
+
+from envs.errors import UsageError
+from envs.protocols.actions import Action, Answer, Call, Calls, Malformed
+from envs.protocols.protocol import Message, Protocol, ToolGuide
+from envs.protocols.tags import calls_of, scan, write_call
+
+_TAGS = frozenset({"answer", "tool_call"})
+_REMEDY = "call a tool as <tool_call>{…}</tool_call>, or answer"
+
+
+class Hermes(Protocol):
+    """See the module.
+
+    `answer="turn"` takes a turn without a call as the answer (what stands in `<answer>` tags, if it has any); `answer="tag"` asks
+    for `<answer>…</answer>`. `parallel=False` ends a turn at its first call.
+    """
+
+    name = "hermes"
+    tools_in_template = True
+
+    def __init__(self, answer: str = "turn", parallel: bool = True) -> None:
+        if answer not in ("turn", "tag"):
+            raise UsageError(f"protocol: answer={answer!r}: write turn or tag")
+        self._answer = answer
+        self.stop = (*(() if answer == "turn" else ("</answer>",)), *(() if parallel else ("</tool_call>",)))
+
+    def parse(self, text: str) -> Action:
+        found = scan(text, _TAGS)
+        answers = [block for block in found.blocks if block.tag == "answer"]
+        if answers:
+            return Answer(answers[0].inside.strip())
+        if found.blocks:
+            calls = calls_of(iter(found.blocks))
+            return calls if isinstance(calls, Malformed) else Calls(calls)
+        if found.open_tag is not None:
+            return Malformed(f"<{found.open_tag}> was never closed: {_REMEDY}")
+        if self._answer == "tag":
+            return Malformed("end your turn with <tool_call>…</tool_call> or <answer>…</answer>")
+        answer = found.visible.strip()
+        return Answer(answer) if answer else Malformed(f"your turn is empty: {_REMEDY}")
+
+    def ends_turn(self, text: str) -> bool:
+        return scan(text, _TAGS).open_tag is None
+
+    def is_well_formed(self, text: str) -> bool:
+        found = scan(text, _TAGS)
+        action = self.parse(text)
+        if isinstance(action, Malformed) or found.open_tag is not None:
+            return False
+        after = text[found.blocks[-1].end :] if found.blocks else ""
+        mixed = len({block.tag for block in found.blocks}) > 1 or sum(block.tag == "answer" for block in found.blocks) > 1
+        return not after.strip() and not mixed
+
+    def write(self, action: Action) -> str:
+        match action:
+            case Answer(text):
+                return text if self._answer == "turn" else f"<answer>{text}</answer>"
+            case Calls(calls):
+                return "\n".join(write_call(call, "\n") for call in calls)
+        raise ValueError(f"there is no turn that means {action}")
+
+    def instructions(self, tools: Sequence[ToolGuide]) -> str:
+        # The words of Qwen2.5's own chat template, on which these models were trained.
+        finish = "\n\nTo finish, write <answer>…</answer> with the bare answer." if self._answer == "tag" else ""
+        if not tools:
+            return finish.strip()
+        schemas = "\n".join(json.dumps(tool.schema, ensure_ascii=False) for tool in tools)
+        return (
+            "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
+            f"You are provided with function signatures within <tools></tools> XML tags:\n<tools>\n{schemas}\n</tools>\n\n"
+            "For each function call, return a json object with function name and arguments within "
+            "<tool_call></tool_call> XML tags:\n"
+            f'<tool_call>\n{{"name": <function-name>, "arguments": <args-json-object>}}\n</tool_call>{finish}'
+        )
+
+    def results(self, calls: Sequence[Call], results: Sequence[tuple[str, tuple[Image.Image, ...]]]) -> list[Message]:
+        return [Message("tool", text, images) for text, images in results]
+
+
+class Native(Hermes):
+    """For a model behind an endpoint: it is given the API's `tools` and answers with `tool_calls`.
+
+    In the tokens of a student, which
+    knows no such fields, its turns are those of Hermes."""
+
+    name = "native"
+    native = True

@@ -1,0 +1,23 @@
+"""Text from outside the model, made safe to show to it."""
+
+from __future__ import annotations
+
+import re
+
+# What opens a special token or a tag of a protocol, in any of the spellings that chat templates use.
+_UNSAFE = re.compile(
+    r"<(?=[|｜]|\s*/?\s*(?:think|code|tool_call|tool_response|tools|function|parameter|answer|image|video|img|box|ref|s|bos|eos|pad|unk"
+    r"|start_of|end_of)(?:_\w*)?\b)",
+    re.IGNORECASE,
+)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def escape(text: str) -> str:
+    """Make tool output harmless: `<` becomes `&lt;` if it would open a special token or a tag of a protocol."""
+    return _UNSAFE.sub("&lt;", text)
+
+
+def encodable(text: str) -> str:
+    """The text with U+FFFD for each lone surrogate, which JSON can smuggle in and no tokenizer and no file takes."""
+    return _SURROGATE.sub("\ufffd", text)

@@ -1,0 +1,46 @@
+"""Objects that a setting names: one of the project's by name, or anybody's as `module:name`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from envs.errors import UsageError
+
+
+def find(setting: str, value: str, known: Mapping[str, str]) -> Any:
+    """The object that `value` names: `known` maps names to import paths. Raises UsageError, which names the `setting`."""
+    return load(import_path(setting, value, known), setting)
+
+
+def import_path(setting: str, value: str, known: Mapping[str, str]) -> str:
+    """The import path of what `value` names; nothing is imported. Raises UsageError for an unknown name."""
+    path = known.get(value, value)
+    module, _, name = path.partition(":")
+    if not module or not name:
+        raise unknown(setting, value, known)
+    return path
+
+
+def unknown(setting: str, value: str, known: Iterable[str]) -> UsageError:
+    """The error for a name that does not exist, with the nearest one that does."""
+    known = list(known)
+    close = difflib.get_close_matches(value, known, 1)
+    guess = f"did you mean {close[0]}? Write" if close else "write"
+    return UsageError(f"{setting}={value}: there is no such name; {guess} {' or '.join(known)}, or module:name for your own")
+
+
+def load(path: str, setting: str) -> Any:
+    """The object at `module:name`, both of them given. Raises UsageError, which names the `setting`, if there is none."""
+    module, _, name = path.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{setting}={path}: there is no module {error.name}; put its directory into PYTHONPATH") from error
+    except AttributeError:
+        raise UsageError(f"{setting}={path}: the module {module} has no {name}") from None
+    return found

@@ -1,0 +1,88 @@
+"""The image search by meaning: vectors of a CLIP or SigLIP, nearest neighbours by usearch (HNSW, Malkov and Yashunin 2018)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable
+from itertools import batched
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from usearch.index import Index
+
+from envs.errors import UsageError
+from envs.runtime.atomic import new_directory
+from envs.search.image.catalogue import FILES, Catalogue, CatalogueWriter
+from envs.search.image.embedder import Embedder
+from envs.search.types import Match, Picture
+
+SETTINGS = "embedding.json"
+_VECTORS = "vectors.usearch"
+_BATCH = 32
+
+
+class EmbeddingIndex:
+    """Finds pictures that mean what the query means. Made by `build` or `open`; searching runs beside the event loop."""
+
+    def __init__(self, directory: Path) -> None:
+        settings = json.loads((directory / SETTINGS).read_text(encoding="utf-8"))
+        self._embedder = Embedder(Path(settings["model"]))
+        self._catalogue = Catalogue(directory)
+        self._vectors = Index(ndim=settings["dimensions"], metric="cos")
+        self._vectors.view(str(directory / _VECTORS))
+
+    @classmethod
+    def build(
+        cls, pictures: Iterable[Picture], model: Path, directory: Path, on_progress: Callable[[int], None] | None = None
+    ) -> EmbeddingIndex:
+        """Indexes `pictures` as they come, in a new `directory`, which appears when it is whole.
+
+        Raises UsageError for a model that embeds no images, where `directory` exists, or where there is no picture.
+        """
+        embedder, vectors = Embedder(model), None
+        with new_directory(directory) as unfinished:
+            with CatalogueWriter(unfinished) as catalogue:
+                for batch in batched(pictures, _BATCH):
+                    found = embedder.embed([picture.image for picture in batch])
+                    if vectors is None:
+                        vectors = Index(ndim=found.shape[1], metric="cos")
+                    vectors.add(np.arange(catalogue.count, catalogue.count + len(batch)), found)
+                    for picture in batch:
+                        catalogue.add(picture)
+                    if on_progress is not None:
+                        on_progress(catalogue.count)
+            if vectors is None:
+                raise UsageError("there is no picture to index")
+            vectors.save(str(unfinished / _VECTORS))
+            settings = {"model": str(model.absolute()), "dimensions": vectors.ndim}
+            (unfinished / SETTINGS).write_text(json.dumps(settings) + "\n", encoding="utf-8")
+        return cls(directory)
+
+    @classmethod
+    def open(cls, directory: Path) -> EmbeddingIndex:
+        """Raises UsageError where a file or the model is missing, or cannot be read."""
+        if missing := [name for name in (SETTINGS, _VECTORS, *FILES) if not (directory / name).is_file()]:
+            raise UsageError(f"{directory} holds no image index ({missing[0]} is missing): build it again")
+        try:
+            return cls(directory)
+        except UsageError:
+            raise
+        except (ValueError, KeyError, OSError, RuntimeError) as error:
+            raise UsageError(
+                f"{directory}: the image index cannot be read ({' '.join(str(error).split())}): build it again"
+            ) from None
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self._catalogue)
+
+    async def search(self, image: Image.Image, top_k: int) -> list[Match]:
+        """See `ImageSearch`."""
+        return await asyncio.to_thread(self.find, image, top_k)
+
+    def find(self, image: Image.Image, top_k: int) -> list[Match]:
+        """The same, at once."""
+        found = self._vectors.search(self._embedder.embed([image])[0], top_k)
+        return [self._catalogue.match(int(number)) for number in found.keys]

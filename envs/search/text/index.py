@@ -1,0 +1,186 @@
+"""The embedded text search: a tantivy index (BM25, English stemming), in memory or in a directory.
+
+Title and text stand together in one field, the title `_TITLE_WEIGHT` times: BM25F (Robertson, Zaragoza and Taylor 2004), plainly
+done. The title also stands alone in another, where its words are as rare as titles make them, however many texts mention them. A
+short query is one flat disjunction of terms over both, a longer one over the first, the form that tantivy answers by block-max WAND
+(Ding and Suel 2011).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import tantivy
+
+from envs.errors import UsageError
+from envs.protocols.text import encodable
+from envs.runtime.atomic import new_directory
+from envs.search.types import Document, Passage
+
+PASSAGE_WORDS = 120
+SNIPPET_CHARACTERS = 400
+_TITLE_WEIGHT = 3
+_QUERY_WORDS = 64
+_HEADING_TERMS = 4  # a query of more words is no title, and each of its clauses costs time
+_ANALYZER = "english"
+_WORDS, _HEADING = _FIELDS = ("words", "heading")  # what is indexed; the other fields are only stored
+_HEAP_BYTES = 128 << 20  # what the writer gathers before it writes a segment: memory does not grow with the corpus
+_FEW = 10_000
+_STOP_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        "a about an and any are as at be been but by can could did do does for from had has have he her his how i if in into is "
+        "it its me my no not of on or our s she should so such t than that the their them then there these they this those to was "
+        "we were what when where which who whom whose why will with would you your",
+    )
+)
+
+
+class TextIndex:
+    """Finds passages by their words. Thread-safe; searching runs beside the event loop. Made by `build` or `open`."""
+
+    def __init__(self, index: tantivy.Index) -> None:
+        self._index, self._analyzer = index, _analyzer()
+        index.register_tokenizer(_ANALYZER, self._analyzer)
+        index.config_reader(reload_policy="manual")
+        index.reload()
+        self._searcher = index.searcher()
+        self._term(_HEADING, "")  # ValueError where the index has another schema
+
+    @classmethod
+    def build(
+        cls, documents: Iterable[Document], directory: Path | None = None, on_progress: Callable[[int], None] | None = None
+    ) -> TextIndex:
+        """Indexes `documents` as they come, in memory or in a new `directory`, which appears when it is whole.
+
+        A long text is cut into passages of about `PASSAGE_WORDS` words at the ends of sentences; each is found for itself, under
+        the document's title. `on_progress` is told the number of documents so far. Raises UsageError where `directory` exists.
+        """
+        if directory is None:
+            index = tantivy.Index(_schema())
+            _write(index, documents, on_progress)
+            return cls(index)
+        with new_directory(directory) as unfinished:
+            _write(tantivy.Index(_schema(), path=str(unfinished)), documents, on_progress)
+        return cls.open(directory)
+
+    @classmethod
+    def open(cls, directory: Path) -> TextIndex:
+        """Raises UsageError where there is no index."""
+        if not directory.is_dir() or not tantivy.Index.exists(str(directory)):
+            raise UsageError(f"{directory} holds no text index: build one with `toolwise index corpus=FILE out={directory}`")
+        try:
+            return cls(tantivy.Index.open(str(directory)))
+        except (ValueError, OSError) as error:
+            raise UsageError(
+                f"{directory}: the text index cannot be read ({' '.join(str(error).split())}): build it again"
+            ) from None
+
+    def __len__(self) -> int:
+        """Number of passages."""
+        return self._searcher.num_docs
+
+    async def search(self, queries: Sequence[str], top_k: int) -> list[list[Passage]]:
+        """See `TextSearch`. Words are what counts of a query; a phrase may stand in double quotes. Any text is a query."""
+        return await asyncio.to_thread(lambda: [self.find(query, top_k) for query in queries])
+
+    def find(self, query: str, top_k: int) -> list[Passage]:
+        """The same for one query, at once."""
+        return [passage for _, passage in self.find_scored(query, top_k)]
+
+    def find_scored(self, query: str, top_k: int) -> list[tuple[float, Passage]]:
+        """The same with BM25's score of each."""
+        words, phrases = _words_and_phrases(query)
+        terms = dict.fromkeys(self._analyzer.analyze(" ".join(words)))  # each once, in order
+        fields = _FIELDS if len(terms) <= _HEADING_TERMS else (_WORDS,)
+        clauses = [self._term(name, term) for term in terms for name in fields]
+        for phrase in phrases:
+            if len(stems := self._analyzer.analyze(phrase)) > 1:
+                clauses.append(tantivy.Query.phrase_query(self._index.schema, _WORDS, list(stems)))
+        parsed = tantivy.Query.boolean_query([(tantivy.Occur.Should, clause) for clause in clauses])
+        hits = self._searcher.search(parsed, top_k, count=False).hits
+        if not hits:
+            return []
+        snippets = tantivy.SnippetGenerator.create(self._searcher, parsed, self._index.schema, _WORDS)
+        snippets.set_max_num_chars(SNIPPET_CHARACTERS)
+        return [(score, self._passage(snippets, address)) for score, address in hits]
+
+    def _term(self, field: str, term: str) -> tantivy.Query:
+        return tantivy.Query.term_query(self._index.schema, field, term)
+
+    def _passage(self, snippets: tantivy.SnippetGenerator, address: tantivy.DocAddress) -> Passage:
+        document = self._searcher.doc(address)
+        body = document.get_first("body") or ""
+        if len(body) > SNIPPET_CHARACTERS:
+            fragment = snippets.snippet_from_doc(tantivy.Document(**{_WORDS: body})).fragment()
+            body = fragment or f"{body[:SNIPPET_CHARACTERS]} …"
+        return Passage(document.get_first("title") or "", document.get_first("source") or "", body)
+
+
+def _words_and_phrases(query: str) -> tuple[list[str], list[str]]:
+    """What counts of a query: its words without stop words (with them, if there are no others) and what stands in double quotes.
+
+    At most `_QUERY_WORDS` words: more would only cost time.
+    """
+    words = re.sub(r'[^\w"]+', " ", query[: _QUERY_WORDS * 32]).split()[:_QUERY_WORDS]
+    *parts, last = " ".join(words).split('"')
+    phrases = parts[1::2]  # a quote that is never closed opens no phrase
+    words = " ".join([*parts, last]).split()
+    return [word for word in words if word.lower() not in _STOP_WORDS] or words, phrases
+
+
+def passages(text: str, words: int = PASSAGE_WORDS) -> Iterator[str]:
+    """A text in pieces of about `words` words that end where sentences do; a sentence longer than that is cut."""
+    piece: list[str] = []
+    for sentence in re.split(r"(?<=[.!?])\s+|\n{2,}", text):
+        said = sentence.split()
+        if piece and len(piece) + len(said) > words:
+            yield " ".join(piece)
+            piece = []
+        while len(said) > words:
+            yield " ".join(said[:words])
+            said = said[words:]
+        piece += said
+    if piece:
+        yield " ".join(piece)
+
+
+def _schema() -> tantivy.Schema:
+    builder = tantivy.SchemaBuilder()
+    builder.add_text_field(_WORDS, tokenizer_name=_ANALYZER)
+    builder.add_text_field(_HEADING, tokenizer_name=_ANALYZER, index_option="freq")
+    for name in ("title", "body", "source"):
+        builder.add_bytes_field(name, stored=True, indexed=False)
+    return builder.build()
+
+
+def _analyzer() -> tantivy.TextAnalyzer:
+    """Words in lower case, without accents, by their stems. Stop words stay, for phrases; queries leave them out."""
+    builder = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple())
+    for step in (tantivy.Filter.remove_long(40), tantivy.Filter.lowercase(), tantivy.Filter.ascii_fold()):
+        builder = builder.filter(step)
+    return builder.filter(tantivy.Filter.stemmer("english")).build()
+
+
+def _write(index: tantivy.Index, documents: Iterable[Document], on_progress: Callable[[int], None] | None) -> None:
+    index.register_tokenizer(_ANALYZER, _analyzer())
+    writer = index.writer(heap_size=_HEAP_BYTES, num_threads=1)  # one thread: the same corpus gives the same index
+    count = 0
+    try:
+        for count, document in enumerate(documents, 1):
+            for passage in passages(document.text):
+                title, body, source = map(encodable, (document.title, passage, document.source))
+                entry = tantivy.Document(title=title, body=body, source=source, heading=title)
+                for value in (*(title,) * _TITLE_WEIGHT, body):
+                    entry.add_text(_WORDS, value)  # values apart from each other: no phrase reaches from one into the next
+                writer.add_document(entry)
+            if on_progress is not None and count % _FEW == 0:
+                on_progress(count)
+        writer.commit()
+    finally:
+        writer.wait_merging_threads()  # else its threads would write on into a directory that is being removed
+    if on_progress is not None:
+        on_progress(count)

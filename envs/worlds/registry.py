@@ -1,0 +1,121 @@
+"""The environment ids that `import envs` registers with Gymnasium."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from threading import Condition
+from typing import Any
+
+import gymnasium
+from cachetools import LRUCache, cached
+
+from envs.datasets import SUFFIXES, Dataset, is_dataset
+from envs.errors import UsageError
+from envs.tool_env import ToolEnv
+from envs.tools.opening import named_tools
+from envs.worlds.atlas.world import Atlas
+from envs.worlds.microworld import ABILITIES, Microworld, emblems, knowledge_base
+from envs.worlds.microworld.basics import Basics
+
+MICROWORLDS: dict[str, tuple[str, ...]] = {
+    "toolwise/Perception-v0": ("perception",),
+    "toolwise/Reasoning-v0": ("reasoning",),
+    "toolwise/Search-v0": ("search",),
+    "toolwise/Integration-v0": ("integration",),
+    "toolwise/Microworld-v0": ("perception", "reasoning"),
+    "toolwise/Mixture-v0": ABILITIES,
+}
+
+ATLAS = "toolwise/Atlas-v0"
+BASICS = {"toolwise/Basics-v0": "microworld", "toolwise/MixtureBasics-v0": "mixture"}
+DATASET = "toolwise/Dataset-v0"
+ATLAS_PATH = "runs/atlas"
+
+
+def make_microworld(
+    *,
+    abilities: tuple[str, ...],
+    split: str = "train",
+    need: float = 0.5,
+    difficulty: int = 1,
+    max_turns: int | None = None,
+    **options: Any,
+) -> ToolEnv:
+    """A `ToolEnv` on the built-in world; `options` are those of `ToolEnv`.
+
+    Where it asks for what must be searched for, the searches are there: `difficulty` (1 to 3) says how much in the knowledge base
+    misleads.
+    """
+    world = Microworld(abilities, split, need)
+    searches = not {"search", "integration"}.isdisjoint(abilities)
+    if searches:
+        options = {"text_search": knowledge_base(difficulty), "image_search": emblems(), "top_k": 3} | options
+    return ToolEnv(world, max_turns=max_turns or (6 if searches else 4), **options)
+
+
+def make_basics(
+    *, split: str = "train", kind: str | None = None, world: str = "microworld", max_turns: int = 2, **options: Any
+) -> ToolEnv:
+    """A `ToolEnv` on what a base model of a world knows; `options` are those of `ToolEnv`."""
+    return ToolEnv(Basics(split, kind, world), max_turns=max_turns, **options)
+
+
+# One thread makes it while others, whose environments start at the same time, wait.
+@cached(LRUCache(4), condition=Condition())
+def _dataset(path: str, split: str | None, malformed: str, tools: frozenset[str] | None) -> Dataset:
+    return Dataset(path, split, malformed, tools)
+
+
+def make_dataset(
+    *, path: str, split: str | None = None, malformed: str = "error", row: int | None = None, **options: Any
+) -> ToolEnv:
+    """A `ToolEnv` on the questions of a file, or on one `row` of them, counted from 0; the rest as in `Dataset` and `ToolEnv`."""
+    data = _dataset(path, split, malformed, named_tools(options.get("tools")))
+    return ToolEnv(data if row is None else lambda _: data.task(row), **options)
+
+
+def make_atlas(
+    *, path: str = ATLAS_PATH, split: str = "train", ability: str | None = None, max_turns: int = 10, **options: Any
+) -> ToolEnv:
+    """A `ToolEnv` on the world of real data that `toolwise atlas` built at `path`; `options` are those of `ToolEnv`."""
+    world = Atlas(path, split, ability)
+    searches: dict[str, Any] = {"text_search": str(Path(path, "texts")), "image_search": str(Path(path, "gallery")), "top_k": 5}
+    return ToolEnv(world, max_turns=max_turns, **(searches | options))
+
+
+def count_rows(env_id: str, options: Mapping[str, Any]) -> int | None:
+    """How many questions there are, for what `resolve` returned; None where they are made up without end."""
+    if env_id != DATASET:
+        return None
+    path, split, malformed = options["path"], options.get("split"), options.get("malformed", "error")
+    return len(_dataset(path, split, malformed, named_tools(options.get("tools"))))
+
+
+def resolve(tasks: str, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    """Environment id and keyword arguments of what a user writes as `tasks=`: an id, or a file of questions.
+
+    Raises DatasetError for a file that cannot be used, UsageError for an id that nobody registered.
+    """
+    options = dict(options or {})
+    if is_dataset(tasks):
+        options = {"path": str(Path(tasks).absolute())} | options
+        count_rows(DATASET, options)
+        return DATASET, options
+    if tasks.rpartition(":")[2] not in gymnasium.registry and ":" not in tasks:
+        close = difflib.get_close_matches(tasks, [name for name in gymnasium.registry if name.startswith("toolwise/")], 1, 0)
+        raise UsageError(
+            f"there is no environment {tasks!r}: did you mean {close[0]}? A file of questions ends in {' or '.join(SUFFIXES)}"
+        )
+    return tasks, options
+
+
+def register() -> None:
+    """Register every id once."""
+    entries: dict[str, tuple[str, dict[str, Any]]] = {ATLAS: ("make_atlas", {}), DATASET: ("make_dataset", {})}
+    entries |= {env_id: ("make_basics", {"world": world}) for env_id, world in BASICS.items()}
+    entries |= {env_id: ("make_microworld", {"abilities": abilities}) for env_id, abilities in MICROWORLDS.items()}
+    for env_id, (maker, kwargs) in entries.items():
+        if env_id not in gymnasium.registry:
+            gymnasium.register(env_id, entry_point=f"envs.worlds.registry:{maker}", kwargs=kwargs)

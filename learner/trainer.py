@@ -1,0 +1,77 @@
+"""What the stages of a run need of whatever updates the policy, and the class that `learner.kind` names.
+
+The axes are those of `learner.batch`: E episodes, N sequences, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from envs.runtime.imports import find
+
+if TYPE_CHECKING:
+    import torch
+
+    from learner.batch import Batch
+
+TRAINERS = {"verl": "learner.verl.trainer:VerlTrainer"}
+"""The trainers that the project has, by the name that a user writes."""
+
+
+class Trainer(Protocol):
+    """A policy in training, constructed as `Class(policy_dir, config, seed=…, banned_token_ids=…)`.
+
+    `policy_dir` is in the Hugging Face layout, `config` is a `LearnerConfig`, `seed` seeds all random numbers, and
+    `banned_token_ids` are tokens that the sampler never draws: the trainer masks the same logits.
+    """
+
+    def advantages(self, rewards: np.ndarray, group_ids: Sequence[str]) -> np.ndarray:
+        """Advantages, shape (E,), of episodes with these rewards, shape (E,), each compared with the others of its group."""
+        ...
+
+    def log_probs(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Log-probabilities (natural logarithm, at each sequence's temperature) and entropies of the sampled tokens, both N x T.
+
+        Entry (n, t) belongs to token t of sequence n; it is 0 if `loss_mask_N_T` is False there. Entropies may be None.
+        """
+        ...
+
+    def supervised_step(self, batch: Batch, lr: float) -> dict[str, float]:
+        """One optimizer step on the negative log-likelihood of the sampled tokens; returns metrics, `train/loss` among them."""
+        ...
+
+    def policy_step(self, batch: Batch, advantages: np.ndarray, old_log_probs: torch.Tensor, lr: float) -> dict[str, float]:
+        """One policy update; returns metrics, named `actor/…`.
+
+        `advantages` has shape (N,), one for all sampled tokens of a sequence; `old_log_probs` is N x T as `log_probs` returns it.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """All weights, whole, on CPU, under the names of a Hugging Face checkpoint."""
+        ...
+
+    def save(self, directory: Path) -> None:
+        """Write a checkpoint into an empty directory: `policy/` in the Hugging Face layout, and whatever else `load` needs."""
+        ...
+
+    def load(self, directory: Path) -> None:
+        """Continue from a checkpoint of `save`."""
+        ...
+
+    def reset_optimizer(self) -> None:
+        """Forget the optimizer's state, as when RL follows supervised training."""
+        ...
+
+    def shutdown(self) -> None:
+        """Release what the trainer holds."""
+        ...
+
+
+def find_trainer(kind: str) -> Callable[..., Trainer]:
+    """The class that `learner.kind` names. Raises UsageError if there is none."""
+    return find("learner.kind", kind, TRAINERS)

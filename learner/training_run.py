@@ -1,0 +1,138 @@
+"""What the stages of a run share: its settings and its clock, the trainer and the fleet, and the files that results go to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from envs import resolve
+from envs.runtime.progress import Progress
+from evaluation.records import evaluation_record, merge, read_records, write_records
+from evaluation.types import EvaluationRecord
+from learner.batch import Batch
+from learner.experiment import Experiment, Stage
+from learner.run_directory import RunDirectory, settings_of
+from learner.tracking import Tracker
+from learner.trainer import Trainer
+from rollout.cluster.fleet import Fleet
+from rollout.collect import Tasks, group_specs
+from rollout.store import Store
+from rollout.types import Episode, Group, GroupSpec
+
+
+class TrainingRun:
+    """A run that is under way; leaving it closes the tracker, the fleet and the trainer.
+
+    `global_step` counts the updates of the policy over all stages. Only the run changes it: trajectories carry it as the version of
+    the policy that sampled them, and metrics are plotted against it.
+    """
+
+    def __init__(
+        self,
+        config: Experiment,
+        policy_dir: str,
+        directory: RunDirectory,
+        *,
+        trainer: Trainer,
+        fleet: Fleet,
+        collate: Callable[[Sequence[Episode]], Batch],
+        progress: Progress,
+        say: Callable[[str], None],
+    ) -> None:
+        """`policy_dir` is the base policy's. `progress` and `say` show a person how the run goes on."""
+        self.config, self.policy_dir, self.directory = config, policy_dir, directory
+        self.trainer, self.fleet, self.collate = trainer, fleet, collate
+        self.progress, self.say = progress, say
+        self.store = Store(directory.path)
+        self.tracker = Tracker(directory.path, config.tracking, settings_of(config), directory.run_id)
+        self.global_step: int = directory.progress.get("global_step", 0)
+        self._tasks: dict[str, Tasks] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.tracker.finish()
+        self.fleet.shutdown()
+        self.trainer.shutdown()
+
+    @property
+    def version(self) -> int:
+        """The version under which the fleet serves the trainer's present weights."""
+        return self.global_step
+
+    def count_step(self) -> None:
+        """Count an update of the policy, as soon as the trainer has made it."""
+        self.global_step += 1
+
+    def log(self, stage: Stage, step: int, metrics: dict[str, float]) -> None:
+        """Record the metrics of the update that was counted last, the one that led from `global_step - 1` to `global_step`."""
+        self.tracker.log(stage.value, step, self.global_step - 1, metrics)
+
+    def rewind(self, global_step: int) -> None:
+        """Go on from `global_step`, and drop the metrics of the updates after it: they will be made again."""
+        self.global_step = global_step
+        self.tracker.drop_from(global_step)
+
+    def begin_stage(self) -> None:
+        """Rewind to the end of the last finished stage, in case an earlier attempt at this one was killed before a checkpoint."""
+        self.rewind(self.directory.progress.get("global_step", 0))
+
+    def finish(self, stage: str, how: Any = True, **facts: Any) -> None:
+        """Remember that a stage is done: a resumed run does not do it again."""
+        self.directory.note(**{stage: how}, **facts, global_step=self.global_step)
+
+    def save(self, name: str, **state: Any) -> Path:
+        """Write a checkpoint from which `restore` goes on."""
+        return self.directory.save(self.trainer, name, state | {"global_step": self.global_step})
+
+    def restore(self, checkpoint: Path) -> dict[str, Any]:
+        """Go on from a checkpoint, and serve its weights. Returns its `state.json`."""
+        self.trainer.load(checkpoint)
+        state = json.loads((checkpoint / "state.json").read_text())
+        self.rewind(state["global_step"])
+        self.publish()
+        return state
+
+    def publish(self) -> None:
+        """Give the fleet the trainer's weights."""
+        self.fleet.publish(self.trainer.state_dict(), self.version)
+
+    def rollout(self, groups: Sequence[GroupSpec]) -> list[Group]:
+        """Run groups of episodes on the fleet: one outcome for each, in their order."""
+        return self.fleet.collect(groups)
+
+    def sample(self, name: str, episodes: int, split: str, temperature: float = 1.0) -> list[Group]:
+        """Roll the served policy out on held-out tasks, the same ones for every policy."""
+        tasks = self.tasks(split)
+        return self.rollout(group_specs(name, tasks, groups=episodes, seed=self.config.evaluation.seed, temperature=temperature))
+
+    def tasks(self, split: str) -> Tasks:
+        """The tasks of a split."""
+        if split not in self._tasks:
+            self._tasks[split] = resolve(self.config.tasks, getattr(self.config.task_options, split))
+        return self._tasks[split]
+
+    def records(self) -> list[EvaluationRecord]:
+        """The records of `evaluation.json` so far."""
+        return read_records(self.directory.path / "evaluation.json")
+
+    def evaluate(self, label: str, policy: str) -> list[EvaluationRecord]:
+        """Measure the served policy, whose directory is `policy`, on the test split; merge the records into `evaluation.json`."""
+        settings = self.config.evaluation
+        self.say(f"{label}: measured on {settings.episodes} held-out tasks")
+        records = [
+            evaluation_record(
+                label if temperature else f"{label}_greedy",
+                self.sample("test", settings.episodes, "test", temperature),
+                policy=policy,
+                tasks=self.config.tasks,
+                seed=settings.seed,
+                temperature=temperature,
+            )
+            for temperature in settings.temperatures
+        ]
+        write_records(self.directory.path / "evaluation.json", merge(self.records(), records))
+        return records

@@ -1,0 +1,1 @@
+"""The trainer on verl: the only room that imports it."""

@@ -1,0 +1,123 @@
+"""A model behind an endpoint acts in an episode: it is shown messages, and its replies become the student's tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import random
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from envs.errors import InfrastructureError
+from envs.protocols import Call, Calls, Protocol
+from envs.types import Observation
+from rollout.config import EpisodeConfig
+from rollout.episode.actors import certain
+from rollout.policy import ChatPolicy
+from rollout.tokens.chat_format import ChatFormat, ChatMessage
+from rollout.tokens.transcript import Transcript
+from rollout.types import EpisodeSpec, Generation
+
+if TYPE_CHECKING:
+    from envs.runtime.chat_endpoint import Message, Reply
+
+_ENDPOINT_SHARE = 0.9  # of a turn: past its end the turn would count against the model
+
+
+class EndpointActor:
+    """Its tokens count as sampled by version 0 with probability 1: how likely they were is not known.
+
+    What it writes after its first whole turn is cut off. With the protocol "native" it is given the API's `tools` and may answer
+    with `tool_calls`, which the student would have written as text.
+    """
+
+    def __init__(
+        self,
+        policy: ChatPolicy,
+        chat: ChatFormat,
+        spec: EpisodeSpec,
+        config: EpisodeConfig,
+        *,
+        system: str | None = None,
+        protocol: Protocol | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        self._policy, self._chat, self._spec, self._config, self._protocol = policy, chat, spec, config, protocol
+        self._native = protocol is not None and protocol.native
+        self._tools = list(tools) if self._native else []
+        self._messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+        self._call_ids: list[str] = []
+        self._seeds = random.Random(spec.sampling_seed)
+
+    async def act(
+        self, transcript: Transcript, observation: Observation, messages: Sequence[ChatMessage]
+    ) -> list[Generation] | None:
+        self._messages += self._shown(messages)
+        deadline_s = _ENDPOINT_SHARE * self._config.turn_s
+        options: dict[str, Any] = {"tools": self._tools} if self._tools else {}
+        try:
+            async with asyncio.timeout(deadline_s):
+                reply = await self._policy.complete(
+                    self._messages,
+                    max_tokens=min(self._config.max_action_tokens, transcript.room),
+                    temperature=self._spec.temperature,
+                    seed=self._seeds.getrandbits(31),
+                    **options,
+                )
+        except TimeoutError:
+            raise InfrastructureError(f"the endpoint gave no answer within {deadline_s:g} s") from None
+        text = self._said(reply)
+        token_ids = self._chat.encode_action(text, () if self._protocol is None else self._protocol.stop)
+        if reply.finish_reason == "length" or len(token_ids) > transcript.room:  # its end of turn was not written
+            if token_ids[-1] == self._chat.end_of_turn:
+                token_ids = token_ids[:-1]
+            return [certain(token_ids[: transcript.room], "length")]
+        return [certain(token_ids)]
+
+    def _said(self, reply: Reply) -> str:
+        """The reply as the student would write it; the conversation keeps it in the endpoint's own form."""
+        self._call_ids = []
+        if self._native and reply.tool_calls:
+            assert self._protocol is not None
+            self._call_ids = [call.id for call in reply.tool_calls]
+            raw = [
+                {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": json.dumps(call.arguments)}}
+                for call in reply.tool_calls
+            ]
+            self._messages.append({"role": "assistant", "content": reply.text or None, "tool_calls": raw})
+            written = self._protocol.write(Calls(tuple(Call(call.name, call.arguments) for call in reply.tool_calls)))
+            return f"{reply.text}\n{written}" if reply.text else written
+        text = reply.text if self._protocol is None else self._protocol.first_turn(reply.text)
+        self._messages.append({"role": "assistant", "content": text})
+        return text
+
+    def _shown(self, messages: Sequence[ChatMessage]) -> list[Message]:
+        """What the environment shows, in the API's roles: results belong to calls if the API made them, else to the user."""
+        if self._call_ids:
+            if len(self._call_ids) != len(messages):  # a remedy for the whole turn: the API wants an answer to each call
+                messages = [ChatMessage("tool", "\n".join(message.text for message in messages))] * len(self._call_ids)
+            shown: list[Message] = []
+            for call_id, message in zip(self._call_ids, messages, strict=True):
+                shown.append({"role": "tool", "tool_call_id": call_id, "content": message.text})
+                if message.images:  # the API's tool messages hold text alone
+                    shown.append(_user(ChatMessage("user", "The images that it returned:", message.images)))
+            # Results first: the API wants them all right behind the calls.
+            return sorted(shown, key=lambda message: message["role"] != "tool")
+        return [
+            _user(message if message.role != "tool" else ChatMessage("user", _response(message.text), message.images))
+            for message in messages
+        ]
+
+
+def _response(text: str) -> str:
+    return f"<tool_response>\n{text}\n</tool_response>"
+
+
+def _user(message: ChatMessage) -> Message:
+    """A user's message: the images first, as in the built-in chat templates."""
+    parts: list[Message] = [
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{base64.b64encode(image.png).decode()}"}}
+        for image in message.images
+    ]
+    return {"role": "user", "content": [*parts, {"type": "text", "text": message.text}]}

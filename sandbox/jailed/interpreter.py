@@ -1,0 +1,305 @@
+"""Runs cells of untrusted code, like a notebook kernel, inside the jail. Standard library only, until the user's code imports more.
+
+The user's code runs in this very process and can do to it whatever it likes. What protects the host is around this process, not
+in it.
+"""
+
+from __future__ import annotations
+
+import _signal  # ty: ignore[import-not-found]
+import ast
+import builtins
+import contextlib
+import importlib.abc
+import importlib.util
+import io
+import linecache
+import mmap
+import os
+import random
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sandbox.jailed import wire
+
+_FONTS = "/opt/fonts"
+_FIGURES_MODULE = "matplotlib.pyplot"
+_TRACEBACK_CHARS = 8192
+_AT_ONCE_BYTES = 1 << 12
+_INTERRUPTS = (signal.SIGINT, signal.SIGXCPU)
+# The functions of `signal` that also make enumeration members of what they return take longer than a small cell.
+_handler, _change_mask = _signal.getsignal, _signal.pthread_sigmask
+_current: Interpreter | None = None
+
+
+class Interpreter:
+    """One namespace, one channel to the host. `serve` returns when the host hangs up."""
+
+    def __init__(self, channel: socket.socket, settings: Mapping[str, Any]) -> None:
+        global _current
+        _current = self
+        self._channel = channel
+        self._cpu_s, self._side, self._pixels = settings["cpu_s"], settings["image_side"], settings["image_pixels"]
+        self._readable = select.poll()
+        self._readable.register(channel, select.POLLIN)
+        self._most_cpu_s = resource.getrlimit(resource.RLIMIT_CPU)[1]
+        self._buffer = bytearray()
+        self._fds: list[int] = []
+        self._pid = os.getpid()
+        self._running = False
+        self._stderr = _text_stream(2)
+        sys.stdin, sys.stdout, sys.stderr = open(0), _text_stream(1), self._stderr  # noqa: SIM115
+        self._module = types.ModuleType("__main__")
+        sys.modules["__main__"] = self._module
+        sys.argv = [""]
+        _forget_shared_state()
+
+    def serve(self) -> None:
+        signal.signal(signal.SIGINT, self._interrupt)  # one that comes before the first cell has begun ends nothing
+        self._send(wire.READY, b"")
+        while frame := self._receive():
+            kind, payload = frame
+            if kind == wire.IMAGES:
+                self._define_images(payload)
+            elif kind == wire.RUN:
+                token, rest = payload[: wire.TOKEN_BYTES], payload[wire.TOKEN_BYTES :]
+                (cell,) = wire.CELL.unpack_from(rest)
+                outcome = self._run(rest[wire.CELL.size :].decode("utf-8", "surrogatepass"), f"<cell {cell}>")
+                if os.getpid() != self._pid:
+                    os._exit(0)  # the cell forked, and this is the child: it has no business with the host
+                self._send(wire.DONE, token + outcome)
+
+    def send_image(self, image: Any) -> None:
+        """Sends a PIL image or a matplotlib figure to the host, or says on standard error why not."""
+        if hasattr(image, "savefig"):
+            image = _rendered(image)
+        if 0 in image.size:
+            self._refuse_image(image, "it is empty")
+        elif max(image.size) > self._side:
+            self._refuse_image(image, f"the limit for each side is {self._side}")
+        elif image.width * image.height > self._pixels:
+            self._refuse_image(image, f"the limit is {self._pixels} pixels")
+        else:
+            plain = _plain(image)
+            self._send(wire.IMAGE, wire.PIXELS.pack(plain.mode.encode(), *plain.size) + plain.tobytes())
+
+    def _refuse_image(self, image: Any, reason: str) -> None:
+        print(f"[sandbox] image not returned: {image.width} x {image.height} pixels, {reason}", file=self._stderr)
+
+    def _run(self, source: str, filename: str) -> bytes:
+        linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+        try:
+            self._be_interruptible()
+            self._running = True
+            try:
+                self._execute(source, filename)
+            finally:
+                self._running = False
+        except SystemExit as end:
+            if end.code in (None, 0):
+                return wire.OUTCOME_OK
+            self._print_traceback(end)
+            return wire.OUTCOME_EXCEPTION
+        except BaseException as error:
+            self._running = False
+            self._print_traceback(error)
+            if isinstance(error, KeyboardInterrupt):
+                return wire.OUTCOME_INTERRUPTED
+            return wire.OUTCOME_MEMORY if isinstance(error, MemoryError) else wire.OUTCOME_EXCEPTION
+        return wire.OUTCOME_OK
+
+    def _be_interruptible(self) -> None:
+        """Sets what a cell may have changed: the limit of processor time, both handlers, the mask."""
+        with contextlib.suppress(ValueError, OSError):  # where a cell has lowered the hard limit, the host still counts
+            resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time() + self._cpu_s) + 1, self._most_cpu_s))
+        for number in _INTERRUPTS:
+            if _handler(number) != self._interrupt:
+                signal.signal(number, self._interrupt)
+        _change_mask(signal.SIG_UNBLOCK, _INTERRUPTS)
+
+    def _execute(self, source: str, filename: str) -> None:
+        statements, last = _compiled(source, filename)
+        namespace = self._module.__dict__
+        if statements is not None:
+            exec(statements, namespace)
+        if last is None or (value := eval(last, namespace)) is None:
+            return
+        namespace["_"] = value
+        if _is_image(value):
+            self.send_image(value)
+        else:
+            sys.stdout.write(f"{value!r}\n")
+
+    def _interrupt(self, number: int, _frame: object) -> None:
+        # Between runs there is nothing to interrupt: the signal came too late.
+        if self._running and os.getpid() == self._pid:
+            raise KeyboardInterrupt("processor time limit" if number == signal.SIGXCPU else "time limit")
+
+    def _print_traceback(self, error: BaseException) -> None:
+        """As a notebook shows it, with only the frames of the cells."""
+        with contextlib.suppress(BaseException):
+            report = traceback.TracebackException.from_exception(error)
+            _keep_cell_frames(report)
+            text = "".join(report.format())
+            if len(text) > _TRACEBACK_CHARS:  # its last line says most: it must not fall to the output limit
+                text = f"{text[: _TRACEBACK_CHARS // 2]}\n…\n{text[-_TRACEBACK_CHARS // 2 :]}"
+            self._stderr.write(text)
+
+    def _define_images(self, payload: bytes) -> None:
+        from PIL import Image
+
+        fd = self._fds.pop()
+        with mmap.mmap(fd, 0, prot=mmap.PROT_READ) as file, memoryview(file) as pixels:
+            start = 0
+            for number, (mode, width, height) in enumerate(wire.PIXELS.iter_unpack(payload), 1):
+                name = mode.rstrip(b"\0").decode()
+                end = start + width * height * len(name)  # L, RGB, RGBA: a byte per band
+                self._module.__dict__[f"image_{number}"] = Image.frombytes(name, (width, height), pixels[start:end])
+                start = end
+        os.close(fd)
+
+    def _send(self, kind: bytes, payload: bytes | memoryview) -> None:
+        header = wire.HEADER.pack(kind, len(payload))
+        if len(payload) < _AT_ONCE_BYTES:
+            self._channel.sendall(header + payload)  # or the host would wake twice
+        else:
+            self._channel.sendall(header)
+            self._channel.sendall(payload)
+
+    def _receive(self) -> tuple[bytes, bytes] | None:
+        need = wire.HEADER.size
+        while True:
+            if len(self._buffer) >= need:
+                kind, size = wire.HEADER.unpack_from(self._buffer)
+                need = wire.HEADER.size + size
+                if len(self._buffer) >= need:
+                    payload = bytes(self._buffer[wire.HEADER.size : need])
+                    del self._buffer[:need]
+                    return kind, payload
+            self._readable.poll()  # waiting in recvmsg, it would also be woken when the host takes what was sent to it
+            # Room for a large frame costs more to make than a small cell takes to run.
+            data, fds, _, _ = socket.recv_fds(self._channel, 1 << 16 if self._buffer else 1 << 12, 1)
+            self._fds += fds
+            if not data:
+                return None
+            self._buffer += data
+
+
+class _FigureHook(importlib.abc.MetaPathFinder):
+    """Makes `plt.show()` send figures, when and only when the user's code imports pyplot."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: types.ModuleType | None = None) -> Any:
+        if name != _FIGURES_MODULE:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+
+        def exec_module(module: types.ModuleType) -> None:
+            execute(module)
+            _capture_figures(module)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+def prepare() -> None:
+    """Called once, in the zygote: makes images and figures show themselves to the host instead of on a screen."""
+    from PIL import Image
+
+    _link_fonts()
+    Image.Image.show = lambda self, *_, **__: _show(self)
+    sys.meta_path.insert(0, _FigureHook())
+
+
+def _compiled(source: str, filename: str) -> tuple[types.CodeType | None, types.CodeType | None]:
+    """A cell's statements, and apart from them the expression that it ends with: each None where there is none."""
+    if "\n" not in source:
+        with contextlib.suppress(SyntaxError):  # most cells of one line are an expression: compiled at once, in half the time
+            return None, compile(source, filename, "eval", dont_inherit=True)
+    tree = ast.parse(source, filename)
+    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    return (
+        compile(tree, filename, "exec", dont_inherit=True) if tree.body else None,
+        compile(ast.Expression(last.value), filename, "eval", dont_inherit=True) if isinstance(last, ast.Expr) else None,
+    )
+
+
+def _show(image: Any) -> None:
+    if _current is not None:
+        _current.send_image(image)
+
+
+def _capture_figures(pyplot: Any) -> None:
+    def show(*_: Any, **__: Any) -> None:
+        """Returns the open figures as images and closes them."""
+        for number in pyplot.get_fignums():
+            _show(pyplot.figure(number))
+        pyplot.close("all")
+
+    pyplot.show = show
+    pyplot.Figure.show = lambda self, *_, **__: _show(self)
+
+
+def _rendered(figure: Any) -> Any:
+    """A matplotlib figure as a PIL image, as `savefig` would draw it whatever its backend."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", pil_kwargs={"compress_level": 0})
+    return Image.open(buffer)
+
+
+def _plain(image: Any) -> Any:
+    """The image in a mode that may cross."""
+    if image.mode in wire.MODES:
+        return image
+    if image.mode.startswith("I;16"):  # of the 16 bits, the upper 8; PIL would clip
+        return image.convert("I").point(lambda level: level / 256).convert("L")
+    return image.convert("RGBA" if image.has_transparency_data else "RGB")
+
+
+def _is_image(value: Any) -> bool:
+    kinds = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(value).__mro__}
+    return not kinds.isdisjoint(("PIL.Image.Image", "matplotlib.figure.Figure"))
+
+
+def _text_stream(fd: int) -> io.TextIOWrapper:
+    """Unbuffered, so that what was printed before a kill has left; never raises on text that is not valid Unicode."""
+    return io.TextIOWrapper(io.FileIO(fd, "w", closefd=False), encoding="utf-8", errors="backslashreplace", write_through=True)
+
+
+def _keep_cell_frames(report: traceback.TracebackException | None) -> None:
+    if report is None:
+        return
+    report.stack = traceback.StackSummary.from_list([frame for frame in report.stack if frame.filename.startswith("<cell ")])
+    for part in (report.__cause__, report.__context__, *(report.exceptions or ())):
+        _keep_cell_frames(part)
+
+
+def _forget_shared_state() -> None:
+    """Random generators that were seeded before the fork would give every session the same numbers."""
+    random.seed()
+    if numpy_random := sys.modules.get("numpy.random"):
+        numpy_random.seed()
+    _link_fonts()
+    for name in ("exit", "quit"):  # `site` adds them for consoles; they close standard input, which the next cell may want
+        setattr(builtins, name, sys.exit)
+
+
+def _link_fonts() -> None:
+    """Puts the prebuilt font cache where matplotlib looks, which must be a directory that it can write to."""
+    fonts = os.environ["MPLCONFIGDIR"]
+    os.makedirs(fonts, exist_ok=True)
+    for name in os.listdir(_FONTS):
+        os.symlink(f"{_FONTS}/{name}", f"{fonts}/{name}")

@@ -1,0 +1,153 @@
+"""The process that sessions are forked from, and the init of each session.
+
+Runs in the outer jail; standard library only. Importing numpy costs 85 ms and forking a process that has it costs 2 ms, so one
+process imports and every session is a fork of it:
+
+    nsjail ─ zygote (PID 1 of the outer jail; has imported, holds no secret, runs no user code)
+               └ slot (one per concurrent session, in a cgroup of its own; lives as long as the pool)
+                   └ init (PID 1 of a session's own namespaces; holds the supervision channel; hidden from the user's code)
+                       └ interpreter (runs the user's code; its death, however caused, is seen by the init)
+
+A slot exists because moving a process into a cgroup can wait 10 ms for a kernel grace period, while a fork inherits the cgroup at
+no cost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+from typing import Any, NoReturn
+
+from sandbox.jailed import confinement, interpreter, wire
+
+
+def main() -> NoReturn:
+    """argv: the control socket's descriptor, then the settings in JSON (see `sandbox.host.nsjail.zygote_config`)."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    settings = json.loads(sys.argv[2])
+    interpreter.prepare()
+    for module in settings["preload"]:
+        importlib.import_module(module)
+    gc.collect()
+    gc.freeze()  # a collection in a child would touch, and so copy, every page
+    _serve(control, settings)
+
+
+def _serve(control: socket.socket, settings: dict[str, Any]) -> NoReturn:
+    """Forks what the host asks for. The zygote and the slots all run this; they differ in their cgroup and in who asks."""
+    identity = os.getuid(), os.getgid()
+    signal.signal(signal.SIGCHLD, _reap)
+    control.send(wire.HELLO)
+    while True:
+        request, fds, _, _ = socket.recv_fds(control, 1, wire.SESSION_FDS)
+        if not request:
+            os._exit(0)  # the host closed the pool or died. When the zygote ends, the kernel ends all of its PID namespace
+        first = socket.socket(fileno=fds.pop(0))
+        if request == wire.SLOT and os.fork() == 0:
+            control.close()
+            _serve(first, settings)
+        if request == wire.SESSION:
+            try:
+                born = confinement.fork_into_namespaces() == 0
+            except OSError as error:
+                first.send(wire.FAILED + str(error).encode(errors="replace"))
+            else:
+                if born:
+                    control.close()
+                    _init(first, fds, settings, identity)
+        first.close()
+        for fd in fds:
+            os.close(fd)
+
+
+def _reap(*_: object) -> None:
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def _init(supervision: socket.socket, fds: list[int], settings: dict[str, Any], identity: tuple[int, int]) -> NoReturn:
+    """Builds the session's walls, starts the interpreter behind them, and watches.
+
+    Its own end is the end of every process behind them.
+    """
+    try:
+        try:
+            os.setsid()  # else kill(0, …) in the session would reach the zygote, which shares the process group
+            confinement.map_identity(*identity)
+            confinement.mount_private_files(settings["disk_bytes"])
+            confinement.drop_privileges()
+            confinement.set_inspectable(False)
+        except OSError as error:
+            supervision.send(wire.FAILED + str(error).encode(errors="replace"))
+            raise
+        supervision.send(wire.HELLO)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a handler would let the session's code signal its init: PID 1 has no other
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # not the slot's handler: it would throw the status of a quick death away
+        child = os.fork()
+        if child == 0:
+            supervision.close()
+            _interpreter(fds, settings)
+        for fd in fds:
+            os.close(fd)
+        _supervise(supervision, child)
+    finally:
+        os._exit(1)  # never back into the slot's loop
+
+
+def _supervise(supervision: socket.socket, child: int) -> NoReturn:
+    """Interrupts the interpreter when the host says so, tells the host how it died, and reaps what the user's code leaves."""
+    child_fd = os.pidfd_open(child)
+    exits: dict[int, int] = {}
+
+    def reap(*_: object) -> None:
+        with contextlib.suppress(ChildProcessError):
+            while (found := os.waitpid(-1, os.WNOHANG))[0]:
+                if found[0] == child:
+                    exits.update([found])
+
+    signal.signal(signal.SIGCHLD, reap)
+    poll = select.poll()
+    poll.register(supervision, select.POLLIN)
+    poll.register(child_fd, select.POLLIN)
+    while True:
+        ready = {fd for fd, _ in poll.poll()}
+        if child_fd in ready:
+            reap()
+            supervision.send(wire.DIED + wire.EXIT.pack(exits[child]))
+            os._exit(0)
+        if supervision.fileno() in ready:
+            if supervision.recv(1) != wire.INTERRUPT:
+                os._exit(0)
+            os.kill(child, signal.SIGINT)
+            supervision.send(wire.INTERRUPTED)
+
+
+def _interpreter(fds: list[int], settings: dict[str, Any]) -> NoReturn:
+    code = 1
+    try:
+        os.setsid()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the code waits for its own children
+        channel, stdout, stderr = fds
+        os.dup2(stderr, 2)
+        os.dup2(stdout, 1)
+        os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
+        os.dup2(channel, 3)
+        os.closerange(4, 1 << 16)
+        confinement.set_inspectable(True)
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")  # when the session's memory is spent, its code dies before its init
+        confinement.limit_resources(settings["memory_bytes"], settings["pids"], settings["disk_bytes"])
+        confinement.filter_system_calls()
+        interpreter.Interpreter(socket.socket(fileno=3), settings).serve()
+        code = 0
+    except BaseException as error:
+        os.write(2, f"the interpreter could not start: {error}".encode(errors="replace"))
+    os._exit(code)

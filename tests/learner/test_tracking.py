@@ -1,0 +1,39 @@
+"""Metrics go to `metrics.jsonl`, a line a step, and those of steps that will be made again are dropped."""
+
+import json
+
+import pytest
+
+from learner.experiment import TrackingConfig
+from learner.tracking import Tracker
+
+
+@pytest.fixture
+def tracker(tmp_path):
+    tracker = Tracker(tmp_path, TrackingConfig(mode="disabled"), {}, "id")
+    yield tracker
+    tracker.finish()
+
+
+def lines(directory):
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_line_names_its_stage_and_both_its_steps(tracker, tmp_path):
+    tracker.log("rl", 2, 42, {"x": 1.5})
+    assert lines(tmp_path) == [{"stage": "rl", "step": 2, "global_step": 42, "x": 1.5}]
+
+
+def test_lines_from_a_step_on_are_dropped_and_so_is_one_that_was_cut_short(tracker, tmp_path):
+    for step in range(4):
+        tracker.log("rl", step, step + 10, {"x": step})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"cut sho')
+    tracker.drop_from(12)
+    tracker.log("rl", 2, 12, {"x": 20})
+    assert [(line["global_step"], line["x"]) for line in lines(tmp_path)] == [(10, 0), (11, 1), (12, 20)]
+
+
+def test_a_run_without_metrics_has_none_to_drop(tracker, tmp_path):
+    tracker.drop_from(0)
+    assert not (tmp_path / "metrics.jsonl").exists()

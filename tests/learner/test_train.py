@@ -1,0 +1,181 @@
+"""RL learns from the episodes that have an outcome, publishes under the step count, and resumes from the newest step."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from scripted import ScriptedFleet, episode, metrics, settings, start
+
+from envs.errors import FleetError
+from learner.experiment import Stage
+from learner.train import Clock, gap_metrics, run_rl
+
+
+def with_rl(config, **changes):
+    return replace(config, rl=replace(config.rl, **changes))
+
+
+def member(spec):
+    return int(spec.episode_id.rpartition("-")[2])
+
+
+def half_right(spec, steps):
+    """The first episode of each group calls a tool and is right, the others are wrong."""
+    return episode(spec, correct=member(spec) == 0, called=member(spec) == 0)
+
+
+@pytest.fixture
+def config(tmp_path):
+    return settings(tmp_path / "run", stages=[Stage.rl])
+
+
+def test_weights_are_published_after_every_step_under_the_step_count(config):
+    training = start(config, half_right)
+    run_rl(training)
+    assert training.fleet.published == [(0, 0), (1, 1), (2, 2), (3, 3)]
+    assert [line["global_step"] for line in metrics(training)] == [0, 1, 2]
+
+
+def test_each_step_has_fresh_tasks_in_groups(config):
+    training = start(config, half_right)
+    run_rl(training)
+    for specs in training.fleet.collected:
+        assert [member(spec) for spec in specs] == [0, 1, 0, 1]
+        assert len({(spec.group_id, spec.env_seed) for spec in specs}) == 2
+        assert {spec.env_kwargs["split"] for spec in specs} == {"train"}
+    assert len({spec.env_seed for specs in training.fleet.collected for spec in specs}) == 6
+
+
+def test_it_begins_with_the_cold_started_weights_and_a_fresh_optimizer(config):
+    training = start(config, half_right)
+    training.trainer.steps = 7
+    training.save("cold_start", step=7)
+    training.trainer.steps = 9
+    run_rl(training)
+    assert training.trainer.calls[:2] == ["load cold_start", "reset_optimizer"]
+    assert training.fleet.published[0] == (0, 7)
+
+
+def test_a_step_in_which_every_episode_failed_stops_the_run(config):
+    training = start(config, lambda spec, steps: episode(spec, error="no machine left" if steps == 1 else None))
+    with pytest.raises(FleetError, match="RL step 1: every episode failed; the last one: no machine left"):
+        run_rl(training)
+    assert len(metrics(training)) == 1
+
+
+def test_failed_episodes_are_counted_and_not_learned_from(config):
+    training = start(
+        config, lambda spec, steps: episode(spec, error="gone") if spec.group_id.endswith("-1") else half_right(spec, 0)
+    )
+    run_rl(training)
+    assert [line["rollout/infrastructure_failures"] for line in metrics(training)] == [2, 2, 2]
+    assert [batch.group_ids_E for batch in training.trainer.policy_batches] == [[f"rl-{step}-0"] * 2 for step in range(3)]
+    written = list(training.store.trajectories("rl_000000"))
+    assert [trajectory.failed for trajectory in written] == [False, False, True, True]
+
+
+def test_the_chains_of_an_episode_count_once_and_share_its_advantage(config):
+    """In each group the first episode, which alone is right, has two chains: its reward is not weighed twice in the mean."""
+
+    def play(spec, steps):
+        played = half_right(spec, steps)
+        if member(spec) == 0:
+            chain = played.chains[0]
+            played = replace(played, chains=(chain, replace(chain, chain=1, turns=[])))
+        return played
+
+    training = start(with_rl(config, steps=1), play)
+    run_rl(training)
+    batch = training.trainer.policy_batches[0]
+    assert batch.episodes_N.tolist() == [0, 0, 1, 2, 2, 3]
+    assert batch.rewards_E.tolist() == [1.0, 0.0, 1.0, 0.0]
+    assert training.trainer.advantages_given[0].tolist() == [0.5, 0.5, -0.5, 0.5, 0.5, -0.5]
+    assert metrics(training)[0]["critic/score/mean"] == 0.5
+
+
+def test_checkpoints_are_written_at_their_cadence_and_at_the_end(config):
+    training = start(with_rl(config, steps=5, keep_checkpoints=9), half_right)
+    checkpoint, seconds = run_rl(training)
+    assert {path.name for path in training.directory.checkpoints.iterdir()} == {"step_2", "step_4", "step_5"}
+    assert checkpoint.name == "step_5"
+    assert json.loads((checkpoint / "state.json").read_text())["seconds"] == seconds > 0
+
+
+def test_old_checkpoints_are_removed(config):
+    training = start(with_rl(config, steps=5, checkpoint_every=1, keep_checkpoints=2), half_right)
+    run_rl(training)
+    assert {path.name for path in training.directory.checkpoints.iterdir()} == {"step_4", "step_5"}
+
+
+def test_a_killed_run_goes_on_from_its_newest_checkpoint(config):
+    def killed_in_the_fourth_step(spec, steps):
+        if steps == 3:
+            raise KeyboardInterrupt
+        return half_right(spec, steps)
+
+    config = with_rl(config, steps=5)
+    killed, whole = start(config, killed_in_the_fourth_step), start(replace(config, out=f"{config.out}_whole"), half_right)
+    with pytest.raises(KeyboardInterrupt):
+        run_rl(killed)
+    assert len(metrics(killed)) == 3
+    resumed = start(replace(config, resume=True), half_right)
+    run_rl(resumed)
+    run_rl(whole)
+    assert resumed.trainer.calls == ["load step_2", *["policy_step"] * 3]
+    assert resumed.fleet.published == [(2, 2), (3, 3), (4, 4), (5, 5)]
+    assert [(line["step"], line["global_step"]) for line in metrics(resumed)] == [(step, step) for step in range(5)]
+    assert resumed.fleet.collected == whole.fleet.collected[2:]
+    assert resumed.said == [f"RL goes on from step 2 ({resumed.directory.checkpoints / 'step_2'})"]
+
+
+def test_the_collapse_alarm_is_kept_over_a_resume(config):
+    """Tools pay at first and are then given up: the alarm rings in the step in which it would ring without the interruption."""
+
+    def play(spec, steps):
+        return half_right(spec, steps) if steps < 6 else episode(spec, correct=False)
+
+    config = with_rl(config, steps=18)
+    whole = start(replace(config, out=f"{config.out}_whole"), play)
+    run_rl(whole)
+    run_rl(start(with_rl(config, steps=10), play))
+    resumed = start(replace(config, resume=True), play)
+    run_rl(resumed)
+    rings = [line["tools/collapse_alarm"] for line in metrics(whole)]
+    assert {0.0, 1.0} == set(rings)
+    assert [line["tools/collapse_alarm"] for line in metrics(resumed)] == rings
+
+
+def test_the_learning_rate_rises_over_the_warm_up(config):
+    training = start(with_rl(config, steps=4, learning_rate=1.0, warmup_steps=2), half_right)
+    run_rl(training)
+    assert [line["actor/lr"] for line in metrics(training)] == [0.5, 1.0, 1.0, 1.0]
+
+
+def test_a_step_logs_the_timing_split(config):
+    training = start(with_rl(config, steps=1), half_right)
+    run_rl(training)
+    line = metrics(training)[0]
+    assert {f"timing_s/{part}" for part in ("rollout", "learn", "sync", "generate", "tool", "step")} <= line.keys()
+
+
+def test_the_clock_takes_generation_and_tools_as_an_episodes_mean():
+    specs = [SimpleNamespace(episode_id=f"e-{number}", group_id="g", env_seed=0, temperature=1.0) for number in range(2)]
+    fleet = ScriptedFleet(lambda spec, steps: episode(spec, called=spec.episode_id == "e-0"))
+    clock = Clock()
+    with clock.time("rollout"):
+        episodes = fleet.collect(specs)
+    timing = clock.metrics(episodes)
+    assert (timing["timing_s/generate"], timing["timing_s/tool"]) == (0.25, 0.25)
+    assert 0 <= timing["timing_s/rollout"] <= timing["timing_s/step"]
+
+
+def test_gaps_are_those_of_the_sampled_tokens_alone():
+    mask = np.array([[False, True, True], [False, False, True]])
+    batch = SimpleNamespace(loss_mask_N_T=mask, logprobs_N_T=np.array([[0.0, -1.0, -2.0], [0.0, 0.0, -3.0]], dtype=np.float32))
+    log_probs = torch.tensor([[9.0, -1.0, -2.5], [9.0, 9.0, -2.0]])
+    gaps = gap_metrics(batch, log_probs, torch.tensor([[9.0, 1.0, 2.0], [9.0, 9.0, 3.0]]))
+    assert gaps == {"rollout/logprob_gap": 0.5, "rollout/logprob_gap_max": 1.0, "actor/entropy": 2.0}
+    assert "actor/entropy" not in gap_metrics(batch, log_probs, None)

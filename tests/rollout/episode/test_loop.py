@@ -1,0 +1,188 @@
+"""An episode always ends in exactly one outcome, deadlines hold, what the machine does is never the model's fault, slow tools of
+one episode don't hold up another, and a plain Gymnasium environment rolls out unchanged."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+from rollout_fakes import Fake, Plain, ScriptedPolicy, spec
+
+from envs.errors import UsageError
+from envs.runtime.threads import Threads
+from rollout.config import EpisodeConfig
+from rollout.episode.environments import make
+from rollout.episode.loop import run_episode
+from rollout.types import StopReason
+
+
+def run(spec_, policy, chat, threads=None, **limits):
+    return run_episode(spec_, make(spec_.env_id, spec_.env_kwargs), policy, chat, EpisodeConfig(**limits), threads=threads)
+
+
+@pytest.fixture(autouse=True)
+def every_environment_is_closed():
+    before = Fake.open_environments
+    yield
+    assert Fake.open_environments == before
+
+
+async def test_an_answered_episode_is_recorded_turn_by_turn(chat):
+    episode = await run(spec(turns=2, images=1, number=7), ScriptedPolicy(chat, lambda turn: f"act {turn}"), chat)
+    trajectory = episode.trajectory
+    assert trajectory.stop_reason is StopReason.ANSWERED
+    assert (trajectory.task_id, trajectory.abilities, trajectory.source, trajectory.needs_tool) == (
+        "task-7",
+        ("faking",),
+        "fake",
+        True,
+    )
+    assert [turn.action for turn in trajectory.turns] == ["act 0", "act 1", "act 2"]
+    assert [turn.tool for turn in trajectory.turns] == ["fake", "fake", None]
+    assert [turn.tool_status for turn in trajectory.turns] == ["ok", "ok", None]
+    assert [turn.observation for turn in trajectory.turns] == ["seen", "seen", ""]
+    assert (trajectory.reward, trajectory.correct, trajectory.answer) == (1.0, True, "act 2")
+    assert len(trajectory.images) == 3
+    assert set(trajectory.images) == episode.images.keys()
+    assert trajectory.token_ids[-1] == chat.end_of_turn
+
+
+async def test_slow_tools_do_not_hold_up_other_episodes(chat):
+    """16 episodes of 3 · 0.2 s of tools and 4 · 0.05 s of sampling are 12.8 s one after the other."""
+    policy = ScriptedPolicy(chat, delay_s=0.05)
+    started = time.monotonic()
+    episodes = await asyncio.gather(
+        *(run(spec(turns=3, tool_s=0.2, number=number), policy, chat) for number in range(15)),
+        run(spec(turns=12, tool_s=0.0, number=15), policy, chat),
+    )
+    assert time.monotonic() - started < 3.0
+    assert {episode.trajectory.stop_reason for episode in episodes} == {StopReason.ANSWERED}
+    # Sampling went on while the tools of the fifteen were at work, which is from 0.05 s to 0.25 s.
+    assert any(0.06 < begin - started < 0.19 for begin, _ in policy.busy)
+
+
+async def test_a_plain_environment_with_bare_text_rolls_out_in_bounded_threads(chat):
+    Plain.most_running = 0
+    threads = Threads(3)
+    specs = [spec("rollout_fakes:Plain-v0", number, step_s=0.05) for number in range(9)]
+    episodes = await asyncio.gather(*(run(one, ScriptedPolicy(chat), chat, threads) for one in specs))
+    assert 2 <= Plain.most_running <= 3
+    for episode, one in zip(episodes, specs, strict=True):
+        assert episode.trajectory.stop_reason is StopReason.ANSWERED
+        assert episode.trajectory.reward == 1.0
+        assert episode.trajectory.turns[0].observation == "say more"
+        assert episode.trajectory.task_id == f"{one.env_id}:{one.env_seed}"
+
+
+async def test_a_stuck_plain_environment_costs_no_thread_place(chat):
+    threads = Threads(1)
+    stuck = await run(spec("rollout_fakes:Plain-v0", step_s=3.0), ScriptedPolicy(chat), chat, threads, turn_s=0.1)
+    assert stuck.trajectory.stop_reason is StopReason.TIME_LIMIT
+    started = time.monotonic()
+    assert await threads.run(lambda: 1) == 1
+    assert time.monotonic() - started < 1.0
+
+
+async def test_an_exception_in_a_thread_reaches_the_caller():
+    with pytest.raises(KeyError):
+        await Threads(1).run({}.__getitem__, "missing")
+    assert await Threads(1).run(threading.current_thread) is not threading.current_thread()
+
+
+@pytest.mark.parametrize("limits", [{"turn_s": 0.1}, {"episode_s": 0.1}], ids=["turn", "episode"])
+async def test_deadlines_end_an_episode_with_what_was_sampled(chat, limits):
+    started = time.monotonic()
+    episode = await run(spec(turns=1, tool_s=30.0), ScriptedPolicy(chat, lambda turn: "slow"), chat, **limits)
+    assert time.monotonic() - started < 2.0
+    trajectory = episode.trajectory
+    assert trajectory.stop_reason is StopReason.TIME_LIMIT
+    assert [(turn.action, turn.tool) for turn in trajectory.turns] == [("slow", None)]
+    assert sum(trajectory.loss_mask) == len(chat.encode_action("slow"))
+    assert trajectory.reward == 0.0
+
+
+async def test_a_deadline_before_the_first_token_is_not_the_models_fault(chat):
+    episode = await run(spec(), ScriptedPolicy(chat, delay_s=10.0), chat, turn_s=0.05)
+    assert episode.trajectory.stop_reason is StopReason.INFRASTRUCTURE
+    assert "TIME_LIMIT" in episode.error
+
+
+async def test_turn_and_token_limits(chat):
+    policy = ScriptedPolicy(chat, lambda turn: "again")
+    episode = await run(spec(turns=99), policy, chat, max_turns=3)
+    assert (episode.trajectory.stop_reason, len(episode.trajectory.turns)) == (StopReason.TURN_LIMIT, 3)
+    episode = await run(spec(turns=99), policy, chat, max_tokens=80, max_turns=99)
+    assert episode.trajectory.stop_reason is StopReason.TOKEN_LIMIT
+    assert len(episode.trajectory.token_ids) <= 80
+
+
+async def test_an_action_cut_off_by_length_is_acted_on_and_goes_on(chat):
+    policy = ScriptedPolicy(chat, lambda turn: "long text", end=False)
+    episode = await run(spec(turns=1), policy, chat, max_action_tokens=4)
+    assert [turn.action for turn in episode.trajectory.turns] == ["long", "long"]
+
+
+async def test_a_cancelled_episode_is_aborted_and_keeps_its_tokens(chat):
+    task = asyncio.create_task(run(spec(turns=5, tool_s=5.0), ScriptedPolicy(chat), chat))
+    await asyncio.sleep(0.2)
+    task.cancel()
+    episode = await task
+    assert episode.trajectory.stop_reason is StopReason.ABORTED
+    assert sum(episode.trajectory.loss_mask) > 0
+
+
+@pytest.mark.parametrize("trouble", ["raise", "crash", "tool"])
+async def test_what_the_machine_fails_is_infrastructure(chat, trouble):
+    episode = await run(spec(trouble=trouble, text="broken pipe"), ScriptedPolicy(chat), chat)
+    assert episode.trajectory.stop_reason is StopReason.INFRASTRUCTURE
+    assert episode.error is not None
+
+
+async def test_scripts_are_told_in_the_students_tokens_as_version_0(chat):
+    episode = await run(spec(turns=2, actor="expert"), None, chat)
+    trajectory = episode.trajectory
+    assert trajectory.stop_reason is StopReason.ANSWERED
+    assert set(trajectory.versions) == {-1, 0}
+    assert set(trajectory.logprobs) == {0.0}
+    sampled = [token for token, mask in zip(trajectory.token_ids, trajectory.loss_mask, strict=True) if mask]
+    assert sampled == [token for turn in trajectory.turns for token in chat.encode_action(turn.action)]
+    again = await run(spec(turns=2, actor="expert"), None, chat)
+    assert again.trajectory.token_ids == trajectory.token_ids
+
+
+async def test_a_script_that_stops_early_is_aborted(chat):
+    episode = await run(spec(turns=9, actor="random"), None, chat)
+    assert episode.trajectory.stop_reason is StopReason.ABORTED
+    assert [turn.action for turn in episode.trajectory.turns] == ["give up"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "remedy"),
+    [
+        (spec(actor="oracle"), "no actor 'oracle'"),
+        (spec("rollout_fakes:Plain-v0", actor="expert"), "no actor 'expert'"),
+        (spec("rollout_fakes:Plain-v0", observation=3), "must be text"),
+    ],
+)
+async def test_what_no_second_attempt_would_mend_is_the_users_to_know(chat, wrong, remedy):
+    with pytest.raises(UsageError, match=remedy):
+        await run(wrong, ScriptedPolicy(chat), chat)
+
+
+async def test_a_prompt_that_cannot_fit_says_which_setting_to_raise(chat):
+    with pytest.raises(UsageError, match=r"rollout\.episode\.max_tokens"):
+        await run(spec(), ScriptedPolicy(chat), chat, max_tokens=4)
+
+
+def test_an_unknown_environment_is_a_usage_error():
+    with pytest.raises(UsageError, match="Nowhere-v0"):
+        make("Nowhere-v0", {})
+
+
+async def test_many_episodes_cost_little_each(chat):
+    """The loop itself, without engine and tools: a step of 128 episodes must not notice it."""
+    policy = ScriptedPolicy(chat)
+    await run(spec(), policy, chat)
+    started = time.process_time()
+    await asyncio.gather(*(run(spec(turns=1, number=number), policy, chat) for number in range(128)))
+    assert (time.process_time() - started) / 128 < 3e-3

