@@ -13,7 +13,7 @@ from learner.batch import Collator
 from learner.experiment import ColdStartConfig, Experiment, HeldOutConfig, RLConfig, Stage, TrackingConfig
 from learner.run_directory import RunDirectory
 from learner.training_run import TrainingRun
-from rollout.types import Episode, StopReason, ToolCallRecord, Trajectory, Turn
+from rollout.types import Episode, Group, StopReason, ToolCallRecord, Trajectory, Turn
 
 PROMPT = [1, 2, 3]
 
@@ -73,9 +73,9 @@ class ScriptedFleet:
         self.steps = 0
         self.open = True
 
-    def collect(self, specs):
-        self.collected.append(list(specs))
-        return [self.play(spec, self.steps) for spec in specs]
+    def collect(self, groups):
+        self.collected.append([spec for group in groups for spec in group.episodes])
+        return [Group(group.group_id, tuple(self.play(spec, self.steps) for spec in group.episodes)) for group in groups]
 
     def publish(self, state_dict, version):
         self.steps = int(state_dict["steps"])

@@ -11,7 +11,7 @@ from learner.stages import run_stages
 
 
 def labels(records):
-    return [record["label"] for record in records]
+    return [record.label for record in records]
 
 
 def stages_logged(training):
@@ -22,7 +22,7 @@ def test_all_stages_run_in_order_and_are_measured(tmp_path):
     training = start(settings(tmp_path / "run"))
     records = run_stages(training)
     assert labels(records) == ["base", "cold_start", "rl", "control"]
-    assert [record["policy"].removeprefix(f"{training.directory.path}/") for record in records] == [
+    assert [record.policy.removeprefix(f"{training.directory.path}/") for record in records] == [
         "base",
         "checkpoints/cold_start/policy",
         "checkpoints/step_3/policy",

@@ -68,10 +68,10 @@ def test_every_policy_is_measured_on_the_same_tasks(tmp_path):
     assert {spec.env_kwargs["split"] for spec in first.fleet.collected[0]} == {"test"}
 
 
-def test_episodes_that_failed_are_not_in_a_sample(tmp_path):
+def test_episodes_that_failed_are_told_apart_in_a_sample(tmp_path):
     play = lambda spec, steps: episode(spec, error="gone" if spec.group_id.endswith("-1") else None)  # noqa: E731
     sample = start(settings(tmp_path / "run"), play).sample("test", 3, "test")
-    assert [trajectory.group_id for trajectory in sample] == ["test-0-0", "test-0-2"]
+    assert [group.group_id for group in sample if group.sound] == ["test-0-0", "test-0-2"]
 
 
 def test_an_evaluation_is_merged_into_the_records(tmp_path):
@@ -80,7 +80,7 @@ def test_an_evaluation_is_merged_into_the_records(tmp_path):
     training.evaluate("rl", "step_3/policy")
     training.evaluate("base", "base")
     records = json.loads((tmp_path / "run/evaluation.json").read_text())
-    assert records == training.records()
+    assert records == [record.to_json() for record in training.records()]
     assert [record["label"] for record in records] == ["base", "base_greedy", "rl", "rl_greedy"]
     assert [(record["policy"], record["temperature"]) for record in records[2:]] == [("step_3/policy", 1.0), ("step_3/policy", 0.0)]
 

@@ -19,7 +19,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from envs.errors import InfrastructureError
 from envs.types import ToolCall, ToolStatus
 from rollout.config import RolloutConfig
-from rollout.tokens.chat_format import ChatFormat
+from rollout.tokens.chat_format import ChatFormat, ChatMessage
+from rollout.tokens.images import ImageEncoder
+from rollout.tokens.transcript import Transcript
 from rollout.types import EpisodeSpec, Generation, GroupSpec
 
 
@@ -45,6 +47,13 @@ def group(name: str, specs: Sequence[EpisodeSpec]) -> GroupSpec:
 def picture(seed: int, height: int = 56, width: int = 84) -> np.ndarray:
     """An image of random pixels."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def show(transcript: Transcript, text: str, images=()) -> ChatMessage:
+    """Append an observation as a user's message; returns what of it went in."""
+    encoder = ImageEncoder()
+    (shown,) = transcript.append_observation([ChatMessage("user", text, tuple(encoder.encode(image) for image in images))])
+    return shown
 
 
 class ScriptedPolicy:

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from envs.protocols import DeepEyes
 from envs.worlds.microworld import make_task
 from starter.policy import build, build_processor
 
@@ -27,4 +28,4 @@ def test_a_turn_is_at_most_twelve_tokens(world, ability):
     processor = build_processor(world)
     for seed in range(20):
         action = next(make_task(ability, True, "train", seed).expert(random.Random(seed)))
-        assert len(processor.tokenizer(action).input_ids) < 12
+        assert len(processor.tokenizer(DeepEyes().write(action)).input_ids) < 12

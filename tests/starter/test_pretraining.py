@@ -8,6 +8,7 @@ import pytest
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from envs.errors import UsageError
+from envs.protocols import Answer
 from envs.worlds.microworld.basics import MIXES, Basics
 from starter.policies import STARTERS, find_policy
 from starter.policy import build_processor
@@ -82,4 +83,4 @@ def test_no_pretraining_task_shows_a_tool_call(world):
         task = draw(rng)
         assert "<code>" not in task.question
         assert "<tool_call>" not in task.question
-        assert list(task.expert(random.Random(0))) == [f"<answer>{task.answer}</answer>"]
+        assert list(task.expert(random.Random(0))) == [Answer(task.answer)]

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import torch
 import torch._dynamo.utils
-from rollout_fakes import picture
+from rollout_fakes import picture, show
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from envs.errors import InfrastructureError
@@ -23,7 +23,7 @@ def prompts(chat):
     made = []
     for number in range(3):
         transcript = Transcript(chat, max_tokens=800)
-        transcript.append_observation("What is to be seen here? " * 4, [picture(image) for image in range(number)])
+        show(transcript, "What is to be seen here? " * 4, [picture(image) for image in range(number)])
         made.append(transcript)
     return made
 
@@ -119,7 +119,7 @@ def questions(starter):
         env = make("toolwise/Basics-v0", {"split": "test"})
         observation, _ = env.reset(seed=seed)
         transcripts.append(Transcript(chat, max_tokens=1000))
-        transcripts[-1].append_observation(observation["text"], observation["images"])
+        show(transcripts[-1], observation["text"], observation["images"])
         env.close()
     return transcripts
 

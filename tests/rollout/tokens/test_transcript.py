@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from rollout_fakes import picture
+from rollout_fakes import picture, show
 from transformers import AutoProcessor
 
 from envs.errors import TokenBudgetExceeded
-from rollout.tokens.chat_format import ChatFormat, ChatMessage, banned_token_ids
+from rollout.tokens.chat_format import ChatFormat, banned_token_ids
 from rollout.tokens.images import ImageEncoder
 from rollout.tokens.transcript import TRUNCATED, Transcript
 from rollout.types import Generation
@@ -31,13 +31,6 @@ QWEN_TEMPLATE = (
     "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-
-
-def show(transcript, text, images=()):
-    """The observation as a user's message; what of it went in."""
-    encoder = ImageEncoder()
-    (shown,) = transcript.append_observation([ChatMessage("user", text, tuple(encoder.encode(image) for image in images))])
-    return shown
 
 
 def column(transcript, name):
