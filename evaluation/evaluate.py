@@ -45,7 +45,7 @@ class EvaluateConfig(CollectConfig):
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The records of `evaluation.json`, and the report of an ablation if one was asked for."""
+    """The records of `evaluation.json`, and the report of an ablation if there was one."""
 
     records: list[EvaluationRecord]
     ablation: AblationReport | None = None

@@ -19,7 +19,7 @@ from rollout.types import Group, StopReason, Trajectory
 def tool_use_metrics(groups: Sequence[Group], alarm: CollapseAlarm | None = None) -> dict[str, float]:
     """All that is worth plotting of one step, under verl's names if it has one; by ability as well, under `ability/<name>/`.
 
-    An episode of several abilities counts for each of them. `alarm` is told of the step and adds `tools/collapse_alarm` (0 or 1).
+    An episode of several abilities counts for each of them. `alarm` takes the step in and adds `tools/collapse_alarm` (0 or 1).
     Metrics that the step says nothing about are left out: a mean over no episodes has no value. Raises ValueError if no episode is
     left.
     """

@@ -8,8 +8,10 @@ from enum import StrEnum
 from typing import Any
 
 from envs.errors import UsageError
+from envs.runtime.imports import import_path
 from learner.config import LearnerConfig
 from rollout.config import RolloutConfig
+from rollout.engines.registry import ENGINES
 
 
 class Stage(StrEnum):
@@ -165,6 +167,7 @@ class Experiment:
         """Raise UsageError if these settings contradict each other. `finished` are the stages that the run has behind it."""
         if self.rollout.engine.kind in ("endpoint", "none"):
             raise UsageError(f"rollout.engine.kind={self.rollout.engine.kind} takes no new weights: leave it out to train")
+        import_path("rollout.engine.kind", self.rollout.engine.kind, ENGINES)  # raises UsageError
         if Stage.control in self.stages and not {Stage.cold_start, Stage.rl} <= {*self.stages, *finished}:
             raise UsageError("the control goes on with a cold start for as long as RL took: write stages=[cold_start,rl,control]")
         longest, room = self.rollout.episode.max_tokens, self.rollout.engine.max_model_len

@@ -15,10 +15,12 @@ from gymnasium.envs.registration import load_env_creator
 from envs import count_rows, resolve
 from envs.datasets import is_dataset
 from envs.errors import UsageError
+from envs.runtime.imports import import_path
 from envs.runtime.progress import Advance, silent
 from rollout.cluster.connect import join
 from rollout.cluster.fleet import Fleet
 from rollout.config import RolloutConfig
+from rollout.engines.registry import ENGINES
 from rollout.specs import Tasks, group_specs
 from rollout.store import Store
 from rollout.types import Group, GroupSpec, episodes_of
@@ -40,8 +42,8 @@ class CollectConfig:
     """An environment id, a file of questions (.jsonl, .json, .parquet, .tsv), or a directory of Hugging Face's `datasets`."""
 
     options: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the environment, as in +options.need=1. An environment whose `split` is "train" unless it is told
-    otherwise gets split=test if none is named here. Of a file all rows are taken unless a split is named."""
+    """Keyword arguments of the environment, as in +options.need=1. An environment whose `split` is "train" by default gets
+    split=test if none is named here. Of a file all rows are taken unless a split is named."""
 
     policy: str = "starter"
     """A directory in the Hugging Face layout, `starter`, `oracle` (the scripted expert), `random`, or the URL of an
@@ -135,7 +137,10 @@ class Collector:
 
 
 def _rollout_of(config: CollectConfig, policy_dir: str) -> RolloutConfig:
-    """The settings of the rollout, with what the policy needs. Raises UsageError for an endpoint without a model's name."""
+    """The settings of the rollout, with what the policy needs.
+
+    Raises UsageError for an unknown engine, and for an endpoint without a model's name.
+    """
     rollout = config.rollout
     engine, episode, endpoint = replace(rollout.engine, policy=policy_dir), rollout.episode, rollout.endpoint
     if config.policy in SCRIPTS:
@@ -147,11 +152,12 @@ def _rollout_of(config: CollectConfig, policy_dir: str) -> RolloutConfig:
             raise UsageError("policy= is an endpoint: write policy_model=NAME as well, the name by which it knows its model")
         engine = replace(engine, kind="endpoint")
         endpoint = replace(endpoint, url=config.policy, model=config.policy_model)
+    import_path("rollout.engine.kind", engine.kind, ENGINES)  # raises UsageError
     return replace(rollout, engine=engine, episode=episode, endpoint=endpoint)
 
 
 def _held_out(tasks: str) -> dict[str, Any]:
-    """{"split": "test"} for an environment whose maker is on its training split unless it is told otherwise, else nothing."""
+    """{"split": "test"} for an environment that is made on its training split by default, else nothing."""
     if is_dataset(tasks):
         return {}
     module, _, env_id = tasks.rpartition(":")

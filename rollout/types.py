@@ -1,4 +1,4 @@
-"""Types of a rollout: what is asked for (EpisodeSpec, GroupSpec) and what comes back (Trajectory, Episode, Group).
+"""Types of a rollout: the request (EpisodeSpec, GroupSpec) and what comes back (Trajectory, Episode, Group).
 
 Axes: one list entry per token of a whole transcript (T), prompt first, then sampled turns and observations in turn.
 """
@@ -280,7 +280,7 @@ class GroupSpec:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """What became of a `GroupSpec`: its episodes, in the order in which they were asked for."""
+    """What became of a `GroupSpec`: its episodes, in the order of their specs."""
 
     group_id: str
     episodes: tuple[Episode, ...]

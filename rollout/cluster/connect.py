@@ -22,16 +22,16 @@ _KNOCK_S = 10.0
 def join(config: RolloutConfig, gpus: float = 0) -> None:
     """Join the cluster that RAY_ADDRESS names, or start Ray on this machine. Then SIGTERM raises KeyboardInterrupt, as SIGINT.
 
-    On one machine every worker may want all cores for a while, since rollout and learning take turns: Ray is told of enough CPUs
-    for both. Raises UsageError where this machine is to run sandboxes and cannot, where no cluster answers, or where it has fewer
-    than `gpus` GPUs; SandboxUnavailable where the jail's packages cannot be had; InfrastructureError where Ray does not start.
+    Rollout and learning take turns, so both may use every core of a single machine: Ray may hand out more CPUs than there are.
+    Raises UsageError if this machine has to run sandboxes and cannot, if no cluster answers, or if it has fewer than `gpus` GPUs;
+    SandboxUnavailable if the jail's packages are missing; InfrastructureError if Ray does not start.
     """
     if "RAY_ADDRESS" not in os.environ:
         _require_sandbox(config)
     if not ray.is_initialized():
         local = "RAY_ADDRESS" not in os.environ
         if local and gpus:
-            # Told before Ray starts, which takes seconds; where no GPU is asked for, nothing waits for torch.
+            # Checked before Ray starts, which takes seconds; without GPUs nothing waits for the import of torch.
             import torch
 
             _require_gpus(gpus, torch.cuda.device_count())
@@ -48,11 +48,11 @@ def join(config: RolloutConfig, gpus: float = 0) -> None:
                 logging_level=logging.ERROR,
             )
         except (OSError, RuntimeError, ValueError) as error:
-            told = " ".join(str(error).split())[:300]
+            reason = " ".join(str(error).split())[:300]
             if local:
-                raise InfrastructureError(f"Ray did not start on this machine: {told}") from error
+                raise InfrastructureError(f"Ray did not start on this machine: {reason}") from error
             raise UsageError(
-                f"no Ray cluster answers at RAY_ADDRESS={os.environ['RAY_ADDRESS']} ({told}): start it, or unset RAY_ADDRESS"
+                f"no Ray cluster answers at RAY_ADDRESS={os.environ['RAY_ADDRESS']} ({reason}): start it, or unset RAY_ADDRESS"
             ) from error
         if threading.current_thread() is threading.main_thread():
             # Ray leaves a handler that prints a stack and dies; a pod that is deleted should close what it holds, as after Ctrl-C.
@@ -60,16 +60,16 @@ def join(config: RolloutConfig, gpus: float = 0) -> None:
     _require_gpus(gpus, ray.cluster_resources().get("GPU", 0))
 
 
-def _require_gpus(asked: float, present: float) -> None:
-    if asked > present:
+def _require_gpus(needed: float, present: float) -> None:
+    if needed > present:
         raise UsageError(
-            f"the configuration asks for {asked:g} GPUs and there are {present:g}: "
+            f"the configuration asks for {needed:g} GPUs and there are {present:g}: "
             "write rollout.gpus_per_worker=0 learner.gpus_per_worker=0 to run on CPU, or name a cluster in RAY_ADDRESS"
         )
 
 
 def _knock(address: str) -> None:
-    """Raises OSError where nobody listens, for which Ray itself would try for minutes."""
+    """Raises OSError if nobody listens at the address; Ray itself would go on trying for minutes."""
     if match := re.fullmatch(r"(?:ray://)?\[?([^/\]]+)\]?:(\d+)", address):
         socket.create_connection((match.group(1), int(match.group(2))), timeout=_KNOCK_S).close()
 

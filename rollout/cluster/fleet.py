@@ -61,7 +61,7 @@ class Fleet:
     """
 
     def __init__(self, config: RolloutConfig, worker: type[RolloutWorker] = RolloutWorker) -> None:
-        import_path("rollout.engine.kind", config.engine.kind, ENGINES)
+        import_path("rollout.engine.kind", config.engine.kind, ENGINES)  # raises UsageError
         self._config = config
         self._worker = worker
         self._weights: Any = None
@@ -91,9 +91,11 @@ class Fleet:
         """Run every group; what became of them, in their order: each episode has exactly one outcome.
 
         A group goes to one worker whole. An episode that our infrastructure failed is repeated, without the rest of its group, up
-        to `config.attempts` times; if it fails then too, it is returned as INFRASTRUCTURE. `advance` is told the number of finished
-        episodes. Raises FleetError after `config.max_consecutive_failures` failures in a row or if a worker dies again and again,
-        UsageError if the episodes cannot be run at all, ValueError if two of them share an `episode_id`.
+        to `config.attempts` times; if it fails then too, it is returned as INFRASTRUCTURE. `advance` is called with the number of
+        finished episodes.
+
+        Raises FleetError after `config.max_consecutive_failures` failures in a row or if a worker dies again and again, UsageError
+        if the episodes cannot be run at all, ValueError if two of them share an `episode_id`.
         """
         if not self._seats:
             raise RuntimeError("the fleet was shut down: make a new one")

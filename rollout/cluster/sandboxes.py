@@ -1,4 +1,4 @@
-"""Sandboxes on nodes of their own: Ray actors that each hold a `sandbox.Pool`, and a client with the pool's interface.
+"""Sandboxes on separate nodes: Ray actors that each hold a `sandbox.Pool`, and a client with the pool's interface.
 
 A GPU pod cannot hold jails, so episodes there send their code to nodes that offer the Ray resource `sandbox`. Code crosses the wire
 as bytes, images as raw pixels in Ray's object store.
@@ -52,14 +52,14 @@ def spawn(config: RolloutConfig, silence_s: float = SILENCE_S) -> Any:
     """
     if config.sandboxes_per_actor < 1:
         raise UsageError(f"rollout.sandboxes_per_actor={config.sandboxes_per_actor}: write at least 1, or rollout.sandbox_actors=0")
-    asked = resources(config)
+    needed = resources(config)
     # A session that waits for room occupies a call. Were the calls used up, none of those that end a session would get through.
     calls = 1000 + 2 * config.workers * config.episodes_per_worker
     return (
         ray.remote(SandboxActor)
         .options(
-            num_cpus=asked["CPU"],
-            resources={"sandbox": asked["sandbox"]},
+            num_cpus=needed["CPU"],
+            resources={"sandbox": needed["sandbox"]},
             scheduling_strategy="SPREAD",
             max_restarts=-1,
             max_concurrency=calls,
@@ -113,7 +113,7 @@ class SandboxActor:
         await self._start()
 
     async def open(self, client: str, number: int, pixels: Sequence[np.ndarray] = ()) -> None:
-        """Open a session; waits while `size` are open. Raises SandboxUnavailable, and LookupError where it is ended meanwhile."""
+        """Open a session; waits while `size` are open. Raises SandboxUnavailable, and LookupError if it is ended meanwhile."""
         self._heard[client] = time.monotonic()
         stack = contextlib.AsyncExitStack()
         entering = asyncio.create_task(self._enter(stack, pixels))
@@ -205,7 +205,7 @@ class RemoteSession:
         self._client, self._number, self._seat, self._reason = client, number, seat, reason
 
     async def run(self, code: str, timeout_s: float | None = None) -> Result:
-        """As `sandbox.Session.run`. SANDBOX_FAILURE also where the actor has died; the session stays lost then."""
+        """As `sandbox.Session.run`. SANDBOX_FAILURE also if the actor has died; the session is lost then."""
         if self._seat is None:
             return _failure(self._reason, 0.0)
         started = time.monotonic()
@@ -229,10 +229,10 @@ class RemoteSession:
 
 
 class RemotePool:
-    """Sessions on `actors` (handles from `spawn`), each on the one where this client has the fewest; for use in one event loop.
+    """Sessions on `actors` (handles from `spawn`), each on the actor on which this client has the fewest; for one event loop.
 
-    `keep_alive_s` is how often the actors are told that this client is there, in seconds: well below their `silence_s`. Where no
-    actor gives a session for `patience_s` seconds, one is opened all the same and its runs give SANDBOX_FAILURE.
+    Every `keep_alive_s` seconds, well below the actors' `silence_s`, the client tells them that it is there. If no actor gives a
+    session for `patience_s` seconds, one is opened all the same and its runs give SANDBOX_FAILURE.
     """
 
     def __init__(self, actors: Sequence[Any], *, keep_alive_s: float = SILENCE_S / 4, patience_s: float = _PATIENCE_S) -> None:

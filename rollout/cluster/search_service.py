@@ -33,7 +33,7 @@ _APPLICATION = "toolwise-text-search"
 
 @dataclass
 class ServiceConfig:
-    """Where an index is served."""
+    """The service of an index."""
 
     index: str = "runs/index"
     """The directory that `toolwise index corpus=…` wrote, at the same place on every node."""
@@ -60,7 +60,7 @@ class TextSearchServer:
 
     async def __call__(self, request: Request) -> JSONResponse:
         try:
-            queries, top_k = _asked(await request.json())
+            queries, top_k = _parse(await request.json())
         except ValueError as error:
             return JSONResponse({"error": str(error)}, status_code=422)
         found = await asyncio.to_thread(lambda: [self._index.find_scored(query, top_k) for query in queries])
@@ -82,10 +82,10 @@ class TextSearchServer:
 
 
 def serve_index(config: ServiceConfig, on_ready: Callable[[str], None]) -> None:
-    """Serve until the process is told to end (SIGINT, SIGTERM). `on_ready` is told the URL.
+    """Serve until SIGINT or SIGTERM. `on_ready` is called with the URL.
 
-    Joins the cluster that RAY_ADDRESS names, or starts Ray here. Raises UsageError where there is no index, the port is taken, or
-    the cluster has no room.
+    Joins the cluster that RAY_ADDRESS names, or starts Ray here. Raises UsageError if there is no index, the port is taken, or the
+    cluster has no room.
     """
     directory = Path(config.index).absolute()
     TextIndex.open(directory)
@@ -96,7 +96,9 @@ def serve_index(config: ServiceConfig, on_ready: Callable[[str], None]) -> None:
         try:
             probe.bind((config.host, config.port))
         except OSError as error:
-            raise UsageError(f"port={config.port} cannot be had at host={config.host} ({error.strerror}): write another") from None
+            raise UsageError(
+                f"port={config.port} cannot be opened at host={config.host} ({error.strerror}): write another"
+            ) from None
     join(RolloutConfig(sandboxes_per_worker=0))
     over = threading.Event()
     before = {number: signal.signal(number, lambda *_: over.set()) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -122,7 +124,7 @@ def serve_index(config: ServiceConfig, on_ready: Callable[[str], None]) -> None:
         ray.shutdown()
 
 
-def _asked(body: Any) -> tuple[list[str], int]:
+def _parse(body: Any) -> tuple[list[str], int]:
     """Queries and number of results. Raises ValueError with the remedy."""
     queries = body.get("queries") if isinstance(body, dict) else None
     if not isinstance(queries, list) or not all(isinstance(query, str) for query in queries):

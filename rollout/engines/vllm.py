@@ -290,7 +290,7 @@ class VllmPolicy:
         running[call.request_id] = call
 
     def _prompt(self, call: _Call) -> Any:
-        """The engine's input: token ids as they are in the transcript, and where in them each image stands."""
+        """The engine's input: token ids as they are in the transcript, and the place of each image in them."""
         images = call.features or []
         needed = sum(features.tokens for features in images)
         if (present := call.token_ids.count(self._image_token)) != needed:

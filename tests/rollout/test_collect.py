@@ -85,6 +85,11 @@ def test_the_policy_chooses_the_engine_and_the_settings_stay_as_they_were(tmp_pa
     assert given == before
 
 
+def test_an_unknown_engine_is_named_before_anything_starts(tmp_path):
+    with pytest.raises(UsageError, match="did you mean vllm"):
+        Collector(config(tmp_path, "rollout.engine.kind=vlm"), find_policy("starter"))
+
+
 def test_episodes_are_not_overwritten(tmp_path):
     (tmp_path / "run/trajectories").mkdir(parents=True)
     (tmp_path / "run/trajectories/episodes.jsonl").write_text("")

@@ -1,4 +1,4 @@
-"""A driver on a Ray of this machine ends as any process does when it is told to."""
+"""A driver that has started Ray on this machine ends as any process does on SIGTERM."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ def cluster():
     ray.shutdown()
 
 
-def test_a_driver_that_is_told_to_end_can_close_what_it_holds(cluster):
+def test_a_driver_that_gets_sigterm_can_close_what_it_holds(cluster):
     """Ray's own handler would print a stack and die."""
     never = ray.remote(num_cpus=0)(lambda: time.sleep(60)).remote()
     threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()

@@ -67,8 +67,8 @@ def collect(fleet, specs, *more):
     """The episodes of a collection, once every one of them has come back in its place."""
     found = fleet.collect(specs, *more)
     assert [group.group_id for group in found] == [group.group_id for group in specs]
-    for group, asked in zip(found, specs, strict=True):
-        assert [episode.trajectory.episode_id for episode in group.episodes] == [one.episode_id for one in asked.episodes]
+    for group, wanted in zip(found, specs, strict=True):
+        assert [episode.trajectory.episode_id for episode in group.episodes] == [one.episode_id for one in wanted.episodes]
     return list(episodes_of(found))
 
 
@@ -77,10 +77,10 @@ def reasons(episodes):
 
 
 def test_groups_come_in_their_order_and_progress_is_told(fleet, tmp_path):
-    told = []
-    episodes = collect(fleet, groups(10, 4, log=str(tmp_path)), lambda done, text: told.append(done))
+    reported = []
+    episodes = collect(fleet, groups(10, 4, log=str(tmp_path)), lambda done, text: reported.append(done))
     assert reasons(episodes) == {StopReason.ANSWERED}
-    assert told == list(range(1, 41))
+    assert reported == list(range(1, 41))
     assert set(attempts(tmp_path).values()) == {1}
 
 

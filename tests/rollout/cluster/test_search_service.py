@@ -73,16 +73,16 @@ def test_another_form_is_answered_with_the_right_one(served, body):
 def test_a_taken_port_is_named(served, index):
     port = served[1].rsplit(":", 1)[1].split("/")[0]
     process = start(f"index={index}", f"port={port}")
-    _, told = process.communicate(timeout=60)
+    _, message = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert f"port={port}" in told.strip() and "\n" not in told.strip()
+    assert f"port={port}" in message.strip() and "\n" not in message.strip()
 
 
 def test_a_directory_without_an_index_is_named(tmp_path):
     process = start(f"index={tmp_path}")
-    _, told = process.communicate(timeout=60)
+    _, message = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert "toolwise index" in told
+    assert "toolwise index" in message
 
 
 def test_it_ends_when_told_and_frees_the_port(served):

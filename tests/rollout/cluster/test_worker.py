@@ -1,4 +1,4 @@
-"""A worker runs a group under one deadline and no more episodes at a time than it may; it serves any engine that it is told to."""
+"""A worker runs a group under one deadline and no more episodes at a time than it may; it serves any engine."""
 
 import asyncio
 import threading

@@ -58,7 +58,8 @@ async def test_an_answer_that_was_cut_off_has_no_end_of_turn(serve, chat):
 
 
 async def test_an_endpoint_slower_than_a_turn_is_our_failure(serve, chat):
-    episode = await play(serve("first", "slow"), chat, turn_s=1.0)
+    # The server takes 3 s, the endpoint has 2.7 s, and a stall of 0.3 s would be the whole turn.
+    episode = await play(serve("first", "slow"), chat, turn_s=3.0)
     assert episode.trajectory.stop_reason is StopReason.INFRASTRUCTURE
 
 
