@@ -22,7 +22,6 @@ def test_built_in_protocols_are_opened_by_name(name, kind):
         ({"hermes": {}}, ()),
         ({"native": {"answer": "tag"}}, ("</answer>",)),
     ],
-    ids=str,
 )
 def test_options_stand_behind_the_name(setting, stop):
     assert open_protocol(setting).stop == stop
@@ -65,7 +64,6 @@ def test_a_protocol_of_ones_own_is_opened(setting, loud):
         (5, "is no Protocol"),
         (None, "no protocol None"),
     ],
-    ids=str,
 )
 def test_what_cannot_be_a_protocol_is_refused_in_one_line(setting, named):
     with pytest.raises(UsageError) as refused:

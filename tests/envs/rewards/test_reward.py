@@ -65,7 +65,6 @@ def test_an_option_that_the_rule_does_not_have_is_refused():
         ([{reward_functions.brief: 0.5}, reward_functions.eager], (1.5, {"brief": 1.0, "eager": 1.0})),
         ({"accuracy": 0}, (0.0, {"accuracy": 1.0})),
     ],
-    ids=str,
 )
 async def test_a_reward_is_its_weighted_parts(setting, expected):
     assert await score(setting) == expected
@@ -143,7 +142,6 @@ async def test_an_infrastructure_error_of_a_part_is_passed_on():
         ([None], "None is no function"),
         (5, "reward=5"),
     ],
-    ids=str,
 )
 def test_what_cannot_be_a_reward_is_refused_in_one_line(setting, named):
     assert named in refusal(setting)
