@@ -48,7 +48,7 @@ def test_a_protocol_of_ones_own_is_opened(setting, loud):
     ("setting", "named"),
     [
         ("hermess", "did you mean hermes?"),
-        ("", "write one of deepeyes, hermes, native"),
+        ("", "write deepeyes or hermes or native"),
         ({"hermes": {"answers": "tag"}}, "it takes answer, parallel"),
         ({"hermes": {"answer": "json"}}, "write turn or tag"),
         ({"hermes": "tag"}, "write its options by name"),
@@ -62,7 +62,7 @@ def test_a_protocol_of_ones_own_is_opened(setting, loud):
         (own_protocols.Unwritten, "protocol Unwritten: write its"),
         ("nowhere_at_all:X", "PYTHONPATH"),
         (5, "is no Protocol"),
-        (None, "no protocol None"),
+        (None, "protocol=None: there is no such name"),
     ],
 )
 def test_what_cannot_be_a_protocol_is_refused_in_one_line(setting, named):

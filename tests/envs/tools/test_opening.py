@@ -83,7 +83,7 @@ def test_a_module_outside_the_checkout_is_found_on_the_path(tmp_path, monkeypatc
 
 
 def test_an_unknown_tool_is_answered_with_the_nearest():
-    assert "no tool 'text_serch': did you mean text_search?" in refusal(["text_serch"])
+    assert "tools=text_serch: there is no such name; did you mean text_search?" in refusal(["text_serch"])
 
 
 def test_a_search_with_nothing_to_search_in_is_refused():
