@@ -3,7 +3,7 @@
 .venv/bin/python docs/figures.py runs/demo                                          # docs/images/episode.png
 .venv/bin/python docs/figures.py runs/demo runs/study_0 runs/study_1 runs/study_2   # … and docs/images/study.png
 
-The first run gives the episode, all others a line each in the curve. The curve needs matplotlib.
+The first run, or directory of `toolwise collect`, gives the episode, each of the others a line in the curve, which needs matplotlib.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ PANEL = 224
 SMOOTHING_STEPS = 9
 
 
-def rl_episodes(run: Path, name: str) -> Iterator[Trajectory]:
-    """The episodes of one stored RL step, each in one record, without those that infrastructure failed."""
+def episodes_of(run: Path, name: str) -> Iterator[Trajectory]:
+    """The episodes of one file, each in one record, without those that infrastructure failed."""
     for _, chains in groupby(Store(run).trajectories(name), key=lambda trajectory: trajectory.episode_id):
         episode = Episode(tuple(chains))
         if not episode.failed:
@@ -46,19 +46,20 @@ def rl_steps(run: Path) -> list[str]:
 
 
 def find_crop_episode(run: Path) -> Trajectory:
-    """The latest RL episode that cropped once, saw what it needed and answered right."""
-    for name in reversed(rl_steps(run)):
-        for episode in rl_episodes(run, name):
+    """The latest RL episode, or collected one, that cropped once and answered right."""
+    for name in reversed(["episodes", *rl_steps(run)] if "episodes" in Store(run).names() else rl_steps(run)):
+        for episode in episodes_of(run, name):
             first = episode.turns[0]
             if len(episode.turns) == 2 and episode.correct and ".crop(" in first.action and len(first.images) == 1:
                 return episode
-    raise SystemExit(f"{run}: no RL episode has one crop and the right answer: give a longer run")
+    raise SystemExit(f"{run}: no episode has one crop and the right answer: give a longer run")
 
 
 def question_of(run: Path, episode: Trajectory) -> str:
     """The question, from the prompt's tokens: a record holds no other text of it."""
-    policy = OmegaConf.load(run / "config.yaml").policy
-    tokenizer = AutoTokenizer.from_pretrained(find_policy(policy if Path(policy).exists() else "starter"))
+    saved = run / "config.yaml"
+    policy = OmegaConf.load(saved).policy if saved.exists() else "starter"
+    tokenizer = AutoTokenizer.from_pretrained(find_policy(policy))
     prompt = tokenizer.decode(episode.token_ids[: episode.prompt_length], skip_special_tokens=True)
     return " ".join(prompt.split("user\n")[-1].removesuffix("assistant\n").split())
 
@@ -70,11 +71,11 @@ def draw_episode(run: Path, path: Path) -> None:
     code = episode.turns[0].action.split("```python\n")[1].split("\n```")[0]
     figure = Image.new("RGB", (1080, 352), "white")
     draw = ImageDraw.Draw(figure)
-    _heading(draw, 24, "1  What the policy sees", f"{view.width} × {view.height} pixels")
+    _heading(draw, 24, "1  What the policy sees", f"{view.width} x {view.height} pixels")
     _picture(figure, draw, view, 24)
     _heading(draw, 296, "2  It writes code", "run in the sandbox")
-    draw.rounded_rectangle((296, 136, 296 + 288, 208), 6, fill="#f6f8fa", outline="#d0d7de")
-    draw.multiline_text((308, 152), code.replace("crop((", "crop(\n  (").replace("))", ")\n)"), INK, ImageFont.load_default(14))
+    draw.rounded_rectangle((296, 156, 296 + 288, 156 + 20 * code.count("\n") + 40), 6, fill="#f6f8fa", outline="#d0d7de")
+    draw.multiline_text((310, 166), code, INK, ImageFont.load_default(15), spacing=4)
     _arrow(draw, 256, 288)
     _arrow(draw, 592, 624)
     _heading(draw, 632, "3  The crop comes back", "at full resolution")
@@ -108,7 +109,7 @@ def _arrow(draw: ImageDraw.ImageDraw, left: int, right: int) -> None:
 
 def _save(figure: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.convert("P", palette=Image.Palette.ADAPTIVE, colors=64).save(path, optimize=True)
+    figure.convert("P", palette=Image.Palette.ADAPTIVE, colors=128).save(path, optimize=True)
     print(f"wrote {path}: {path.stat().st_size / 1000:.0f} kB")
 
 
@@ -122,7 +123,7 @@ def draw_study(runs: Sequence[Path], path: Path) -> None:
     figure, (accuracy, calls) = pyplot.subplots(1, 2, figsize=(9, 3.3), dpi=110, layout="constrained")
     for number, run in enumerate(runs):
         colour = f"C{number}"
-        steps = [list(rl_episodes(run, name)) for name in rl_steps(run)]
+        steps = [list(episodes_of(run, name)) for name in rl_steps(run)]
         if not steps:
             raise SystemExit(f"{run}: there is no RL step in {run}/trajectories")
         axis = range(1, len(steps) + 1)
@@ -132,8 +133,10 @@ def draw_study(runs: Sequence[Path], path: Path) -> None:
         for label, style in (("cold_start", "--"), ("control", "-.")):
             if (record := _record(run, label)) is not None:
                 accuracy.axhline(record["accuracy"], color=colour, linestyle=style, linewidth=0.8, alpha=0.7)
-    accuracy.set(xlabel="RL step", ylabel="accuracy", ylim=(0, 1), title="accuracy (-- cold start, -· SFT control, held out)")
-    calls.set(xlabel="RL step", ylabel="tool calls per episode", ylim=(0, None), title="calls per episode (mean; ··· variance)")
+    accuracy.set(xlabel="RL step", ylim=(0, 1))
+    accuracy.set_title("accuracy in RL (held out: -- cold start, -· SFT control)", fontsize="medium")
+    calls.set(xlabel="RL step", ylim=(0, None))
+    calls.set_title("tool calls per episode: mean, and variance (dotted)", fontsize="medium")
     accuracy.legend(loc="lower right", frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
