@@ -3,7 +3,7 @@
 .venv/bin/python docs/figures.py runs/demo                                          # docs/images/episode.png
 .venv/bin/python docs/figures.py runs/demo runs/study_0 runs/study_1 runs/study_2   # … and docs/images/study.png
 
-The first run, or directory of `toolwise collect`, gives the episode, each of the others a line in the curve, which needs matplotlib.
+The first run, or directory of `toolwise collect`, gives the episode, each further one a line in the curve, which needs matplotlib.
 """
 
 from __future__ import annotations
