@@ -7,7 +7,6 @@ import pytest
 
 from configs import choices, compose, compose_again
 from envs.errors import UsageError
-from evaluation.evaluate import EvaluateConfig
 from learner.experiment import Experiment, Stage
 from rollout.collect import CollectConfig
 from starter.pretraining import PretrainingConfig
@@ -72,13 +71,3 @@ def test_a_mistake_gets_one_line(override, answer):
     with pytest.raises(UsageError, match=re.escape(answer)) as error:
         compose("train", Experiment, [override])
     assert "\n" not in str(error.value)
-
-
-def test_every_documented_override_composes():
-    documented = re.findall(
-        r"toolwise (train|cold-start|collect|evaluate)((?: [\w+.]+=[^\s`]+)+)", (ROOT / "README.md").read_text()
-    )
-    assert documented
-    for command, overrides in documented:
-        schema = {"collect": CollectConfig, "evaluate": EvaluateConfig}.get(command, Experiment)
-        compose(command.replace("-", "_"), schema, overrides.split())
