@@ -70,10 +70,10 @@ Pairs = Sequence[tuple[Trajectory, Trajectory]]
 
 def without_tools(groups: Sequence[GroupSpec], tools: Sequence[str]) -> dict[str, list[GroupSpec]]:
     """The same groups with all `tools`, without each, and without any."""
-    variants = {FULL: list(tools), **{f"without {tool}": [other for other in tools if other != tool] for tool in tools}}
+    variants: dict[str, list[str]] = {FULL: [], **{f"without {tool}": [tool] for tool in tools}}
     if len(tools) > 1:
-        variants["without tools"] = []
-    return {name: _variant(groups, name, tools=left) for name, left in variants.items()}
+        variants["without tools"] = list(tools)
+    return {name: _variant(groups, name, without=taken) for name, taken in variants.items()}
 
 
 def with_outputs(groups: Sequence[GroupSpec], donors: Path) -> dict[str, list[GroupSpec]]:

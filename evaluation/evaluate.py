@@ -28,7 +28,7 @@ from evaluation.ablation import (
 from evaluation.records import evaluation_record, markdown, write_records
 from evaluation.types import EvaluationRecord
 from rollout.collect import CollectConfig, Collector, tasks_of
-from rollout.episode.environments import make
+from rollout.episode.environments import tool_names
 from rollout.types import Group, GroupSpec
 
 
@@ -58,7 +58,7 @@ def evaluate(config: EvaluateConfig, policy_dir: str, progress: Progress) -> Eva
     `Collector`.
     """
     ablation = _ablation(config.ablate)
-    tools = _tools(config)
+    tools = tool_names(*tasks_of(config))
     if ablation is not Ablation.none and not tools:
         raise UsageError(f"ablate={ablation}: {config.tasks} has no tools to take away")
     with Collector(config, policy_dir) as collector:
@@ -138,15 +138,6 @@ def _ablation(value: str) -> Ablation:
         return Ablation.tools if value.lower() == "true" else Ablation.none if value.lower() == "false" else Ablation(value)
     except ValueError:
         raise UsageError(f"ablate={value}: write one of {', '.join(Ablation)}") from None
-
-
-def _tools(config: CollectConfig) -> tuple[str, ...]:
-    """The tools that the tasks offer."""
-    env = make(*tasks_of(config))
-    try:
-        return tuple(getattr(env.unwrapped, "tools", ()))
-    finally:
-        env.close()
 
 
 def _tools_of(variant: str, tools: Sequence[str]) -> list[str]:

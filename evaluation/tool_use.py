@@ -16,10 +16,11 @@ import numpy as np
 from rollout.types import Group, StopReason, Trajectory
 
 
-def tool_use_metrics(groups: Sequence[Group], alarm: CollapseAlarm | None = None) -> dict[str, float]:
+def tool_use_metrics(groups: Sequence[Group], alarm: CollapseAlarm | None = None, tools: Sequence[str] = ()) -> dict[str, float]:
     """All that is worth plotting of one step, under verl's names if it has one; by ability as well, under `ability/<name>/`.
 
-    An episode of several abilities counts for each of them. `alarm` takes the step in and adds `tools/collapse_alarm` (0 or 1).
+    An episode of several abilities counts for each of them. `tools` are those that were offered: the frequency of one that nobody
+    called is 0. `alarm` takes the step in and adds `tools/collapse_alarm` (0 or 1).
     Metrics that the step says nothing about are left out: a mean over no episodes has no value. Raises ValueError if no episode is
     left.
     """
@@ -27,12 +28,11 @@ def tool_use_metrics(groups: Sequence[Group], alarm: CollapseAlarm | None = None
     if not episodes_G:
         raise ValueError("there is no episode to measure: every one of them failed for reasons of infrastructure")
     episodes = [episode for group in episodes_G for episode in group]
-    # Report 0, not a missing value, for an ability whose episodes never called a tool that others called.
-    tools = sorted({call.tool for episode in episodes for call in episode.calls})
-    metrics = _metrics(episodes_G, alarm, "", tools)
+    offered = sorted({*tools, *(call.tool for episode in episodes for call in episode.calls)})
+    metrics = _metrics(episodes_G, alarm, "", offered)
     for ability in sorted({name for episode in episodes for name in episode.abilities}):
         chosen_G = [[episode for episode in group if ability in episode.abilities] for group in episodes_G]
-        part = _metrics([group for group in chosen_G if group], alarm, ability, tools)
+        part = _metrics([group for group in chosen_G if group], alarm, ability, offered)
         metrics |= {f"ability/{ability}/{name}": value for name, value in part.items()}
     if alarm is not None:
         metrics["tools/collapse_alarm"] = float(alarm.ringing)

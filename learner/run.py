@@ -18,6 +18,7 @@ from learner.run_directory import RunDirectory
 from learner.trainer import Trainer, find_trainer
 from rollout.cluster.connect import join
 from rollout.cluster.fleet import Fleet
+from rollout.episode.environments import make
 from starter.policies import find_policy
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def run(
     """
     policy_dir = find_policy(config.policy)
     for options in (config.task_options.train, config.task_options.validation, config.task_options.test):
-        resolve(config.tasks, options)
+        make(*resolve(config.tasks, options)).close()
     directory = RunDirectory(config)
     config.check(finished=directory.progress)
     rollout, learner = config.rollout, config.learner

@@ -48,7 +48,7 @@ def run_rl(training: TrainingRun) -> tuple[Path, float]:
                 training.count_step()
             with clock.time("sync"):
                 training.publish()
-            metrics |= tool_use_metrics(groups, alarm)
+            metrics |= tool_use_metrics(groups, alarm, training.tools)
             metrics |= gap_metrics(batch, old_log_probs, entropies) | clock.metrics(episodes)
             metrics["rollout/infrastructure_failures"] = len(outcomes) - len(episodes)
             training.store.write(f"rl_{step:06d}", outcomes)

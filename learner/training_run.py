@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +19,7 @@ from learner.tracking import Tracker
 from learner.trainer import Trainer
 from rollout.cluster.fleet import Fleet
 from rollout.collect import Tasks, group_specs
+from rollout.episode.environments import tool_names
 from rollout.store import Store
 from rollout.types import Episode, Group, GroupSpec
 
@@ -114,6 +116,11 @@ class TrainingRun:
         if split not in self._tasks:
             self._tasks[split] = resolve(self.config.tasks, getattr(self.config.task_options, split))
         return self._tasks[split]
+
+    @cached_property
+    def tools(self) -> tuple[str, ...]:
+        """The tools that the training tasks offer."""
+        return tool_names(*self.tasks("train"))
 
     def records(self) -> list[EvaluationRecord]:
         """The records of `evaluation.json` so far."""

@@ -47,6 +47,17 @@ def make(env_id: str, options: Mapping[str, Any], sandbox: Any = None) -> gymnas
     return env
 
 
+def tool_names(env_id: str, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """The tools that an environment offers; () if it has none. Raises UsageError if it cannot be made."""
+    env = make(env_id, options)
+    try:
+        if hasattr(env.unwrapped, "tools"):
+            env.reset(seed=0)  # a server names its tools when it is first asked
+        return tuple(getattr(env.unwrapped, "tools", ()))
+    finally:
+        env.close()
+
+
 def adapt(env: gymnasium.Env, threads: Threads) -> Environment:
     """The environment's coroutines, or its plain methods on `threads`."""
     return _Coroutines(env.unwrapped) if hasattr(env.unwrapped, "step_async") else _Blocking(env, threads)

@@ -23,11 +23,11 @@ SPECS = group_specs("x", ("Some-v0", {"need": 1.0}), groups=2, group_size=2, see
 
 def test_variants_run_the_same_episodes_with_other_options_and_names():
     variants = without_tools(SPECS, ["code", "search"])
-    assert {name: groups[0].episodes[0].env_kwargs["tools"] for name, groups in variants.items()} == {
-        FULL: ["code", "search"],
-        "without code": ["search"],
-        "without search": ["code"],
-        "without tools": [],
+    assert {name: groups[0].episodes[0].env_kwargs["without"] for name, groups in variants.items()} == {
+        FULL: [],
+        "without code": ["code"],
+        "without search": ["search"],
+        "without tools": ["code", "search"],
     }
     changed, original = variants["without code"][1].episodes[1], SPECS[1].episodes[1]
     assert (changed.env_seed, changed.sampling_seed) == (original.env_seed, original.sampling_seed)
