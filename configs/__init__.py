@@ -10,6 +10,7 @@ from typing import Any, cast
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -39,14 +40,18 @@ def compose[T](name: str, schema: type[T], overrides: Sequence[str]) -> T:
 def compose_again[T](saved: Path, schema: type[T], overrides: Sequence[str]) -> T:
     """The settings that a run was begun with (its `config.yaml`), with `overrides` on top. Raises UsageError."""
     _check(OmegaConf.structured(schema), overrides)
-    given = OmegaConf.from_dotlist([override.lstrip("+") for override in overrides if not override.startswith("experiment=")])
     try:
+        # Hydra's parser, as when the run was begun: YAML would read quotes and backslashes otherwise.
+        parsed = OverridesParser.create().parse_overrides([text for text in overrides if not text.startswith("experiment=")])
+        given = OmegaConf.create()
+        for override in parsed:
+            OmegaConf.update(given, override.key_or_group, override.value(), force_add=True)
         begun: Any = OmegaConf.load(saved)
         for part, name in RETIRED:
             if part in begun:
                 begun[part].pop(name, None)
         return cast(T, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), begun, given)))
-    except (OmegaConfBaseException, YAMLError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise UsageError(f"{saved}: {' '.join(str(error).split())}") from error
 
 

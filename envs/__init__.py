@@ -3,7 +3,7 @@
 What stands in `__all__` is stable: it changes only with a line in the CHANGELOG that says how to follow.
 """
 
-from envs.protocols import Protocol
+from envs.protocols import Answer, Call, Calls, Malformed, Protocol
 from envs.rewards import DeepEyesReward
 from envs.scoring import Scoring
 from envs.tool_env import ToolEnv
@@ -13,7 +13,11 @@ from envs.types import Observation, Outcome, Task, ToolCall, ToolResult, ToolSta
 from envs.worlds.registry import count_rows, register, resolve
 
 __all__ = [
+    "Answer",
+    "Call",
+    "Calls",
     "DeepEyesReward",
+    "Malformed",
     "Observation",
     "Outcome",
     "Protocol",

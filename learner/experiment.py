@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from envs import resolve
 from envs.errors import UsageError
 from envs.runtime.imports import import_path
 from learner.config import LearnerConfig
 from rollout.config import RolloutConfig
 from rollout.engines.registry import ENGINES
+from rollout.specs import Tasks
 
 
 class Stage(StrEnum):
@@ -152,6 +154,9 @@ class Experiment:
     tasks: str = "toolwise/Microworld-v0"
     """An environment id, or a file of questions (.jsonl, .json, .parquet, .tsv) or a directory of Hugging Face's `datasets`."""
 
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the environment for all splits, as in +options.protocol=hermes."""
+
     task_options: TaskOptions = field(default_factory=TaskOptions)
     stages: list[Stage] = field(default_factory=lambda: [Stage.cold_start, Stage.rl])
     """What is done, in order; `control` goes on with the cold start for as long as RL took."""
@@ -162,6 +167,11 @@ class Experiment:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def tasks_of(self, split: str) -> Tasks:
+        """The tasks of a split; its own options outrank those for all, and null leaves one out. Raises what `resolve` raises."""
+        options = self.options | getattr(self.task_options, split)
+        return resolve(self.tasks, {name: value for name, value in options.items() if value is not None})
 
     def check(self, finished: Collection[str] = ()) -> None:
         """Raise UsageError if these settings contradict each other. `finished` are the stages that the run has behind it."""

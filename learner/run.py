@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from envs import resolve
 from envs.runtime.progress import Advance, Progress, silent
+from envs.types import SPLITS
 from evaluation.types import EvaluationRecord
 from learner.experiment import Experiment
 from learner.run_directory import RunDirectory
@@ -39,8 +39,8 @@ def run(
     each other, and if the policy, the tasks, the run directory, the sandbox or the GPUs cannot be used.
     """
     policy_dir = find_policy(config.policy)
-    for options in (config.task_options.train, config.task_options.validation, config.task_options.test):
-        make(*resolve(config.tasks, options)).close()
+    for split in SPLITS:
+        make(*config.tasks_of(split)).close()
     directory = RunDirectory(config)
     config.check(finished=directory.progress)
     rollout, learner = config.rollout, config.learner

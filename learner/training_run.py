@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from envs import resolve
 from envs.runtime.progress import Progress
 from evaluation.records import evaluation_record, merge, read_records, write_records
 from evaluation.types import EvaluationRecord
@@ -114,7 +113,7 @@ class TrainingRun:
     def tasks(self, split: str) -> Tasks:
         """The tasks of a split."""
         if split not in self._tasks:
-            self._tasks[split] = resolve(self.config.tasks, getattr(self.config.task_options, split))
+            self._tasks[split] = self.config.tasks_of(split)
         return self._tasks[split]
 
     @cached_property

@@ -27,7 +27,7 @@ from rollout.types import Group, GroupSpec, episodes_of
 
 _SCRIPT_TOKENS = 1 << 16
 
-SCRIPTS = {"oracle": "expert", "random": "random"}
+SCRIPTS = {"expert": "expert", "oracle": "expert", "random": "random"}
 """Policies that are scripts of the environment, and the actor that plays them."""
 
 

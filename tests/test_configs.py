@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from configs import choices, compose, compose_again
 from envs.errors import UsageError
@@ -71,3 +72,28 @@ def test_a_mistake_gets_one_line(override, answer):
     with pytest.raises(UsageError, match=re.escape(answer)) as error:
         compose("train", Experiment, [override])
     assert "\n" not in str(error.value)
+
+
+OPTIONS = [
+    "+options.tools=[code, mine:look, {mcp: {command: [python, server.py]}}]",
+    "+options.reward=[{accuracy: 0.8}, {mine:brief: 0.2}]",
+]
+
+
+def test_options_of_the_environment_are_those_of_every_split():
+    config = compose("train", Experiment, [*OPTIONS, "+task_options.test.max_turns=9", "task_options.train.split=null"])
+    env_id, train = config.tasks_of("train")
+    assert (env_id, train["tools"][1], "split" in train, "max_turns" in train) == (
+        "toolwise/Microworld-v0",
+        "mine:look",
+        False,
+        False,
+    )
+    assert (config.tasks_of("test")[1]["max_turns"], config.tasks_of("test")[1]["split"]) == (9, "test")
+
+
+def test_a_resumed_run_reads_overrides_as_the_first_one_did(tmp_path):
+    config = compose("train", Experiment, OPTIONS)
+    saved = tmp_path / "config.yaml"
+    saved.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
+    assert compose_again(saved, Experiment, [*OPTIONS, "resume=true"]).options == config.options

@@ -3,7 +3,7 @@
 from envs.protocols.actions import Action, Answer, Call, Calls, Malformed
 from envs.protocols.deepeyes import DeepEyes
 from envs.protocols.hermes import Hermes, Native
-from envs.protocols.protocol import Message, Protocol
+from envs.protocols.protocol import Message, Protocol, ToolGuide
 from envs.protocols.text import encodable, escape
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Message",
     "Native",
     "Protocol",
+    "ToolGuide",
     "encodable",
     "escape",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -80,13 +81,24 @@ def open_reward(setting: RewardSetting) -> Reward:
         raise UsageError(f"reward={setting!r}: write a part, module:function, or parts with weights, as in [{{accuracy: 0.8}}]")
     parts: list[tuple[Part, float]] = []
     for entry in setting if isinstance(setting, Sequence) else [setting]:
-        for part, weight in entry.items() if isinstance(entry, Mapping) else [(entry, 1.0)]:
+        for part, weight in map(_unsplit, entry.items()) if isinstance(entry, Mapping) else [(entry, 1.0)]:
             if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
                 raise UsageError(f"reward: the weight of {part} is {weight!r}: write a number, as in {{{part}: 0.5}}")
             parts.append((_part(part), float(weight)))
     if not parts:
         raise UsageError("reward is empty: write parts with weights, as in [{accuracy: 0.8}, {format: 0.2}]")
     return WeightedParts(parts)
+
+
+def _unsplit(pair: tuple[Any, Any]) -> tuple[Any, Any]:
+    """Hydra reads `{module:part: 0.2}` as the key `module` with the value "part: 0.2"."""
+    part, weight = pair
+    if isinstance(weight, str) and (match := re.fullmatch(r"([\w.]+)\s*:\s*(\S+)", weight)):
+        try:
+            return f"{part}:{match.group(1)}", float(match.group(2))
+        except ValueError:
+            pass
+    return pair
 
 
 def _part(part: Any) -> Any:

@@ -106,7 +106,8 @@ def resolve(tasks: str, options: dict[str, Any] | None = None) -> tuple[str, dic
     if tasks.rpartition(":")[2] not in gymnasium.registry and ":" not in tasks:
         close = difflib.get_close_matches(tasks, [name for name in gymnasium.registry if name.startswith("toolwise/")], 1, 0)
         raise UsageError(
-            f"there is no environment {tasks!r}: did you mean {close[0]}? A file of questions ends in {' or '.join(SUFFIXES)}"
+            f"there is no environment {tasks!r}: did you mean {close[0]}? One of your own is written module:{tasks}, "
+            f"and a file of questions ends in {' or '.join(SUFFIXES)}"
         )
     return tasks, options
 

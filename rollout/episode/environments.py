@@ -40,7 +40,9 @@ def make(env_id: str, options: Mapping[str, Any], sandbox: Any = None) -> gymnas
     try:
         env = gymnasium.make(env_id, disable_env_checker=True, **options)
     except (gymnasium.error.Error, ModuleNotFoundError, TypeError) as error:
-        raise UsageError(f"environment {env_id!r} cannot be made: {error}") from error
+        splits = "; give its maker a parameter split, or write task_options.train.split=null, and so for validation and test"
+        remedy = splits if "'split'" in str(error) else ""
+        raise UsageError(f"environment {env_id!r} cannot be made: {' '.join(str(error).split())}{remedy}") from error
     inner: Any = env.unwrapped
     if sandbox is not None and hasattr(inner, "sandbox"):
         inner.sandbox = sandbox

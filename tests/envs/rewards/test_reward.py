@@ -189,3 +189,8 @@ async def test_a_task_without_truth_has_no_correctness():
         return 1.0
 
     assert (await finish(Task("open", "Write.", "", "writing", "test"), watch, "oh"))[0] == 1.0
+
+
+async def test_a_path_that_hydra_took_apart_is_put_together():
+    """`{reward_functions:brief: 0.5}` on a command line arrives as the key `reward_functions` with the text "brief: 0.5"."""
+    assert await score([{"reward_functions": "brief: 0.5"}]) == (0.5, {"brief": 1.0})
