@@ -137,7 +137,7 @@ def atlas(overrides: Sequence[str]) -> int:
     with progress("templates", len(TEMPLATES)) as advance:
         count = build_atlas(config, advance)
     wrote = f"{config.out}/: {count:,} questions; SOURCES.md says what was taken from where"
-    done(wrote, f"evaluate policy=oracle tasks=toolwise/Atlas-v0 +options.path={config.out}")
+    done(wrote, f"evaluate policy=expert tasks=toolwise/Atlas-v0 +options.path={config.out}")
     return 0
 
 

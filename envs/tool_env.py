@@ -98,7 +98,8 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         self._tasks: TaskSource = _one_of(tasks) if isinstance(tasks, Sequence) or not callable(tasks) else tasks
         self._sources = open_tools(tools, SearchOptions(text_search, image_search, top_k, search_s))
         self._without = frozenset(without)
-        self._tools = self._offered(source for source in self._sources if isinstance(source, Tool))
+        known = [source for source in self._sources if isinstance(source, Tool)]
+        self._tools = self._offered(known, complete=len(known) == len(self._sources))
         self._reward: Reward = open_reward(reward)
         self._judge: Judge | None = None
         if judge is not None:
@@ -140,7 +141,7 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         await self._close_tools()
         if not all(isinstance(source, Tool) for source in self._sources):
             listed = [[source] if isinstance(source, Tool) else await source.tools() for source in self._sources]
-            self._tools = self._offered(tool for tools in listed for tool in tools)
+            self._tools = self._offered([tool for tools in listed for tool in tools], complete=True)
         task: Task = (options or {}).get("task") or self._tasks(self.np_random)
         self._task, self._actions, self._calls, self._turns, self._final = task, [], [], 0, None
         self._toolbox = Toolbox(self._allowed(), task, sandbox=self._pool, outputs=self._outputs)
@@ -238,7 +239,11 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         if self._task is None or self._final is not None:
             raise gymnasium.error.ResetNeeded("the episode is over: call reset first")
 
-    def _offered(self, tools: Any) -> list[Tool]:
+    def _offered(self, tools: Sequence[Tool], complete: bool) -> list[Tool]:
+        """All but those taken away; `complete` says that no server has yet to name others."""
+        names = [tool.name for tool in tools]
+        if complete and (unknown := self._without.difference(names)):
+            raise UsageError(f"without={min(unknown)}: there is no such tool; write some of {', '.join(names) or 'none'}")
         offered = [tool for tool in tools if tool.name not in self._without]
         require_different(offered)
         return offered

@@ -1,7 +1,7 @@
 """An environment of your own: tasks from a generator, a tool, a reward part, and an expert for the cold start.
 
 .venv/bin/python examples/own_environment.py                             # one episode, played by the expert
-PYTHONPATH=examples .venv/bin/toolwise collect tasks=own_environment:Letters-v0 policy=oracle out=runs/letters
+PYTHONPATH=examples .venv/bin/toolwise collect tasks=own_environment:Letters-v0 policy=expert out=runs/letters
 """
 
 import random

@@ -1,7 +1,7 @@
 """A protocol of your own: what a turn of the model means, here in lines `Action: name {json}` and `Answer: text`.
 
 .venv/bin/python examples/own_protocol.py
-PYTHONPATH=examples .venv/bin/toolwise collect policy=oracle +options.protocol=own_protocol:Lines out=runs/lines
+PYTHONPATH=examples .venv/bin/toolwise collect policy=expert +options.protocol=own_protocol:Lines out=runs/lines
 """
 
 import json

@@ -28,7 +28,7 @@ from rollout.types import Group, GroupSpec, episodes_of
 _SCRIPT_TOKENS = 1 << 16
 
 SCRIPTS = {"expert": "expert", "oracle": "expert", "random": "random"}
-"""Policies that are scripts of the environment, and the actor that plays them."""
+"""Policies that are scripts of the environment, and the actor that plays them; `oracle` is another name of `expert`."""
 
 
 @dataclass
@@ -46,7 +46,7 @@ class CollectConfig:
     split=test if none is named here. Of a file all rows are taken unless a split is named."""
 
     policy: str = "starter"
-    """A directory in the Hugging Face layout, `starter`, `oracle` (the scripted expert), `random`, or the URL of an
+    """A directory in the Hugging Face layout, `starter`, `expert` (the script that knows the answer), `random`, or the URL of an
     OpenAI-compatible endpoint."""
 
     policy_model: str = ""

@@ -17,7 +17,8 @@ class DeepEyesReward:
     tool_discount: float = 0.9
 
     async def __call__(self, outcome: Outcome) -> tuple[float, dict[str, float]]:
-        """The reward and its parts: `accuracy` and `format` in {0, 1}, `tool_discount` as applied."""
+        """The reward and its parts: `format`, and `accuracy` if there is a truth, in {0, 1}; `tool_discount` as applied."""
         discount = self.tool_discount if outcome.tool_calls else 1.0
-        parts = {"accuracy": accuracy(outcome), "format": format(outcome), "tool_discount": discount}
-        return self.accuracy_weight * parts["accuracy"] * discount + self.format_weight * parts["format"], parts
+        known = {} if outcome.correct is None else {"accuracy": accuracy(outcome)}
+        parts = known | {"format": format(outcome), "tool_discount": discount}
+        return self.accuracy_weight * accuracy(outcome) * discount + self.format_weight * parts["format"], parts

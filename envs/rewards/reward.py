@@ -9,15 +9,20 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from envs.errors import UsageError
+from envs.errors import InfrastructureError, UsageError
 from envs.rewards.deepeyes import DeepEyesReward
 from envs.rewards.parts import PARTS, Part
 from envs.runtime.imports import load, unknown
+from envs.runtime.loops import PerLoop
+from envs.runtime.threads import Threads
 from envs.types import Outcome
 
 RewardSetting = Any
 """None or "deepeyes" (the paper's rule), `{"deepeyes": {"tool_discount": 1.0}}`, a part's name, `module:function` or a function, a
 mapping or a list of `{part: weight}`, or a `Reward`. A whole rule may stand among weighted parts: its reward counts as the part."""
+
+_BLOCKING_PARTS = 64
+_threads = PerLoop(lambda: Threads(_BLOCKING_PARTS))
 
 RULES: Mapping[str, Callable[..., Any]] = {"deepeyes": DeepEyesReward}
 """Whole rewards by name."""
@@ -44,7 +49,7 @@ class WeightedParts:
         """Raises UsageError for a part that does not give a finite number."""
         total, values, inner = 0.0, {}, {}
         for name, (part, weight) in self._parts:
-            values[name], parts = _reward(await _called(part, outcome), name, outcome)
+            values[name], parts = _reward(await _called(part, name, outcome), name, outcome)
             inner |= parts
             total += weight * values[name]
         return total, inner | values
@@ -57,7 +62,7 @@ class _Single:
         self._function, self._name = function, _name(function)
 
     async def __call__(self, outcome: Outcome) -> tuple[float, dict[str, float]]:
-        returned = await _called(self._function, outcome)
+        returned = await _called(self._function, self._name, outcome)
         reward, parts = _reward(returned, self._name, outcome)
         return reward, (parts if isinstance(returned, tuple) else {self._name: reward})
 
@@ -131,9 +136,18 @@ def _named(part: str) -> Any:
     return PARTS[part]
 
 
-async def _called(function: Callable[[Outcome], Any], outcome: Outcome) -> Any:
-    returned = function(outcome)
-    return await returned if inspect.isawaitable(returned) else returned
+async def _called(function: Callable[[Outcome], Any], name: str, outcome: Outcome) -> Any:
+    """What a part returns; one that is not a coroutine runs on a thread, so that it holds up no other episode."""
+    try:
+        returned = await _threads.get().run(function, outcome)
+        return await returned if inspect.isawaitable(returned) else returned
+    except (InfrastructureError, UsageError):
+        raise
+    except Exception as error:
+        line = " ".join(str(error).split())
+        raise UsageError(
+            f"reward: the part {name} failed for task {outcome.task.task_id}: {type(error).__name__}: {line}"
+        ) from error
 
 
 def _reward(returned: Any, name: str, outcome: Outcome) -> tuple[float, dict[str, float]]:

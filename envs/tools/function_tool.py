@@ -23,7 +23,7 @@ from envs.runtime.threads import Threads
 from envs.tools.tool import Tool, ToolEpisode
 from envs.types import ToolResult, ToolStatus
 
-_BLOCKING_CALLS = 32
+_BLOCKING_CALLS = 512  # more than a worker has episodes: a wait for a thread would count against the tool's deadline
 _threads = PerLoop(lambda: Threads(_BLOCKING_CALLS))
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # what OpenAI's API takes
 

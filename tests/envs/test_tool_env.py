@@ -188,7 +188,10 @@ async def test_an_image_that_was_hidden_cannot_be_searched_for():
         await env.close_async()
 
 
-@pytest.mark.parametrize(("options", "word"), [({"tools": ["cod"]}, "cod"), ({"tools": ["text_search"]}, "text_search=")])
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [({"tools": ["cod"]}, "cod"), ({"tools": ["text_search"]}, "text_search="), ({"without": ["cod"]}, "without=cod")],
+)
 def test_tools_that_cannot_be_had_are_refused(options, word):
     with pytest.raises(UsageError, match=word):
         gymnasium.make("toolwise/Reasoning-v0", disable_env_checker=True, **options)

@@ -1,7 +1,9 @@
 """What a user writes as `reward=`: parts by name, function or import path, with weights, or a whole rule. What is no finite number
 is one line that names part and task."""
 
+import asyncio
 import functools
+import threading
 
 import numpy as np
 import pytest
@@ -194,3 +196,19 @@ async def test_a_task_without_truth_has_no_correctness():
 async def test_a_path_that_hydra_took_apart_is_put_together():
     """`{reward_functions:brief: 0.5}` on a command line arrives as the key `reward_functions` with the text "brief: 0.5"."""
     assert await score([{"reward_functions": "brief: 0.5"}]) == (0.5, {"brief": 1.0})
+
+
+async def test_a_part_that_raises_is_named_with_its_task():
+    def broken(outcome):
+        raise KeyError("missing")
+
+    with pytest.raises(UsageError, match="the part broken failed for task task-7: KeyError"):
+        await score([{broken: 1.0}])
+
+
+async def test_a_blocking_part_holds_up_no_other_episode():
+    """The first part waits for the second one, which belongs to another episode."""
+    done = threading.Event()
+    first = asyncio.create_task(score([lambda outcome: float(done.wait(60))]))
+    second = asyncio.create_task(score([lambda outcome: done.set() or 2.0]))
+    assert ((await first)[0], (await second)[0]) == (1.0, 2.0)
