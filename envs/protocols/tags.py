@@ -19,6 +19,9 @@ _FENCED = re.compile(r"<code>\s*```")
 # Strings of JSON are passed over: a closing tag inside one is part of it. One that is never closed is none.
 _CALL_END = re.compile(r'"(?:[^"\\]|\\.)*"|(?P<end></tool_call>)', re.DOTALL)
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_PYTHON_STRING = re.compile(
+    r"""(\"{3}|'{3})(?:[^\\]|\\.)*?\1 | "(?:[^"\\\n]|\\.)*" | '(?:[^'\\\n]|\\.)*' | \#[^\n]*\n""", re.DOTALL | re.VERBOSE
+)
 _JSON_FENCE = re.compile(r"\A```(?:json)?\s*(.*?)\s*```\Z", re.DOTALL)
 
 
@@ -101,14 +104,21 @@ def _end(text: str, start: int, tag: str) -> int | None:
 
 
 def is_whole(text: str, tags: frozenset[str]) -> bool:
-    """Whether a turn that generation stopped at is over: not amid thoughts, in an action, or in a string of a call's JSON."""
+    """Whether a turn that generation stopped at is over: not if the text that stopped it stands in thoughts, or in a string of code
+    or of a call's JSON. A closing tag amid an action that is not its own ends the turn, which is then malformed."""
     found = scan(text, tags)
     if found.open_tag is not None:
-        return False
+        inside = text[text.rfind(f"<{found.open_tag}>") :]
+        return found.open_tag != "think" and not _ends_in_string(inside, found.open_tag)
     last = found.blocks[-1] if found.blocks else None
-    if last is None or last.tag != "tool_call" or text[last.end :].strip():
-        return True
-    return '"' not in _STRING.sub("", last.inside)
+    return last is None or last.tag != "tool_call" or bool(text[last.end :].strip()) or not _ends_in_string(last.inside, last.tag)
+
+
+def _ends_in_string(inside: str, tag: str) -> bool:
+    """Whether the inside of an action ends amid a string, or a comment of code."""
+    if tag == "code":
+        return re.search("[\"'#]", _PYTHON_STRING.sub("", inside)) is not None
+    return tag == "tool_call" and '"' in _STRING.sub("", inside)
 
 
 def _without(text: str, start: int, hidden: list[tuple[int, int]]) -> str:
