@@ -11,7 +11,7 @@ from rollout_fakes import Bytes, spec
 
 from envs import Task, ToolEnv, tool
 from envs.protocols import DeepEyes, Hermes
-from rollout.config import PROTOCOL_PROMPT, EndpointConfig, EpisodeConfig
+from rollout.config import PROTOCOL_PROMPT, EndpointConfig, EpisodeConfig, RolloutConfig
 from rollout.engines.endpoint import Endpoint
 from rollout.episode.actors import PolicyActor
 from rollout.episode.loop import run_episode
@@ -210,7 +210,7 @@ def look(corner: str):
 
 async def play(server, chat, protocol="native", tools=(add, look), **config):
     env = ToolEnv([SEVEN], tools=tools, protocol=protocol)
-    policy = Endpoint(EndpointConfig(url=server.url, model="teacher", timeout_s=5, attempts=1))
+    policy = Endpoint(RolloutConfig(endpoint=EndpointConfig(url=server.url, model="teacher", timeout_s=5, attempts=1)))
     try:
         return await run_episode(spec(), env, policy, chat, EpisodeConfig(**{"max_action_tokens": 512, **config}))
     finally:
