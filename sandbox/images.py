@@ -37,7 +37,7 @@ def most_bytes(limits: Limits) -> int:
 
 
 def measure(payload: bytes) -> tuple[str, int, int] | None:
-    """Mode, width and height in pixels of an IMAGE payload; None where it is not one."""
+    """Mode, width and height in pixels of an IMAGE payload; None if it is not one."""
     if len(payload) < wire.PIXELS.size:
         return None
     name, width, height = wire.PIXELS.unpack_from(payload)

@@ -60,7 +60,7 @@ class Group:
         return int(dict(line.split() for line in text.splitlines()).get("oom_kill", 0))
 
     def cpu_s(self) -> float | None:
-        """Processor time used by the group, ever; None where it is not counted."""
+        """Processor time used by the group, ever; None if it is not counted."""
         if self._cpu_file < 0:  # kept open, since it is read at every run
             directory = self._paths.get("unified" if self._unified else "cpuacct")
             if directory is None:

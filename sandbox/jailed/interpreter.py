@@ -223,7 +223,7 @@ def prepare() -> None:
 
 
 def _compiled(source: str, filename: str) -> tuple[types.CodeType | None, types.CodeType | None]:
-    """A cell's statements, and apart from them the expression that it ends with: each None where there is none."""
+    """A cell's statements, and apart from them the expression that it ends with: each None if there is none."""
     if "\n" not in source:
         with contextlib.suppress(SyntaxError):  # most cells of one line are an expression: compiled at once, in half the time
             return None, compile(source, filename, "eval", dont_inherit=True)
