@@ -87,7 +87,7 @@ def test_sharegpts_own_names_are_read(tmp_path, chat, row):
         (lambda row: row["messages"].pop(), "the roles do not take turns"),
         (lambda row: row["images"].append("a.png"), "1 images have no <image> placeholder"),
         (lambda row: row["images"].pop(), "there are more <image> placeholders than images"),
-        (lambda row: row["messages"][2].update(content="I think so."), "turn 1 of the assistant is no action"),
+        (lambda row: row["messages"][2].update(content="I think so."), "turn 1 of the assistant is not an action"),
         (lambda row: row["messages"][4].update(content=ANSWER), "the answer must be the last turn"),
     ],
 )
