@@ -1,5 +1,5 @@
-# `make demo` and `make test` install what they need first; nothing outside .venv, .tools and the jail's root file system is touched,
-# except that missing Debian libraries are installed where this runs as root.
+# `make demo` and `make test` install what they need first. They change nothing outside .venv, .tools and the jail's root file system,
+# except that missing Debian libraries are installed if make runs as root.
 
 SHELL := /bin/bash
 UV := .tools/bin/uv
@@ -38,7 +38,7 @@ libraries:
 demo: install
 	@.venv/bin/toolwise train experiment=demo resume=true
 
-# Atlas's tests need them; where they cannot be installed, those tests are skipped and say so.
+# Atlas's tests need the flags; if they cannot be installed, those tests are skipped.
 flags:
 	@if [ ! -d /usr/share/$(FLAGS) ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "installing the Debian package $(FLAGS), for the tests of Atlas"; \
@@ -51,11 +51,11 @@ test: install flags
 	@# One thread each: two processes with two threads on two cores wait for each other.
 	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-# The sandbox's tests whole: every attack in all its forms, and soak, leaks and fuzz, which `make test` runs with small counts.
+# All tests of the sandbox: every attack in all its forms, and soak, leaks and fuzz, which `make test` runs with small counts.
 soak: install
 	@$(PYTHON) -m pytest --whole --timeout=3600 -m "not slow" tests/sandbox
 
-# Three seeds, each with a base, demonstrations, cold start, control and RL of its own.
+# Three seeds, each with its own base, demonstrations, cold start, control and RL.
 study: install
 	@for seed in 0 1 2; do \
 		{ [ -f runs/base_$$seed/pretraining.json ] || .venv/bin/toolwise model starter out=runs/base_$$seed seed=$$seed; } && \

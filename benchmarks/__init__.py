@@ -1,4 +1,4 @@
-"""Performance as ratios: what is ours beside a peer or a limit, both measured in the same run on the same machine.
+"""Performance as ratios: our parts compared with a peer or a limit, both measured in the same run on the same machine.
 
 `toolwise bench NAME` runs one of `BENCHMARKS`; README.md says what each figure means.
 """

@@ -17,12 +17,12 @@ class BenchConfig:
     out: str = ""
     """The file to write; if empty, runs/bench/NAME.json."""
     rounds: int = 10
-    """Each figure is the median over so many rounds, in which the two sides take turns. A noisy machine needs more."""
+    """Each figure is the median over this many rounds, in which the two sides take turns. A noisy machine needs more."""
 
 
 @dataclass(slots=True)
 class Figure:
-    """One value a round for each side, in `unit`. `of` names what ours is held against."""
+    """One value per round for each side, in `unit`. `of` names the reference."""
 
     name: str
     unit: str
@@ -31,7 +31,7 @@ class Figure:
     reference: list[float] = field(default_factory=list)
 
     def add(self, ours: float, reference: float) -> None:
-        """What one round gave."""
+        """Add the values of one round."""
         self.ours.append(ours)
         self.reference.append(reference)
 
@@ -50,15 +50,15 @@ class Figure:
 
 def table(records: Sequence[dict[str, Any]]) -> Table:
     """The records side by side, to three significant digits."""
-    shown = Table("figure")
+    columns = Table("figure")
     for name in ("ours", "reference", "ratio"):
-        shown.add_column(name, justify="right")
+        columns.add_column(name, justify="right")
     for name in ("unit", "reference is"):
-        shown.add_column(name)
+        columns.add_column(name)
     for record in records:
         numbers = (_three_digits(record[name]) for name in ("ours", "reference", "ratio"))
-        shown.add_row(record["figure"], *numbers, record["unit"], record["of"])
-    return shown
+        columns.add_row(record["figure"], *numbers, record["unit"], record["of"])
+    return columns
 
 
 def _three_digits(value: float) -> str:

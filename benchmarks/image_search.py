@@ -1,7 +1,7 @@
-"""The embedded image search beside exhaustive matching: the same corners, of which the peer compares each with each.
+"""The embedded image search compared with exhaustive matching of the same corners, in which the peer compares each with each.
 
-The gallery is generated boards and textures, and the real flags and photographs that Atlas is built from where they are installed.
-What is searched for is a changed copy of a picture in it.
+The gallery has generated boards and textures and, if they are installed, the real flags and photographs that Atlas is built from.
+A query is a modified copy of a picture in it.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from envs.worlds.atlas.sources import FLAGS, countries, flags, photographs, unmi
 from envs.worlds.microworld.emblems import emblem
 
 PICTURES = 10_000
-_SEARCHED, _EXHAUSTIVELY = 80, 8  # pictures a round on our side, and those of them on the peer's, which takes seconds for each
+_SEARCHED, _EXHAUSTIVELY = 80, 8  # queries a round on our side, and those of them on the peer's, which takes seconds for each
 _TOP_K = 5
-_FARTHEST = 48  # bits of 256 in which two corners that are one may differ
+_FARTHEST = 48  # bits of 256 in which two descriptors of the same corner may differ
 
 
 def measure(rounds: int, advance: Callable[[int, str], None], pictures: int = PICTURES) -> list[Figure]:
@@ -48,14 +48,14 @@ def measure(rounds: int, advance: Callable[[int, str], None], pictures: int = PI
             if not titles:
                 continue
             ours_right, peer_right = [], []
-            for place in range(_SEARCHED):
+            for query_number in range(_SEARCHED):
                 title = titles[int(rng.integers(len(titles)))]
-                image = CHANGES[place % len(CHANGES)](real[title] if title in real else generated(made[title]), rng)
+                image = CHANGES[query_number % len(CHANGES)](real[title] if title in real else generated(made[title]), rng)
                 started = time.perf_counter()
                 matches = index.find(image, _TOP_K)
                 spent.append(1e3 * (time.perf_counter() - started))
                 ours_right.append(title in [match.title for match in matches])
-                if place < _EXHAUSTIVELY:
+                if query_number < _EXHAUSTIVELY:
                     started = time.perf_counter()
                     peer_right.append(title in peer.find(image, _TOP_K))
                     theirs.append(1e3 * (time.perf_counter() - started))
@@ -75,7 +75,7 @@ def generated(number: int) -> Image.Image:
 
 
 def _cropped(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Four fifths of each side, anywhere."""
+    """A crop of four fifths of each side, at a random position."""
     width, height = image.width * 4 // 5, image.height * 4 // 5
     left, top = int(rng.integers(image.width - width + 1)), int(rng.integers(image.height - height + 1))
     return image.crop((left, top, left + width, top + height))
@@ -101,7 +101,7 @@ CHANGES = (_cropped, _resized, _encoded, _recoloured)
 
 
 def _real() -> tuple[Mapping[str, Image.Image], set[str]]:
-    """The real pictures by title, and those of them that are like another; none where the flags are not installed."""
+    """The real pictures by title, and those of them that are like another; none if the flags are not installed."""
     try:
         known = flags(Path(FLAGS), countries())
         return {**known, **photographs()}, set(known) - set(unmistakable(known))
@@ -117,7 +117,7 @@ def _gallery(made: Mapping[str, int], real: Mapping[str, Image.Image]) -> Iterat
 
 
 class _Exhaustive:
-    """Ranks pictures by how many of the query's corners have their nearest one there, over all corners of the gallery."""
+    """Ranks pictures by how many of the query's corners have their nearest corner of the whole gallery in them."""
 
     def __init__(self) -> None:
         self._titles: list[str] = []
@@ -125,7 +125,7 @@ class _Exhaustive:
         self._matcher = cv2.BFMatcher(cv2.NORM_HAMMING)
 
     def seen(self, gallery: Iterator[Picture]) -> Iterator[Picture]:
-        """The gallery as it passes by, remembered."""
+        """Yields the gallery unchanged and stores its corners."""
         for picture in gallery:
             self._titles.append(picture.title)
             self._descriptors.append(corners(picture.image).descriptors)
@@ -133,16 +133,16 @@ class _Exhaustive:
 
     def find(self, image: Image.Image, top_k: int) -> list[str]:
         """Titles, the best first."""
-        asked = corners(image).descriptors
+        query = corners(image).descriptors
         votes = np.zeros(len(self._titles))
-        if len(asked):
-            best = np.full(len(asked), _FARTHEST + 1)
-            owner = np.full(len(asked), -1)
-            for place, descriptors in enumerate(self._descriptors):
+        if len(query):
+            best = np.full(len(query), _FARTHEST + 1)
+            owner = np.full(len(query), -1)
+            for number, descriptors in enumerate(self._descriptors):
                 if not len(descriptors):
                     continue
-                for match in self._matcher.match(asked, descriptors):
+                for match in self._matcher.match(query, descriptors):
                     if match.distance < best[match.queryIdx]:
-                        best[match.queryIdx], owner[match.queryIdx] = match.distance, place
+                        best[match.queryIdx], owner[match.queryIdx] = match.distance, number
             np.add.at(votes, owner[owner >= 0], 1)
-        return [self._titles[place] for place in np.argsort(-votes, kind="stable")[:top_k] if votes[place]]
+        return [self._titles[number] for number in np.argsort(-votes, kind="stable")[:top_k] if votes[number]]

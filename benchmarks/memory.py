@@ -1,4 +1,4 @@
-"""What one more idle session costs in memory, counted by the kernel for each process and read on the host."""
+"""The memory of one more idle session, counted by the kernel for each process and read on the host."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _CELL = "print(6 * 7)"
 
 
 async def add(private: Figure, growth: Figure, peers: Peers, limits: Limits) -> None:
-    """Opens sessions and lets each run one trivial cell, then does the same with unjailed interpreters. Megabytes (10⁶).
+    """Opens sessions and lets each run one trivial cell, then does the same with unjailed interpreters. In megabytes (10⁶ bytes).
 
-    `private`: pages that one process alone has mapped, summed over all processes that came with a session (its interpreter, its
-    init, its slot). `growth`: by how much all processes of the sandbox together grew for each session, every page counted once
-    (the sum of proportional shares); so pages that a session's own processes share with one another are in it.
+    `private`: pages that only one process has mapped, summed over all processes of a session (its interpreter, its init, its slot).
+    `growth`: the growth of all processes of the sandbox together for each session, every page counted once (the sum of
+    proportional shares), including pages that a session's own processes share with one another.
     """
     with peers.repl() as first, contextlib.ExitStack() as opened:
         first.run(_CELL)

@@ -1,10 +1,10 @@
-"""What the sandbox is held against. All peers run the jail's own Python with the sandbox's imports and environment variables.
+"""The references of the sandbox's figures. All run the jail's own Python with the sandbox's imports and environment variables.
 
 * a jail per call (snekbox's way): nsjail with a root, namespaces, system-call filter and resource limits like ours, and in it a new
-  interpreter that imports, runs the code and exits. It is given no cgroup, which would cost it more time and ours has.
+  interpreter that imports, runs the code and exits. It has no cgroup, which would cost it more time; ours has one.
 * a process per call: the same new interpreter without any isolation.
 * a REPL: one unjailed interpreter that has imported and that reads, runs and echoes one cell after another as a notebook does,
-  over a pair of pipes. It protects from nothing and has no deadline: what a turn costs at least, whatever the walls.
+  over a pair of pipes. It has neither protection nor deadline: it is the minimum cost of a turn.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ os.mkdir("/tmp/.matplotlib")
 for name in os.listdir("/opt/fonts"):
     os.symlink(f"/opt/fonts/{name}", f"/tmp/.matplotlib/{name}")
 """
-_FLUSH = "import sys; sys.stdout.flush()"  # so that the result leaves before the interpreter takes itself apart
+_FLUSH = "import sys; sys.stdout.flush()"  # so that the result is sent before the interpreter shuts down
 _SERVE = """
 import ast, contextlib, io, os, sys
 namespace = {"__name__": "__main__"}
@@ -48,7 +48,7 @@ while size := sys.stdin.buffer.read(4):
 
 
 class Peers:
-    """Makes them. `root` is the jail's environment (`sandbox.rootfs`), `scratch` an empty directory."""
+    """Runs the references. `root` is the jail's environment (`sandbox.rootfs`), `scratch` an empty directory."""
 
     def __init__(self, root: Path, imports: Sequence[str], limits: Limits, scratch: Path) -> None:
         self._root = root
@@ -68,7 +68,7 @@ class Peers:
         (self._python,) = (root / "python/bin").glob("python3.[0-9]*")
 
     def in_new_jail(self, code: str) -> tuple[str, float]:
-        """The first line that `code` printed, and the seconds until it was there. Returns when the jail has ended."""
+        """The first line that `code` printed, and the seconds until it was read. Returns when the jail has ended."""
         log = os.memfd_create("log")
         try:
             started = time.perf_counter()
@@ -86,7 +86,7 @@ class Peers:
             os.close(log)
 
     def in_new_process(self, code: str) -> tuple[str, float]:
-        """Like `in_new_jail`, unjailed."""
+        """As `in_new_jail`, but unjailed."""
         started = time.perf_counter()
         return _first_line(self._spawn("\n".join((self._imports, code, _FLUSH)), subprocess.DEVNULL), started)
 
@@ -100,7 +100,7 @@ class Peers:
 
 
 class Repl:
-    """A persistent unjailed interpreter. `with` ends it."""
+    """A persistent unjailed interpreter. Leaving its `with` block ends it."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdin is not None and process.stdout is not None
@@ -120,12 +120,12 @@ class Repl:
         self._process.wait()
 
     def run(self, code: str) -> str:
-        """What the cell printed. Blocks. Raises InfrastructureError when it raised, which ends the REPL."""
+        """The output of a cell. Blocks. Raises InfrastructureError if the cell raised, which ends the REPL."""
         self._ask(code)
         return self._answer()
 
     async def run_async(self, code: str) -> str:
-        """As `run`, for a program that has other things to do: its event loop says when the answer is there."""
+        """As `run`, but waits in the event loop, so that the program can do other work."""
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
             self._loop.add_reader(self._printed, self._arrived)
@@ -149,7 +149,7 @@ class Repl:
         data = b""
         while len(data) < size:
             if not (more := self._printed.read(size - len(data))):
-                raise InfrastructureError("the unjailed REPL ended: what it said is above")
+                raise InfrastructureError("the unjailed REPL ended: its output is above")
             data += more
         return data
 
@@ -161,6 +161,6 @@ def _first_line(process: subprocess.Popen[bytes], started: float, log: int | Non
         took_s = time.perf_counter() - started
         process.stdout.read()
     if not line:
-        said = "" if log is None else os.pread(log, 1 << 16, 0).decode(errors="replace").strip()
-        raise InfrastructureError(f"a peer ended without a result, exit status {process.returncode}: {said.splitlines()[-1:]}")
+        messages = "" if log is None else os.pread(log, 1 << 16, 0).decode(errors="replace").strip()
+        raise InfrastructureError(f"a peer ended without a result, exit status {process.returncode}: {messages.splitlines()[-1:]}")
     return line.decode().rstrip("\n"), took_s

@@ -1,7 +1,7 @@
-"""`toolwise bench sandbox`: what isolation and persistence cost, through the public interface of `sandbox`.
+"""`toolwise bench sandbox`: the cost of isolation and persistence, through the public interface of `sandbox`.
 
-Within a round the two sides of a figure are measured one right after the other, so that a machine that gets slower gets slower
-for both. Each gives one value a round, and the figure is the median over the rounds.
+Within a round the two sides of a figure are measured one right after the other, so that a slower machine slows both. Each gives one
+value per round, and the figure is the median over the rounds.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ print(pixels.size)
 
 
 def measure(rounds: int, advance: Callable[[int, str], None]) -> list[Figure]:
-    """Raises SandboxUnavailable, and InfrastructureError when a side fails to do what is measured."""
+    """All figures. Raises SandboxUnavailable if there is no sandbox, InfrastructureError if a measured operation fails."""
     root = rootfs.build()
     limits = Limits(wall_s=60.0, cpu_s=60.0)  # a loaded machine must not turn slowness into a timeout
     with tempfile.TemporaryDirectory(prefix="toolwise-bench-") as scratch:
@@ -70,7 +70,7 @@ def measure(rounds: int, advance: Callable[[int, str], None]) -> list[Figure]:
 async def _measure(peers: Peers, limits: Limits, scratch: Path, rounds: int, advance: Callable[[int, str], None]) -> list[Figure]:
     figures = _figures()
     private, growth = figures["idle_session_memory"], figures["idle_session_memory_growth"]
-    advance(0, "memory, then a round that is thrown away")
+    advance(0, "memory, then a round that is discarded")
     for _ in range(min(rounds, _MEMORY_ROUNDS)):
         await memory.add(private, growth, peers, limits)
     picture = scratch / "picture.jpg"
@@ -78,7 +78,7 @@ async def _measure(peers: Peers, limits: Limits, scratch: Path, rounds: int, adv
     async with Pool(limits, preload=peers.imports) as pool:
         with peers.repl() as repl:
             bench = _Bench(pool, peers, repl, picture)
-            # Thrown away: the first of everything is slower, with files to read and fonts to load.
+            # Discarded: everything is slower the first time, when files are read and fonts loaded.
             await bench.one_by_one(_figures())
             for number in range(rounds):
                 await bench.one_round(figures)
@@ -119,7 +119,7 @@ class _Bench:
         await self._throughput(figures["sessions_per_second"])
 
     async def one_by_one(self, figures: dict[str, Figure]) -> None:
-        """A round without what keeps all cores busy."""
+        """A round without the measurement that keeps all cores busy."""
         async with self._pool.session() as session:
             await self._turns(session, figures)
             await self._figures_out(session, figures["figures_out_10"])
@@ -178,9 +178,9 @@ class _Bench:
             result = await session.run(_LOOK)
             ours = _ms_since(started)
         started = time.perf_counter()
-        seen = self._repl.run(self._decode + _LOOK)
+        printed = self._repl.run(self._decode + _LOOK)
         figure.add(ours, _ms_since(started))
-        _check(result, seen.strip())
+        _check(result, printed.strip())
         self._repl.run("del picture, image_1")
 
     async def _figures_out(self, session: Session, figure: Figure) -> None:
@@ -196,8 +196,10 @@ class _Bench:
 
 def _check(result: Result, printed: str = "", images: int = 0) -> None:
     if result.status is not Status.OK or result.stdout.strip() != printed or len(result.images) != images:
-        said = " ".join(result.stderr.split())
-        raise InfrastructureError(f"a session gave {result.status}, {result.stdout!r} and {len(result.images)} images: {said}")
+        stderr = " ".join(result.stderr.split())
+        raise InfrastructureError(
+            f"a session returned {result.status}, {result.stdout!r} and {len(result.images)} images: {stderr}"
+        )
 
 
 def _ms_since(started: float) -> float:
@@ -205,7 +207,7 @@ def _ms_since(started: float) -> float:
 
 
 def _photograph() -> Image.Image:
-    """A picture that costs about as much to decode as a camera's: smooth colours with a little noise."""
+    """A picture that takes about as long to decode as a camera's: smooth colours with a little noise."""
     random = np.random.default_rng(0)
     smooth = Image.fromarray(random.integers(0, 256, (48, 64, 3), dtype=np.uint8)).resize(
         (_WIDTH, _HEIGHT), Image.Resampling.BICUBIC

@@ -1,4 +1,4 @@
-"""`toolwise bench search`: the embedded searches, each beside a peer."""
+"""`toolwise bench search`: the embedded searches, each compared with a peer."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The embedded text search beside bm25s: the same documents, the same queries, as many results, from a query's text to theirs.
+"""The embedded text search compared with bm25s: the same documents, queries and number of results, timed from query to results.
 
-Each side runs in a process of its own (`benchmarks.text_sides`), in turns. bm25s runs with its own tokenizer and stop words and its
+Each side runs in a separate process (`benchmarks.text_sides`), in turns. bm25s runs with its own tokenizer and stop words and its
 files memory-mapped, in the form that is best for the figure: compiled by numba for speed, without numba for memory.
 """
 
@@ -27,14 +27,14 @@ DOCUMENTS = 1_000_000
 _QUERIES, _TOP_K = 220, 5  # the first 20 are not timed
 _VOCABULARY = 200_000
 _ZIPF_EXPONENT, _ZIPF_SHIFT = 1.07, 2.7  # Mandelbrot's form of Zipf's law
-_FREQUENT = 100  # words that take the place of stop words
+_FREQUENT = 100  # words that play the role of stop words
 _STOP_WORDS = ("the", "of", "and", "to", "in", "a", "is", "was", "it", "for", "on", "be", "with", "as", "that", "by", "at", "this")
 _BATCH = 10_000
 _SYLLABLES = [onset + vowel for onset in "bdfgklmnprstvz" for vowel in "aeiou"]
 
 
 def measure(rounds: int, advance: Callable[[int, str], None], documents: int = DOCUMENTS) -> list[Figure]:
-    """Four figures over generated documents. Both sides build once; then each round asks both the same new queries."""
+    """Four figures over generated documents. Both sides build once; then each round runs the same new queries on both."""
     build, p50, p99, memory = figures = [
         Figure("text_build", "s", "bm25s"),
         Figure("text_query_p50", "ms", "bm25s with numba, memory-mapped"),
@@ -51,14 +51,14 @@ def measure(rounds: int, advance: Callable[[int, str], None], documents: int = D
         build.add(*seconds)
         corpus.unlink()
         for number in range(rounds):
-            asked = json.dumps(queries(_QUERIES, number))
-            found = [
-                _run("query", side, directory, _TOP_K, stdin=asked)
+            batch = json.dumps(queries(_QUERIES, number))
+            measured = [
+                _run("query", side, directory, _TOP_K, stdin=batch)
                 for side, directory in zip(SIDES, (ours, theirs, theirs), strict=True)
             ]
-            p50.add(median(found[0]["ms"]), median(found[1]["ms"]))
-            p99.add(quantiles(found[0]["ms"], n=100)[98], quantiles(found[1]["ms"], n=100)[98])
-            memory.add(found[0]["mb"], found[2]["mb"])
+            p50.add(median(measured[0]["ms"]), median(measured[1]["ms"]))
+            p99.add(quantiles(measured[0]["ms"], n=100)[98], quantiles(measured[1]["ms"], n=100)[98])
+            memory.add(measured[0]["mb"], measured[2]["mb"])
             advance(number + 1, f"a query {p50.ours[-1]:.2f} ms, bm25s {p50.reference[-1]:.2f} ms")
     return figures
 
@@ -102,7 +102,7 @@ def _vocabulary() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
 
 def _run(action: str, side: str, *rest: object, stdin: str = "") -> dict[str, Any]:
     root = Path(__file__).parents[1]
-    # -P: this folder must not be where the process finds `sandbox`
+    # -P: the process must not import `sandbox` from this folder
     command = [sys.executable, "-P", str(Path(__file__).with_name("text_sides.py")), action, side, *map(str, rest)]
     result = subprocess.run(command, input=stdin, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(root)})
     if result.returncode:

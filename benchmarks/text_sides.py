@@ -57,18 +57,18 @@ def _open(side: str, directory: Path, top_k: int) -> Callable[[str], Sequence[ob
         return _open_ours(directory, top_k)
     if side == "bm25s":
         return _open_bm25s(directory, top_k, "numba")
-    sys.modules["numba"] = None  # ty: ignore[invalid-assignment]  # as if not installed: bm25s imports it wherever it is
+    sys.modules["numba"] = None  # ty: ignore[invalid-assignment]  # hides numba, which bm25s would import
     return _open_bm25s(directory, top_k, "numpy")
 
 
 def _resident_mb() -> float:
-    """Every page that this process has in memory, those of mapped files too."""
+    """All pages of this process in memory, including those of mapped files."""
     fields = dict(line.split(":", 1) for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:])
     return int(fields["Rss"].split()[0]) * 1024 / 1e6
 
 
 def main(action: str, side: str, *rest: str) -> dict[str, object]:
-    """What a process measured: `s` of a build; `ms` of each query and the resident `mb` after all of them."""
+    """The measurements of a process: `s` of a build, or `ms` of each query and the resident `mb` after all of them."""
     if action == "build":
         corpus, directory = map(Path, rest)
         started = time.perf_counter()

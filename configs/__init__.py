@@ -20,11 +20,11 @@ from envs.errors import UsageError
 
 DIRECTORY = Path(__file__).parent
 RETIRED = (("learner", "banned_token_ids"), ("learner", "seed"), ("rollout", "backend"))
-"""Settings that a `config.yaml` of an earlier version may hold and that are none any more."""
+"""Settings that a `config.yaml` of an earlier version may hold and that no longer exist."""
 
 
 def compose[T](name: str, schema: type[T], overrides: Sequence[str]) -> T:
-    """The settings of command `name` as an instance of its dataclass. Raises UsageError."""
+    """The settings of command `name` as an instance of its dataclass. Raises UsageError if an override is wrong."""
     ConfigStore.instance().store(name="schema", node=schema)
     _check(OmegaConf.structured(schema), overrides)
     try:
@@ -33,12 +33,12 @@ def compose[T](name: str, schema: type[T], overrides: Sequence[str]) -> T:
         return cast(T, OmegaConf.to_object(config))
     except (HydraException, OmegaConfBaseException) as error:
         cause, _, key = str(error.__cause__ or error).partition("full_key:")
-        where = f"{key.split()[0]}: " if key.split() else ""
-        raise UsageError(where + " ".join(cause.split())) from error
+        prefix = f"{key.split()[0]}: " if key.split() else ""
+        raise UsageError(prefix + " ".join(cause.split())) from error
 
 
 def compose_again[T](saved: Path, schema: type[T], overrides: Sequence[str]) -> T:
-    """The settings that a run was begun with (its `config.yaml`), with `overrides` on top. Raises UsageError."""
+    """The settings that a run began with (its `config.yaml`), with `overrides` applied. Raises UsageError if one is wrong."""
     _check(OmegaConf.structured(schema), overrides)
     try:
         # Hydra's parser, as when the run was begun: YAML would read quotes and backslashes otherwise.
@@ -61,7 +61,7 @@ def choices(group: str = "experiment") -> list[str]:
 
 
 def _check(schema: DictConfig, overrides: Sequence[str]) -> None:
-    """Refuse an override that names no setting, with the nearest one that exists."""
+    """Raise UsageError, with the nearest existing setting, if an override names none."""
     known, free_paths = _paths(schema), _free(schema)
     for override in overrides:
         key, separator, value = override.partition("=")
@@ -82,21 +82,21 @@ def _check(schema: DictConfig, overrides: Sequence[str]) -> None:
 
 def _paths(node: Any, prefix: str = "") -> list[str]:
     """Every key of a configuration, dotted."""
-    found = []
+    paths = []
     for key in node:
         path = f"{prefix}{key}"
-        found.append(path)
+        paths.append(path)
         if OmegaConf.is_dict(node) and not OmegaConf.is_missing(node, key) and OmegaConf.is_dict(node[key]):
-            found += _paths(node[key], f"{path}.")
-    return found
+            paths += _paths(node[key], f"{path}.")
+    return paths
 
 
 def _free(schema: DictConfig, prefix: str = "") -> list[str]:
     """Keys under which anything may be written: plain mappings, not dataclasses."""
-    found = []
+    paths = []
     for key in schema:
         value = None if OmegaConf.is_missing(schema, key) else schema[key]
         if isinstance(value, DictConfig):
             path = f"{prefix}{key}"
-            found += [path] if OmegaConf.get_type(value) is dict else _free(value, f"{path}.")
-    return found
+            paths += [path] if OmegaConf.get_type(value) is dict else _free(value, f"{path}.")
+    return paths

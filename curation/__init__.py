@@ -1,1 +1,1 @@
-"""Verified demonstrations: recorded ones from files, and the check that any demonstration must pass."""
+"""Verified demonstrations: recorded ones from files, and the check that every demonstration must pass."""

@@ -1,8 +1,8 @@
-"""Recorded demonstrations of a file, like DeepEyesV2's for the cold start, as episodes in a policy's own tokens.
+"""Recorded demonstrations from a file, like DeepEyesV2's for the cold start, as episodes in a policy's own tokens.
 
-A row is a conversation (ShareGPT's `conversations` or OpenAI's `messages`) in DeepEyesV2's protocol, its images in
-`images` at their `<image>` placeholders or as parts of the messages. The assistant's turns are what is learned; tool outputs are
-data as anywhere: escaped, masked, cut to the episode's budgets.
+A row is a conversation (ShareGPT's `conversations` or OpenAI's `messages`) in DeepEyesV2's protocol. Its images are in
+`images`, at their `<image>` placeholders, or are parts of the messages. The assistant's turns are learned; tool outputs are treated
+as in any episode: escaped, masked, cut to the episode's budgets.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from rollout.types import Episode, Generation, StopReason, ToolCallRecord, Turn,
 
 _RESPONSE = ("<tool_response>", "</tool_response>")
 _PROTOCOL = DeepEyes()
-_METRIC_NAMES = {"search": "text_search"}  # what a model calls the text search by
+_METRIC_NAMES = {"search": "text_search"}  # a model calls the text search by another name
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
-    """One turn: what the user or a tool shows, then what the assistant does."""
+class _RecordedTurn:
+    """One turn: the text and images from the user or a tool, then the assistant's action."""
 
     text: str
     pictures: tuple[Picture, ...]
@@ -47,8 +47,8 @@ def read_demonstrations(
 ) -> list[Episode]:
     """`count` of the file's demonstrations, drawn by `seed` without replacement. Their answers are taken to be right.
 
-    All rows are checked first. Raises DatasetError as `envs.datasets.Dataset` does, UsageError where the file has fewer, and where
-    one is longer than `config.max_tokens`.
+    All rows are checked first. Raises DatasetError as `envs.datasets.Dataset` does, and UsageError if the file has
+    fewer demonstrations or one is longer than `config.max_tokens`.
     """
     path = Path(path)
     if not path.exists():
@@ -69,33 +69,32 @@ def read_demonstrations(
     return [_episode(rows[number], path, number, chat, config) for number in chosen.tolist()]
 
 
-def _turns(row: Mapping[str, Any], folder: Path) -> tuple[str | None, list[_Said]]:
-    """The system prompt and the turns. Raises RowError for what is no demonstration."""
+def _turns(row: Mapping[str, Any], folder: Path) -> tuple[str | None, list[_RecordedTurn]]:
+    """The system prompt and the turns. Raises RowError if the row is not a demonstration."""
     messages = conversation(row)
     system = text_of(messages.pop(0)["content"]) if messages and messages[0]["role"] == "system" else None
     roles = [message["role"] for message in messages]
     if not roles or len(roles) % 2 or set(roles[1::2]) != {"assistant"} or "assistant" in roles[::2]:
-        raise RowError("the roles do not take turns; write user, assistant, …, and the answer last")
-    named = list(row.get("images") or ())
+        raise RowError("the roles do not alternate; write user, assistant, …, and the answer last")
+    images = list(row.get("images") or ())
     turns = []
-    for shown, said in zip(messages[::2], messages[1::2], strict=True):
-        parts = picture_parts(shown["content"])
+    for prompt, reply in zip(messages[::2], messages[1::2], strict=True):
+        parts = picture_parts(prompt["content"])
         if not parts:
-            places = shown["content"].count("<image>") if isinstance(shown["content"], str) else 0
-            if places > len(named):
+            placeholders = prompt["content"].count("<image>") if isinstance(prompt["content"], str) else 0
+            if placeholders > len(images):
                 raise RowError("there are more <image> placeholders than images")
-            parts, named = named[:places], named[places:]
-        # What stands after an action was written past its end; nothing of it is learned.
-        action = _PROTOCOL.first_turn(text_of(said["content"]))
-        turns.append(
-            _Said(text_of(shown["content"]), tuple(picture(part, folder) for part in parts), action, _PROTOCOL.parse(action))
-        )
-    if named:
-        raise RowError(f"{len(named)} images have no <image> placeholder")
-    for place, turn in enumerate(turns, 1):
+            parts, images = images[:placeholders], images[placeholders:]
+        # Text after an action was written past the end of the turn and is not learned.
+        action = _PROTOCOL.first_turn(text_of(reply["content"]))
+        pictures = tuple(picture(part, folder) for part in parts)
+        turns.append(_RecordedTurn(text_of(prompt["content"]), pictures, action, _PROTOCOL.parse(action)))
+    if images:
+        raise RowError(f"{len(images)} images have no <image> placeholder")
+    for number, turn in enumerate(turns, 1):
         if isinstance(turn.parsed, Malformed):
-            raise RowError(f"turn {place} of the assistant is no action ({turn.parsed.reason})")
-        if isinstance(turn.parsed, Answer) != (place == len(turns)):
+            raise RowError(f"turn {number} of the assistant is not an action ({turn.parsed.reason})")
+        if isinstance(turn.parsed, Answer) != (number == len(turns)):
             raise RowError("the answer must be the last turn, and only that")
     return system, turns
 
@@ -112,12 +111,12 @@ def _episode(row: Mapping[str, Any], path: Path, number: int, chat: ChatFormat, 
     images = ImageEncoder()
     recorded: list[Turn] = []
     try:
-        for place, turn in enumerate(turns):
-            text = turn.text if place == 0 else _tool_text(turn.text, turns[place - 1].parsed)
-            encoded = tuple(images.encode(load(found)) for found in turn.pictures)
-            (shown,) = transcript.append_observation([ChatMessage("user", text, encoded)])
-            if place:
-                recorded.append(_turn(turns[place - 1], shown.text, [image.sha256 for image in shown.images]))
+        for index, turn in enumerate(turns):
+            text = turn.text if index == 0 else _tool_text(turn.text, turns[index - 1].parsed)
+            encoded = tuple(images.encode(load(source)) for source in turn.pictures)
+            (message,) = transcript.append_observation([ChatMessage("user", text, encoded)])
+            if index:
+                recorded.append(_turn(turns[index - 1], message.text, [image.sha256 for image in message.images]))
             token_ids = chat.encode_action(turn.action, _PROTOCOL.stop)
             if len(token_ids) > transcript.room:
                 raise TokenBudgetExceeded(f"an action of {len(token_ids)} tokens, {transcript.room} are left")
@@ -145,14 +144,14 @@ def _episode(row: Mapping[str, Any], path: Path, number: int, chat: ChatFormat, 
 
 
 def _tool_text(text: str, action: Action) -> str:
-    """A recorded tool output as the environment would show it."""
+    """A recorded tool output, written as the environment writes it."""
     inner = escape(text.removeprefix(_RESPONSE[0]).removesuffix(_RESPONSE[1]).strip())
     calls = action.calls if isinstance(action, Calls) else (Call("code"),)
     (message,) = _PROTOCOL.results(calls, [(inner, ())])
     return message.text
 
 
-def _turn(said: _Said, observation: str, images: list[str]) -> Turn:
-    names = [call.name for call in said.parsed.calls] if isinstance(said.parsed, Calls) else []
+def _turn(turn: _RecordedTurn, observation: str, images: list[str]) -> Turn:
+    names = [call.name for call in turn.parsed.calls] if isinstance(turn.parsed, Calls) else []
     calls = [ToolCallRecord(_METRIC_NAMES.get(name, name), str(ToolStatus.OK), 0.0) for name in names]
-    return Turn(action=said.action, observation=observation, images=images, tool_calls=calls)
+    return Turn(action=turn.action, observation=observation, images=images, tool_calls=calls)

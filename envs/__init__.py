@@ -1,6 +1,6 @@
 """Tool-use tasks as Gymnasium environments; importing this package registers them.
 
-What stands in `__all__` is stable: it changes only with a line in the CHANGELOG that says how to follow.
+The names in `__all__` are stable: a change to them comes with a line in the CHANGELOG that says how to follow.
 """
 
 from envs.protocols import Answer, Call, Calls, Malformed, Protocol

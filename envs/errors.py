@@ -1,26 +1,27 @@
 """Every error that Toolwise raises on purpose, in one tree.
 
     ToolwiseError
-    ├── UsageError                  the user can mend it; one line that says what to write instead
+    ├── UsageError                  the user can fix it; one line that says what to write instead
     │   └── DatasetError            a file of questions, or one of its rows, cannot be used
     ├── RowError                    one row of a file cannot be used; a DatasetError names the file and the number
     ├── InfrastructureError         a machine, a process or a service failed: the episode is run again
-    │   └── FleetError              it failed again and again: the run stops
+    │   └── FleetError              infrastructure failed after all retries: the run stops
     ├── SearchUnavailable           a search gave no answer: an observation, and the episode goes on
     ├── EndpointFailed              an OpenAI-compatible endpoint gave no usable answer, after all attempts
     ├── EndpointRefused             the endpoint says that the request is wrong: no attempt will help
     │   └── ConversationTooLong     … because the conversation exceeds the model's context
     └── TokenBudgetExceeded         the next turn does not fit into the episode's tokens
 
-What a model does wrong is never an exception: it is an observation. `sandbox.SandboxUnavailable` stands apart, since the sandbox
-knows nobody. The command line prints one line for each: exit status 2 for a UsageError, 1 for an InfrastructureError.
+What a model does wrong is never an exception: it is an observation. `sandbox.SandboxUnavailable` is not in the tree, since
+`sandbox` imports no other package. The command line prints one line for each error: exit status 2 for a UsageError, 1 for an
+InfrastructureError.
 """
 
 from __future__ import annotations
 
 
 class ToolwiseError(Exception):
-    """The root of the tree."""
+    """The base class of all the others."""
 
 
 class UsageError(ToolwiseError):
@@ -40,7 +41,7 @@ class InfrastructureError(ToolwiseError):
 
 
 class FleetError(InfrastructureError):
-    """The machines fail again and again; the message names the last failure."""
+    """Infrastructure failed after all retries; the message names the last failure."""
 
 
 class SearchUnavailable(ToolwiseError):

@@ -1,4 +1,4 @@
-"""ToolEnv: a tool-use task as a `gymnasium.Env`, with a coroutine face for rollouts and the plain one for everybody else."""
+"""ToolEnv: a tool-use task as a `gymnasium.Env`, with an async interface for rollouts and Gymnasium's own for other users."""
 
 from __future__ import annotations
 
@@ -43,23 +43,23 @@ MAX_SIDE = 1 << 14
 class ToolEnv(gymnasium.Env[Observation, str]):
     """One question per episode. An answer terminates it, a spent budget of `max_turns` turns truncates it.
 
-    It is driven by text or by call. By text, the action is a whole turn of the model, which `protocol` reads: `step_async` is the
-    work (a rollout awaits thousands of them in one thread), and `step` runs it to completion. By call, `tool_schemas` says what
-    there is, `await call(name, arguments)` is a turn, and `await finish(answer)` ends the episode. Records, escapes, deadlines and
-    counts are the same either way. A malformed action or a failed tool is an observation; what tools return is escaped.
+    It is driven by text or by call. By text, the action is a whole turn of the model, which `protocol` reads: `step_async` does the
+    work (a rollout awaits thousands of them in one thread), and `step` runs it to completion. By call, `tool_schemas` lists the
+    tools, `await call(name, arguments)` is a turn, and `await finish(answer)` ends the episode. Records, escapes, deadlines and
+    counts are the same either way. A malformed action or a failed tool is an observation; the output of tools is escaped.
 
     `tasks` draws a task with a NumPy generator, or is a sequence of tasks to draw from. `tools` lists what the model may call: see
     `envs.tools.opening`; by default code, and the searches that have something to search in. `without` takes some away by name.
-    `reward` is scored at the end: see `envs.rewards.reward`; `judge` is a `Judge` or its settings, for tasks that want one.
-    `text_search`, `image_search`, `top_k` and `search_s` (seconds) are the built-in searches'; `tool_outputs` other than "real"
-    hides what tools return: see `envs.tools.outputs`.
+    `reward` is scored at the end: see `envs.rewards.reward`; `judge` is a `Judge` or its settings, for tasks that need one.
+    `text_search`, `image_search`, `top_k` and `search_s` (seconds) configure the built-in searches; `tool_outputs` other than
+    "real" replaces what tools return: see `envs.tools.outputs`.
 
     `info` at reset: `task_id`, `abilities`, `source`, `needed_tools`. At each step: `tool_calls` (a `ToolCall` each), `tool_call`
-    (the first of them, or None), and `messages`, which say in which roles the observation comes; on the last one also `answer` and
+    (the first of them, or None), and `messages`, which hold the observation with its roles; at the last step also `answer` and
     `reward_parts`. A call with status FAILURE means that our infrastructure failed: the episode should be run again.
 
     `sandbox` is a running pool, shared with other environments, and may be set until the first reset; without it the environment
-    starts one of its own when code first runs.
+    starts a pool when code first runs.
     """
 
     metadata = {  # noqa: RUF012  Gymnasium declares it as it stands
@@ -103,7 +103,7 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         self._reward: Reward = open_reward(reward)
         self._judge: Judge | None = None
         if judge is not None:
-            from envs.scoring.judge import open_judge  # takes a second to import, and few tasks want it
+            from envs.scoring.judge import open_judge  # takes a second to import, and few tasks need it
 
             self._judge = open_judge(judge)
         self._max_turns, self._outputs, self._limits = max_turns, tool_outputs, limits or Limits()
@@ -126,7 +126,7 @@ class ToolEnv(gymnasium.Env[Observation, str]):
 
     @property
     def tool_schemas(self) -> list[dict[str, Any]]:
-        """The tools of the current episode in OpenAI's form; before the first reset, those of any."""
+        """The tools of the current episode in OpenAI's form; before the first reset, all tools."""
         return [dict(tool.guide.schema) for tool in self._allowed()]
 
     def instructions(self, with_tools: bool = True) -> str:
@@ -155,7 +155,7 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         }
 
     async def step_async(self, action: str) -> Step:
-        """Take one turn; see the class for what comes back."""
+        """Take one turn; the class says what is returned."""
         async with self._one_at_a_time:
             return await self._step(action)
 
@@ -167,7 +167,7 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         if isinstance(parsed, Answer):
             return await self._answered(parsed.text)
         if isinstance(parsed, Malformed):
-            # The remedy is our own text: its tags are meant.
+            # The remedy is our own text: its tags are intended and not escaped.
             return await self._next([], [self.protocol.remedy(parsed)])
         if not isinstance(parsed, Calls):
             raise UsageError(f"the protocol {self.protocol.name} read {parsed!r}: its parse gives Answer, Calls or Malformed")
@@ -176,13 +176,13 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         return await self._next([call for call, _ in ended], self.protocol.results(parsed.calls, safe))
 
     async def call(self, name: str, arguments: Mapping[str, Any] | None = None) -> ToolResult:
-        """Call a tool, as one turn. The result's text is escaped. If it spends the budget, `finish` gives the truncated end.
+        """Call a tool, as one turn. The result's text is escaped. If it spends the budget, `finish` returns the truncated end.
 
-        Calls that are made at the same time are turns one after another.
+        Concurrent calls are consecutive turns.
         """
         async with self._one_at_a_time:
             self._require_running()
-            # What is no JSON object is kept under one name, so that the tool can say what is wrong with it.
+            # Arguments that are not a JSON object are kept under one name, so that the tool can say what is wrong with them.
             given = {} if arguments is None else dict(arguments) if isinstance(arguments, Mapping) else {"arguments": arguments}
             call = Call(name, given)
             self._transcript.append(f"{name} {call.arguments}")
@@ -191,7 +191,7 @@ class ToolEnv(gymnasium.Env[Observation, str]):
             return result
 
     async def finish(self, answer: str | None = None) -> Step:
-        """End the episode with an answer, or without one (truncated). After a spent budget the answer comes too late."""
+        """End the episode with an answer, or without one (truncated). If the budget is spent already, the answer is ignored."""
         async with self._one_at_a_time:
             if self._task is not None and self._final is not None and self._final[3]:
                 return self._final
@@ -200,7 +200,7 @@ class ToolEnv(gymnasium.Env[Observation, str]):
             return await (self._next([], [], give_up=True) if answer is None else self._answered(answer))
 
     async def close_async(self) -> None:
-        """Close the sandbox session, and the pool if it is this environment's own."""
+        """Close the sandbox session, and the pool if this environment started it."""
         await self._close_tools()
         self._task = None
         if self._owned_sandbox is not None:
@@ -208,13 +208,13 @@ class ToolEnv(gymnasium.Env[Observation, str]):
             await pool.__aexit__(None, None, None)
 
     def expert(self, rng: random.Random) -> Script:
-        """The scripted expert of the current task, in the words of the protocol. Raises UsageError if the task has none."""
+        """The scripted expert of the current task, written in the protocol. Raises UsageError if the task has none."""
         if self._task is None or self._task.expert is None:
             raise UsageError("this task has no scripted expert: choose another policy")
         return self._worded(self._task.expert(rng))
 
     def random_actor(self, rng: random.Random) -> Script:
-        """Answers a guess at once, and nothing else: the floor that any policy must beat."""
+        """A script that answers with a guess at once: the baseline that any policy must beat."""
         yield self.protocol.write(Answer(str(rng.randint(0, 9))))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
@@ -262,7 +262,7 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         ]
 
     async def _next(self, calls: list[ToolCall], messages: list[Message], give_up: bool = False) -> Step:
-        """After a turn that was no answer: show what came back, and end the episode if its budget is spent."""
+        """The step after a turn without an answer: it shows the results, and ends the episode if its budget is spent."""
         self._turns += not give_up
         failed = any(call.status is ToolStatus.FAILURE for call in calls)
         truncated = give_up or failed or self._turns >= self._max_turns
@@ -285,7 +285,7 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         return self._final
 
     async def _score(self, answer: str | None) -> tuple[float, dict[str, float]]:
-        """The reward and its parts; whether the answer is right is among them in any case."""
+        """The reward and its parts; they include the accuracy if the task has an answer."""
         task = self._task
         assert task is not None
         correct = False if task.answer else None

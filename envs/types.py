@@ -1,4 +1,4 @@
-"""Types of the task world: what a task is, what an environment shows, what it reports of a tool call and of an episode."""
+"""Types of environments: tasks, observations, records of tool calls, and finished episodes."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ Script = Generator[Action | str, Observation, None]
 class Task:
     """One question with a machine-checked answer.
 
-    `answer` is the truth; "" if there is none, so that only the reward judges an episode. `abilities` are what the task takes; a
-    single text is one ability. `images` are full size: what the tools work on (`image_1`, `image_2`, …). `views` are what the
-    policy is shown, if that is a smaller copy; empty means that the images themselves are shown. `needed_tools` names the tools
+    `answer` is the truth; "" if there is none, so that only the reward judges an episode. `abilities` are those that the task
+    requires; a single text is one ability. `images` are full size: the tools work on them (`image_1`, `image_2`, …). `views` are
+    smaller copies that the policy is shown; if there are none, it is shown the images themselves. `needed_tools` names the tools
     that the task requires: () if none, None if unknown. `tools` names those that the task allows, None for all that the environment
     has. `expert` makes a script that solves the task; it is given a random generator so that demonstrations vary. `scoring` says
     how an answer is compared with `answer`.
@@ -61,7 +61,7 @@ class Task:
 class ToolStatus(StrEnum):
     """How a tool call ended.
 
-    OK, ERROR and TIMEOUT are the model's doing. UNAVAILABLE: a service outside did not answer, and the episode goes on without it.
+    OK, ERROR and TIMEOUT are due to the model. UNAVAILABLE: an external service did not answer, and the episode goes on without it.
     FAILURE: our infrastructure failed, and the episode is run again.
     """
 
@@ -84,9 +84,10 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """What a tool gives back: text and images for the observation, and how the call ended.
+    """What a tool returns: text and images for the observation, and how the call ended.
 
-    A list of images will do, and uint8 arrays in place of images. Raises TypeError or ValueError for what nobody can be shown.
+    A list of images is accepted, as are uint8 arrays in place of images. Raises TypeError or ValueError for a text or an image that
+    cannot be shown.
     """
 
     text: str = ""
@@ -102,7 +103,7 @@ class ToolResult:
 
 
 def _shown(image: Any) -> Image.Image:
-    """An image that is read to its end: a file that is cut off is found out here, not when the model is to see it."""
+    """The image, read to its end: a truncated file fails here, not when it is shown to the model."""
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)
     if not isinstance(image, Image.Image):

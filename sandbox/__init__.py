@@ -1,4 +1,4 @@
-"""Runs untrusted Python behind walls: sessions that keep state, cost milliseconds, and cannot reach the host or each other."""
+"""Runs untrusted Python in isolated sessions that keep state, cost milliseconds, and cannot reach the host or each other."""
 
 from sandbox.pool import Pool
 from sandbox.session import Session

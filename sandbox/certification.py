@@ -1,6 +1,6 @@
-"""Proof instead of promise: a real session tries what no session may do, and each attempt is reported.
+"""Tests the isolation itself: a real session tries what no session may do, and each attempt is reported.
 
-The probes of `sandbox.doctor` say which walls this machine offers; these say that the walls stand.
+The probes of `sandbox.doctor` say which protections this machine offers; these checks say that the protections hold.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from sandbox.types import Limits, SandboxUnavailable, Status
 _LIMITS = Limits(wall_s=5, cpu_s=5, memory_bytes=256 << 20, pids=16, disk_bytes=8 << 20)
 _REMEDY = "run no untrusted code here, and report this with the output of `toolwise doctor format=json`"
 
-# Each prints what got through, and nothing where the wall held.
+# Each prints what succeeded, and nothing if the protection held.
 _ATTEMPTS = {
     "reach host files": """
 import os
@@ -71,7 +71,7 @@ print(sum(os.waitstatus_to_exitcode(os.wait()[1]) == 0 for _ in range(3)))
 
 
 async def certify(accept_reduced_isolation: bool = False) -> tuple[Check, ...]:
-    """What a session tried, one check each, in about a second; a single failed one where no session could be had at all."""
+    """One check for each attempt, in about a second; a single failed check if no session could be started."""
     try:
         async with Pool(_LIMITS, size=1, preload=(), accept_reduced_isolation=accept_reduced_isolation) as pool:
             return tuple([await _attempt(pool, name, code) for name, code in _ATTEMPTS.items()] + [await _take_memory(pool)])
@@ -88,9 +88,9 @@ async def _attempt(pool: Pool, name: str, code: str) -> Check:
 
 
 async def _take_memory(pool: Pool) -> Check:
-    """Its whole tree is bounded only by a cgroup, so this one wall may be waived with it."""
+    """Only a cgroup bounds the memory of a whole process tree, so this one check may be waived with it."""
     async with pool.session() as session:
         result = await session.run(_TAKE_MEMORY)
     held = result.status is Status.MEMORY or (result.status is Status.OK and int(result.stdout) < 3)
-    found = "cannot" if held else f"{3 * _LIMITS.memory_bytes // 2 >> 20} MiB where {_LIMITS.memory_bytes >> 20} MiB are allowed"
+    found = "cannot" if held else f"{3 * _LIMITS.memory_bytes // 2 >> 20} MiB, but {_LIMITS.memory_bytes >> 20} MiB are allowed"
     return Check("take more memory", held, found, "" if held else "see cgroup above", required=False)

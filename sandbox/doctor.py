@@ -1,4 +1,4 @@
-"""Finds out which protections this machine can give, and says what to do about each one that is missing."""
+"""Finds out which protections this machine offers, and says what to do about each one that is missing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NAMESPACES = {
     "net": 0x40000000,
     "cgroup": 0x2000000,
 }
-# In a child, so that the doctor stays where it is. A user namespace first, in which the others need no privilege.
+# In a child process, so that the doctor's own namespaces stay as they are. Inside a user namespace, the others need no privilege.
 _TRY_NAMESPACE = "import os, sys; os.unshare(0x10000000); os.unshare(int(sys.argv[1]) & ~0x10000000)"
 _TRY_PROC = """
 import ctypes, os
@@ -91,7 +91,7 @@ class Report:
         return "reduced" if missing else "full"
 
     def to_json(self) -> str:
-        """An object: `level`, `checks` as a list of objects with the fields of `Check`, and `pod`, what a pod has to be given."""
+        """A JSON object: `level`, `checks` as a list of objects with the fields of `Check`, and `pod`, the securityContext."""
         checks = [asdict(check) for check in self.checks]
         return json.dumps({"level": self.level, "checks": checks, "pod": POD_SECURITY_CONTEXT}, indent=2)
 
@@ -104,7 +104,7 @@ class Report:
 
 
 def probe() -> Report:
-    """Tries every protection, in child processes of its own. Takes well under a second, changes nothing, needs no privilege."""
+    """Tries every protection, in child processes. It takes well under a second, changes nothing and needs no privilege."""
     return Report(
         (_machine(), _nsjail(), *_namespaces(), _uid_mapping(), _proc(), _seccomp(), _cgroup(), _root_file_system(), _packages())
     )
@@ -189,7 +189,7 @@ def _cgroup() -> Check:
         return Check("cgroup", True, f"v{hierarchy.version}, {', '.join(hierarchy.parents)} below {where}", required=False)
     remedy = (
         "give this process a writable cgroup with both: run as root, in `systemd-run --scope -p Delegate=yes` (with --user "
-        "where you are not root), or docker --cgroupns=private with /sys/fs/cgroup mounted writable"
+        "if you are not root), or docker --cgroupns=private with /sys/fs/cgroup mounted writable"
     )
     return Check("cgroup", False, hierarchy, remedy, required=False)
 
@@ -198,27 +198,27 @@ def _root_file_system() -> Check:
     built = rootfs.locate()
     if built is not None:
         return Check("root file system", True, str(built))
-    place = rootfs.home()
-    existing = next(path for path in (place, *place.parents) if path.exists())
+    home = rootfs.home()
+    existing = next(path for path in (home, *home.parents) if path.exists())
     if os.access(existing, os.W_OK):
-        return Check("root file system", True, f"not built yet; the first pool builds it in {place}")
+        return Check("root file system", True, f"not built yet; the first pool builds it in {home}")
     return Check(
         "root file system",
         False,
-        f"{place} is not writable",
+        f"{home} is not writable",
         "set TOOLWISE_HOME to a directory of yours, then: python -m sandbox.rootfs",
     )
 
 
 def _packages() -> Check:
-    """No protection: what model-written code can import, and in which versions."""
+    """The packages, with versions, that model-written code can import. They are listed, not judged."""
     built = rootfs.locate()
-    have = ", ".join(f"{name} {version}" for name, version in rootfs.versions(built).items()) if built else "not built yet"
-    return Check("packages", True, f"Python {platform.python_version()}, {have}")
+    installed = ", ".join(f"{name} {version}" for name, version in rootfs.versions(built).items()) if built else "not built yet"
+    return Check("packages", True, f"Python {platform.python_version()}, {installed}")
 
 
 def _try(program: str, *arguments: str) -> str:
-    """The last line of what a child Python that runs `program` complains about; empty when it succeeds."""
+    """The last line of the errors of a child Python that runs `program`; empty if it succeeds."""
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", program, *arguments], capture_output=True, text=True, timeout=30, check=False
     )

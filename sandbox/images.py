@@ -1,4 +1,4 @@
-"""Images across the wall: bare pixels both ways, in a sealed memory file on the way in and in a frame on the way out."""
+"""Images into and out of the jail: bare pixels both ways, in a sealed memory file on the way in and in a frame on the way out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_
 def pack(images: Sequence[Image.Image]) -> tuple[bytes, int]:
     """The IMAGES payload and the descriptor of a read-only memory file with the pixels, which the caller closes.
 
-    Modes other than `wire.MODES` become RGBA when they have transparency, else RGB.
+    Modes other than `wire.MODES` become RGBA if they have transparency, else RGB.
     """
     fd = os.memfd_create("images", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
     payload = bytearray()
@@ -37,7 +37,7 @@ def most_bytes(limits: Limits) -> int:
 
 
 def measure(payload: bytes) -> tuple[str, int, int] | None:
-    """Mode, width and height in pixels of an IMAGE payload; None where it is not one."""
+    """Mode, width and height in pixels of an IMAGE payload; None if it is not one."""
     if len(payload) < wire.PIXELS.size:
         return None
     name, width, height = wire.PIXELS.unpack_from(payload)

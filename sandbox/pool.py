@@ -21,18 +21,18 @@ PRELOAD = (
     "numpy", "numpy.random", "PIL.Image", "PIL.ImageDraw", "PIL.ImageFilter", "PIL.PngImagePlugin", "matplotlib.pyplot",
     "scipy.stats", "scipy.ndimage", "pandas", "sympy",
 )  # fmt: skip
-"""What model-written code imports most. Imported once, before sessions are forked: in a session the import costs nothing."""
+"""The modules that model-written code imports most, imported before sessions are forked: in a session the import costs nothing."""
 
 
 @dataclass(slots=True)
 class _Slot:
-    """Room for one session: a cgroup, and the process in it that forks sessions, once there is one."""
+    """The place of one session: a cgroup, and the process in it that forks sessions, once there is one."""
 
     group: cgroups.Group | None
     peer: jail.Peer | None = None
 
     def close(self) -> None:
-        """Lets go of both; neither ends by it."""
+        """Closes the handles of both; neither ends by it."""
         if self.peer is not None:
             self.peer.close()
         if self.group is not None:
@@ -43,12 +43,12 @@ class Pool:
     """Sessions for untrusted Python, at most `size` at a time; further callers wait their turn.
 
     `async with Pool(...) as pool` starts the jail (about two seconds; the first time on a machine, a minute, to build the jail's
-    environment) and leaves no process, cgroup, mount or file. Raises SandboxUnavailable when a protection cannot be had; with
+    environment) and leaves no process, cgroup, mount or file. Raises SandboxUnavailable if a protection is missing; with
     `accept_reduced_isolation=True` the pool starts without cgroups, so that memory and processor time are limited for each
     process but not for all of a session's processes together. No other protection can be waived. `preload` are the modules
     imported before sessions are forked; any other module of the environment is imported by the code that uses it. `packages` are
-    pins (`NAME==VERSION`) that the jail's Python has beside those of `sandbox/packages.txt`, or instead of them. `observer` is told
-    of starts, sessions and runs.
+    pins (`NAME==VERSION`) that are added to those of `sandbox/packages.txt` or replace them. `observer` is notified of starts,
+    sessions and runs.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Pool:
         self._waiting = 0
         self._room = asyncio.Semaphore(self.size)
         self._starting = asyncio.Lock()
-        # When a jail dies, all its sessions start again at once: more at a time would take the processors from those that have.
+        # When a jail dies, all its sessions start again at once: more starts at a time would slow down those that have started.
         self._starts = asyncio.Semaphore(2 * (os.cpu_count() or 1))
         self._free: list[_Slot] = []
         self._groups: cgroups.Groups | None = None
@@ -95,7 +95,7 @@ class Pool:
     async def session(self, images: Sequence[Image.Image] = ()) -> AsyncGenerator[Session]:
         """A fresh session with `images` as `image_1 … image_n` (PIL images). Waits while `size` sessions are open.
 
-        Raises RuntimeError when the pool is closed. A failure of the sandbox shows as SANDBOX_FAILURE of the session's runs.
+        Raises RuntimeError if the pool is closed. If the sandbox fails, the session's runs return SANDBOX_FAILURE.
         """
         async with self._room_for_one():
             if self._closed:  # not `_jail is None`: that is also so while a dead jail is replaced
@@ -118,7 +118,7 @@ class Pool:
                 await asyncio.shield(self._release(session, slot))
 
     async def _release(self, session: Session, slot: _Slot) -> None:
-        """In one piece, even when the caller is cancelled meanwhile: a slot not given back would stay for the pool's life."""
+        """Returns the slot, even if the caller is cancelled meanwhile: otherwise it would be lost for the pool's life."""
         try:
             await session.close()
         finally:
@@ -147,7 +147,7 @@ class Pool:
             self._observer.sessions_changed(len(self._open), self._waiting)
 
     def _make_groups(self) -> cgroups.Groups | None:
-        """Raises SandboxUnavailable when there can be none, unless that is accepted."""
+        """The groups of this pool. Raises SandboxUnavailable if there can be none, unless that is accepted."""
         hierarchy = cgroups.detect()
         try:
             if isinstance(hierarchy, cgroups.Hierarchy):
@@ -164,8 +164,8 @@ class Pool:
         )
 
     async def _running_jail(self) -> jail.Jail:
-        """The jail, started anew if it has died. Raises SandboxUnavailable."""
-        starting = asyncio.create_task(self._ensure_jail())  # everybody's: a caller that is cancelled must not leave it half-made
+        """The jail, started anew if it has died. Raises SandboxUnavailable if it cannot be started."""
+        starting = asyncio.create_task(self._ensure_jail())  # shared by all callers: cancelling one must not leave it half-made
         starting.add_done_callback(lambda task: task.cancelled() or task.exception())  # seen, even if that caller is the only one
         return await asyncio.shield(starting)
 
@@ -197,7 +197,7 @@ class Pool:
             return self._jail
 
     async def _start(self, slot: _Slot, question: Sequence[Image.Image]) -> Process:
-        """Forks a session in `slot`; in a new slot if this one is dead. Raises OSError, EOFError, TimeoutError."""
+        """Forks a session in `slot`; in a new slot if this one is dead. Raises OSError, EOFError or TimeoutError if it fails."""
         async with self._starts:
             return await self._start_now(slot, question)
 
@@ -215,14 +215,14 @@ class Pool:
         return await Process.start(slot.peer, self.limits, question)
 
     async def _new_slot(self, group: cgroups.Group | None) -> jail.Peer:
-        """A slot from the jail; from a new jail if this one cannot, since it is dying then. Raises also SandboxUnavailable."""
+        """A slot from the jail, or from a new jail if this one is dying. May also raise SandboxUnavailable."""
         running = await self._running_jail()
         try:
             return await running.open_slot(group)
         except TimeoutError:
             pass
         except (OSError, EOFError):
-            if running.alive:  # then it may be the slot alone that died, which is no reason to end everybody's sessions
+            if running.alive:  # then perhaps only the slot died, which is no reason to end all other sessions
                 with contextlib.suppress(OSError, EOFError, TimeoutError):
                     return await running.open_slot(group)
         await asyncio.shield(self._give_up(running))

@@ -24,7 +24,7 @@ from sandbox.types import Limits
 
 _START_S = 10.0
 _CHUNK = 1 << 16
-_FEW = 1 << 12  # a first read: most runs say little, and room for a whole chunk costs more to make than such a run takes
+_FEW = 1 << 12  # a first read: most runs print little, and allocating a whole chunk takes longer than such a run
 _LISTEN_S = 0.005  # most runs are over sooner; their output is read once, when they are, instead of waking the host for each line
 _FLOOD = 16  # output beyond the limit is dropped while the run goes on; at this multiple of the limit the run is stopped
 _MOST_FRAMES = 1000  # in a run, kept or dropped: reading them takes time from every session
@@ -33,11 +33,11 @@ _READY = b"ready"
 
 @dataclass(slots=True)
 class Ending:
-    """Why a wait for a run was over. Exactly one field is set, or `deadline` or `flood` is true."""
+    """Why a wait for a run ended. Exactly one field is set."""
 
     outcome: bytes = b""  # DONE arrived: one of wire.OUTCOME_*
     died: int | None = None  # the interpreter's wait status
-    lost: str = ""  # the session's init or its channel is gone, or what arrived is not our protocol
+    lost: str = ""  # the session's init or its channel is gone; the reason
     forged: bool = False
     deadline: bool = False
     flood: bool = False
@@ -46,7 +46,7 @@ class Ending:
 
 @dataclass(slots=True)
 class Turn:
-    """What one run has produced so far."""
+    """The output of one run so far."""
 
     token: bytes
     stdout: bytearray = field(default_factory=bytearray)
@@ -61,7 +61,7 @@ class Turn:
 
 
 class Process:
-    """Made by `start`. One run at a time: `begin`, then `wait`, perhaps `interrupt`, then `finish`. `close` always."""
+    """The processes of a session, made by `start`. One run at a time: `begin`, `wait`, perhaps `interrupt`. `close` at the end."""
 
     def __init__(self, limits: Limits, init: jail.Peer, cell: socket.socket, stdout: int, stderr: int) -> None:
         self._limits = limits
@@ -84,7 +84,7 @@ class Process:
 
     @classmethod
     async def start(cls, slot: jail.Peer, limits: Limits, question: Sequence[Image.Image]) -> Process:
-        """Forks a session from `slot` and gives it its images. Raises OSError, EOFError or TimeoutError."""
+        """Forks a session from `slot` and sends it its images. Raises OSError, EOFError or TimeoutError if it does not start."""
         supervision, their_supervision = jail.control_pair()
         cell, their_cell = socket.socketpair()
         cell.setblocking(False)
@@ -129,8 +129,8 @@ class Process:
         return self._final is None
 
     async def begin(self, cell_number: int, source: str, timeout_s: float) -> Turn:
-        """Sends a cell, for `timeout_s` at most; `wait` tells if it was not taken by then. Raises OSError when nobody reads."""
-        self.collect()  # what was written between two runs belongs to neither
+        """Sends a cell, for at most `timeout_s`; if it was not read by then, `wait` says so. Raises OSError if nobody reads."""
+        self.collect()  # output between two runs belongs to neither
         self._turn = Turn(secrets.token_bytes(wire.TOKEN_BYTES))
         self._ending = asyncio.get_running_loop().create_future()
         payload = self._turn.token + wire.CELL.pack(cell_number) + source.encode("utf-8", "surrogatepass")
@@ -141,7 +141,7 @@ class Process:
         return self._turn
 
     async def wait(self, timeout_s: float, on_long: Callable[[], None] | None = None) -> Ending:
-        """How the run ended, or `deadline` after `timeout_s`, when it still goes on.
+        """How the run ended, or `deadline` if it still runs after `timeout_s`.
 
         `on_long` is called if it is not over at once.
         """
@@ -163,15 +163,15 @@ class Process:
             timer.cancel()
 
     def stop_for_cpu(self) -> None:
-        """Ends the wait with `cpu`: somebody found that the session has used its processor time."""
+        """Ends the wait with `cpu`: the caller found that the session has used its processor time."""
         self._end(Ending(cpu=True))
 
     async def interrupt(self, grace_s: float) -> bool:
-        """Asks the run to stop, like Ctrl-C. True when it did, and the session's state lives on; False when it must be closed."""
+        """Asks the run to stop, like Ctrl-C. True if it did, and the session keeps its state; False if it must be closed."""
         self._turn.flooded = True
         self._ending = stopped = asyncio.get_running_loop().create_future()
         self._interrupted = acknowledged = asyncio.get_running_loop().create_future()
-        self._listen()  # or a full pipe could hold up what the run says of its end
+        self._listen()  # otherwise a full pipe could delay the message that the run has ended
         try:
             self._init.channel.send(wire.INTERRUPT)
             async with asyncio.timeout(grace_s):
@@ -185,7 +185,7 @@ class Process:
         return bool(ending.outcome)
 
     def collect(self) -> None:
-        """Reads what is left in the pipes, and no more until the next run: the code's output was complete before it said DONE."""
+        """Reads what is left in the pipes, and nothing more until the next run: the output was complete before DONE was sent."""
         if self._listening:
             self._listening = False
             for fd in self._outputs:
@@ -204,7 +204,7 @@ class Process:
                 asyncio.get_running_loop().add_reader(fd, self._read_output, fd)
 
     async def close(self) -> None:
-        """Kills every process of the session, waits until the kernel has ended them, and reads their last words."""
+        """Kills every process of the session, waits until the kernel has ended them, and reads their last output."""
         loop = asyncio.get_running_loop()
         self._final = self._final or Ending(lost="closed")
         self._init.kill()
@@ -261,7 +261,7 @@ class Process:
             self._end(Ending(lost=message[1:].decode(errors="replace") or "the session's init ended"), final=True)
 
     def _read_cell(self) -> bool:
-        """Takes what is there. False when nothing was, or nothing more is to be read."""
+        """Reads the data that is available. False if there was none, or if nothing more is to be read."""
         try:
             data = b"" if self._deaf else self._cell.recv(_CHUNK if self._buffer else _FEW)
         except BlockingIOError:
@@ -297,7 +297,7 @@ class Process:
         return kind == wire.DONE and size == wire.TOKEN_BYTES + 1
 
     def _take(self, kind: bytes, payload: bytes) -> bool:
-        """False where the payload is not what its kind promises."""
+        """Handles one frame. False if the payload does not fit its kind."""
         self._turn.frames += 1
         if self._turn.frames > _MOST_FRAMES and not self._turn.flooded:
             self._turn.flooded = True
@@ -324,7 +324,7 @@ class Process:
         return True
 
     def _read_output(self, fd: int, size: int = _CHUNK) -> bool:
-        """Takes what is there. False when nothing more is."""
+        """Reads the output that is available. False if there is no more."""
         try:
             data = os.read(fd, size)
         except BlockingIOError:
@@ -339,7 +339,7 @@ class Process:
         turn.output_bytes += len(data)
         turn.output_dropped += max(0, len(data) - room)
         if turn.output_bytes > limit * _FLOOD and not turn.flooded:
-            turn.flooded = True  # said once: what is waited for next is that the run stops
+            turn.flooded = True  # reported once: the next thing to wait for is that the run stops
             self._end(Ending(flood=True))
         return len(data) == size  # a pipe gives less only when that was all
 

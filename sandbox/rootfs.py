@@ -1,14 +1,13 @@
 """The jail's Python environment: an interpreter, packages and system libraries in one directory that any user id can read.
 
-nsjail makes the bind mounts of a jail as the jail's own unprivileged id, so neither a virtual environment nor an interpreter
-below somebody's private home will do. The environment is therefore *copied* into a place of its own, once, keyed by a hash of
-what goes in:
+nsjail makes the bind mounts of a jail as the jail's own unprivileged id, which cannot read a virtual environment or an interpreter
+below a user's private home. The environment is therefore *copied* into a separate directory, once, keyed by a hash of its inputs:
 
     <home>/rootfs-<key>/python   CPython with its standard library, and `packages.txt` installed as site-packages
     <home>/rootfs-<key>/lib      the dynamic loader and exactly the system libraries that these need, mounted as /lib64
     <home>/rootfs-<key>/fonts    matplotlib's font cache, so that a first plot need not build it
 
-`packages.txt` declares the packages; a pool may add pins of its own, which make an environment of their own.
+`packages.txt` declares the packages; if a pool adds pins, a separate environment is built for them.
 `python -m sandbox.rootfs [NAME==VERSION …]` builds it and prints the path.
 """
 
@@ -31,7 +30,7 @@ from pathlib import Path
 
 from sandbox.types import SandboxUnavailable
 
-RECIPE = 3  # bump when this module builds something different from the same packages
+RECIPE = 3  # increase it when this module builds something different from the same packages
 PACKAGES = Path(__file__).with_name("packages.txt")
 SYSTEM_HOME = Path("/var/lib/toolwise")
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -48,9 +47,9 @@ def home() -> Path:
 
 
 def pins(extra: Sequence[str] = ()) -> list[str]:
-    """`packages.txt` with `extra` added, sorted; an extra pin takes the place of ours for the same package.
+    """`packages.txt` with `extra` added, sorted; an extra pin replaces ours for the same package.
 
-    Raises SandboxUnavailable for what is not NAME==VERSION.
+    Raises SandboxUnavailable if a pin is not NAME==VERSION.
     """
     lines = [line.strip() for line in PACKAGES.read_text().splitlines() if line.strip() and not line.startswith("#")]
     chosen: dict[str, str] = {}
@@ -66,23 +65,23 @@ def _normalised(name: str) -> str:
 
 
 def key(packages: Sequence[str] = ()) -> str:
-    """A hash of everything that decides the content: pins, interpreter version, machine, recipe."""
+    """A hash of everything that determines the content: pins, interpreter version, machine, recipe."""
     recipe = json.dumps([RECIPE, sys.version, platform.machine(), platform.libc_ver(), pins(packages)])
     return hashlib.sha256(recipe.encode()).hexdigest()[:16]
 
 
 def versions(root: Path) -> dict[str, str]:
-    """What is installed in a built environment: version by package name."""
+    """The packages installed in a built environment: version by package name."""
     site_packages = root / "python" / "lib" / PYTHON / "site-packages"
-    found = {_normalised(each.name): each.version for each in importlib.metadata.distributions(path=[str(site_packages)])}
-    return dict(sorted(found.items()))
+    installed = {_normalised(each.name): each.version for each in importlib.metadata.distributions(path=[str(site_packages)])}
+    return dict(sorted(installed.items()))
 
 
 def locate(packages: Sequence[str] = ()) -> Path | None:
-    """The built environment, or None. A user without one of their own shares the one that root built."""
+    """The built environment, or None. A user who has not built one shares the one that root built."""
     name = f"rootfs-{key(packages)}"
-    for place in (home(),) if "TOOLWISE_HOME" in os.environ else (home(), SYSTEM_HOME):
-        built = place / name
+    for directory in (home(),) if "TOOLWISE_HOME" in os.environ else (home(), SYSTEM_HOME):
+        built = directory / name
         if built.is_dir() and built.stat().st_uid in (0, os.geteuid()):
             return built
     return None
@@ -91,25 +90,27 @@ def locate(packages: Sequence[str] = ()) -> Path | None:
 def build(packages: Sequence[str] = ()) -> Path:
     """The path of the environment with `packages` added, built first if it is missing (about a minute; 800 MB).
 
-    Raises SandboxUnavailable with the remedy.
+    Raises SandboxUnavailable, with the remedy, if it cannot be built.
     """
     if built := locate(packages):
         return built
-    place = home()
+    directory = home()
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        if place.stat().st_uid == os.geteuid():
-            place.chmod(0o755)  # whatever the umask: the jail's own id must get through
-        lock = (place / ".lock").open("w")
+        directory.mkdir(parents=True, exist_ok=True)
+        if directory.stat().st_uid == os.geteuid():
+            directory.chmod(0o755)  # whatever the umask: the jail's own id must be able to enter
+        lock = (directory / ".lock").open("w")
     except OSError as error:
-        raise SandboxUnavailable(f"cannot write the jail's environment to {place} ({error.strerror}): set TOOLWISE_HOME") from error
+        raise SandboxUnavailable(
+            f"cannot write the jail's environment to {directory} ({error.strerror}): set TOOLWISE_HOME"
+        ) from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two builders at once: the second finds the first one's work
         if built := locate(packages):
             return built
-        for abandoned in place.glob(".building-*"):
+        for abandoned in directory.glob(".building-*"):
             shutil.rmtree(abandoned, ignore_errors=True)
-        with tempfile.TemporaryDirectory(dir=place, prefix=".building-") as temporary:
+        with tempfile.TemporaryDirectory(dir=directory, prefix=".building-") as temporary:
             staging = Path(temporary) / "rootfs"
             _copy_python(staging / "python")
             _install(pins(packages), staging / "python")
@@ -117,7 +118,7 @@ def build(packages: Sequence[str] = ()) -> Path:
             _copy_libraries(staging)
             _build_font_cache(staging)
             _make_readable(staging)
-            final = place / f"rootfs-{key(packages)}"
+            final = directory / f"rootfs-{key(packages)}"
             staging.rename(final)
     return final
 
@@ -154,15 +155,15 @@ def _install(requirements: Sequence[str], python: Path) -> None:
         complaints.append(" ".join(done.stderr.split())[-400:] or "no message")
     reasons = "; ".join(complaints)
     raise SandboxUnavailable(
-        f"cannot install the jail's packages ({reasons}): mend the pins, or run `python -m sandbox.rootfs` with network"
+        f"cannot install the jail's packages ({reasons}): correct the pins, or run `python -m sandbox.rootfs` with network"
     )
 
 
 def _require_closure(requirements: Sequence[str], installed: dict[str, str]) -> None:
-    """What nobody pinned would be another version on another day."""
+    """Raises SandboxUnavailable if an installed package is not pinned: its version would change from day to day."""
     pinned = {_normalised(pin.partition("==")[0]) for pin in requirements}
     if loose := [f"{name}=={version}" for name, version in installed.items() if name not in pinned]:
-        raise SandboxUnavailable(f"the jail's packages need others that nobody pinned: add {', '.join(loose)}")
+        raise SandboxUnavailable(f"the jail's packages need others that are not pinned: add {', '.join(loose)}")
 
 
 def _copy_libraries(staging: Path) -> None:
@@ -173,7 +174,7 @@ def _copy_libraries(staging: Path) -> None:
         env={"LD_LIBRARY_PATH": str(staging / "python/lib"), "PATH": os.defpath},
         capture_output=True,
         text=True,
-        check=False,  # it fails when one of the files is a script that links against nothing
+        check=False,  # it fails if one of the files is a script that links against nothing
     ).stdout
     libraries = staging / "lib"
     libraries.mkdir()
@@ -183,7 +184,7 @@ def _copy_libraries(staging: Path) -> None:
 
 
 def _build_font_cache(staging: Path) -> None:
-    """Has matplotlib list its own fonts; the host's fonts are struck out, since the jail does not have them."""
+    """Lets matplotlib list its own fonts; the host's fonts are removed, since the jail does not have them."""
     fonts = staging / "fonts"
     fonts.mkdir()
     environment = {"LD_LIBRARY_PATH": str(staging / "python/lib"), "MPLCONFIGDIR": str(fonts), "OPENBLAS_NUM_THREADS": "1"}

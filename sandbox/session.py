@@ -29,7 +29,7 @@ _OUTCOMES = {
 
 
 class Session:
-    """One namespace behind walls of its own. Made by `Pool.session`; `image_1 … image_n` are in the namespace."""
+    """One isolated namespace. Made by `Pool.session`; `image_1 … image_n` are in the namespace."""
 
     def __init__(
         self,
@@ -51,12 +51,12 @@ class Session:
         self._cpu_watch = _CpuWatch(None, math.inf)
 
     async def open(self) -> None:
-        """Starts the processes. A failure is not raised: the next run tries again and, failing too, says SANDBOX_FAILURE."""
+        """Starts the processes. A failure is not raised: the next run tries again and, if that fails, returns SANDBOX_FAILURE."""
         with contextlib.suppress(OSError, EOFError, TimeoutError):
             await self._restart()
 
     async def run(self, code: str, timeout_s: float | None = None) -> Result:
-        """Runs a cell and returns what it printed, echoed and showed. Never raises for what the code or the sandbox did.
+        """Runs a cell and returns what it printed, echoed and showed. No failure of the code or the sandbox is raised.
 
         `timeout_s` is wall time in seconds, at most (and by default) `limits.wall_s`. At the deadline the code is interrupted
         like a notebook cell; if it stops within half a second the namespace is kept. Otherwise (it ignores the interrupt, or is
@@ -127,10 +127,10 @@ class Session:
         """Hands the cell to a living process; returns that, the turn, and the clock's time at which the run must end."""
         for last_attempt in (False, True):
             process = await self._living(notes)
-            deadline = time.monotonic() + limit_s  # what it takes to start a process is not the code's time
+            deadline = time.monotonic() + limit_s  # starting a process does not count as the code's time
             try:
                 turn = await process.begin(self._cell + 1, code, limit_s)
-            except OSError:  # what an earlier cell left behind has just ended it, and the news was still under way
+            except OSError:  # something that an earlier cell left behind has just ended it, and we had not been notified yet
                 if last_attempt:
                     raise
                 await self._kill()
@@ -140,7 +140,7 @@ class Session:
         raise AssertionError("unreachable")
 
     async def _living(self, notes: list[str]) -> Process:
-        """The session's process; a new one, with a note that says so, when it has ended. Raises OSError, EOFError, TimeoutError."""
+        """The session's process; if it has ended, a new one and a note that says so. Raises OSError, EOFError, TimeoutError."""
         if self._process is None or not self._process.usable:
             if self._cell:
                 notes.append("the session had ended and started again: earlier variables and files are gone")
@@ -189,12 +189,12 @@ class _CpuWatch:
         self._timer: asyncio.TimerHandle | None = None
 
     def spent(self) -> bool:
-        """Whether the limit is reached; believed where it is not counted."""
+        """Whether the limit is reached; assumed if processor time is not counted."""
         used = self._group.cpu_s() if self._group is not None else None
         return used is None or used >= self._most
 
     def look(self, stop: Callable[[], None]) -> None:
-        """Calls `stop` when the limit is reached, and looks again no sooner than that can be."""
+        """Calls `stop` if the limit is reached; otherwise looks again at the earliest time at which it can be reached."""
         if self._group is None:
             return
         left_s = self._most - (self._group.cpu_s() or 0.0)

@@ -10,7 +10,7 @@ from PIL import Image
 
 
 class Status(StrEnum):
-    """How a run of code ended. Only SANDBOX_FAILURE is ours and may be retried; the rest are the code's own doing."""
+    """How a run of code ended. Only SANDBOX_FAILURE is our failure and may be retried; the code caused the others."""
 
     OK = "ok"
     EXCEPTION = "exception"
@@ -23,7 +23,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one session may use. Bytes, seconds, counts; image sides in pixels; `image_pixels` is for all images of a run."""
+    """The limits of a session, in bytes, seconds and counts; image sides in pixels; `image_pixels` is for all images of a run."""
 
     wall_s: float = 10.0
     cpu_s: float = 10.0
@@ -38,7 +38,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one run of code gave. `duration_s` is wall time as the host saw it."""
+    """The result of one run of code. `duration_s` is wall time measured on the host."""
 
     status: Status
     stdout: str
@@ -48,7 +48,7 @@ class Result:
 
 
 class Observer(Protocol):
-    """Told of what a pool does, at once and in its event loop: methods return quickly and raise nothing."""
+    """Is notified of a pool's events, immediately and in its event loop: methods must return quickly and raise nothing."""
 
     def jail_started(self) -> None:
         """A jail has been started: the first, or one in the place of one that died."""
@@ -57,11 +57,11 @@ class Observer(Protocol):
         """How many sessions are open now, and how many callers wait for one."""
 
     def session_started(self, seconds: float) -> None:
-        """A session was ready so long after there was room for it."""
+        """A session was ready `seconds` after its slot was free."""
 
     def run_ended(self, status: Status, seconds: float) -> None:
         """A run of code has ended."""
 
 
 class SandboxUnavailable(RuntimeError):
-    """A protection cannot be had on this machine. The message is one line and says what to do."""
+    """A protection is missing on this machine. The message is one line and says what to do."""

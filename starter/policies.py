@@ -1,4 +1,4 @@
-"""Which directory a user means by `policy=`."""
+"""Finds the directory of the policy that the setting `policy=` names."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The starter policy: a Qwen2.5-VL of about a million parameters with a tokenizer and a processor of its own, built from a seed.
+"""The starter policy: a Qwen2.5-VL of about a million parameters with its own tokenizer and processor, built from a seed.
 
-It is saved in the Hugging Face layout, so that vLLM and verl load it through the same path as a downloaded Qwen2.5-VL-7B. What it
-knows before any tool is seen comes from `starter.pretraining`.
+It is saved in the Hugging Face layout, so that vLLM and verl load it in the same way as a downloaded Qwen2.5-VL-7B. It learns
+everything that it knows before it sees a tool in `starter.pretraining`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ VISION = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"
 ROLES = ("system\n", "user\n", "assistant\n")
 VIEW_PIXELS = 112 * 112
 VOCABULARIES = {"microworld": VOCABULARY, "mixture": (*VOCABULARY, *SEARCH_VOCABULARY)}
-"""The pieces that a tokenizer has whole, by the world that the policy is for."""
+"""Pieces of text that are one token each, by the world that the policy is for."""
 
 # Qwen2.5-VL's turns, without the system turn that its own template puts in if none is given.
 CHAT_TEMPLATE = (
@@ -41,7 +41,7 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer(world: str = "microworld") -> Qwen2Tokenizer:
-    """A byte-level tokenizer: every byte is a token, digits one by one, and the frequent pieces of `world` whole."""
+    """A byte-level tokenizer: every byte is a token, each digit too, and each frequent piece of `world` is one token."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

@@ -1,4 +1,4 @@
-"""Pre-training of the starter policies on what a base model knows (`envs.worlds.microworld.basics`), and never a tool call.
+"""Pre-training of the starter policies on the basics of a world (`envs.worlds.microworld.basics`), without any tool call.
 
 toolwise model starter [world=mixture] [out=DIR] [seed=0] [steps=1200]
 """
@@ -53,10 +53,10 @@ class PretrainingConfig:
     """Tasks in one step."""
 
     learning_rate: float = 1.5e-3
-    """AdamW's at its peak; it falls to 0 as a cosine."""
+    """The peak learning rate of AdamW; it falls to 0 as a cosine."""
 
     weight_decay: float = 0.01
-    """AdamW's."""
+    """The weight decay of AdamW."""
 
     warmup_steps: int = 50
     """Steps over which the learning rate rises from 0."""
@@ -144,7 +144,7 @@ def measure(
 
 
 def _backward(model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, tasks: Sequence[Task]) -> float:
-    """Gradients of the mean loss of an answer's token, which is returned. Two forward passes: the long half pads for itself."""
+    """Computes gradients of the mean loss per answer token, which is returned. Each half of the batch is padded separately."""
     tasks = sorted(tasks, key=lambda task: len(task.question))
     halves = [encode(processor, half) for half in (tasks[: len(tasks) // 2], tasks[len(tasks) // 2 :]) if half]
     tokens = sum(int((labels >= 0).sum()) for _, labels in halves)

@@ -1,4 +1,4 @@
-"""Questions from files: one package for every form in which a field that trains agents keeps them."""
+"""Readers for files of questions in the formats in common use."""
 
 from envs.datasets.dataset import SUFFIXES, Dataset, is_dataset
 from envs.errors import DatasetError

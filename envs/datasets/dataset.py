@@ -1,4 +1,4 @@
-"""A file of questions as a source of tasks: checked row by row before anything runs, then read when a row is drawn."""
+"""A file of questions as a source of tasks. All rows are checked before anything runs; a row is read again when it is drawn."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LONGEST_INDEX = 64  # characters: an image in base64 has more
 
 
 def is_dataset(tasks: str) -> bool:
-    """Whether `tasks` names a file or a directory of questions, there or not, and no environment."""
+    """Whether `tasks` names a file of questions, which need not exist, or an existing directory, rather than an environment."""
     return tasks.endswith(SUFFIXES) or Path(tasks).is_dir()
 
 
@@ -31,9 +31,9 @@ class Dataset:
     """A source of tasks drawn uniformly, with replacement, from the rows of a file.
 
     `split` takes a tenth of the rows for "validation", a tenth for "test", the rest for "train", by checksum of the question; None
-    takes all. A directory with splits of its own has those. `malformed` says whether rows that cannot be used are an error or are
-    left out, which is logged; `skipped` tells how many. `tools` are the names of tools that rows may use, None for any. Raises
-    DatasetError for what is missing or unknown, for malformed rows, and for a file without a good one.
+    takes all. If a directory has splits, `split` names one of them. `malformed` says whether rows that cannot be used are an error
+    or are skipped with a log message; `skipped` counts them. `tools` are the names of tools that rows may use, None for any. Raises
+    DatasetError if the file is missing, its format or `split` is unknown, rows are malformed, or no row can be used.
     """
 
     def __init__(
@@ -63,28 +63,28 @@ class Dataset:
     def __call__(self, rng: np.random.Generator) -> Task:
         return self.task(int(rng.integers(len(self))))
 
-    def task(self, place: int) -> Task:
-        """The task of the row at `place`, counted from 0 over the good rows of the split."""
-        number = self._numbers[place]
+    def task(self, index: int) -> Task:
+        """The task of the row at `index`, counted from 0 over the usable rows of the split."""
+        number = self._numbers[index]
         try:
-            asked = self._question(self._rows[number])
-            images = tuple(load(found) for found in asked.pictures)
+            parsed = self._question(self._rows[number])
+            images = tuple(load(picture) for picture in parsed.pictures)
         except RowError as error:
             raise DatasetError(f"{self.path}, row {number}: {error}") from None
         return Task(
             task_id=f"{self.path.stem}-{number}",
-            question=asked.text,
-            answer=asked.answer,
-            abilities=asked.abilities,
-            source=asked.source or self.path.stem,
+            question=parsed.text,
+            answer=parsed.answer,
+            abilities=parsed.abilities,
+            source=parsed.source or self.path.stem,
             images=images,
-            needed_tools=asked.needed_tools,
-            tools=asked.tools,
-            scoring=asked.scoring,
+            needed_tools=parsed.needed_tools,
+            tools=parsed.tools,
+            scoring=parsed.scoring,
         )
 
     def _check(self, split: str | None) -> tuple[array[int], list[tuple[int, str]]]:
-        """Numbers of the rows of the split, and those of the file that cannot be used, with the reason."""
+        """The numbers of the split's rows, and the rows of the file that cannot be used, each with the reason."""
         numbers, bad = array("q"), []
         for number, row in self._rows:
             try:
@@ -92,11 +92,11 @@ class Dataset:
                     raise row
                 if "index" in row:
                     self._by_index.setdefault(str(row["index"]), number)
-                asked = self._question(row)
+                parsed = self._question(row)
             except RowError as error:
                 bad.append((number, str(error)))
                 continue
-            if split is None or _split_of(asked.text) == split:
+            if split is None or _split_of(parsed.text) == split:
                 numbers.append(number)
         return numbers, bad
 
@@ -106,7 +106,7 @@ class Dataset:
         return question(row, self._folder, self._tools)
 
     def _tsv_image(self, text: str) -> bytes:
-        """VLMEvalKit's: base64, or the index of the row that has it."""
+        """An image in VLMEvalKit's form: base64, or the index of the row that has it."""
         if len(text) > _LONGEST_INDEX:
             return from_base64(text)
         number = self._by_index.get(text)
@@ -117,13 +117,13 @@ class Dataset:
 
 
 def _listed(text: str) -> list[str]:
-    """Several images of a TSV stand as a list of strings in Python's notation."""
+    """The images of a TSV field: the text itself, or the items of a list of strings in Python's notation."""
     if not text.startswith("["):
         return [text]
     try:
         return [str(item) for item in ast.literal_eval(text)]
     except (ValueError, SyntaxError) as error:
-        raise RowError(f"the images are no list of strings ({error})") from None
+        raise RowError(f"the images are not a list of strings ({error})") from None
 
 
 def _split_of(text: str) -> str:

@@ -1,11 +1,11 @@
-"""What a row asks, by its columns. Three forms, whatever file they stand in:
+"""Reads the question of a row by its columns. A row has one of three forms, in any file format:
 
-- plain: `question`, `answer`, and what else there is of `images` (or `image`, `image_path`), `ability` (or `category`),
-  `needed_tools`, `tools`, `scoring`, `hint`, and options in columns `A`, `B`, … as VLMEvalKit's TSV has them. RealX-Bench's labels
+- plain: `question`, `answer`, and optionally `images` (or `image`, `image_path`), `ability` (or `category`),
+  `needed_tools`, `tools`, `scoring`, `hint`, and options in columns `A`, `B`, … as in VLMEvalKit's TSV. RealX-Bench's labels
   may be a list, or true and false in columns `perception`, `reasoning`, `search`;
 - verl: `prompt` (chat messages), `reward_model.ground_truth`, `images`, `ability`, `data_source`, and DeepEyesV2's `env_name`;
-- chat: `messages` (OpenAI's, with text and image parts) or `conversations` (ShareGPT's); the truth is `answer`, or what the last
-  assistant says.
+- chat: `messages` (OpenAI's, with text and image parts) or `conversations` (ShareGPT's); the truth is `answer`, or else in the
+  last message of the assistant.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from envs.errors import RowError
 from envs.scoring.types import EXACT, Kind, Scoring
 
 LABELS = ("perception", "reasoning", "search")
-"""RealX-Bench's. A question may have several, and counts for each; with all three it is one of integration as well."""
+"""RealX-Bench's labels. A question may have several and counts for each; with all three it also counts as integration."""
 
 ENVIRONMENTS: dict[str, tuple[str, ...] | None] = {"deepeyes_v2": None, "code_toolbox_lingyi_v1": ("code",)}
-"""The tools behind an `env_name` of DeepEyesV2's files; None for all that there are."""
+"""The tools behind an `env_name` of DeepEyesV2's files; None for all."""
 
 _ABILITIES = {"reason": "reasoning", "integrated": "integration"}
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
@@ -33,9 +33,9 @@ _ROLES = {"human": "user", "gpt": "assistant"}
 
 
 def question(row: Mapping[str, Any], folder: Path, tools: frozenset[str] | None = None) -> Question:
-    """Reads a row whose paths are relative to `folder` and which may name `tools`, None for any.
+    """The question of a row, whose paths are relative to `folder` and which may name only `tools`, None for any.
 
-    Raises RowError, which says what to write instead.
+    Raises RowError, which says what to write instead, if the row cannot be used.
     """
     if row.get("prompt") is not None and row.get("reward_model") is not None:
         return _verl(row, folder)
@@ -45,17 +45,17 @@ def question(row: Mapping[str, Any], folder: Path, tools: frozenset[str] | None 
 
 
 def conversation(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The messages of a chat row as `role` and `content`; empty where there are none. Raises RowError for what is no message."""
+    """The messages of a chat row as `role` and `content`; empty if it has none. Raises RowError for a malformed message."""
     messages = row.get("messages") or row.get("conversations") or []
-    told = []
+    parsed = []
     for message in messages if isinstance(messages, Sequence) else ():
         if not isinstance(message, Mapping):
             raise RowError(f"a message is {message!r}: write role and content")
         role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
         if role is None or content is None:
             raise RowError("a message has no role or no content")
-        told.append({"role": _ROLES.get(role, role), "content": content})
-    return told
+        parsed.append({"role": _ROLES.get(role, role), "content": content})
+    return parsed
 
 
 def text_of(content: Any) -> str:
@@ -66,7 +66,7 @@ def text_of(content: Any) -> str:
 
 
 def picture_parts(content: Any) -> list[Any]:
-    """The image parts of a message, as they stand."""
+    """The image parts of a message, unchanged."""
     if isinstance(content, str):
         return []
     parts = [part.get("image_url") or part.get("image") for part in content if part.get("type") in ("image_url", "image")]
@@ -74,9 +74,9 @@ def picture_parts(content: Any) -> list[Any]:
 
 
 def _plain(row: Mapping[str, Any], folder: Path, tools: frozenset[str] | None) -> Question:
-    asked, answer = _required(row, "question"), _required(row, "answer")
+    text, answer = _required(row, "question"), _required(row, "answer")
     if hint := _text(row.get("hint")):
-        asked = f"{hint}\n{asked}"
+        text = f"{hint}\n{text}"
     options = {name: _text(row[name]) for name in row if re.fullmatch("[A-Z]", name) and _text(row[name])}
     scoring = EXACT
     if row.get("scoring") is not None:
@@ -88,10 +88,10 @@ def _plain(row: Mapping[str, Any], folder: Path, tools: frozenset[str] | None) -
         if answer not in options and answer not in options.values():
             raise RowError(f"the answer {answer!r} is none of the options {', '.join(options)}")
         scoring = Scoring(Kind.CHOICE, options=tuple(options.items()))
-    lines = [f"{letter}. {text}" for letter, text in options.items()]
+    lines = [f"{letter}. {option}" for letter, option in options.items()]
     named = next((row[name] for name in ("images", "image", "image_path") if row.get(name) not in (None, "", [])), ())
     return Question(
-        "\n".join([asked, *lines]),
+        "\n".join([text, *lines]),
         answer,
         _abilities(row),
         _text(row.get("source")) or None,
@@ -104,8 +104,8 @@ def _plain(row: Mapping[str, Any], folder: Path, tools: frozenset[str] | None) -
 
 def _verl(row: Mapping[str, Any], folder: Path) -> Question:
     messages = conversation({"messages": row["prompt"]})
-    asked = [message["content"] for message in messages if message["role"] == "user"]
-    text = text_of(asked[-1]) if asked else ""
+    prompts = [message["content"] for message in messages if message["role"] == "user"]
+    text = text_of(prompts[-1]) if prompts else ""
     answer = _text((row["reward_model"] or {}).get("ground_truth"))
     for name, value in (("question", text), ("answer", answer)):
         if not value:
@@ -126,25 +126,26 @@ def _verl(row: Mapping[str, Any], folder: Path) -> Question:
 
 def _chat(row: Mapping[str, Any], folder: Path, tools: frozenset[str] | None) -> Question:
     messages = conversation(row)
-    said = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
-    asked = [message for message in messages if message["role"] == "user"]
+    replies = [message["content"] for message in messages if message["role"] == "assistant"]
+    prompts = [message["content"] for message in messages if message["role"] == "user"]
     answer = _text(row.get("answer"))
-    if not answer and said:
-        last = text_of(messages[said[-1]]["content"])
+    if not answer and replies:
+        last = text_of(replies[-1])
         match = _ANSWER.search(last)
         answer = match.group(1).strip() if match else last
-    if not asked or not text_of(asked[0]["content"]):
+    if not prompts or not text_of(prompts[0]):
         raise RowError("there is no question; write a message of the role user")
     if not answer:
         raise RowError('there is no answer; write "answer", or a last message of the role assistant')
-    shown = asked[0]["content"]
-    # OpenAI's rows may declare functions here, which are no names of tools.
+    prompt = prompts[0]
+    # Rows in OpenAI's form may declare functions here, which are not names of tools.
     declared = any(isinstance(tool, Mapping) for tool in row.get("tools") or ())
     parts = (
-        picture_parts(shown) or list(row.get("images") or ())[: shown.count("<image>") or None if isinstance(shown, str) else None]
+        picture_parts(prompt)
+        or list(row.get("images") or ())[: prompt.count("<image>") or None if isinstance(prompt, str) else None]
     )
     return Question(
-        text_of(shown),
+        text_of(prompt),
         answer,
         _abilities(row),
         _text(row.get("source")) or None,
@@ -154,12 +155,12 @@ def _chat(row: Mapping[str, Any], folder: Path, tools: frozenset[str] | None) ->
 
 
 def _abilities(row: Mapping[str, Any]) -> tuple[str, ...]:
-    told = next((row[name] for name in ("ability", "category", "l2-category") if row.get(name) not in (None, "", [])), None)
-    labels = [str(label) for label in told] if isinstance(told, list | tuple) else []
+    ability = next((row[name] for name in ("ability", "category", "l2-category") if row.get(name) not in (None, "", [])), None)
+    labels = [str(label) for label in ability] if isinstance(ability, list | tuple) else []
     labels = labels or [label for label in LABELS if _text(row.get(label)).lower() in ("true", "1", "yes")]
     if labels:
         return (*labels, *(["integration"] if set(LABELS) <= set(labels) else []))
-    return (_ABILITIES.get(str(told), str(told)) if told is not None else "other",)
+    return (_ABILITIES.get(str(ability), str(ability)) if ability is not None else "other",)
 
 
 def _tools(names: Any, column: str, known: frozenset[str] | None) -> tuple[str, ...] | None:

@@ -1,4 +1,4 @@
-"""Images of a row: bytes, files, data URLs or base64, as the forms of datasets have them."""
+"""The images of a row: bytes, files, data URLs or base64, depending on the format of the dataset."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from envs.errors import RowError
 
 
 def picture(value: Any, folder: Path) -> Picture:
-    """What a row names as an image, paths relative to `folder`. Raises RowError for what is none; only its header is read."""
-    found = _found(value, folder)
+    """The image that a row names, its path relative to `folder`. Only its header is read. Raises RowError if it is no image."""
+    source = _source(value, folder)
     try:
-        with Image.open(io.BytesIO(found) if isinstance(found, bytes) else found):
-            return found
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source):
+            return source
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        told = "in the row" if isinstance(found, bytes) else str(found)
-        raise RowError(f"the image {told} cannot be opened ({error})") from None
+        name = "in the row" if isinstance(source, bytes) else str(source)
+        raise RowError(f"the image {name} cannot be opened ({error})") from None
 
 
-def load(found: Picture) -> Image.Image:
-    """The whole image, in RGB. Raises RowError where it is cut off or gone."""
+def load(source: Picture) -> Image.Image:
+    """The whole image, in RGB. Raises RowError if it is truncated or missing."""
     try:
-        with Image.open(io.BytesIO(found) if isinstance(found, bytes) else found) as opened:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
             return opened.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise RowError(f"the image cannot be opened ({error})") from None
 
 
 def from_base64(text: str) -> bytes:
-    """The bytes of an image in base64. Raises RowError."""
+    """The bytes of an image in base64. Raises RowError if the text is not base64."""
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise RowError(f"the image is not base64 ({error})") from None
 
 
-def _found(value: Any, folder: Path) -> Picture:
+def _source(value: Any, folder: Path) -> Picture:
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path") or value.get("url")
     if isinstance(value, bytes) and value:
@@ -53,7 +53,7 @@ def _found(value: Any, folder: Path) -> Picture:
     if value.startswith("data:"):
         return from_base64(value.partition(",")[2])
     if value.startswith(("http://", "https://")):
-        raise RowError(f"the image {value} is elsewhere; write a path or a data URL: no row may need the network")
+        raise RowError(f"the image {value} is not local; write a path or a data URL: no row may need the network")
     path = folder / value.removeprefix("file://")
     if not path.is_file():
         raise RowError(f"there is no image {value!r}; write paths relative to the file")

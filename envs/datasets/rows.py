@@ -1,8 +1,8 @@
-"""Rows of a file by number, read when they are asked for: memory does not grow with the file.
+"""Rows of a file by number, read on demand: memory does not grow with the file.
 
-JSON lines, a JSON list and TSV are read in place, by the offset of each row. Parquet is kept a second time as Arrow, below
-`~/.cache/toolwise/datasets` (or `$XDG_CACHE_HOME`), since a row of it cannot be read alone; Arrow is mapped, not loaded. A
-directory is what `datasets.Dataset.save_to_disk` writes.
+JSON lines, a JSON list and TSV are read in place, by the offset of each row. Parquet is copied to Arrow, below
+`~/.cache/toolwise/datasets` (or `$XDG_CACHE_HOME`), since a single row of parquet cannot be read; the copy is memory-mapped, not
+loaded. A directory is one that `datasets.Dataset.save_to_disk` has written.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _JSON_MARKS = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[{}\[\]]', re.DOTALL)
 
 
 class Rows(Protocol):
-    """Iteration reads all rows once, in order: (number from 1, row, or why it cannot be read). Then each can be had by number."""
+    """Iteration reads all rows once, in order, as (number from 1, row or RowError). Then each row can be read by its number."""
 
     def __iter__(self) -> Iterator[tuple[int, Row | RowError]]: ...
 
@@ -39,7 +39,7 @@ class Rows(Protocol):
 
 
 def open_rows(path: Path, split: str | None) -> Rows:
-    """The rows of a file or directory. `split` chooses a part where a directory has several. Raises DatasetError."""
+    """The rows of a file or directory. `split` names one of a directory's splits. Raises DatasetError if it cannot be read."""
     if path.is_dir():
         return _ArrowRows(_saved(path, split))
     try:
@@ -99,7 +99,7 @@ def _parse_json(text: bytes) -> Row:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, int]]:
-    """Lines, which are numbered as an editor numbers them; empty ones at the end are no rows."""
+    """The lines of a file, numbered as in an editor; empty lines at the end are not rows."""
     start, size = 0, path.stat().st_size
     with path.open("rb") as file:
         while start < size:
@@ -111,7 +111,7 @@ def _lines(path: Path) -> Iterator[tuple[int, int]]:
 
 
 def _records(path: Path) -> Iterator[tuple[int, int]]:
-    """What `csv` takes for a record, after the header: a quote opens a field only at its beginning, and a line may end inside."""
+    """The records as `csv` splits them, after the header: a quote opens a field only at its beginning and may hold line breaks."""
     end = 0
 
     def lines() -> Iterator[str]:
@@ -129,24 +129,24 @@ def _records(path: Path) -> Iterator[tuple[int, int]]:
                 empty = not next(records)
             except StopIteration:
                 return
-            except csv.Error:  # which parsing the record tells again
+            except csv.Error:  # parsing the record raises it again
                 empty = False
             if not empty:
                 yield start, end
 
 
 def _elements(path: Path) -> Iterator[tuple[int, int]]:
-    """The objects of a JSON list. Raises DatasetError for a file that is none."""
-    wanted = DatasetError(f"{path}: not a JSON list of objects; write [{{…}}, {{…}}], or one object a line in a .jsonl")
+    """The objects of a JSON list. Raises DatasetError if the file is not one."""
+    malformed = DatasetError(f"{path}: not a JSON list of objects; write [{{…}}, {{…}}], or one object a line in a .jsonl")
     if not path.stat().st_size:
-        raise wanted
+        raise malformed
     depth, start = 0, 0
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
         for mark in _JSON_MARKS.finditer(text):
             symbol = mark.group()[:1]
             if symbol in b"{[":
                 if depth == 0 and symbol != b"[":
-                    raise wanted
+                    raise malformed
                 start = mark.start() if depth == 1 else start
                 depth += 1
             elif symbol in b"}]":
@@ -154,7 +154,7 @@ def _elements(path: Path) -> Iterator[tuple[int, int]]:
                 if depth == 1:
                     yield start, mark.end()
     if depth or not start:
-        raise wanted
+        raise malformed
 
 
 def _tsv_parser(path: Path) -> Callable[[bytes], Row]:
@@ -175,14 +175,14 @@ def _tsv_parser(path: Path) -> Callable[[bytes], Row]:
     def parse(record: bytes) -> Row:
         values = fields(record)
         if len(values) != len(header):
-            raise RowError(f"{len(values)} fields where the header has {len(header)}")
+            raise RowError(f"{len(values)} fields, but the header has {len(header)}")
         return {name: value for name, value in zip(header, values, strict=True) if value}
 
     return parse
 
 
 def _as_arrow(path: Path) -> Path:
-    """The Arrow copy of a parquet file, which is made where there is none of its present state."""
+    """The Arrow copy of a parquet file, which is made if it is missing or out of date."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "toolwise", "datasets")
     name, state = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:24], path.stat()
     copy = cache / f"{name}-{state.st_size}-{state.st_mtime_ns}.arrow"
@@ -200,12 +200,12 @@ def _as_arrow(path: Path) -> Path:
 
 def _saved(path: Path, split: str | None) -> pyarrow.Table:
     if (path / "dataset_dict.json").is_file():
-        there = json.loads((path / "dataset_dict.json").read_text())["splits"]
-        if split is None or split not in there:
-            raise DatasetError(f"{path} has the splits {', '.join(there)}: choose one with options.split=")
+        splits = json.loads((path / "dataset_dict.json").read_text())["splits"]
+        if split is None or split not in splits:
+            raise DatasetError(f"{path} has the splits {', '.join(splits)}: choose one with options.split=")
         path = path / split
     if not (path / "state.json").is_file():
-        raise DatasetError(f"{path} is no dataset: write a directory that datasets.Dataset.save_to_disk has written, or a file")
+        raise DatasetError(f"{path} is not a dataset: write a directory that datasets.Dataset.save_to_disk has written, or a file")
     files = [path / entry["filename"] for entry in json.loads((path / "state.json").read_text())["_data_files"]]
     try:
         return _mapped(files)

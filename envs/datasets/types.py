@@ -1,4 +1,4 @@
-"""Types of a dataset: a row as it was read, and what it asks."""
+"""Types of a dataset: a question as it was read from a row, and how malformed rows are reported."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from envs.scoring.types import EXACT, Scoring
 log = logging.getLogger(__name__)
 
 MALFORMED = ("error", "skip")
-"""What may be done with a file that has rows which cannot be used."""
+"""What happens if rows cannot be used: they are an error, or they are skipped."""
 
 _NAMED = 3
 
@@ -23,7 +23,7 @@ Picture = bytes | Path
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a row asks. `tools` are those that it allows, None for all; `needed_tools` as in `envs.types.Task`."""
+    """The question of a row. `tools` are those that it allows, None for all; `needed_tools` is as in `envs.types.Task`."""
 
     text: str
     answer: str
@@ -36,13 +36,13 @@ class Question:
 
 
 def report_malformed(path: Path, bad: Sequence[tuple[int, str]], malformed: str) -> None:
-    """Names rows that cannot be used, given as (number, reason): raises DatasetError, or logs that they are left out."""
+    """Reports rows that cannot be used, given as (number, reason): raises DatasetError, or logs that they are skipped."""
     if malformed not in MALFORMED:
         raise DatasetError(f"malformed is {malformed!r}: write one of {', '.join(MALFORMED)}")
     if not bad:
         return
-    told = "; ".join(f"row {number}: {reason}" for number, reason in bad[:_NAMED])
-    told += f"; and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
+    summary = "; ".join(f"row {number}: {reason}" for number, reason in bad[:_NAMED])
+    summary += f"; and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
     if malformed == "error":
-        raise DatasetError(f"{path}, {told} (malformed=skip leaves such rows out)")
-    log.warning("%s: %d malformed rows are left out: %s", path, len(bad), told)
+        raise DatasetError(f"{path}, {summary} (malformed=skip leaves such rows out)")
+    log.warning("%s: %d malformed rows are left out: %s", path, len(bad), summary)

@@ -1,4 +1,4 @@
-"""What a model writes and reads: which text is which action, and how results come back."""
+"""Protocols between a model's text and an environment: which text is which action, and how results are shown."""
 
 from envs.protocols.actions import Action, Answer, Call, Calls, Malformed
 from envs.protocols.deepeyes import DeepEyes

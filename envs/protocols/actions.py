@@ -1,4 +1,4 @@
-"""What one turn of a model asks for, whatever text said so."""
+"""The action that one turn of a model takes, independent of its text."""
 
 from __future__ import annotations
 

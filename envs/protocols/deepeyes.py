@@ -6,8 +6,8 @@ The model may think in `<think>…</think>` and then takes one action:
 - `<tool_call>{"name": …, "arguments": {…}}</tool_call>`: call another tool;
 - `<answer>…</answer>`: end the episode.
 
-If several stand in one turn, an answer outranks code and code outranks a tool call, as in DeepEyesV2; the first of its kind
-counts. Results come back as a user's turn, those of a `<tool_call>` between `<tool_response>` tags.
+If a turn holds several actions, an answer outranks code and code outranks a tool call, as in DeepEyesV2; the first of its kind
+counts. Results come back in a message of the user, those of a `<tool_call>` between `<tool_response>` tags.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ACTION_TAG = re.compile(r"</?(?:answer|code|tool_call|think)>")
 
 
 class DeepEyes(Protocol):
-    """See the module."""
+    """DeepEyesV2's protocol: see the module."""
 
     name = "deepeyes"
     stop = ("</code>", "</tool_call>", "</answer>")

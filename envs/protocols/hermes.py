@@ -1,4 +1,4 @@
-"""The tool calls that Qwen2.5, Qwen3, their vision-language kin and many others were trained on, and their form over an API.
+"""The tool calls that Qwen2.5, Qwen3, their vision-language models and many others were trained on, and their form over an API.
 
 A turn holds any number of `<tool_call>` blocks with JSON inside, which run concurrently; their results come back as messages of the
 role `tool`. A turn without a call is the answer. The tools are shown through the chat template's own `tools=`; if the template
@@ -22,10 +22,10 @@ _REMEDY = "call a tool as <tool_call>{…}</tool_call>, or answer"
 
 
 class Hermes(Protocol):
-    """See the module.
+    """Hermes tool calls: see the module.
 
-    `answer="turn"` takes a turn without a call as the answer (what stands in `<answer>` tags, if it has any); `answer="tag"` asks
-    for `<answer>…</answer>`. `parallel=False` ends a turn at its first call.
+    `answer="turn"` takes a turn without a call as the answer (the text in `<answer>` tags, if it has any); `answer="tag"` requires
+    `<answer>…</answer>`. `parallel=False` ends a turn at its first call.
     """
 
     name = "hermes"
@@ -97,8 +97,8 @@ class Hermes(Protocol):
 class Native(Hermes):
     """For a model behind an endpoint: it is given the API's `tools` and answers with `tool_calls`.
 
-    In the tokens of a student, which
-    knows no such fields, its turns are those of Hermes."""
+    A student's tokens have no such fields, so there its turns are those of Hermes.
+    """
 
     name = "native"
     native = True

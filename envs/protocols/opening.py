@@ -1,4 +1,4 @@
-"""From what a user writes as `protocol=` to a protocol."""
+"""Opens the protocol that the setting `protocol=` names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ PROTOCOLS: Mapping[str, type[Protocol]] = {kind.name: kind for kind in (DeepEyes
 
 
 def open_protocol(setting: str | Mapping[str, Any] | Protocol | type[Protocol]) -> Protocol:
-    """A protocol from its name, `module:Class`, `{name: {option: value}}`, or a protocol itself. Raises UsageError."""
+    """A protocol from its name, `module:Class`, `{name: {option: value}}`, or a protocol itself.
+
+    Raises UsageError if there is no such protocol or it does not take the options.
+    """
     options: Mapping[str, Any] = {}
     if isinstance(setting, Mapping):
         if len(setting) != 1:
@@ -35,10 +38,10 @@ def open_protocol(setting: str | Mapping[str, Any] | Protocol | type[Protocol]) 
         raise unknown("protocol", str(setting), PROTOCOLS)
     if isinstance(kind, Protocol):
         if options:
-            raise UsageError(f"protocol {setting!r} is a Protocol that is ready: it takes no options, name its class")
+            raise UsageError(f"protocol {setting!r} is an instance, which takes no options: name its class")
         return kind
     if not (isinstance(kind, type) and issubclass(kind, Protocol)):
-        raise UsageError(f"protocol {setting!r} is no Protocol: write a subclass of envs.Protocol")
+        raise UsageError(f"protocol {setting!r} is not a Protocol: write a subclass of envs.Protocol")
     try:
         return kind(**options)
     except TypeError as error:

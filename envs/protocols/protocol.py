@@ -1,4 +1,4 @@
-"""The seam between what a model writes and what an environment does. An own protocol is one subclass in one file."""
+"""The interface between what a model writes and what an environment does. A custom protocol is one subclass in one file."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class ToolGuide:
-    """What a model is told of one tool: its schema, and a sentence that explains it in the protocol's own words, if it has one."""
+    """The description of a tool for a model: its schema, and optionally a sentence that explains it in the protocol's terms."""
 
     schema: Schema
     instructions: str | None = None
 
 
 class Protocol(ABC):
-    """Reads a model's turns and words what it is shown.
+    """Reads a model's turns and writes what the model is shown.
 
     `stop` lists the texts after which generation ends: what follows the end of an action is never sampled, paid for or trained on.
     `tools_in_template` says that the tools are shown through the chat template's own `tools=`. `native` says that a model behind
@@ -48,7 +48,7 @@ class Protocol(ABC):
 
     @abstractmethod
     def parse(self, text: str) -> Action:
-        """Read one turn of the model. Never raises: what can't be read is `Malformed` with the remedy."""
+        """Read one turn of the model. Never raises: text that cannot be read gives `Malformed` with the remedy."""
 
     @abstractmethod
     def is_well_formed(self, text: str) -> bool:
@@ -56,19 +56,19 @@ class Protocol(ABC):
 
     @abstractmethod
     def write(self, action: Action) -> str:
-        """The inverse of `parse`: the text of a turn that takes `action`, as scripted experts and recorded calls need it."""
+        """The inverse of `parse`: the text of a turn that takes `action`, for scripted experts and recorded calls."""
 
     @abstractmethod
     def instructions(self, tools: Sequence[ToolGuide]) -> str:
         """The system prompt that explains the protocol, and the tools, to a model that does not know them yet."""
 
     def results(self, calls: Sequence[Call], results: Sequence[tuple[str, tuple[Image.Image, ...]]]) -> list[Message]:
-        """How the results of a turn's calls, as safe text and images, come back: one user message that holds them all."""
+        """The messages that show the results of a turn's calls, as escaped text and images: here one user message for all."""
         texts = [text for text, _ in results]
         return [Message("user", "\n".join(texts), tuple(image for _, images in results for image in images))]
 
     def remedy(self, malformed: Malformed) -> Message:
-        """How a turn that could not be read is answered."""
+        """The message that answers a turn which could not be read."""
         return Message("user", malformed.reason)
 
     def first_turn(self, text: str) -> str:
@@ -78,7 +78,7 @@ class Protocol(ABC):
         return next((text[:end] for end in ends if self.ends_turn(text[:end])), text)
 
     def thoughts_end(self, text: str) -> int:
-        """Where thoughts end that the chat template opened, in a text that holds no more than their closing; else 0."""
+        """The index at which thoughts end if the chat template opened them and the text only closes them; else 0."""
         return 0
 
     def ends_turn(self, text: str) -> bool:

@@ -1,4 +1,4 @@
-"""Actions between tags: what stands where in a turn, read from left to right, so that a tag inside another action is just text."""
+"""Finds the actions between tags in a turn, from left to right, so that a tag inside another action is plain text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OPENING = re.compile(r"<(?P<close>/?)(?P<tag>think|code|tool_call|answer)>")
 _FENCE = re.compile(r"\A\s*```(?i:python3?|py)?[ \t]*\r?\n(.*?)```\s*\Z", re.DOTALL)
 _CODE = re.compile(r"<code>\s*```(?i:python3?|py)?[ \t]*\r?\n.*?```\s*</code>", re.DOTALL)
 _FENCED = re.compile(r"<code>\s*```")
-# Strings of JSON are passed over: a closing tag inside one is part of it. One that is never closed is none.
+# JSON strings are skipped: a closing tag inside one is part of it. A quote that is never closed opens no string.
 _CALL_END = re.compile(r'"(?:[^"\\]|\\.)*"|(?P<end></tool_call>)', re.DOTALL)
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _PYTHON_STRING = re.compile(
@@ -27,7 +27,7 @@ _JSON_FENCE = re.compile(r"\A```(?:json)?\s*(.*?)\s*```\Z", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One action between tags, outside the thoughts: its tag, what stands inside, and where it begins and ends in the turn."""
+    """One action between tags, outside the thoughts: its tag, its content, and its start and end in the turn."""
 
     tag: str
     inside: str
@@ -37,10 +37,10 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """A turn taken apart: its actions, and the text outside the thoughts.
+    """The parts of a turn: its actions, and the text outside the thoughts.
 
-    `visible_start` is where a lone `</think>` ends the thoughts, else 0. `open_tag` is one that was never closed: what follows it
-    is hidden. `broken` says that code was closed but stands in no fence.
+    `visible_start` is the index at which a lone `</think>` ends the thoughts, else 0. `open_tag` is a tag that was never closed;
+    the text after it is hidden. `broken` says that a code block was closed but has no fence.
     """
 
     blocks: tuple[Block, ...]
@@ -53,8 +53,8 @@ class Scan:
 def scan(text: str, tags: frozenset[str]) -> Scan:
     """Find the blocks of `tags` outside the thoughts, from left to right: a tag inside a block is part of its text.
 
-    Thoughts stand in `<think>…</think>`, or before a lone `</think>` if the chat template opens them. Thoughts that were cut off
-    hide everything after them.
+    Thoughts are in `<think>…</think>`, or before a lone `</think>` if the chat template opens them. Thoughts that were cut off hide
+    everything after them.
     """
     blocks: list[Block] = []
     hidden: list[tuple[int, int]] = []
@@ -63,7 +63,7 @@ def scan(text: str, tags: frozenset[str]) -> Scan:
     while match := _OPENING.search(text, position):
         tag, start, position = match["tag"], match.start(), match.end()
         if tag == "think" and match["close"]:
-            if not thought:  # the chat template opened them: all that stands before was thought
+            if not thought:  # the chat template opened them: all text before is thought
                 blocks, hidden, thought, broken, visible_start = [], [], True, False, position
         elif tag == "think":
             end = text.find("</think>", position)
@@ -88,12 +88,12 @@ def scan(text: str, tags: frozenset[str]) -> Scan:
 
 
 def _begins(text: str, position: int, tag: str) -> bool:
-    """Whether what stands at `position`, behind the tag, looks like the inside of its action."""
+    """Whether the text at `position`, after the tag, looks like the content of its action."""
     return tag != "answer" and text[position : position + 16].lstrip().startswith(("```", "{") if tag == "tool_call" else "```")
 
 
 def _end(text: str, start: int, tag: str) -> int | None:
-    """Where the action that opens at `start` ends; None if it is never closed."""
+    """The end of the action that opens at `start`; None if it is never closed."""
     if tag == "code" and _FENCED.match(text, start):
         match = _CODE.match(text, start)
         return None if match is None else match.end()
@@ -137,8 +137,10 @@ def code_of(block: Block) -> str:
 
 
 def call_of(block: Block) -> Call | Malformed:
-    """The tool call of a block of JSON. Also reads arguments given as JSON text or as `parameters`, raw line breaks inside a
-    string, and a fence around it all."""
+    """The tool call of a block of JSON.
+
+    Arguments given as JSON text or as `parameters`, raw line breaks inside a string, and a fence around the whole are accepted.
+    """
     payload = block.inside.strip()
     if fenced := _JSON_FENCE.match(payload):
         payload = fenced.group(1)
@@ -174,6 +176,6 @@ def calls_of(blocks: Iterator[Block]) -> tuple[Call, ...] | Malformed:
 
 
 def write_call(call: Call, separator: str = "") -> str:
-    """A tool call as JSON between its tags; an empty `arguments` may be left out, and is."""
+    """A tool call as JSON between its tags; without a `separator`, empty `arguments` are left out."""
     record = {"name": call.name} | ({"arguments": call.arguments} if call.arguments or separator else {})
     return f"<tool_call>{separator}{json.dumps(record, ensure_ascii=not separator)}{separator}</tool_call>"

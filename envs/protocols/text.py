@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-# What opens a special token or a tag of a protocol, in any of the spellings that chat templates use.
+# The beginning of a special token or of a protocol's tag, in any of the spellings that chat templates use.
 _UNSAFE = re.compile(
     r"<(?=[|｜]|\s*/?\s*(?:think|code|tool_call|tool_response|tools|function|parameter|answer|image|video|img|box|ref|s|bos|eos|pad|unk"
     r"|start_of|end_of)(?:_\w*)?\b)",
@@ -19,5 +19,5 @@ def escape(text: str) -> str:
 
 
 def encodable(text: str) -> str:
-    """The text with U+FFFD for each lone surrogate, which JSON can smuggle in and no tokenizer and no file takes."""
+    """The text with U+FFFD for each lone surrogate, which JSON may contain but tokenizers and files reject."""
     return _SURROGATE.sub("\ufffd", text)

@@ -1,4 +1,4 @@
-"""From what a user writes as `reward=` to a reward."""
+"""Opens the reward that the setting `reward=` names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from envs.types import Outcome
 
 RewardSetting = Any
 """None or "deepeyes" (the paper's rule), `{"deepeyes": {"tool_discount": 1.0}}`, a part's name, `module:function` or a function, a
-mapping or a list of `{part: weight}`, or a `Reward`. A whole rule may stand among weighted parts: its reward counts as the part."""
+mapping or a list of `{part: weight}`, or a `Reward`. A whole rule may be one of the weighted parts: its reward is their value."""
 
 _BLOCKING_PARTS = 64
 _threads = PerLoop(lambda: Threads(_BLOCKING_PARTS))
@@ -32,21 +32,21 @@ class Reward(Protocol):
     """Scores a finished episode: the reward, and its parts by name, which are logged as `reward/<part>`."""
 
     async def __call__(self, outcome: Outcome) -> tuple[float, dict[str, float]]:
-        """Raises InfrastructureError if the score should be asked for again: the episode is then run again."""
+        """Raises InfrastructureError if scoring failed and should be repeated: the episode is then run again."""
         ...
 
 
 class WeightedParts:
-    """Σ weight · part."""
+    """A weighted sum of parts: Σ weight · part."""
 
     def __init__(self, parts: Sequence[tuple[Part, float]]) -> None:
         names = [_name(part) for part, _ in parts]
         if doubled := {name for name in names if names.count(name) > 1}:
-            raise UsageError(f"reward: the part {min(doubled)} stands there twice: write each once, with its weight")
+            raise UsageError(f"reward: the part {min(doubled)} is listed twice: write each once, with its weight")
         self._parts = tuple(zip(names, parts, strict=True))
 
     async def __call__(self, outcome: Outcome) -> tuple[float, dict[str, float]]:
-        """Raises UsageError for a part that does not give a finite number."""
+        """Raises UsageError if a part does not return a finite number."""
         total, values, inner = 0.0, {}, {}
         for name, (part, weight) in self._parts:
             values[name], parts = _reward(await _called(part, name, outcome), name, outcome)
@@ -68,7 +68,7 @@ class _Single:
 
 
 def open_reward(setting: RewardSetting) -> Reward:
-    """The reward that `setting` names. Raises UsageError for a part that does not exist, and for a weight that is no number."""
+    """The reward that `setting` names. Raises UsageError if a part does not exist or a weight is not a number."""
     if setting is None:
         return DeepEyesReward()
     if isinstance(setting, Mapping) and len(setting) == 1 and next(iter(setting)) in RULES:
@@ -108,24 +108,24 @@ def _unsplit(pair: tuple[Any, Any]) -> tuple[Any, Any]:
 
 def _part(part: Any) -> Any:
     if isinstance(part, str) and ":" in part:
-        found = load(part, "reward")
+        function = load(part, "reward")
     elif callable(part):
-        found = part
+        function = part
     elif isinstance(part, str):
         return _named(part)
     else:
-        found = None
-    if not callable(found):
-        raise UsageError(f"the reward part {part!r} is no function of an Outcome")
-    if not isinstance(found, type):
-        return found
+        function = None
+    if not callable(function):
+        raise UsageError(f"the reward part {part!r} is not a function of an Outcome")
+    if not isinstance(function, type):
+        return function
     try:
-        made = found()
+        instance = function()
     except TypeError as error:
-        raise UsageError(f"the reward part {found.__name__} cannot be made: {error}; give one that is ready") from error
-    if not callable(made):
-        raise UsageError(f"the reward part {found.__name__} is no function of an Outcome: give it __call__")
-    return made
+        raise UsageError(f"the reward part {function.__name__} cannot be created: {error}; write an instance of it") from error
+    if not callable(instance):
+        raise UsageError(f"the reward part {function.__name__} is not a function of an Outcome: give it __call__")
+    return instance
 
 
 def _named(part: str) -> Any:
@@ -151,12 +151,12 @@ async def _called(function: Callable[[Outcome], Any], name: str, outcome: Outcom
 
 
 def _reward(returned: Any, name: str, outcome: Outcome) -> tuple[float, dict[str, float]]:
-    """What a part gave, or a whole rule with its parts."""
+    """The number that a part returned, or the reward of a whole rule with its parts."""
     if not isinstance(returned, tuple):
         return _number(returned, name, outcome), {}
     if len(returned) != 2 or not isinstance(returned[1], Mapping):
         raise UsageError(
-            f"reward: {name} gave {returned!r} for task {outcome.task.task_id}: return a number, or (number, {{part: number}})"
+            f"reward: {name} returned {returned!r} for task {outcome.task.task_id}: return a number, or (number, {{part: number}})"
         )
     reward, parts = returned
     return _number(reward, name, outcome), {str(part): _number(value, part, outcome) for part, value in parts.items()}
@@ -165,10 +165,10 @@ def _reward(returned: Any, name: str, outcome: Outcome) -> tuple[float, dict[str
 def _number(value: Any, name: str, outcome: Outcome) -> float:
     try:
         number = math.nan if isinstance(value, str | bytes) else float(value)
-    except Exception:  # whatever a tensor, say, makes of it
+    except Exception:  # a tensor, for example, may raise anything
         number = math.nan
     if not math.isfinite(number):
-        raise UsageError(f"reward: the part {name} gave {value!r} for task {outcome.task.task_id}: return a finite number")
+        raise UsageError(f"reward: the part {name} returned {value!r} for task {outcome.task.task_id}: return a finite number")
     return number
 
 

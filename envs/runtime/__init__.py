@@ -1,1 +1,1 @@
-"""What environments stand on: event loops, threads, files, endpoints, Gymnasium spaces. It knows no task."""
+"""Infrastructure of environments: event loops, threads, files, endpoints, Gymnasium spaces. It knows nothing about tasks."""

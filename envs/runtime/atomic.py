@@ -13,7 +13,7 @@ from envs.errors import UsageError
 
 
 def write_file(path: Path, content: bytes | str) -> None:
-    """Write `content` to `path`, in place of what is there. Folders on the way are made."""
+    """Write `content` to `path` and replace the file that exists. Missing parent folders are made."""
     with replaced_file(path) as unfinished:
         unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
 
@@ -53,7 +53,7 @@ def replaced_directory(directory: Path) -> Generator[Path]:
         yield unfinished
         if directory.exists() and not directory.is_dir():
             raise NotADirectoryError(f"{directory} is a file")
-        # The old one is moved aside, and back if need be: to delete it first would leave neither after an error.
+        # The old directory is moved aside, and back after an error: if it were deleted first, an error would leave neither.
         old = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}.")) / "old"
         try:
             if directory.exists():

@@ -14,7 +14,7 @@ import openai
 from envs.errors import ConversationTooLong, EndpointFailed, EndpointRefused
 from envs.runtime.loops import PerLoop
 
-# vLLM, SGLang, llama.cpp and others say it in words.
+# vLLM, SGLang, llama.cpp and others say it only in the message.
 _TOO_LONG = re.compile(r"context (?:length|size|window)|maximum model length|(?:prompt|input) is too long", re.IGNORECASE)
 
 Message = dict[str, Any]
@@ -32,8 +32,10 @@ class RequestedCall:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The assistant's text, and the tool calls that it made through the API. `finish_reason` is "length" if it was cut off, else
-    "stop"."""
+    """The assistant's text, and the tool calls that it made through the API.
+
+    `finish_reason` is "length" if the text was cut off, else "stop".
+    """
 
     text: str
     finish_reason: str
@@ -41,7 +43,7 @@ class Reply:
 
 
 class ChatEndpoint:
-    """Serves any event loop. `key` names the environment variable of the key, which may be missing where the server wants none.
+    """A client for any event loop. `key` names the environment variable of the key, which may be unset if the server needs none.
 
     Connection errors, time-outs, 408, 409, 429 and 5xx are tried again, `attempts` times in all, with exponential backoff and
     jitter; each attempt has `timeout_s` seconds.
@@ -55,12 +57,14 @@ class ChatEndpoint:
         )
 
     async def complete(self, messages: Sequence[Message], **sampling: Any) -> Reply:
-        """The next assistant message. `sampling` are OpenAI's parameters. Raises EndpointFailed, EndpointRefused, or its kind
-        ConversationTooLong.
+        """The next assistant message. `sampling` are OpenAI's parameters.
+
+        Raises EndpointFailed if no attempt gave a usable answer, EndpointRefused if the request itself is wrong, of which
+        ConversationTooLong is a subclass.
         """
-        asked: Any = list(messages)
+        conversation: Any = list(messages)
         try:
-            answer = await self._clients.get().chat.completions.create(model=self._model, messages=asked, **sampling)
+            answer = await self._clients.get().chat.completions.create(model=self._model, messages=conversation, **sampling)
             choice = answer.choices[0]
             text, reason = choice.message.content, choice.finish_reason
             calls = tuple(_call(call) for call in choice.message.tool_calls or ())
@@ -79,7 +83,7 @@ class ChatEndpoint:
 
 
 def _call(call: Any) -> RequestedCall:
-    """Arguments that are no JSON object are kept as text under one name, so that the tool can say what is wrong with them."""
+    """A call whose arguments are not a JSON object keeps them as text under one name, so that the tool can say what is wrong."""
     try:
         arguments = json.loads(call.function.arguments or "{}", strict=False)
     except ValueError:
@@ -90,7 +94,7 @@ def _call(call: Any) -> RequestedCall:
 
 
 def _is_too_long(error: openai.APIStatusError) -> bool:
-    """By OpenAI's code, or by the words of servers that give none."""
+    """Whether OpenAI's error code says so, or the message of a server that gives no code."""
     return error.status_code == 400 and (error.code == "context_length_exceeded" or bool(_TOO_LONG.search(str(error))))
 
 

@@ -1,4 +1,4 @@
-"""Answers that any number of processes share on disk. The only module that imports diskcache."""
+"""A cache of answers on disk that any number of processes share. The only module that imports diskcache."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import diskcache
 
 
 class DiskCache:
-    """JSON by key in a directory: a file from elsewhere can give wrong answers, but run nothing."""
+    """JSON by key in a directory: a file from an untrusted source can give wrong answers, but cannot run code."""
 
     def __init__(self, directory: Path) -> None:
         self._cache = diskcache.Cache(str(directory), disk=diskcache.JSONDisk)
 
     def get(self, key: str) -> Any | None:
-        """None where there is nothing yet."""
+        """The stored answer; None if there is none yet."""
         return self._cache.get(key)
 
     def put(self, key: str, answer: Any) -> None:
-        """Keep an answer."""
+        """Store an answer."""
         self._cache.set(key, answer)

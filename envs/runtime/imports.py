@@ -1,4 +1,4 @@
-"""Objects that a setting names: one of the project's by name, or anybody's as `module:name`."""
+"""Objects that a setting names: a built-in one by name, any other as `module:name`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Event loops: objects that belong to one each, and a loop on a thread of its own."""
+"""Event loops: one object for each loop, and a loop on a separate thread."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 
 class PerLoop[T]:
-    """Makes one object for each event loop that asks, and forgets it with the loop."""
+    """Makes one object for each event loop that needs it, and forgets it with the loop."""
 
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
         self._made: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, T] = weakref.WeakKeyDictionary()
 
     def get(self) -> T:
-        """The running loop's."""
+        """The object of the running loop."""
         loop = asyncio.get_running_loop()
         if loop not in self._made:
             self._made[loop] = self._make()
@@ -25,7 +25,7 @@ class PerLoop[T]:
 
 
 class LoopThread:
-    """An event loop in a thread of its own, so that blocking calls also work while a loop is running, as in a notebook."""
+    """An event loop on a separate thread, so that blocking calls also work while a loop is running, as in a notebook."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -36,7 +36,7 @@ class LoopThread:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     def stop(self) -> None:
-        """Cancel what still runs, as `asyncio.run` does, and end the thread."""
+        """Cancel the tasks that still run, as `asyncio.run` does, and end the thread."""
         self.run(_cancel_others())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()

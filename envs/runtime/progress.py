@@ -1,4 +1,4 @@
-"""How long work reports its progress, whoever shows it."""
+"""The callbacks by which long work reports its progress, independent of how it is shown."""
 
 from __future__ import annotations
 

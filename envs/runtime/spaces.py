@@ -58,7 +58,7 @@ class RGBImage(Space[np.ndarray]):
         return isinstance(other, RGBImage) and self.max_side == other.max_side
 
 
-# Neither has a fixed size: flattened, both stay what they are.
+# Neither space has a fixed size, so flattening returns it unchanged.
 @flatten_space.register(Unicode)
 @flatten_space.register(RGBImage)
 def _flatten_space(space: Any) -> Any:

@@ -9,18 +9,18 @@ from typing import Any
 
 
 class Threads:
-    """Runs blocking calls, at most `limit` at a time, each on a thread of its own.
+    """Runs blocking calls, at most `limit` at a time, each on a new thread.
 
-    A call that is cancelled gives its place back at once, though its thread runs on: Python cannot stop it, and the place that a
-    stuck call kept would be lost for good. The threads are daemons, so none keeps the process alive.
+    A cancelled call frees its slot at once, though its thread runs on: Python cannot stop a thread, and a stuck call would keep its
+    slot forever. The threads are daemons, so none keeps the process alive.
     """
 
     def __init__(self, limit: int) -> None:
-        self._places = asyncio.Semaphore(limit)
+        self._slots = asyncio.Semaphore(limit)
 
     async def run(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         """Await `function(*arguments, **options)`."""
-        async with self._places:
+        async with self._slots:
             loop = asyncio.get_running_loop()
             outcome: asyncio.Future[Any] = loop.create_future()
 

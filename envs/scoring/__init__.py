@@ -17,8 +17,8 @@ __all__ = ["MAX_ANSWER_CHARACTERS", "Kind", "Scoring", "is_right"]
 async def is_right(question: str, answer: str, truth: str, scoring: Scoring, judge: Judge | None = None) -> bool:
     """Whether `answer` is the truth or one of the other accepted answers.
 
-    Where a JUDGE is wanted, a text that equals the truth needs none. Raises InfrastructureError where no judge can be reached,
-    UsageError where there is none at all.
+    For the kind JUDGE, the judge is not asked if the text equals the truth. Raises InfrastructureError if no judge can be reached,
+    UsageError if none is configured.
     """
     if len(answer) >= MAX_ANSWER_CHARACTERS:
         return False
@@ -31,6 +31,6 @@ async def is_right(question: str, answer: str, truth: str, scoring: Scoring, jud
         from envs.errors import UsageError
 
         if judge is None:
-            raise UsageError("the tasks want a judge: write judge={url: …, model: …} among the environment's options")
+            raise UsageError("the tasks need a judge: write judge={url: …, model: …} among the environment's options")
         return await judge.agrees(question, answer, truth)
     return False

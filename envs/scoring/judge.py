@@ -1,7 +1,7 @@
-"""A judge: a model behind an OpenAI-compatible endpoint that says whether an answer says what the truth says.
+"""A judge: a model behind an OpenAI-compatible endpoint that decides whether an answer agrees with the truth.
 
-The answer was written by the policy that is being judged and may try to talk to the judge: it is cut, stands between marks that it
-cannot contain, and the verdict is one JSON object.
+The answer was written by the policy that is being judged and may try to address the judge: it is truncated and put between marks
+that it cannot contain, and the verdict is one JSON object.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ _MOST_TOKENS = 512  # a judge that thinks aloud first needs some
 
 @dataclass(frozen=True, slots=True)
 class JudgeConfig:
-    """One judge. `concurrency` requests at most are under way at a time; `key` names the environment variable of its key.
+    """The settings of one judge. At most `concurrency` requests run at a time; `key` names the environment variable of its key.
 
-    A verdict takes at most `deadline_s`, waiting and all attempts included: it must be over before the turn that it is part of, or
-    the turn's deadline would count against the policy.
+    A verdict takes at most `deadline_s` seconds, including the wait and all attempts: it must end before the turn that it is part
+    of, or the turn's deadline would count against the policy.
     """
 
     url: str
@@ -56,10 +56,10 @@ class JudgeConfig:
 
 
 class Judge:
-    """Asks `first`; where it fails, `second`. Both are asked for a share `agreement_share` of the answers, to count agreement.
+    """Asks `first`, and `second` if that fails. Both judge the share `agreement_share` of the answers, to count agreement.
 
-    Verdicts are kept in the directory `cache` (JSON, nothing that could run) and not asked for again. `counts` has `asked`,
-    `cached`, `failed_over`, `compared` and `agreed`. Serves any event loop.
+    Verdicts are stored in the directory `cache` (JSON, no code) and not asked for again. `counts` has `asked`, `cached`,
+    `failed_over`, `compared` and `agreed`. One object serves any event loop.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Judge:
         self.counts: Counter[str] = Counter()
 
     async def agrees(self, question: str, answer: str, truth: str) -> bool:
-        """Whether the answer is right. Raises InfrastructureError where no judge answers: the episode is to be run again."""
+        """Whether the answer is right. Raises InfrastructureError if no judge answers: the episode is then run again."""
         key = hashlib.sha256(json.dumps([self._judges[0].config.model, question, answer, truth]).encode()).hexdigest()
         if self._cache is not None and (known := await asyncio.to_thread(self._cache.get, key)) is not None:
             self.counts["cached"] += 1
@@ -109,18 +109,18 @@ class Judge:
 
 
 class _NoVerdict(Exception):
-    """An endpoint that failed, after all attempts, or that said something else."""
+    """An endpoint failed after all attempts, or its reply holds no verdict."""
 
 
 class _Endpoint:
-    """One judge, with a bound on its requests for each event loop that asks."""
+    """One judge, with a limit on its concurrent requests for each event loop."""
 
     def __init__(self, config: JudgeConfig) -> None:
         self.config = config
         self._endpoint = ChatEndpoint(
             config.url, config.model, key=config.key, timeout_s=config.timeout_s, attempts=config.attempts
         )
-        self._rooms = PerLoop(lambda: asyncio.Semaphore(config.concurrency))
+        self._slots = PerLoop(lambda: asyncio.Semaphore(config.concurrency))
 
     async def ask(self, question: str, answer: str, truth: str) -> bool:
         mark = f"====={secrets.token_hex(8)}====="
@@ -133,7 +133,7 @@ class _Endpoint:
             },
         ]
         try:
-            async with asyncio.timeout(self.config.deadline_s), self._rooms.get():
+            async with asyncio.timeout(self.config.deadline_s), self._slots.get():
                 reply = await self._endpoint.complete(messages, temperature=0.0, max_tokens=_MOST_TOKENS)
         except TimeoutError:
             raise _NoVerdict(f"{self.config.url} gave no verdict within {self.config.deadline_s:g} s") from None
@@ -146,9 +146,9 @@ class _Endpoint:
 
 
 def open_judge(settings: Judge | Mapping[str, Any]) -> Judge:
-    """The judge of `{url, model, …, cache, agreement_share, second: {url, model, …}}`: one a process for equal settings.
+    """The judge of `{url, model, …, cache, agreement_share, second: {url, model, …}}`: one per process for equal settings.
 
-    Raises UsageError for what cannot be read.
+    Raises UsageError if the settings cannot be read.
     """
     return settings if isinstance(settings, Judge) else _opened(json.dumps(dict(settings), sort_keys=True))
 

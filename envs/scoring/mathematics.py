@@ -1,4 +1,4 @@
-"""Mathematical equivalence by math-verify, in a process of its own."""
+"""Mathematical equivalence by math-verify, in a separate process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 async def equivalent(answer: str, truth: str) -> bool:
-    """Whether two expressions, LaTeX or plain, mean the same. What takes longer than 5 s to read or to compare does not."""
+    """Whether two expressions, LaTeX or plain, are equivalent. False if reading or comparing them takes longer than 5 s."""
     for attempt in (1, 2):
         try:
             return await asyncio.get_running_loop().run_in_executor(_process(), _compare, answer, truth)
@@ -26,7 +26,7 @@ async def equivalent(answer: str, truth: str) -> bool:
 
 @lru_cache(maxsize=1)
 def _process() -> ProcessPoolExecutor:
-    """math-verify bounds its time by a signal, which only the main thread of a process can take: so it has a main thread."""
+    """The process of math-verify, which limits its time by a signal: only the main thread of a process can receive one."""
     return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
 
@@ -37,5 +37,5 @@ def _compare(answer: str, truth: str) -> bool:
         gold = parse(f"${truth}$", parsing_timeout=_SECONDS) or parse(truth, parsing_timeout=_SECONDS)
         given = parse(f"${answer}$", parsing_timeout=_SECONDS) or parse(answer, parsing_timeout=_SECONDS)
         return bool(verify(gold, given, timeout_seconds=_SECONDS))
-    except Exception:  # sympy meets any text with any error; what it cannot read is not equivalent
+    except Exception:  # sympy may raise any error for any text; what it cannot read is not equivalent
         return False

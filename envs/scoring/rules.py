@@ -1,4 +1,4 @@
-"""The rules that need no model: equal texts, numbers with units, choices, lists, dates. None raises, whatever the answer."""
+"""The rules that need no model: equal texts, numbers with units, choices, lists, dates. No rule raises, whatever the answer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SEPARATORS = re.compile(r"\s*(?:[,;\n]|\band\b)\s*", re.IGNORECASE)
 
 
 def exact(answer: str, truth: str) -> bool:
-    """Equal after normalisation; plain numbers are equal by value (relative tolerance 1e-6)."""
+    """Whether the texts are equal after normalisation; plain numbers are compared by value (relative tolerance 1e-6)."""
     answer, truth = normalise(answer), normalise(truth)
     if answer == truth:
         return True
@@ -39,14 +39,14 @@ def exact(answer: str, truth: str) -> bool:
 
 
 def normalise(text: str) -> str:
-    """Unicode-compatible form, lower case, single spaces, without surrounding quotes or a final full stop."""
+    """The text in Unicode-compatible form, lower case, single spaces, without surrounding quotes or a final full stop."""
     text = unicodedata.normalize("NFKC", text).casefold()
     text = re.sub(r"\s+", " ", text).strip().strip("\"'").strip()
     return text.rstrip(".").strip() if not re.fullmatch(r"[\d.]+", text) else text
 
 
 def number(answer: str, truth: str, scoring: Scoring) -> bool:
-    """A number within the tolerance, after conversion into the unit of the question. A foreign unit is wrong."""
+    """Whether the number is within the tolerance, after conversion into the question's unit. Another dimension is wrong."""
     expected = quantity(truth, scoring.unit)
     given = quantity(answer, scoring.unit)
     if expected is None or given is None:
@@ -55,10 +55,10 @@ def number(answer: str, truth: str, scoring: Scoring) -> bool:
 
 
 def quantity(text: str, unit: str) -> float | None:
-    """The number that a text gives, in `unit`; None where it gives none, more than one, or one of another dimension.
+    """The number in a text, in `unit`; None if it holds none, more than one, or one of another dimension.
 
-    Grouped digits, exponents, `%` and words like "million" are read, which may stand before the unit as well: of "26.2", "26.2
-    billion" and "26,200 million USD" each is 26.2 in "billion usd". A text with neither unit nor word is in `unit` already.
+    Grouped digits, exponents, `%` and words like "million" are read. Such a word may also be part of `unit`: "26.2", "26.2 billion"
+    and "26,200 million USD" are each 26.2 in "billion usd". A text with neither unit nor word is in `unit` already.
     """
     for written, plain in (("²", "^2"), ("³", "^3"), ("°", "deg"), ("−", "-")):  # before the compatible form makes km2 of km²
         text = text.replace(written, plain)
@@ -78,14 +78,14 @@ def quantity(text: str, unit: str) -> float | None:
 
 
 def choice(answer: str, truth: str, scoring: Scoring) -> bool:
-    """The right letter, "(B)", "B.", "B: text", or the text of the right option alone."""
+    """Whether the answer is the right letter, "(B)", "B.", "B: text", or the text of the right option alone."""
     letters = {letter.casefold(): normalise(text) for letter, text in scoring.options}
     right = _chosen(truth, letters)
     return right is not None and _chosen(answer, letters) == right
 
 
 def date(answer: str, truth: str) -> bool:
-    """The same day, or the same month or year where the truth says no more; "3 May 2021" is "2021-05-03"."""
+    """Whether it is the same day, or the same month or year if the truth names no more; "3 May 2021" is "2021-05-03"."""
     expected, given = _date(truth), _date(answer)
     if expected is None or given is None:
         return exact(answer, truth)
@@ -162,7 +162,7 @@ def _units() -> UnitRegistry:
     import pint  # takes a while, and few tasks have units
 
     registry = pint.UnitRegistry(autoconvert_offset_to_baseunit=True)
-    for names in _CURRENCIES.values():  # each a dimension of its own: one is not another
+    for names in _CURRENCIES.values():  # each is a dimension: currencies are not converted
         registry.define(f"{names[0]} = [{names[0]}] = {' = '.join(names)}")
     registry.define("person = [person] = people = persons = inhabitants")
     return registry
@@ -171,7 +171,7 @@ def _units() -> UnitRegistry:
 def _converted(value: float, said: str, wanted: str) -> float | None:
     if said == wanted or not said or _same_words(said, wanted):
         return value
-    if not wanted:  # a bare number is asked for: what it counts may be named
+    if not wanted:  # a bare number is expected; the answer may name what it counts
         return None if re.search(r"\d", said) else value
     for word, plain in (("square ", "square_"), ("cubic ", "cubic_"), ("sq ", "square_"), ("per cent", "percent")):
         said = said.replace(word, plain)
@@ -180,7 +180,7 @@ def _converted(value: float, said: str, wanted: str) -> float | None:
     for name in (said, said.casefold()):  # "Miles" too; but M is not m
         try:
             return float(registry.Quantity(value, name).to(wanted).magnitude)
-        except Exception:  # pint's parser meets any text with any error; what it cannot read is no such unit
+        except Exception:  # pint's parser may raise any error for any text; what it cannot read is not a unit
             continue
     return None
 

@@ -12,7 +12,7 @@ MAX_ANSWER_CHARACTERS = 300
 
 
 class Kind(StrEnum):
-    """What sort of answer is asked for."""
+    """The kind of answer that a question asks for."""
 
     EXACT = "exact"
     NUMBER = "number"
@@ -30,8 +30,8 @@ class Scoring:
     `accepted` are further right answers. A NUMBER is right within `relative` (a share of the truth) or `absolute` (in the truth's
     unit), whichever allows more; `unit` is what the question asks for, in a name that pint knows, and what an answer without a unit
     is read in. `options` are the texts of a CHOICE by letter. An `ordered` LIST must name its parts in order. `item` is the rule
-    for each part of a LIST. A JUDGE is asked whether the answer says what the truth says. Raises ValueError for a rule that
-    cannot be.
+    for each part of a LIST. For a JUDGE, a model decides whether the answer agrees with the truth. Raises ValueError if the
+    settings contradict each other.
     """
 
     kind: Kind = Kind.EXACT
@@ -53,7 +53,7 @@ class Scoring:
 
     @classmethod
     def from_mapping(cls, record: Mapping[str, Any]) -> Scoring:
-        """From what a row of a dataset says. Raises ValueError for what cannot be read."""
+        """The rule that a row of a dataset describes. Raises ValueError if it cannot be read."""
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(record) - known):
             raise ValueError(f"scoring has {', '.join(unknown)}: write some of {', '.join(sorted(known))}")

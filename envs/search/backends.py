@@ -1,7 +1,7 @@
-"""From settings to a search: what `text_search=` and `image_search=` of an environment may say.
+"""Opens the searches that the options `text_search=` and `image_search=` of an environment name.
 
-A directory is an index that `toolwise index` built; a URL is a server; a mapping names the `backend` and more. Equal settings share
-one object in a process.
+A directory is an index that `toolwise index` built; a URL is a server; a mapping has the `backend` and its settings. Equal settings
+share one object in a process.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from envs.search.types import ImageSearch, TextSearch
 
 @dataclass(frozen=True, slots=True)
 class SearchSettings:
-    """One search. `questions` is the file whose images a `deepeyes_cache` knows.
+    """The settings of one search. `questions` is the file whose images a `deepeyes_cache` knows.
 
-    `cache` is a directory that keeps answers; `record` a file to write them to; `replay` a file that alone is asked. `timeout_s` is
-    for each attempt of a request, of which there are `attempts` at most.
+    `cache` is a directory that stores answers; `record` is a file to write them to; `replay` is a file that is the only source of
+    answers. `timeout_s` is for each attempt of a request, of which there are at most `attempts`.
     """
 
     backend: str
@@ -75,7 +75,7 @@ IMAGE_BACKENDS: Mapping[str, Callable[[SearchSettings], ImageSearch]] = {
 
 
 def open_text_search(settings: TextSearch | str | Mapping[str, Any] | None) -> TextSearch | None:
-    """The search of some settings; an object that searches already is what it is. Raises UsageError for settings of none."""
+    """Open a search from settings; an existing search is returned unchanged. Raises UsageError if the settings are wrong."""
     return _opened("text", _canonical(settings)) if isinstance(settings, str | Mapping) else settings
 
 

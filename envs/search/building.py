@@ -1,4 +1,4 @@
-"""`toolwise index`: an index from a corpus or a gallery."""
+"""`toolwise index`: builds an index from a corpus or a gallery."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from envs.search.text.index import TextIndex
 
 @dataclass
 class IndexConfig:
-    """One of `corpus` and `gallery`."""
+    """The settings of `toolwise index`, with exactly one of `corpus` and `gallery`."""
 
     out: str = "runs/index"
     """The directory to write, which must not exist."""
@@ -27,17 +27,19 @@ class IndexConfig:
     """Pictures for the image search: a directory, or .parquet with `image` and `title`."""
 
     model: str | None = None
-    """The directory of a CLIP or SigLIP, to find pictures of the gallery by what they mean; null finds changed copies, without
-    weights."""
+    """The directory of a CLIP or SigLIP, to find the gallery's pictures by meaning; null finds modified copies, without weights."""
 
 
 def size_of(config: IndexConfig) -> int:
-    """The number of texts or pictures to be read. Raises UsageError."""
+    """The number of texts or pictures to be read. Raises UsageError if they cannot be read."""
     return count_rows(_source(config))
 
 
 def build_index(config: IndexConfig, on_progress: Callable[[int], None]) -> tuple[str, int]:
-    """Builds it; returns the environment option that takes it, and its number of entries. Raises UsageError."""
+    """Builds the index; returns the environment option that takes it, and its number of entries.
+
+    Raises UsageError if the settings are wrong, the input cannot be read, or `config.out` exists.
+    """
     source, out = _source(config), Path(config.out)
     if config.corpus is not None:
         return "text_search", len(TextIndex.build(read_corpus(source), out, on_progress))

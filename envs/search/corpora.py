@@ -1,8 +1,8 @@
-"""What an index is built from: texts in JSON lines or parquet, pictures in a directory or parquet. Read one by one, of any size.
+"""Reads what an index is built from, one entry at a time: texts in JSON lines or parquet, pictures in a directory or parquet.
 
 A text has `text` (or `contents`, as in Search-R1's corpora, whose first line is the title in quotes), and may have `title` and
-`source` (or `url`, `id`). A picture of a parquet has `image` (bytes, or a mapping with `bytes`) and `title`; one of a directory is
-called as its file is, unless `titles.jsonl` beside it says `{"image": file name, "title": …, "source": …}`.
+`source` (or `url`, `id`). A picture of a parquet file has `image` (bytes, or a mapping with `bytes`) and `title`; a picture of a
+directory has its file's name as title, unless `titles.jsonl` beside it says `{"image": file name, "title": …, "source": …}`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MOST_PIXELS = 1 << 26
 
 
 def read_corpus(path: Path) -> Iterator[Document]:
-    """The documents of a file. Raises UsageError for a row that is none, which it names."""
+    """The documents of a file. Raises UsageError, which names the row, if one is not a document."""
     for number, row in _rows(path):
         text = row.get("text", row.get("contents"))
         if not isinstance(text, str) or not text.strip():
@@ -40,7 +40,7 @@ def read_corpus(path: Path) -> Iterator[Document]:
 
 
 def read_gallery(path: Path) -> Iterator[Picture]:
-    """The pictures of a directory, in the order of their names, or of a parquet file. Raises UsageError for one that is none."""
+    """The pictures of a directory, ordered by name, or of a parquet file. Raises UsageError if one cannot be read."""
     if not path.is_dir():
         for number, row in _rows(path):
             image = row.get("image")
@@ -52,19 +52,19 @@ def read_gallery(path: Path) -> Iterator[Picture]:
             )
         return
     titles = path / "titles.jsonl"
-    told = {str(row.get("image")): row for _, row in _rows(titles)} if titles.is_file() else {}
+    rows = {str(row.get("image")): row for _, row in _rows(titles)} if titles.is_file() else {}
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES)
-    if unknown := sorted(set(told) - {file.name for file in files}):
-        raise UsageError(f"{titles} names {unknown[0]}, which is not there")
+    if unknown := sorted(set(rows) - {file.name for file in files}):
+        raise UsageError(f"{titles} names {unknown[0]}, which does not exist")
     if not files:
         raise UsageError(f"{path} holds no pictures ({', '.join(PICTURES)})")
     for file in files:
-        row = told.get(file.name, {})
+        row = rows.get(file.name, {})
         yield Picture(str(row.get("title") or file.stem), _picture(file, str(file)), str(row.get("source") or ""))
 
 
 def count_rows(path: Path) -> int:
-    """How many documents or pictures a file or a directory has, without reading them. Raises UsageError."""
+    """The number of documents or pictures of a file or a directory, without reading them. Raises UsageError if there is none."""
     if path.is_dir():
         return sum(file.suffix.lower() in PICTURES for file in path.iterdir())
     if not path.is_file():
@@ -103,15 +103,15 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         raise UsageError(f"{path}, row {number}: not JSON ({error})") from None
 
 
-def _picture(file: Path | io.BytesIO, where: str) -> Image.Image:
+def _picture(file: Path | io.BytesIO, location: str) -> Image.Image:
     try:
         with Image.open(file) as opened:
             if opened.width * opened.height > _MOST_PIXELS:
                 raise UsageError(
-                    f"{where}: {opened.width} x {opened.height} pixels are too many; the limit is {_MOST_PIXELS} in all"
+                    f"{location}: {opened.width} x {opened.height} pixels are too many; the limit is {_MOST_PIXELS} in all"
                 )
             return opened.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         if isinstance(error, UsageError):
             raise
-        raise UsageError(f"{where}: the picture cannot be opened ({error})") from None
+        raise UsageError(f"{location}: the picture cannot be opened ({error})") from None

@@ -1,4 +1,4 @@
-"""Requests to a search service: a deadline each, tried again where that can help, and one kind of error."""
+"""Requests to a search service: each has a deadline, is retried if that can help, and fails with one kind of error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BUSY = (408, 425, 429)
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a service is asked. `headers` and `params` may hold a key: they never appear in an error."""
+    """One request to a service. `headers` and `params` may hold a key: they never appear in an error."""
 
     method: str
     url: str
@@ -36,14 +36,14 @@ class _TryAgain(Exception):
 
 
 class HttpClient:
-    """Serves any event loop. Each attempt has `timeout_s` seconds; between `attempts` it backs off exponentially, with jitter."""
+    """A client for any event loop. Each attempt has `timeout_s` seconds; attempts back off exponentially, with jitter."""
 
     def __init__(self, timeout_s: float = 10.0, attempts: int = 4) -> None:
         self._attempts = attempts
         self._clients = PerLoop(lambda: httpx.AsyncClient(timeout=timeout_s))
 
     async def json(self, request: Request) -> Any:
-        """The parsed JSON of the answer. Raises SearchUnavailable, whose message names the host and what it did, and no key."""
+        """The parsed JSON of the answer. Raises SearchUnavailable, whose message names the host and its failure, and no key."""
         host = httpx.URL(request.url).host
         retrying = AsyncRetrying(
             stop=stop_after_attempt(self._attempts), wait=_wait, retry=retry_if_exception_type(_TryAgain), reraise=True
@@ -54,7 +54,7 @@ class HttpClient:
             raise SearchUnavailable(f"{host} {error}, {self._attempts} times") from None
 
     async def content(self, url: str) -> bytes:
-        """The bytes behind a link, `_MOST_BYTES` at the most, asked for once. Raises SearchUnavailable."""
+        """The bytes behind a link, at most `_MOST_BYTES`, requested once. Raises SearchUnavailable if that fails."""
         try:
             return await self._body(Request("GET", url))
         except _TryAgain as error:
@@ -93,8 +93,8 @@ _backoff = wait_random_exponential(multiplier=0.2, max=5.0)
 
 def _wait(state: RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome is not None else None
-    asked = error.after_s if isinstance(error, _TryAgain) else None
-    return _backoff(state) if asked is None else min(asked, _LONGEST_WAIT_S)
+    after_s = error.after_s if isinstance(error, _TryAgain) else None
+    return _backoff(state) if after_s is None else min(after_s, _LONGEST_WAIT_S)
 
 
 def _seconds(header: str | None) -> float | None:

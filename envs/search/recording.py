@@ -1,6 +1,6 @@
-"""What searches have answered: kept on disk and shared, recorded in a file, or replayed from one without asking anybody.
+"""Stored answers of searches: cached on disk and shared, recorded in a file, or replayed from one without any request.
 
-All of it is JSON: a file from elsewhere can give wrong answers, but run nothing.
+All of it is JSON: a file from an untrusted source can give wrong answers, but cannot run code.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from envs.search.types import ImageSearch, Match, Passage, TextSearch
 
 
 class Memory(Protocol):
-    """Answers by key. `get` is None where there is none yet, and may raise SearchUnavailable where there will be none."""
+    """Answers by key. `get` returns None if there is none yet, and may raise SearchUnavailable if there will be none."""
 
     def get(self, key: str) -> Any | None: ...
 
@@ -30,7 +30,7 @@ class Memory(Protocol):
 
 
 class Recording:
-    """A file with a line for each answer; what it holds already is not asked for again."""
+    """A file with a line for each answer; an answer that it holds already is not requested again."""
 
     def __init__(self, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ class Recording:
 
 
 class Replay:
-    """A recording that is the only source: what it does not hold is not available."""
+    """A recording that is the only source: an answer that it does not hold is not available."""
 
     def __init__(self, file: Path) -> None:
         if not file.is_file():
@@ -68,13 +68,13 @@ class Replay:
 
 
 class RememberingTextSearch:
-    """A text search behind a memory. `name` keeps apart what different backends answer."""
+    """A text search behind a memory. `name` separates the answers of different backends."""
 
     def __init__(self, backend: TextSearch | None, memory: Memory, name: str) -> None:
         self._backend, self._memory, self._name = backend, memory, name
 
     async def search(self, queries: Sequence[str], top_k: int) -> list[list[Passage]]:
-        """See `TextSearch`. Only what is not remembered is asked for, in one call."""
+        """See `TextSearch`. Only queries without a stored answer are sent to the backend, in one call."""
         keys = [_key("text", self._name, query, top_k) for query in queries]
         known = [await asyncio.to_thread(self._memory.get, key) for key in keys]
         missing = [index for index, answer in enumerate(known) if answer is None]

@@ -1,4 +1,4 @@
-"""Types of the two searches: what is searched for, what comes back, and the protocols that every backend keeps."""
+"""Types of the two searches: what is indexed, the results, and the protocols that every backend follows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One text of a corpus. `source` says where it is from: a link, a file, a field."""
+    """One text of a corpus. `source` is its origin: a link, a file, a field."""
 
     title: str
     text: str
@@ -20,7 +20,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """One result of a text search, best first in its list. `snippet` is the part of the text that answers to the query."""
+    """One result of a text search, best first in its list. `snippet` is the part of the text that matches the query."""
 
     title: str
     source: str
@@ -38,7 +38,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """One result of an image search, best first in its list. `thumbnail` is None where the backend has no picture to show."""
+    """One result of an image search, best first in its list. `thumbnail` is None if the backend has no picture to show."""
 
     title: str
     source: str

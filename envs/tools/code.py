@@ -29,7 +29,7 @@ _REMEDY = 'The code tool needs its source: write {"name": "code", "arguments": {
 class CodeTool(Tool):
     """Runs Python with `image_1` … `image_n` in the namespace; state persists until the episode ends.
 
-    Its deadline is the session's, which does not count the wait for a free one. Calls of one turn run one after another, in order.
+    Its deadline is the session's; the wait for a free session does not count. Calls of one turn run one after another, in order.
     """
 
     name = "code"
@@ -63,7 +63,7 @@ class CodeTool(Tool):
                 result = await episode.state["session"].run(source)
         except SandboxUnavailable:
             raise
-        except (RuntimeError, OSError, LookupError) as error:  # what a pool raises that is being closed: not the model's doing
+        except (RuntimeError, OSError, LookupError) as error:  # a pool that is being closed raises them: not the model's error
             raise InfrastructureError(f"the sandbox failed: {error}") from error
         parts = [part.rstrip("\n") for part in (result.stdout, result.stderr) if part.strip()]
         if remark := _REMARK.get(result.status):

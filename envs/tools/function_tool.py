@@ -29,11 +29,11 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # what OpenAI's API takes
 
 
 class FunctionTool(Tool):
-    """See `tool`."""
+    """A tool made of a function: see `tool`."""
 
     def __init__(self, function: Callable[..., Any], name: str | None, timeout_s: float | None, needs: tuple[str, ...]) -> None:
         described = _described(function)
-        # Without the function's own attributes, which might be called like the tool's.
+        # Without the function's own attributes, whose names might clash with the tool's.
         functools.update_wrapper(self, function, updated=())
         self.name = name = name or getattr(described, "__name__", "tool")
         if not _NAME.fullmatch(name):
@@ -43,7 +43,7 @@ class FunctionTool(Tool):
         self._is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(_call_of(function))
         documented = docstring_parser.parse(inspect.getdoc(described) or "")
         self.description = "\n".join(part for part in (documented.short_description, documented.long_description) if part)
-        said = {parameter.arg_name: parameter.description for parameter in documented.params}
+        descriptions = {parameter.arg_name: parameter.description for parameter in documented.params}
         hints, fields = _hints(described, name), {}
         self._episode_parameter: str | None = None
         self._fields: dict[str, str] = {}
@@ -51,18 +51,18 @@ class FunctionTool(Tool):
             if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
                 raise UsageError(f"tool {name}: {parameter} cannot be called by name: write ordinary parameters")
             if parameter.name not in hints:
-                what = "make it of a bound method, as in tool(thing.method)" if parameter.name == "self" else ""
-                remedy = what or f"write the type of its parameter {parameter.name}, as in {parameter.name}: str"
+                bound = "make it of a bound method, as in tool(thing.method)" if parameter.name == "self" else ""
+                remedy = bound or f"write the type of its parameter {parameter.name}, as in {parameter.name}: str"
                 raise UsageError(f"tool {name}: {remedy}")
             hint = hints[parameter.name]
             if hint is ToolEpisode or ToolEpisode in get_args(hint):
                 self._episode_parameter = parameter.name
                 continue
-            # The model's fields have names of their own: a parameter may be called like something that pydantic's models have.
+            # The fields have generated names: a parameter's own name may clash with an attribute of pydantic's models.
             field = f"argument_{len(fields)}"
             self._fields[parameter.name] = field
-            fields[field] = (hint, _field(parameter, hint, said.get(parameter.name), name))
-        # An argument that the function does not have is a mistake that the model should hear of.
+            fields[field] = (hint, _field(parameter, hint, descriptions.get(parameter.name), name))
+        # An argument that the function does not have is a mistake that the model should see.
         config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
         self._arguments = create_model(name, __config__=config, **fields)
         self.parameters = _plain(self._arguments.model_json_schema())
@@ -120,26 +120,26 @@ def tool(
     timeout_s: float | None = 30.0,
     needs: tuple[str, ...] = (),
 ) -> FunctionTool | Callable[[Callable[..., Any]], FunctionTool]:
-    """Make a tool of a function whose parameters have types that JSON knows; it may be async.
+    """Make a tool of a function whose parameters have types that JSON can hold; it may be async.
 
     The model sees the function's name, its docstring (Google, NumPy, ReST or Epydoc style) and its parameters. The function returns
-    text, a number, anything that JSON takes, an image (PIL's, or a uint8 array), a tuple of these, or a `ToolResult`; what it
-    raises is shown to the model as an error, except InfrastructureError, after which the episode is run again, and
-    SearchUnavailable, without which it goes on. A parameter of the type `ToolEpisode` is filled in and not shown, as is what a
-    `functools.partial` has bound. A plain function runs on a thread. A call ends after `timeout_s` seconds.
-    Raises UsageError for a signature that no schema can be made of.
+    text, a number, anything that JSON can hold, an image (PIL's, or a uint8 array), a tuple of these, or a `ToolResult`. An
+    exception is shown to the model as an error, with two exceptions: after InfrastructureError the episode is run again, and
+    SearchUnavailable is shown as an unavailable tool. A parameter of the type `ToolEpisode` is filled in and not shown, like the
+    arguments that a `functools.partial` has bound. A plain function runs on a thread. A call ends after `timeout_s` seconds.
+    Raises UsageError if no schema can be made of the signature.
     """
 
     def make(function: Callable[..., Any]) -> FunctionTool:
         if not callable(function):
-            raise UsageError(f"tool: {function!r} is no function; a name is written as @tool(name=…)")
+            raise UsageError(f"tool: {function!r} is not a function; write a name as @tool(name=…)")
         return FunctionTool(function, name, timeout_s, needs)
 
     return make if function is None else make(function)
 
 
 def _described(function: Callable[..., Any]) -> Any:
-    """What has the name, the docstring and the types of a callable: the function of a partial, the class of an object."""
+    """The object that has a callable's name, docstring and types: the function of a partial, the class of an object."""
     while isinstance(function, functools.partial):
         function = function.func
     return function if hasattr(function, "__name__") else type(function)
@@ -150,7 +150,7 @@ def _call_of(function: Callable[..., Any]) -> Any:
 
 
 def _parameters(function: Callable[..., Any], name: str) -> list[inspect.Parameter]:
-    """Those that a model may give."""
+    """The parameters that a model may give."""
     bound: set[str] = set()
     try:
         parameters = inspect.signature(function).parameters.values()
@@ -163,7 +163,7 @@ def _parameters(function: Callable[..., Any], name: str) -> list[inspect.Paramet
 
 
 def _hints(described: Any, name: str) -> dict[str, Any]:
-    """The types of the parameters; that of what comes back may be unknown."""
+    """The types of the parameters; the type of the result may be unknown."""
     function = described
     if isinstance(described, type):
         function = described.__dict__.get("__call__") or getattr(described, "__call__")  # noqa: B004, B009
@@ -216,7 +216,7 @@ def _json(value: Any) -> str:
 
 
 def _plain(schema: dict[str, Any]) -> dict[str, Any]:
-    """Without pydantic's titles and its word on further properties, which only cost a model tokens."""
+    """The schema without pydantic's titles and `additionalProperties`, which only cost a model tokens."""
     kept = {key: value for key, value in schema.items() if key not in ("title", "additionalProperties", "description")}
     properties = {
         name: {key: value for key, value in one.items() if key != "title"} for name, one in kept.get("properties", {}).items()

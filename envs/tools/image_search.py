@@ -1,7 +1,7 @@
 """The image search tool: `{"name": "image_search"}` searches the question's image.
 
 `"arguments": {"image": 2}` searches the second image of the episode, counted as the model saw them: first the question's, then
-those that tools returned, a crop that the model made among them.
+those that tools returned, including crops that the model made.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class ImageSearchTool(Tool):
 
 
 def numbered(matches: Sequence[Match]) -> str:
-    """What the model is shown of matches, besides their thumbnails."""
+    """The text that the model is shown for matches, besides their thumbnails."""
     return "\n".join(
         f"{number}. {match.title}{f' ({match.source})' if match.source else ''}" for number, match in enumerate(matches, 1)
     )

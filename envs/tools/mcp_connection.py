@@ -1,4 +1,4 @@
-"""A connection to an MCP server, and the settings that say which.
+"""A connection to an MCP server, and its settings.
 
 Only this module imports `mcp`, and at the first use: the import takes half a second.
 """
@@ -42,12 +42,12 @@ _Texts = Annotated[tuple[str, ...], Field(min_length=1)]
 
 @dataclass(frozen=True, slots=True)
 class McpSettings:
-    """What stands under `mcp`: either `command` or `url`, and what goes with it.
+    """The settings under `mcp`: either `command` or `url`, and the options of each.
 
     `command` is a program with its arguments, which speaks MCP over its standard input and output. It is started in the folder
     `cwd`, and inherits PATH, HOME, LOGNAME, SHELL, TERM and USER; `env` adds to them. `url` is the endpoint of a running server
     (Streamable HTTP), to which `headers` are sent. `tools` names the tools to offer, by default all. A call ends after `timeout_s`
-    seconds; a start, with the list of tools, after `start_s` seconds. `per_episode` gives each episode a connection of its own.
+    seconds; a start, with the list of tools, after `start_s` seconds. `per_episode` gives each episode its own connection.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
@@ -64,7 +64,7 @@ class McpSettings:
 
     @classmethod
     def read(cls, given: Any) -> McpSettings:
-        """The settings that a user wrote. Raises UsageError, in one line."""
+        """The settings that a user wrote. Raises UsageError if they are wrong."""
         if not isinstance(given, Mapping):
             raise UsageError(f"mcp is {given!r}: {_REMEDY}")
         known = [known.name for known in fields(cls)]
@@ -74,23 +74,23 @@ class McpSettings:
             settings = TypeAdapter(cls).validate_python(dict(given))
         except ValidationError as error:
             wrong = error.errors()[0]
-            place = ".".join(("mcp", *map(str, wrong["loc"])))
-            raise UsageError(f"{place} is {wrong['input']!r}: {one_line(wrong['msg'])}; {_REMEDY}") from None
+            path = ".".join(("mcp", *map(str, wrong["loc"])))
+            raise UsageError(f"{path} is {wrong['input']!r}: {one_line(wrong['msg'])}; {_REMEDY}") from None
         if (settings.command is None) == (settings.url is None):
             raise UsageError(f"mcp has {'neither command nor' if settings.url is None else 'both command and'} url: {_REMEDY}")
         for name, needed in (("env", "command"), ("cwd", "command"), ("headers", "url")):
             if getattr(settings, name) and getattr(settings, needed) is None:
-                raise UsageError(f"mcp has {name}, which only goes with {needed}: leave {name} away, or write {needed}")
+                raise UsageError(f"mcp has {name}, which only goes with {needed}: leave {name} out, or write {needed}")
         return settings
 
     @property
     def label(self) -> str:
-        """What messages call the server."""
+        """The server's name in messages."""
         return f"the MCP server {self.url or shlex.join(self.command or ())}"
 
 
 class Connection:
-    """One client. Its context managers are entered and left by one task, as anyio demands; calls run in tasks of their own."""
+    """One client. Its context managers are entered and left by one task, as anyio demands; each call runs in another task."""
 
     def __init__(self, settings: McpSettings, forget: Callable[[Connection], None]) -> None:
         self.listed: list[mcp.Tool] = []
@@ -100,7 +100,7 @@ class Connection:
         self._over = asyncio.Event()
         self._stderr = b""
         self._owner = asyncio.create_task(self._own())
-        # Whoever closes it, or its loop, cancels the task; one that ended by itself is left for `_connect` to replace.
+        # Closing the connection or its loop cancels the task; a connection that ended by itself stays until `_connect` replaces it.
         self._owner.add_done_callback(lambda owner: forget(self) if owner.cancelled() else None)
 
     @property
@@ -131,10 +131,10 @@ class Connection:
             if error.message == _SESSION_GONE:
                 self._over.set()
             problem += f" ({one_line(error)})"
-        except Exception as error:  # above all, what does not conform to the schema of its own server
+        except Exception as error:  # above all, a result that does not conform to its own server's schema
             problem = f"its answer cannot be used ({one_line(error)})"
         finally:
-            # It is not awaited: a server that reads nothing any more would keep it for a while.
+            # It is not awaited: a server that no longer reads would delay it.
             call.cancel()
         return ToolResult(f"{name} is not available: {problem}.", status=ToolStatus.UNAVAILABLE)
 
@@ -174,7 +174,7 @@ class Connection:
         from mcp.client.streamable_http import streamable_http_client
 
         settings = self._settings
-        # We say in one line what happens to a server; its client would log a traceback for each stray line.
+        # Our own messages say in one line what happens to a server; its client would log a traceback for each stray line.
         logging.getLogger("mcp.client").setLevel(logging.CRITICAL)
         if settings.command is not None:
             command, *rest = settings.command
@@ -182,7 +182,7 @@ class Connection:
             parameters = mcp.StdioServerParameters(command=command, args=rest, **options)
             transport: Any = stdio_client(parameters, errlog=stack.enter_context(self._hearing()))
         else:
-            # Calls have deadlines of their own; if the client gave one up, it would end the connection for all.
+            # Each call has its own deadline; a timeout of the client would end the connection for all calls.
             patient, limits = httpx2.Timeout(settings.start_s, read=None, pool=None), httpx2.Limits(max_connections=None)
             http = httpx2.AsyncClient(headers=dict(settings.headers), timeout=patient, limits=limits)
             http.event_hooks = {"request": [_hurry_goodbye]}
@@ -215,12 +215,12 @@ class Connection:
             error = error.exceptions[0]
         settings, late = self._settings, isinstance(error, TimeoutError)
         reason = f"it did not answer within {settings.start_s:g} s" if late else one_line(error)
-        remedy = "start it, or mend url or headers" if settings.url else "mend command, env or cwd"
+        remedy = "start it, or correct url or headers" if settings.url else "correct command, env or cwd"
         return f"{settings.label} does not start: {reason}{self.last_words()}; {remedy}"
 
 
 class _WatchedStream:
-    """What a transport reads, with the news of its end: the client leaves the stream when nothing more can come."""
+    """The read stream of a transport, which reports its end: the client leaves the stream when nothing more can arrive."""
 
     def __init__(self, stream: Any, over: asyncio.Event) -> None:
         self._stream, self._over = stream, over
@@ -247,7 +247,7 @@ async def _watched(transport: Any, over: asyncio.Event) -> AsyncGenerator[Any]:
 
 
 async def _hurry_goodbye(request: Any) -> None:
-    """The client takes its leave by DELETE, and a server that hangs would keep it for ever: it has 2 s."""
+    """Limits the client's closing DELETE request to 2 s: a server that hangs would delay it forever."""
     if request.method == "DELETE":
         request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), 2.0)
 
@@ -284,6 +284,6 @@ def _image(data: str) -> Image.Image | str:
         return "[image left out: it is broken]"
 
 
-def one_line(said: object) -> str:
-    text = " ".join(str(said).split()) or type(said).__name__
+def one_line(message: object) -> str:
+    text = " ".join(str(message).split()) or type(message).__name__
     return text if len(text) <= 300 else f"{text[:299]}…"

@@ -24,7 +24,7 @@ PAUSES_S = (0.5, 1.0, 0.0)  # after each failed attempt to start a server again
 
 
 class McpServer:
-    """A server whose tools any number of episodes call.
+    """A server whose tools any number of episodes may call.
 
     It has one connection for each event loop, or for each episode if the settings say so, which is opened at first use and closed
     with its loop or its episode. One that ends by itself is opened again when it is next needed; `restarts` counts how often.
@@ -98,7 +98,7 @@ class McpServer:
 
 
 class McpTool(Tool):
-    """One tool of a server. Metrics know it by a name in which every character but `A-Za-z0-9_-` has become `_`."""
+    """One tool of a server. Its name in metrics has `_` in place of every character but `A-Za-z0-9_-`."""
 
     def __init__(self, server: McpServer, listed: Any) -> None:
         self._server, self._listed_name = server, listed.name
@@ -113,12 +113,12 @@ class McpTool(Tool):
 
     async def call(self, arguments: Mapping[str, Any], episode: ToolEpisode) -> ToolResult:
         try:
-            # What cannot be sent would end the connection, for everybody. The nesting is that of the message.
+            # Arguments that cannot be sent would end the connection for all episodes. They are nested as in the message.
             to_json({"params": {"arguments": {"": arguments}}})
         except ValueError as error:
             return ToolResult(f"The arguments are not JSON: {one_line(error)}", status=ToolStatus.ERROR)
         try:
-            # A slow start is not the model's doing, so it must not become the TIMEOUT that the toolbox would make of it.
+            # A slow start is not the model's error, so the toolbox must not record it as a TIMEOUT.
             async with asyncio.timeout(0.8 * self._server.settings.timeout_s):
                 connection = await self._server.connection(episode)
         except TimeoutError:

@@ -1,4 +1,4 @@
-"""From what a user writes as `tools=` to tools: names, import paths, functions, tools, and MCP servers."""
+"""Opens the tools that the setting `tools=` names: built-in names, import paths, functions, tools, and MCP servers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ToolSetting = str | Tool | Callable[..., Any] | Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class SearchOptions:
-    """What the built-in searches search in: searches, or settings as `envs.search.backends` has them."""
+    """Settings of the built-in searches: each a search object, or the settings of one as in `envs.search.backends`."""
 
     text_search: TextSearch | str | Mapping[str, Any] | None = None
     image_search: ImageSearch | str | Mapping[str, Any] | None = None
@@ -46,14 +46,14 @@ BUILT_IN: Mapping[str, Callable[[SearchOptions], Tool | None]] = {
     "text_search": _text_search,
     "image_search": _image_search,
 }
-"""The makers of the built-in tools; one gives None if it has nothing to search in."""
+"""The factories of the built-in tools; one returns None if it has nothing to search in."""
 
 
 def open_tools(settings: Sequence[ToolSetting] | None, options: SearchOptions) -> list[Tool | McpServer]:
-    """The tools that `settings` name; None gives the built-in ones that can be had.
+    """The tools that `settings` name; None gives all built-in tools but the searches that have nothing to search in.
 
-    An `McpServer` stands for the tools that it will list when it is asked. Raises UsageError for a tool that does not exist, for
-    one that has nothing to search in, and for two of one name.
+    An `McpServer` stands for the tools that it lists when it is started. Raises UsageError if a tool does not exist or has nothing
+    to search in, or if two tools have one name.
     """
     if settings is None:
         return [made for make in BUILT_IN.values() if (made := make(options)) is not None]
@@ -70,7 +70,7 @@ def _shown(setting: Any) -> str:
 
 
 def require_different(tools: Any) -> None:
-    """Raises UsageError if two tools answer to one name."""
+    """Raises UsageError if two tools have the same name."""
     names: dict[str, Tool] = {}
     for made in tools:
         for name in {made.name, made.call_name}:
@@ -82,7 +82,7 @@ def require_different(tools: Any) -> None:
 def named_tools(settings: Sequence[ToolSetting] | None) -> frozenset[str] | None:
     """The names by which rows of a file may call tools: the built-in ones and those in `settings`.
 
-    None if any may be right, since a server names its tools later.
+    None if any name may be valid, since a server lists its tools later.
     """
     names = set(BUILT_IN)
     for setting in settings or ():
@@ -114,11 +114,11 @@ def _open(setting: ToolSetting, options: SearchOptions) -> Tool | McpServer:
         try:
             setting = setting()
         except TypeError as error:
-            raise UsageError(f"the tool {setting.__name__} cannot be made: {error}; give a Tool that is ready") from error
+            raise UsageError(f"the tool {setting.__name__} cannot be created: {error}; write an instance of it") from error
     if isinstance(setting, Tool):
         if not isinstance(getattr(setting, "name", None), str):
             raise UsageError(f'the tool {type(setting).__name__} has no name: write name = "…" in its class')
         return setting
     if callable(setting):
         return tool(setting)
-    raise UsageError(f"{setting!r} is no tool: write a name, module:name, a function with typed parameters, or a Tool")
+    raise UsageError(f"{setting!r} is not a tool: write a name, module:name, a function with typed parameters, or a Tool")

@@ -1,5 +1,4 @@
-"""What a model is shown of its tools' outputs when somebody asks whether it uses them: nothing, or what another task's calls
-gave."""
+"""Replacement outputs of tools, for ablations: a model is shown the real output, nothing, or an output from another task."""
 
 from __future__ import annotations
 
@@ -24,7 +23,7 @@ _FILE = "outputs.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Donor:
-    """One output of a tool: the task whose call gave it, its text, and its images as PNG."""
+    """One output of a tool: the task whose call returned it, its text, and its images as PNG."""
 
     task_id: str
     tool: str
@@ -33,7 +32,7 @@ class Donor:
 
 
 def write_donors(directory: Path, donors: Iterable[Donor]) -> None:
-    """Writes what `replaced` reads."""
+    """Writes the files that `replaced` reads."""
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / _FILE).open("w", encoding="utf-8") as file:
         for donor in donors:
@@ -45,10 +44,10 @@ def write_donors(directory: Path, donors: Iterable[Donor]) -> None:
 
 
 def replaced(outputs: str, result: ToolResult, tool: str, task_id: str, call: int) -> ToolResult:
-    """What the model is shown in place of `result`, with the status of the real call.
+    """The output that the model is shown in place of `result`, with the status of the real call.
 
-    `outputs` is "real", "blank" (no text, no image), or a directory of donors: then it is what the same tool gave in another task,
-    always the same one for the `call`-th call of a task. An output of which there is no other stays blank.
+    `outputs` is "real", "blank" (no text, no image), or a directory of donors: then the output is one of the same tool in another
+    task, always the same one for the `call`-th call of a task. It is blank if no other task has a different one.
     """
     if outputs == REAL or result.status is ToolStatus.FAILURE:
         return result

@@ -43,16 +43,16 @@ class TextSearchTool(Tool):
         if len(queries) > MAX_QUERIES:
             return ToolResult(f"At most {MAX_QUERIES} queries in one call, not {len(queries)}.", status=ToolStatus.ERROR)
         try:
-            found = await self._backend.search(queries, self._top_k)
+            results = await self._backend.search(queries, self._top_k)
         except SearchUnavailable as error:
             return ToolResult(f"The search is not available: {error}", status=ToolStatus.UNAVAILABLE)
         if len(queries) == 1:
-            return ToolResult(numbered(found[0]))
-        return ToolResult("\n".join(f"{query}:\n{numbered(passages)}" for query, passages in zip(queries, found, strict=True)))
+            return ToolResult(numbered(results[0]))
+        return ToolResult("\n".join(f"{query}:\n{numbered(passages)}" for query, passages in zip(queries, results, strict=True)))
 
 
 def numbered(passages: Sequence[Passage]) -> str:
-    """What the model is shown of passages."""
+    """The text that the model is shown for passages."""
     return "\n".join(_line(number, passage) for number, passage in enumerate(passages, 1)) or "Nothing was found."
 
 

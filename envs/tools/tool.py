@@ -1,4 +1,4 @@
-"""What a tool is, and what it may know of the episode that calls it. An own tool is one subclass, or one function (`@tool`)."""
+"""The base class of tools, and the part of an episode that a tool sees. A custom tool is one subclass or one function (`@tool`)."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from envs.types import Task, ToolResult
 from sandbox import Pool
 
 SANDBOX = "sandbox"
-"""What a tool `needs` if it runs code of the model."""
+"""The entry of `needs` for a tool that runs the model's code."""
 
 
 @dataclass(slots=True)
 class ToolEpisode:
     """The episode in which a tool is called.
 
-    `images` are those that the model has seen at full size, the question's first. `state` is the tool's own and lasts as long as
-    the episode; what a tool opens on `stack` is closed at its end. `sandbox` gives the pool for tools that need it.
+    `images` are those that the model has seen at full size, the question's first. `state` belongs to the tool and lasts as long as
+    the episode; contexts that a tool enters on `stack` are left at its end. `sandbox` returns the pool for tools that need it.
     """
 
     task: Task
@@ -34,13 +34,13 @@ class ToolEpisode:
 
 
 class Tool(ABC):
-    """Something that a model may call. One object serves all episodes; what belongs to one is kept in its `ToolEpisode`.
+    """A tool that a model may call. One object serves all episodes; the state of one episode is kept in its `ToolEpisode`.
 
-    `name` stands in metrics and in the option `tools`; the model calls the tool by `call_name`, which is the same unless a subclass
-    says otherwise. `description` and `parameters` (a JSON schema of the arguments, an object) tell the model how. `instructions` is
-    a sentence for the system prompt that explains the tool in the words of the default protocol, if a schema does not say enough.
-    A call that takes longer than `timeout_s` seconds is a TIMEOUT; None if the tool keeps a deadline of its own. `needs` lists what
-    it takes to run: "sandbox" or nothing.
+    `name` is used in metrics and in the option `tools`; the model calls the tool by `call_name`, which is the same unless a
+    subclass overrides it. `description` and `parameters` (a JSON schema of the arguments, an object) tell the model how.
+    `instructions` is a sentence for the system prompt that explains the tool in the default protocol, if a schema does not say
+    enough. A call that takes longer than `timeout_s` seconds is a TIMEOUT; None if the tool enforces its own deadline. `needs`
+    lists the resources that it requires: "sandbox" or nothing.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Tool(ABC):
 
     @property
     def call_name(self) -> str:
-        """What a model writes to call it."""
+        """The name by which a model calls the tool."""
         return self.name
 
     @abstractmethod
@@ -64,6 +64,6 @@ class Tool(ABC):
 
     @property
     def guide(self) -> ToolGuide:
-        """What a model is told of it."""
+        """The description of the tool for a model."""
         function = {"name": self.call_name, "description": self.description, "parameters": dict(self.parameters)}
         return ToolGuide({"type": "function", "function": function}, self.instructions)

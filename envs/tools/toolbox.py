@@ -1,4 +1,4 @@
-"""The tools of one episode: which the model may call, by which name, under which deadline, and the record of each call."""
+"""The tools of one episode: it finds a call's tool by name, enforces its deadline, and records each call."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from sandbox import Pool, SandboxUnavailable
 log = logging.getLogger(__name__)
 
 UNKNOWN = "unknown"
-"""What a call of a tool that does not exist is recorded as. Not the model's own word for it: metrics are named after tools."""
+"""The recorded name of a tool that does not exist. It is not the name that the model wrote: metrics are named after tools."""
 
 
 class Toolbox:
-    """Runs calls of the given `tools` and closes what they opened in the end.
+    """Runs calls of the given `tools`, and at the end closes what they opened.
 
     The task's images at full size are what tools work on; the images that tools return are added to them, so that they can be
-    searched for. `sandbox` gives the pool. `outputs` says what the model is shown: see `envs.tools.outputs`.
+    searched for. `sandbox` returns the pool. `outputs` says what the model is shown: see `envs.tools.outputs`.
     """
 
     def __init__(self, tools: Sequence[Tool], task: Task, *, sandbox: Callable[[], Awaitable[Pool]], outputs: str = REAL) -> None:
@@ -43,11 +43,11 @@ class Toolbox:
         """The records and results of the calls of one turn, which run concurrently, in their order.
 
         A tool that does not exist is an ERROR that names those that do. A FAILURE means that the episode is to be run again.
-        Raises UsageError for a tool that gives back something else than a ToolResult, SandboxUnavailable if there is no sandbox.
+        Raises UsageError if a tool returns something other than a ToolResult, SandboxUnavailable if there is no sandbox.
         """
         first, self._calls = self._calls, self._calls + len(calls)
-        runs = (self._run(call, first + place) for place, call in enumerate(calls))
-        # Each is waited for, whatever becomes of the others: none goes on beyond its turn.
+        runs = (self._run(call, first + index) for index, call in enumerate(calls))
+        # Each is awaited even if another fails, so that no call outlives its turn.
         ended = await asyncio.gather(*runs, return_exceptions=True)
         for outcome in ended:
             if isinstance(outcome, BaseException):
@@ -84,5 +84,5 @@ class Toolbox:
             log.warning("tool %s: %r", tool.name, error, exc_info=True)
             return ToolResult(f"{type(error).__name__}: {error}", status=ToolStatus.ERROR)
         if not isinstance(result, ToolResult):
-            raise UsageError(f"the tool {tool.name} gave back a {type(result).__name__}: return a ToolResult")
+            raise UsageError(f"the tool {tool.name} returned a {type(result).__name__}: return a ToolResult")
         return result

@@ -45,8 +45,7 @@ def make_microworld(
 ) -> ToolEnv:
     """A `ToolEnv` on the built-in world; `options` are those of `ToolEnv`.
 
-    Where it asks for what must be searched for, the searches are there: `difficulty` (1 to 3) says how much in the knowledge base
-    misleads.
+    If an ability needs a search, the environment has the searches; `difficulty` (1 to 3) says how misleading the knowledge base is.
     """
     world = Microworld(abilities, split, need)
     searches = not {"search", "integration"}.isdisjoint(abilities)
@@ -58,11 +57,11 @@ def make_microworld(
 def make_basics(
     *, split: str = "train", kind: str | None = None, world: str = "microworld", max_turns: int = 2, **options: Any
 ) -> ToolEnv:
-    """A `ToolEnv` on what a base model of a world knows; `options` are those of `ToolEnv`."""
+    """A `ToolEnv` on the basics of a world (`Basics`); `options` are those of `ToolEnv`."""
     return ToolEnv(Basics(split, kind, world), max_turns=max_turns, **options)
 
 
-# One thread makes it while others, whose environments start at the same time, wait.
+# One thread reads it while others, whose environments start at the same time, wait.
 @cached(LRUCache(4), condition=Condition())
 def _dataset(path: str, split: str | None, malformed: str, tools: frozenset[str] | None) -> Dataset:
     return Dataset(path, split, malformed, tools)
@@ -86,7 +85,7 @@ def make_atlas(
 
 
 def count_rows(env_id: str, options: Mapping[str, Any]) -> int | None:
-    """How many questions there are, for what `resolve` returned; None where they are made up without end."""
+    """The number of questions of an environment that `resolve` returned; None if they are generated without end."""
     if env_id != DATASET:
         return None
     path, split, malformed = options["path"], options.get("split"), options.get("malformed", "error")
@@ -94,7 +93,7 @@ def count_rows(env_id: str, options: Mapping[str, Any]) -> int | None:
 
 
 def resolve(tasks: str, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-    """Environment id and keyword arguments of what a user writes as `tasks=`: an id, or a file of questions.
+    """The environment id and keyword arguments for the setting `tasks=`: an id, or a file of questions.
 
     Raises DatasetError for a file that cannot be used, UsageError for an id that nobody registered.
     """

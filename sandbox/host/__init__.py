@@ -1,1 +1,1 @@
-"""What starts and bounds the outer jail: nsjail, its process, its control groups."""
+"""Starts and limits the outer jail: nsjail, its process, its control groups."""

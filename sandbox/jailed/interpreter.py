@@ -1,7 +1,7 @@
 """Runs cells of untrusted code, like a notebook kernel, inside the jail. Standard library only, until the user's code imports more.
 
-The user's code runs in this very process and can do to it whatever it likes. What protects the host is around this process, not
-in it.
+The user's code runs in this very process and can do anything to it. The host is protected by what surrounds this process, not by
+what is in it.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _FIGURES_MODULE = "matplotlib.pyplot"
 _TRACEBACK_CHARS = 8192
 _AT_ONCE_BYTES = 1 << 12
 _INTERRUPTS = (signal.SIGINT, signal.SIGXCPU)
-# The functions of `signal` that also make enumeration members of what they return take longer than a small cell.
+# The functions of `signal` convert their results to enumeration members, which takes longer than a small cell.
 _handler, _change_mask = _signal.getsignal, _signal.pthread_sigmask
 _current: Interpreter | None = None
 
 
 class Interpreter:
-    """One namespace, one channel to the host. `serve` returns when the host hangs up."""
+    """One namespace and one channel to the host. `serve` returns when the host closes the channel."""
 
     def __init__(self, channel: socket.socket, settings: Mapping[str, Any]) -> None:
         global _current
@@ -63,7 +63,7 @@ class Interpreter:
         _forget_shared_state()
 
     def serve(self) -> None:
-        signal.signal(signal.SIGINT, self._interrupt)  # one that comes before the first cell has begun ends nothing
+        signal.signal(signal.SIGINT, self._interrupt)  # an interrupt before the first cell has begun ends nothing
         self._send(wire.READY, b"")
         while frame := self._receive():
             kind, payload = frame
@@ -74,7 +74,7 @@ class Interpreter:
                 (cell,) = wire.CELL.unpack_from(rest)
                 outcome = self._run(rest[wire.CELL.size :].decode("utf-8", "surrogatepass"), f"<cell {cell}>")
                 if os.getpid() != self._pid:
-                    os._exit(0)  # the cell forked, and this is the child: it has no business with the host
+                    os._exit(0)  # the cell forked, and this is the child: it must not talk to the host
                 self._send(wire.DONE, token + outcome)
 
     def send_image(self, image: Any) -> None:
@@ -117,8 +117,8 @@ class Interpreter:
         return wire.OUTCOME_OK
 
     def _be_interruptible(self) -> None:
-        """Sets what a cell may have changed: the limit of processor time, both handlers, the mask."""
-        with contextlib.suppress(ValueError, OSError):  # where a cell has lowered the hard limit, the host still counts
+        """Resets what a cell may have changed: the limit of processor time, both handlers, the mask."""
+        with contextlib.suppress(ValueError, OSError):  # if a cell has lowered the hard limit, the host still counts
             resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time() + self._cpu_s) + 1, self._most_cpu_s))
         for number in _INTERRUPTS:
             if _handler(number) != self._interrupt:
@@ -139,17 +139,17 @@ class Interpreter:
             sys.stdout.write(f"{value!r}\n")
 
     def _interrupt(self, number: int, _frame: object) -> None:
-        # Between runs there is nothing to interrupt: the signal came too late.
+        # Between runs there is nothing to interrupt: the signal arrived too late.
         if self._running and os.getpid() == self._pid:
             raise KeyboardInterrupt("processor time limit" if number == signal.SIGXCPU else "time limit")
 
     def _print_traceback(self, error: BaseException) -> None:
-        """As a notebook shows it, with only the frames of the cells."""
+        """Prints the traceback as a notebook does, with only the frames of the cells."""
         with contextlib.suppress(BaseException):
             report = traceback.TracebackException.from_exception(error)
             _keep_cell_frames(report)
             text = "".join(report.format())
-            if len(text) > _TRACEBACK_CHARS:  # its last line says most: it must not fall to the output limit
+            if len(text) > _TRACEBACK_CHARS:  # its last line says most: the output limit must not cut it off
                 text = f"{text[: _TRACEBACK_CHARS // 2]}\n…\n{text[-_TRACEBACK_CHARS // 2 :]}"
             self._stderr.write(text)
 
@@ -169,7 +169,7 @@ class Interpreter:
     def _send(self, kind: bytes, payload: bytes | memoryview) -> None:
         header = wire.HEADER.pack(kind, len(payload))
         if len(payload) < _AT_ONCE_BYTES:
-            self._channel.sendall(header + payload)  # or the host would wake twice
+            self._channel.sendall(header + payload)  # in one piece, so that the host wakes once
         else:
             self._channel.sendall(header)
             self._channel.sendall(payload)
@@ -184,8 +184,8 @@ class Interpreter:
                     payload = bytes(self._buffer[wire.HEADER.size : need])
                     del self._buffer[:need]
                     return kind, payload
-            self._readable.poll()  # waiting in recvmsg, it would also be woken when the host takes what was sent to it
-            # Room for a large frame costs more to make than a small cell takes to run.
+            self._readable.poll()  # waiting in recvmsg, it would also wake when the host reads what was sent to it
+            # Allocating a large frame takes longer than running a small cell.
             data, fds, _, _ = socket.recv_fds(self._channel, 1 << 16 if self._buffer else 1 << 12, 1)
             self._fds += fds
             if not data:
@@ -194,7 +194,7 @@ class Interpreter:
 
 
 class _FigureHook(importlib.abc.MetaPathFinder):
-    """Makes `plt.show()` send figures, when and only when the user's code imports pyplot."""
+    """Makes `plt.show()` send figures if the user's code imports pyplot."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: types.ModuleType | None = None) -> Any:
         if name != _FIGURES_MODULE:
@@ -214,7 +214,7 @@ class _FigureHook(importlib.abc.MetaPathFinder):
 
 
 def prepare() -> None:
-    """Called once, in the zygote: makes images and figures show themselves to the host instead of on a screen."""
+    """Called once, in the zygote: images and figures are then shown to the host instead of on a screen."""
     from PIL import Image
 
     _link_fonts()
@@ -223,7 +223,7 @@ def prepare() -> None:
 
 
 def _compiled(source: str, filename: str) -> tuple[types.CodeType | None, types.CodeType | None]:
-    """A cell's statements, and apart from them the expression that it ends with: each None where there is none."""
+    """A cell's statements, and separately the expression that it ends with: each None if there is none."""
     if "\n" not in source:
         with contextlib.suppress(SyntaxError):  # most cells of one line are an expression: compiled at once, in half the time
             return None, compile(source, filename, "eval", dont_inherit=True)
@@ -252,7 +252,7 @@ def _capture_figures(pyplot: Any) -> None:
 
 
 def _rendered(figure: Any) -> Any:
-    """A matplotlib figure as a PIL image, as `savefig` would draw it whatever its backend."""
+    """A matplotlib figure as a PIL image, as `savefig` draws it with any backend."""
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -261,7 +261,7 @@ def _rendered(figure: Any) -> Any:
 
 
 def _plain(image: Any) -> Any:
-    """The image in a mode that may cross."""
+    """The image in one of the modes that are sent."""
     if image.mode in wire.MODES:
         return image
     if image.mode.startswith("I;16"):  # of the 16 bits, the upper 8; PIL would clip
@@ -275,7 +275,7 @@ def _is_image(value: Any) -> bool:
 
 
 def _text_stream(fd: int) -> io.TextIOWrapper:
-    """Unbuffered, so that what was printed before a kill has left; never raises on text that is not valid Unicode."""
+    """An unbuffered stream, so that output before a kill is not lost; it never raises on text that is not valid Unicode."""
     return io.TextIOWrapper(io.FileIO(fd, "w", closefd=False), encoding="utf-8", errors="backslashreplace", write_through=True)
 
 
@@ -288,7 +288,7 @@ def _keep_cell_frames(report: traceback.TracebackException | None) -> None:
 
 
 def _forget_shared_state() -> None:
-    """Random generators that were seeded before the fork would give every session the same numbers."""
+    """Seeds the random generators anew: those seeded before the fork would give every session the same numbers."""
     random.seed()
     if numpy_random := sys.modules.get("numpy.random"):
         numpy_random.seed()
@@ -298,7 +298,7 @@ def _forget_shared_state() -> None:
 
 
 def _link_fonts() -> None:
-    """Puts the prebuilt font cache where matplotlib looks, which must be a directory that it can write to."""
+    """Links the prebuilt font cache into matplotlib's directory, which must be writable."""
     fonts = os.environ["MPLCONFIGDIR"]
     os.makedirs(fonts, exist_ok=True)
     for name in os.listdir(_FONTS):

@@ -1,12 +1,12 @@
-"""What crosses the wall: the frames, messages and exit codes on which the host and the jail agree. Standard library only.
+"""The protocol between the host and the jail: frames, messages and exit codes. Standard library only.
 
 A session has four connections to the host:
 
 * the *supervision* channel, between the host and the session's init (PID 1, which the user's code cannot reach): one byte of kind
   per datagram. It is the only source of statuses such as "killed by signal 11".
-* the *cell* channel, a byte stream between the host and the interpreter. Code in the jail can find and write to it, so nothing
-  that comes out of it is trusted: frames are bounded, images are bare pixels whose number must fit their size, so that the host
-  parses no image format, and DONE must carry the token of the run that is being waited for.
+* the *cell* channel, a byte stream between the host and the interpreter. Code in the jail can find it and write to it, so nothing
+  read from it is trusted: frames are bounded, images are bare pixels whose number must fit their size, so that the host parses no
+  image format, and DONE must carry the token of the current run.
 * standard output and standard error: two pipes, read as untrusted bytes.
 """
 
@@ -40,7 +40,7 @@ DONE = b"D"  # jail to host: token, OUTCOME
 
 CELL = struct.Struct("<I")
 PIXELS = struct.Struct("<4sII")  # PIL mode, width, height
-MODES = ("L", "RGB", "RGBA")  # a byte a band; other modes are converted before they cross
+MODES = ("L", "RGB", "RGBA")  # a byte per band; other modes are converted before they are sent
 
 # The last byte of DONE.
 OUTCOME_OK = b"o"

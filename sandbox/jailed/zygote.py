@@ -1,12 +1,12 @@
 """The process that sessions are forked from, and the init of each session.
 
-Runs in the outer jail; standard library only. Importing numpy costs 85 ms and forking a process that has it costs 2 ms, so one
-process imports and every session is a fork of it:
+Runs in the outer jail; standard library only. Importing numpy costs 85 ms and forking a process that has imported it costs 2 ms, so
+one process imports and every session is a fork of it:
 
     nsjail ─ zygote (PID 1 of the outer jail; has imported, holds no secret, runs no user code)
-               └ slot (one per concurrent session, in a cgroup of its own; lives as long as the pool)
+               └ slot (one per concurrent session, each in a separate cgroup; lives as long as the pool)
                    └ init (PID 1 of a session's own namespaces; holds the supervision channel; hidden from the user's code)
-                       └ interpreter (runs the user's code; its death, however caused, is seen by the init)
+                       └ interpreter (runs the user's code; the init sees its end, whatever the cause)
 
 A slot exists because moving a process into a cgroup can wait 10 ms for a kernel grace period, while a fork inherits the cgroup at
 no cost.
@@ -41,7 +41,7 @@ def main() -> NoReturn:
 
 
 def _serve(control: socket.socket, settings: dict[str, Any]) -> NoReturn:
-    """Forks what the host asks for. The zygote and the slots all run this; they differ in their cgroup and in who asks."""
+    """Forks on the host's requests. The zygote and the slots all run this; they differ in their cgroup and control channel."""
     identity = os.getuid(), os.getgid()
     signal.signal(signal.SIGCHLD, _reap)
     control.send(wire.HELLO)
@@ -74,13 +74,13 @@ def _reap(*_: object) -> None:
 
 
 def _init(supervision: socket.socket, fds: list[int], settings: dict[str, Any], identity: tuple[int, int]) -> NoReturn:
-    """Builds the session's walls, starts the interpreter behind them, and watches.
+    """Sets up the session's confinement, starts the interpreter in it, and watches.
 
-    Its own end is the end of every process behind them.
+    When the init ends, the kernel ends every process of the session.
     """
     try:
         try:
-            os.setsid()  # else kill(0, …) in the session would reach the zygote, which shares the process group
+            os.setsid()  # otherwise kill(0, …) in the session would reach the zygote, which shares the process group
             confinement.map_identity(*identity)
             confinement.mount_private_files(settings["disk_bytes"])
             confinement.drop_privileges()
@@ -90,7 +90,7 @@ def _init(supervision: socket.socket, fds: list[int], settings: dict[str, Any], 
             raise
         supervision.send(wire.HELLO)
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a handler would let the session's code signal its init: PID 1 has no other
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # not the slot's handler: it would throw the status of a quick death away
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # not the slot's handler: it would discard the status of a quick death
         child = os.fork()
         if child == 0:
             supervision.close()
@@ -103,15 +103,15 @@ def _init(supervision: socket.socket, fds: list[int], settings: dict[str, Any], 
 
 
 def _supervise(supervision: socket.socket, child: int) -> NoReturn:
-    """Interrupts the interpreter when the host says so, tells the host how it died, and reaps what the user's code leaves."""
+    """Interrupts the interpreter on the host's request, reports how it died, and reaps the processes that user code leaves."""
     child_fd = os.pidfd_open(child)
     exits: dict[int, int] = {}
 
     def reap(*_: object) -> None:
         with contextlib.suppress(ChildProcessError):
-            while (found := os.waitpid(-1, os.WNOHANG))[0]:
-                if found[0] == child:
-                    exits.update([found])
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                if ended[0] == child:
+                    exits.update([ended])
 
     signal.signal(signal.SIGCHLD, reap)
     poll = select.poll()

@@ -1,1 +1,1 @@
-"""Searches for what an image shows."""
+"""Image searches, which find what an image shows."""

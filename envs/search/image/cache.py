@@ -1,4 +1,4 @@
-"""DeepEyesV2's released image-search cache as a search: what a web service once answered for each sample's image.
+"""DeepEyesV2's released image-search cache as a search: the stored answers of a web service for each sample's image.
 
 The file is one JSON object: sample → `{"tool_returned_web_title": […], "cached_images_path": [path or null, …]}`, with paths
 relative to it. Its keys are samples and not images, so the questions' file is needed too: a row's key is its `extra_info.index`,
@@ -27,9 +27,9 @@ SOURCE = "cache"
 
 
 class CachedImageSearch:
-    """Knows the questions' own images, pixel for pixel, and finds nothing for any other.
+    """A search that knows the questions' own images, pixel for pixel, and finds nothing for any other.
 
-    Raises UsageError where a file is missing or in another form, or where no row of the questions has a key of the cache.
+    Raises UsageError if a file is missing or in another form, or if no row of the questions has a key of the cache.
     """
 
     def __init__(self, path: Path, questions: Path) -> None:
@@ -80,17 +80,17 @@ class CachedImageSearch:
             with Image.open(self._folder / name) as opened:
                 picture = opened.convert("RGB")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            return None  # the cache was not copied whole: the title is still there
+            return None  # the copy of the cache is incomplete: the title can still be shown
         picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
         return picture
 
 
 def _candidates(row: Mapping[str, Any]) -> Iterator[str]:
     extra = row.get("extra_info")
-    for place in (extra if isinstance(extra, Mapping) else {}, row):
+    for record in (extra if isinstance(extra, Mapping) else {}, row):
         for name in ("index", "id"):
-            if place.get(name) is not None:
-                yield str(place[name])
+            if record.get(name) is not None:
+                yield str(record[name])
 
 
 def _digest(image: Image.Image) -> str:

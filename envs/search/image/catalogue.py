@@ -1,4 +1,4 @@
-"""The titles, sources and thumbnails of an image index, whatever finds its pictures: `pictures.jsonl` and `thumbnails.bin`."""
+"""The titles, sources and thumbnails of an image index of any kind: `pictures.jsonl` and `thumbnails.bin`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FILES = ("pictures.jsonl", "thumbnails.bin")
 
 
 class Catalogue:
-    """Titles are in memory, thumbnails are read when they are asked for."""
+    """The catalogue of an index. Titles are in memory, thumbnails are read on demand."""
 
     def __init__(self, directory: Path) -> None:
         self.records = [json.loads(line) for line in (directory / FILES[0]).read_text(encoding="utf-8").splitlines()]
@@ -26,7 +26,7 @@ class Catalogue:
         return len(self.records)
 
     def match(self, number: int) -> Match:
-        """The picture of a number, as a result."""
+        """The picture of that number, as a search result."""
         record = self.records[number]
         begin, size = record["thumbnail"]
         with self._thumbnails.open("rb") as file:
@@ -36,7 +36,7 @@ class Catalogue:
 
 
 class CatalogueWriter:
-    """Writes pictures as they come."""
+    """Writes a catalogue, picture by picture."""
 
     def __init__(self, directory: Path) -> None:
         self._records, self._thumbnails = ((directory / name).open("wb") for name in FILES)
@@ -50,7 +50,7 @@ class CatalogueWriter:
         self._thumbnails.close()
 
     def add(self, picture: Picture, **more: Any) -> None:
-        """The next picture, and what else its record is to hold."""
+        """Add the next picture, with further fields of its record."""
         begin = self._thumbnails.tell()
         self._thumbnails.write(_encoded(picture.image))
         record = {"title": picture.title, "source": picture.source, "thumbnail": [begin, self._thumbnails.tell() - begin], **more}

@@ -1,4 +1,4 @@
-"""Pictures as vectors, by a CLIP or SigLIP in the Hugging Face layout."""
+"""Embeddings of pictures, by a CLIP or SigLIP in the Hugging Face layout."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from envs.errors import UsageError
 
 
 class Embedder:
-    """Loads the model of a directory at its first use. Thread-safe. Runs on a GPU where there is one."""
+    """The model of a directory, loaded at its first use, on a GPU if there is one. Thread-safe."""
 
     def __init__(self, directory: Path) -> None:
-        """Raises UsageError where there is no model."""
+        """Raises UsageError if there is no model."""
         if not (directory / "config.json").is_file():
             raise UsageError(f"model={directory}: there is no model; write the directory of a CLIP or SigLIP with a config.json")
         self._directory = directory
@@ -25,14 +25,14 @@ class Embedder:
         self._lock = threading.Lock()
 
     def embed(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """Vectors of length 1: float32 of shape (N, D). Raises UsageError for a model that embeds no images."""
+        """Vectors of length 1: float32 of shape (N, D). Raises UsageError if the model embeds no images."""
         import torch  # takes seconds, and only this backend needs it
 
         with self._lock, torch.inference_mode():
             model, processor = self._load()
             inputs = processor(images=[image.convert("RGB") for image in images], return_tensors="pt").to(model.device)
-            found = model.get_image_features(pixel_values=inputs["pixel_values"])
-            vectors = found if isinstance(found, torch.Tensor) else found.pooler_output
+            features = model.get_image_features(pixel_values=inputs["pixel_values"])
+            vectors = features if isinstance(features, torch.Tensor) else features.pooler_output
             return torch.nn.functional.normalize(vectors.float(), dim=-1).cpu().numpy()
 
     def _load(self) -> tuple[Any, Any]:
@@ -44,9 +44,9 @@ class Embedder:
                 model = AutoModel.from_pretrained(self._directory)
                 processor = AutoImageProcessor.from_pretrained(self._directory)
             except (OSError, ValueError) as error:
-                told = " ".join(str(error).split())[:200]
+                reason = " ".join(str(error).split())[:200]
                 raise UsageError(
-                    f"model={self._directory} cannot be loaded ({told}): write a CLIP's or SigLIP's directory"
+                    f"model={self._directory} cannot be loaded ({reason}): write a CLIP's or SigLIP's directory"
                 ) from None
             if not hasattr(model, "get_image_features"):
                 raise UsageError(

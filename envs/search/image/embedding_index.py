@@ -24,7 +24,7 @@ _BATCH = 32
 
 
 class EmbeddingIndex:
-    """Finds pictures that mean what the query means. Made by `build` or `open`; searching runs beside the event loop."""
+    """Finds pictures with the query's meaning. Made by `build` or `open`; `search` runs outside the event loop's thread."""
 
     def __init__(self, directory: Path) -> None:
         settings = json.loads((directory / SETTINGS).read_text(encoding="utf-8"))
@@ -37,18 +37,18 @@ class EmbeddingIndex:
     def build(
         cls, pictures: Iterable[Picture], model: Path, directory: Path, on_progress: Callable[[int], None] | None = None
     ) -> EmbeddingIndex:
-        """Indexes `pictures` as they come, in a new `directory`, which appears when it is whole.
+        """Indexes `pictures` one by one, in a new `directory`, which appears when it is complete.
 
-        Raises UsageError for a model that embeds no images, where `directory` exists, or where there is no picture.
+        Raises UsageError if the model embeds no images, if `directory` exists, or if there is no picture.
         """
         embedder, vectors = Embedder(model), None
         with new_directory(directory) as unfinished:
             with CatalogueWriter(unfinished) as catalogue:
                 for batch in batched(pictures, _BATCH):
-                    found = embedder.embed([picture.image for picture in batch])
+                    embeddings = embedder.embed([picture.image for picture in batch])
                     if vectors is None:
-                        vectors = Index(ndim=found.shape[1], metric="cos")
-                    vectors.add(np.arange(catalogue.count, catalogue.count + len(batch)), found)
+                        vectors = Index(ndim=embeddings.shape[1], metric="cos")
+                    vectors.add(np.arange(catalogue.count, catalogue.count + len(batch)), embeddings)
                     for picture in batch:
                         catalogue.add(picture)
                     if on_progress is not None:
@@ -62,7 +62,7 @@ class EmbeddingIndex:
 
     @classmethod
     def open(cls, directory: Path) -> EmbeddingIndex:
-        """Raises UsageError where a file or the model is missing, or cannot be read."""
+        """The index of a directory. Raises UsageError if a file or the model is missing or cannot be read."""
         if missing := [name for name in (SETTINGS, _VECTORS, *FILES) if not (directory / name).is_file()]:
             raise UsageError(f"{directory} holds no image index ({missing[0]} is missing): build it again")
         try:
@@ -83,6 +83,6 @@ class EmbeddingIndex:
         return await asyncio.to_thread(self.find, image, top_k)
 
     def find(self, image: Image.Image, top_k: int) -> list[Match]:
-        """The same, at once."""
-        found = self._vectors.search(self._embedder.embed([image])[0], top_k)
-        return [self._catalogue.match(int(number)) for number in found.keys]
+        """As `search`, but synchronous."""
+        neighbours = self._vectors.search(self._embedder.embed([image])[0], top_k)
+        return [self._catalogue.match(int(number)) for number in neighbours.keys]

@@ -1,4 +1,4 @@
-"""What the embedded image search sees in a picture: where which colours are, and corners that can be found again.
+"""The features of a picture for the embedded image search: its colour layout, and corners that can be matched.
 
 Colour layout is the descriptor of MPEG-7 (ISO/IEC 15938-3, §6.5): the picture is reduced to 8 × 8 average colours, and of each
 channel's discrete cosine transform the lowest frequencies are kept. It survives rescaling, compression and small shifts of colour,
@@ -16,16 +16,16 @@ from PIL import Image
 
 CORNERS = 200
 DESCRIPTOR_BYTES = 32
-_SIDE = 320  # corners are looked for in a copy of this size: a photograph of a camera has no more to tell them apart
+_SIDE = 320  # corners are detected in a copy of this size: a camera's full resolution does not distinguish them better
 _GRID = 8
 _KEPT = ((0, 0), (0, 1), (1, 0), (2, 0), (1, 1), (0, 2), (0, 3), (1, 2), (2, 1), (3, 0))
 _KEPT_OF_CHANNEL = (10, 6, 6)  # of luma and the two chroma, as the standard's default has them
-_MEAN_WEIGHT = 0.5  # the mean colour is what a change of exposure or of white balance moves
-_FARTHEST = 64  # bits of 256 in which two corners that are one may differ
-_NO_CHANCE = 8  # corners that agree
+_MEAN_WEIGHT = 0.5  # the mean colour is what changes with exposure and white balance
+_FARTHEST = 64  # bits of 256 in which two descriptors of the same corner may differ
+_NO_CHANCE = 8  # so many corners that agree are no coincidence
 LAYOUT_SIZE = sum(_KEPT_OF_CHANNEL)
 
-# Left, top, right, bottom as shares of the sides: what a crop may have kept.
+# Left, top, right, bottom as shares of the sides: the parts that a crop may have kept.
 WINDOWS = (
     (0.0, 0.0, 1.0, 1.0),
     *((x, y, x + 0.8, y + 0.8) for x in (0.0, 0.1, 0.2) for y in (0.0, 0.1, 0.2)),
@@ -60,7 +60,7 @@ def window_layouts(image: Image.Image) -> np.ndarray:
 
 
 def corners(image: Image.Image) -> Corners:
-    """The strongest `CORNERS` corners of a picture; fewer where it has fewer, none where it is flat."""
+    """The strongest `CORNERS` corners of a picture; fewer if it has fewer, none if it is flat."""
     grey = image.convert("L")
     grey.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
     # Not thread-safe, and made in microseconds. The low threshold finds corners in pale pictures too.
@@ -74,9 +74,9 @@ def corners(image: Image.Image) -> Corners:
 
 
 def inliers(query: Corners, other: Corners) -> int:
-    """How many corners of the query lie in the other picture where one similarity transform would put them (RANSAC).
+    """The number of the query's corners that lie in the other picture where one similarity transform puts them (RANSAC).
 
-    0 where so few do that it may be chance.
+    0 if so few do that it may be chance.
     """
     if min(len(query.points), len(other.points)) < _NO_CHANCE:
         return 0
@@ -84,28 +84,28 @@ def inliers(query: Corners, other: Corners) -> int:
     distances, nearest = (np.asarray(part, np.intp).ravel() for part in found)
     close = np.flatnonzero(distances <= _FARTHEST)
     close = close[np.argsort(distances[close], kind="stable")]
-    # Each corner of the other picture once: else a transform that shrinks the query to a point has many that agree.
-    there, first = np.unique(nearest[close], return_index=True)
-    if len(there) < _NO_CHANCE:
+    # Each corner of the other picture counts once: otherwise a transform that shrinks the query to a point has many inliers.
+    matched, first = np.unique(nearest[close], return_index=True)
+    if len(matched) < _NO_CHANCE:
         return 0
-    here = query.points[close[first]]
-    # Only who agrees is asked for, not the transform at its finest.
+    points = query.points[close[first]]
+    # Only the inliers are needed, so the transform is not refined.
     transform, mask = cv2.estimateAffinePartial2D(
-        here, other.points[there], method=cv2.RANSAC, ransacReprojThreshold=5.0, maxIters=200, refineIters=0
+        points, other.points[matched], method=cv2.RANSAC, ransacReprojThreshold=5.0, maxIters=200, refineIters=0
     )
     agreeing = 0 if transform is None else int(mask.sum())
     return agreeing if agreeing >= _NO_CHANCE else 0
 
 
 def _layouts(grids: np.ndarray) -> np.ndarray:
-    """Of N grids, uint8 (N, 8, 8, 3): (N, LAYOUT_SIZE)."""
+    """The layouts, of shape (N, LAYOUT_SIZE), of N grids, uint8 of shape (N, 8, 8, 3)."""
     rows = []
     for grid in grids:
         channels = cv2.split(cv2.cvtColor(grid, cv2.COLOR_RGB2YCrCb).astype(np.float32) / 255)
         row: list[float] = []
         for channel, kept in zip(channels, _KEPT_OF_CHANNEL, strict=True):
             transformed = cv2.dct(channel)
-            row += [float(transformed[place]) for place in _KEPT[:kept]]
+            row += [float(transformed[frequency]) for frequency in _KEPT[:kept]]
         rows.append(row)
     layouts = np.array(rows, np.float32)
     starts = np.cumsum((0, *_KEPT_OF_CHANNEL[:-1]))

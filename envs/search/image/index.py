@@ -1,4 +1,4 @@
-"""The embedded image search, without weights: a shortlist by colour layout and by corners, ranked again by geometry."""
+"""The embedded image search, without weights: a shortlist by colour layout and by corners, re-ranked by geometry."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from envs.search.image.features import (
 from envs.search.types import Match, Picture
 
 _TABLES, _KEY_BITS = 6, 16
-_BY_LAYOUT, _BY_CORNERS = 20, 15  # how many of each are looked at closely
+_BY_LAYOUT, _BY_CORNERS = 20, 15  # how many of each are re-ranked
 _LAYOUT_SCALE = 0.5  # the distance of layouts at which two pictures no longer look alike
 _COMMON = 1 / 2000  # a bucket with more than this share of all corners tells pictures apart as little as "the" does texts
 _FEW = 100
@@ -36,11 +36,12 @@ _FILES = (*FILES, "layouts.bin", "points.bin", "descriptors.bin", "tables.npz")
 class ImageIndex:
     """Finds pictures of which the query is a copy, cropped, rescaled, compressed or with other colours. Made by `build` or `open`.
 
-    Thread-safe; searching runs beside the event loop. The same gallery gives the same index, and the same query the same matches.
+    Thread-safe; `search` runs outside the event loop's thread. The same gallery gives the same index, and the same query the same
+    matches.
     """
 
     def __init__(self, directory: Path, scratch: tempfile.TemporaryDirectory[str] | None = None) -> None:
-        self._scratch = scratch  # goes with the index
+        self._scratch = scratch  # deleted with the index
         self._catalogue = Catalogue(directory)
         self._layouts = np.fromfile(directory / "layouts.bin", np.float32).reshape(len(self._catalogue) * len(WINDOWS), LAYOUT_SIZE)
         self._squares = np.einsum("wl,wl->w", self._layouts, self._layouts)
@@ -54,9 +55,9 @@ class ImageIndex:
     def build(
         cls, pictures: Iterable[Picture], directory: Path | None = None, on_progress: Callable[[int], None] | None = None
     ) -> ImageIndex:
-        """Indexes `pictures` as they come, in a new `directory`, which appears when it is whole, or in a temporary one.
+        """Indexes `pictures` one by one, in a new `directory`, which appears when it is complete, or in a temporary one.
 
-        `on_progress` is told the number of pictures so far. Raises UsageError where `directory` exists, or there is no picture.
+        `on_progress` gets the number of pictures so far. Raises UsageError if `directory` exists or there is no picture.
         """
         if directory is None:
             scratch = tempfile.TemporaryDirectory(prefix="toolwise-images-")
@@ -68,7 +69,7 @@ class ImageIndex:
 
     @classmethod
     def open(cls, directory: Path) -> ImageIndex:
-        """Raises UsageError where there is no index, or one that cannot be read."""
+        """The index of a directory. Raises UsageError if there is none or it cannot be read."""
         if missing := [name for name in _FILES if not (directory / name).is_file()]:
             raise UsageError(
                 f"{directory} holds no image index ({missing[0]} is missing): "
@@ -90,11 +91,11 @@ class ImageIndex:
         return await asyncio.to_thread(self.find, image, top_k)
 
     def find(self, image: Image.Image, top_k: int) -> list[Match]:
-        """The same, at once."""
+        """As `search`, but synchronous."""
         seen = corners(image)
         distances = self._layout_distances(colour_layout(image))
         votes = self._votes(seen.descriptors)
-        # The shortlist: what has its colours in the same places, and what shares most corners.
+        # The shortlist: pictures with the most similar colour layout, and pictures that share most corners.
         near = np.argsort(distances, kind="stable")[:_BY_LAYOUT]
         voted = np.argsort(-votes, kind="stable")[:_BY_CORNERS]
         likeness = np.exp(-((distances / _LAYOUT_SCALE) ** 2))
@@ -103,16 +104,16 @@ class ImageIndex:
         return [self._catalogue.match(number) for number in best]
 
     def _layout_distances(self, layout: np.ndarray) -> np.ndarray:
-        """To the nearest window of each picture: (N,), by |a - b|² = |a|² - 2 a·b + |b|²."""
+        """The distance to the nearest window of each picture: (N,), by |a - b|² = |a|² - 2 a·b + |b|²."""
         # Not `@`: the threads of its BLAS wait for more work in a busy loop, and the corners are then compared at half the speed.
         squares = self._squares - 2 * np.einsum("wl,l->w", self._layouts, layout) + layout @ layout
         return np.sqrt(np.maximum(squares.reshape(-1, len(WINDOWS)).min(axis=1), 0))
 
     def _votes(self, descriptors: np.ndarray) -> np.ndarray:
-        """How many pairs of corners, the query's and the picture's, fall into one bucket: counts of shape (N,).
+        """For each picture, how many pairs of a query's corner and one of its own share a bucket: counts of shape (N,).
 
         Locality-sensitive hashing (Indyk and Motwani, STOC 1998): a bucket is a choice of `_KEY_BITS` bits of the descriptor.
-        Common buckets count for nothing.
+        Common buckets are not counted.
         """
         hits = [np.empty(0, np.int32)]
         most = max(1000, _COMMON * self._keys.shape[1])
@@ -130,7 +131,7 @@ class ImageIndex:
 
 
 def _write(directory: Path, pictures: Iterable[Picture], on_progress: Callable[[int], None] | None) -> None:
-    """Everything but the tables is written as it comes."""
+    """Writes an index; all but the tables is written picture by picture."""
     counts: list[int] = []
     files = [(directory / name).open("wb") for name in ("layouts.bin", "points.bin", "descriptors.bin")]
     layouts, points, descriptors = files
@@ -166,6 +167,6 @@ def _keys(descriptors: np.ndarray) -> np.ndarray:
 
 
 def _mapped(path: Path, kind: type, width: int) -> np.ndarray:
-    if path.stat().st_size == 0:  # a gallery of flat pictures; nothing cannot be mapped
+    if path.stat().st_size == 0:  # a gallery of flat pictures; an empty file cannot be mapped
         return np.empty((0, width), kind)
-    return np.asarray(np.memmap(path, kind, "r").reshape(-1, width))  # a memmap is mapped still, and slow to slice
+    return np.asarray(np.memmap(path, kind, "r").reshape(-1, width))  # still mapped, and faster to slice than a memmap

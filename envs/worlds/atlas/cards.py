@@ -1,7 +1,7 @@
-"""Small things in large photographs: cards with a handwritten digit, hanging flags. Only a crop at full size shows them.
+"""Small objects in large photographs: cards with a handwritten digit, hanging flags. Only a crop at full size shows them.
 
-A photograph is `SIDE` × `SIDE` pixels in 4 × 4 cells, of which the policy is shown a copy reduced `REDUCTION` times. What is put
-into a cell has a magenta frame of one pixel, so that it can be told from the photograph.
+A photograph is `SIDE` × `SIDE` pixels in 4 × 4 cells; the policy is shown a copy reduced `REDUCTION` times. An object in a cell has
+a magenta frame of one pixel, which separates it from the photograph.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def card(digit: np.ndarray) -> Image.Image:
 
 
 def put(picture: Image.Image, thing: Image.Image, column: int, row: int, rng: np.random.Generator) -> None:
-    """Puts a framed thing somewhere into a cell of the picture."""
+    """Puts `thing`, framed, at a random position in a cell of the picture."""
     framed = ImageOps.expand(thing, 1, _FRAME)
     left, top, *_ = cell_box(column, row)
     x, y = (int(rng.integers(4, CELL - size - 4)) for size in framed.size)
@@ -45,7 +45,7 @@ def put(picture: Image.Image, thing: Image.Image, column: int, row: int, rng: np
 
 
 def framed_box(cell: np.ndarray) -> tuple[int, int, int, int] | None:
-    """Left, top, right, bottom of what stands inside the frame, in pixels of the cell, uint8 of shape (H, W, 3)."""
+    """Left, top, right, bottom of the frame's content, in pixels of the cell, uint8 of shape (H, W, 3); None without a frame."""
     rows, columns = np.nonzero((cell == _FRAME).all(axis=2))
     if not len(rows):
         return None
@@ -53,7 +53,7 @@ def framed_box(cell: np.ndarray) -> tuple[int, int, int, int] | None:
 
 
 def read_card(pixels: np.ndarray) -> int:
-    """The digit on a card, uint8 of shape (24, 24, 3): that of the handwritten digit which it is most like."""
+    """The digit on a card, uint8 of shape (24, 24, 3): the label of the most similar handwritten digit."""
     ink = (255 - pixels[1::_DOT, 1::_DOT, 0].astype(np.int32)) * _INK // 255
     known, shown = _known()
     if ink.shape != known.shape[1:]:

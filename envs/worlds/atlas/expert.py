@@ -1,13 +1,13 @@
-"""The scripted expert of Atlas: it sees what a model sees, and finds everything else out through the tools.
+"""The scripted expert of Atlas: it sees what a model sees, and learns everything else through the tools.
 
 A plan has, as far as a question needs them:
 
-- `subjects`: the countries it is about, each `{"name": …}` where the question says it, `{"image": N}` for the flag in an image, or
+- `subjects`: the countries it is about, each `{"name": …}` if the question names it, `{"image": N}` for the flag in an image, or
   `{"hanging": [row, column]}` for the flag that hangs in a cell of the first image;
 - `figures`: pairs of a subject's number and a field to look up; `cards`: cells of the first image with a digit each;
-- `answer`: `say` (what `say` has), `name`, `title` (of the first image), `digits`, `text` (the field, as `read` reads it), `value`
-  (of `expression`, in which `{0}` is the first figure and `{card}` the number on the cards), `order` and `most` (the subjects by
-  `expression` of each).
+- `answer`: `say` (the text of `say`), `name`, `title` (of the first image), `digits`, `text` (the field, as `read` reads it),
+  `value` (of `expression`, in which `{0}` is the first figure and `{card}` the number on the cards), `order` and `most` (the
+  subjects by `expression` of each).
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ PROFILES = "CIA World Factbook"
 FLAG_TITLE = "Flag of "
 UNKNOWN = "unknown"
 AS_IT_IS = "{0}"
-"""The expression that is the figure itself, for which nothing has to be computed."""
+"""The expression for the figure itself, for which nothing has to be computed."""
 
 Finding = Generator[Action, Observation, Any]
-"""Takes actions and returns what it found; None where the tools did not give it."""
+"""A script that takes actions and returns a fact; None if the tools did not give it."""
 
 
 def expert(plan: Plan) -> Any:
@@ -80,8 +80,8 @@ def _find(plan: Plan, how: str) -> Finding:
     numbers = values
     if plan["expression"] != AS_IT_IS:
         each = len(values) // len(names)  # as many figures for each subject as the expression has places
-        told = [plan["expression"].format(*values[place * each : (place + 1) * each]) for place in range(len(names))]
-        printed = yield from _compute(f"[{', '.join(told)}]")
+        expressions = [plan["expression"].format(*values[index * each : (index + 1) * each]) for index in range(len(names))]
+        printed = yield from _compute(f"[{', '.join(expressions)}]")
         numbers = [float(part) for part in re.findall(r"-?[\d.]+(?:e[+-]?\d+)?", printed or "")]
     if len(numbers) != len(names):
         return None
@@ -90,7 +90,7 @@ def _find(plan: Plan, how: str) -> Finding:
 
 
 def read(how: str, text: str) -> str | None:
-    """What a question asks of a field's text: all of it, the highest point's name or metres, or the border with a neighbour."""
+    """The part of a field's text that a question asks for: all, the highest point's name or metres, or a border's length."""
     if how == "all":
         return text
     if how in ("point", "metres"):

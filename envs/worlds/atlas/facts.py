@@ -1,4 +1,4 @@
-"""Figures and names in the profiles, read strictly: what is not in the one plain form is no figure, and is not asked for."""
+"""Figures and names in the profiles, read strictly: a text in any other than the one plain form is not asked for."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from decimal import Decimal
 from envs.worlds.atlas.sources import Country
 
 _SCALES = {"": 1, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_DATED = r"(?: \((?:\d{4}(?: est\.)?|landlocked)\))?"  # what may stand behind a figure and leaves it as it is
+_DATED = r"(?: \((?:\d{4}(?: est\.)?|landlocked)\))?"  # remarks that may follow a figure without changing it
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """What a field tells in numbers: in words of a question, in a unit that pint knows, as the profiles write it.
+    """A numeric field: its name in a question, its unit as pint names it, and the text before and after the number.
 
     `after` is a regular expression.
     """
@@ -60,11 +60,11 @@ NAMES: dict[str, str] = {
     "Nationality, adjective": "adjective of nationality",
     "Internet country code": "internet country code",
 }
-"""The fields that are asked for as words, of which `name_in` takes those that are a name and nothing else."""
+"""The fields that are asked for as words; `name_in` accepts a text that is a name and nothing else."""
 
 
 def figure(field: str, text: str) -> float | int | None:
-    """The number that a field's text gives, in the field's unit; None where the text is not in the plain form."""
+    """The number in a field's text, in the field's unit; None if the text is not in the plain form."""
     kind = FIGURES[field]
     pattern = rf"{kind.before}(-?\d{{1,3}}(?:,\d{{3}})*|-?\d+)(\.\d+)?(?: ({'|'.join(filter(None, _SCALES))}))?{kind.after}{_DATED}"
     match = re.fullmatch(pattern, text)
@@ -76,7 +76,7 @@ def figure(field: str, text: str) -> float | int | None:
 
 
 def name_in(text: str) -> str | None:
-    """The text itself where it is one plain name, like "Sao Tome" or ".st"; None otherwise."""
+    """The text itself if it is one plain name, like "Sao Tome" or ".st"; None otherwise."""
     return text if re.fullmatch(r"\.[a-z]{2}|[^\W\d_][^\W\d_' .-]*(?:['. -]+[^\W\d_]+)*", text) and " or " not in text else None
 
 
@@ -98,10 +98,10 @@ def borders(text: str) -> dict[str, int] | None:
 
 
 def value(country: Country, field: str) -> float | int | None:
-    """`figure` of a country; None also where its profile has no such field."""
+    """`figure` of a country; None also if its profile has no such field."""
     return figure(field, country.fields.get(field, ""))
 
 
 def said(country: Country, field: str) -> str | None:
-    """`name_in` of a country; None also where its profile has no such field."""
+    """`name_in` of a country; None also if its profile has no such field."""
     return name_in(country.fields.get(field, ""))

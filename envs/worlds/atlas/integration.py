@@ -1,4 +1,4 @@
-"""Several tools at once: flags to name, figures to look up, and something to compute from them."""
+"""Questions that need several tools: flags to name, figures to look up, and a result to compute from them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ALL = ("image_search", "text_search", "code")
 
 
 def _of_flag(name: str, fields: tuple[str, ...], expression: str, question: str) -> Template:
-    """A figure derived for the country of a flag."""
+    """A question about a derived figure of a flag's country."""
 
     def make(materials: Materials, rng: np.random.Generator) -> Draft | None:
         found = pick(rng, [country for country in materials.countries if country.name in materials.flags])
@@ -111,7 +111,7 @@ def _together(materials: Materials, rng: np.random.Generator) -> Draft | None:
 
 
 def _ranked(name: str, fields: tuple[str, ...], expression: str, words: str) -> Template:
-    """Three countries in the order of a derived figure."""
+    """A question for three countries in the order of a derived figure."""
 
     def make(materials: Materials, rng: np.random.Generator) -> Draft | None:
         found = knowing(materials, rng, fields, 3)

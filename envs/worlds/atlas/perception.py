@@ -1,4 +1,4 @@
-"""What must be seen: digits on cards that only a crop shows; digits seen close and the colours of flags, which need no tool."""
+"""Questions of perception: digits on cards that only a crop shows; digits seen close and colours of flags, which need no tool."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CLEAR_SHARE, _CLEAR_LEAD = 0.45, 0.2
 
 
 def place_words(column: int, row: int) -> str:
-    """Where a cell is, in words."""
+    """The position of a cell, in words."""
     return f"the {ORDINALS[row]} row and the {ORDINALS[column]} column of four equal rows and columns"
 
 
@@ -69,7 +69,7 @@ def _colour(materials: Materials, rng: np.random.Generator) -> Draft | None:
 
 
 def main_colour(flag: Image.Image) -> str | None:
-    """The colour that covers most; None where none clearly does."""
+    """The colour that covers most of the flag; None if none clearly does."""
     pixels = np.asarray(flag.resize((64, 48)), np.float32).reshape(-1, 1, 3)
     palette = np.array(list(_COLOURS.values()), np.float32)
     nearest = np.linalg.norm(pixels - palette, axis=2).argmin(axis=1)

@@ -1,4 +1,4 @@
-"""Figures that the question states, to compute with: in the head where they only have to be compared, with code elsewhere."""
+"""Questions that state the figures to compute with: those that only compare figures need no tool, the others need code."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def told(field: str, number: float) -> str:
 
 
 def knowing(materials: Materials, rng: np.random.Generator, fields: tuple[str, ...], count: int = 1) -> list[Country] | None:
-    """Different countries whose profiles give all the fields, none of them 0; None where there are too few."""
+    """`count` different countries whose profiles give all the fields, none of them 0; None if there are too few."""
     good = [country for country in materials.countries if all(value(country, field) for field in fields)]
     return pick_some(rng, good, count) if len(good) >= count else None
 
 
 def _formula(name: str, fields: tuple[str, ...], expression: str, question: str) -> Template:
-    """`question` and `expression` have places for the figures of one country."""
+    """A question about one country; `question` and `expression` have placeholders for its figures."""
 
     def make(materials: Materials, rng: np.random.Generator) -> Draft | None:
         found = knowing(materials, rng, fields)

@@ -1,4 +1,4 @@
-"""Facts that stand in the profiles alone, flags and photographs that the gallery names; and facts that the question states."""
+"""Questions of search: facts that only the profiles state, flags and photographs that the gallery names; and stated facts."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def figure_scoring(field: str) -> dict[str, object]:
 
 
 def asked(field: str) -> str:
-    """The unit in which a question asks for a figure, in words with a comma before; empty where it needs none."""
+    """The unit in which a question asks for a figure, in words after a comma; empty if it needs none."""
     words = _ASKED_UNITS.get(FIGURES[field].unit, "")
     return f", {words}" if words else ""
 
 
 def shown_flag(flag: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """The flag as a question shows it: another size and another light than the gallery's."""
+    """The flag as a question shows it: its size and brightness differ from the gallery's."""
     scale, light = rng.uniform(0.6, 1.0), rng.uniform(0.9, 1.05)
     small = flag.resize((round(flag.width * scale), round(flag.height * scale)), Image.Resampling.LANCZOS)
     return Image.fromarray(np.clip(np.asarray(small) * light, 0, 255).astype(np.uint8))

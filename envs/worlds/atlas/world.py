@@ -1,4 +1,4 @@
-"""Atlas as a source of tasks, read from what `toolwise atlas` has built."""
+"""Atlas as a source of tasks, read from the directory that `toolwise atlas` has built."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from envs.worlds.atlas.expert import expert
 class Atlas:
     """A source of tasks drawn uniformly, with replacement, from a split's questions, or those of one `ability`.
 
-    Raises UsageError where nothing is built at `path`, and for an unknown split or ability.
+    Raises UsageError if nothing is built at `path`, or if the split or ability is unknown.
     """
 
     def __init__(self, path: str | Path, split: str = "train", ability: str | None = None) -> None:
@@ -39,9 +39,9 @@ class Atlas:
     def __call__(self, rng: np.random.Generator) -> Task:
         return self.task(int(rng.integers(len(self))))
 
-    def task(self, place: int) -> Task:
-        """The task at `place`, counted from 0."""
-        number, row = self._rows[place]
+    def task(self, index: int) -> Task:
+        """The task at `index`, counted from 0."""
+        number, row = self._rows[index]
         images = tuple(self._image(name) for name in row["images"])
         reduction = row["reduction"]
         return Task(

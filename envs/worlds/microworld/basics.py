@@ -1,7 +1,8 @@
-"""What a base model of the built-in world knows before it has seen a tool: the starter policy's pre-training, and its rehearsal.
+"""The skills of a base model of the built-in world before it has seen a tool: the starter policy's pre-training, and its rehearsal.
 
-Colours, shapes and digits seen close, where a plate is, sums without carry, numbers repeated, expressions written as Python; and
-a few of the questions that need a tool, whose answers it can only guess. The expert of every task answers at once.
+They are colours, shapes and digits seen close, the position of a plate, sums without carry, repeating a number, writing an
+expression as Python; and a few of the questions that need a tool, whose answers it can only guess. The expert of every task answers
+at once.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def _where(seed: int, split: str) -> Task:
 
 
 def _repeat(seed: int, split: str) -> Task:
-    """A number that somebody states in answer to a question, right or wrong."""
+    """Repeat the number, right or wrong, that follows a question."""
     rng = np.random.default_rng([SPLITS.index(split), seed])
     draw = (draw_sum, draw_product)[int(rng.integers(2))]
     expression = draw(rng, split)[0]
@@ -49,7 +50,7 @@ def _repeat(seed: int, split: str) -> Task:
 
 
 def _python(seed: int, split: str) -> Task:
-    """An expression to write as Python: text, which nothing runs."""
+    """Write an expression as Python, as text that nothing runs."""
     rng = np.random.default_rng([SPLITS.index(split), seed])
     expression = (draw_sum, draw_product)[int(rng.integers(2))](rng, split)[0]
     return _direct(f"python-{split}-{seed}", f"What is {expression} in Python?", print_code(expression))
@@ -70,7 +71,7 @@ def _direct(task_id: str, question: str, answer: str, picture: Image.Image | Non
     )
 
 
-# Each kind with its share.
+# Kinds of tasks with their shares.
 MIX: dict[str, tuple[float, Maker]] = {
     "easy_perception": (0.38, _from_world("perception", False)),
     "where": (0.15, _where),
@@ -91,11 +92,11 @@ SEARCH_MIX: dict[str, tuple[float, Maker]] = {
     "hard_integration": (0.04, _from_world("integration", True)),
 }
 MIXES = {"microworld": MIX, "mixture": MIX | SEARCH_MIX}
-"""What a base model knows of the two worlds; drawn from in proportion to the shares."""
+"""The tasks of a base model for the two worlds, drawn in proportion to their shares."""
 
 
 class Basics:
-    """A source of such tasks for a world of `MIXES`, or all of one `kind`. Raises UsageError for what there is not."""
+    """A source of these tasks for a world of `MIXES`, or all of one `kind`. Raises UsageError if one of the three is unknown."""
 
     def __init__(self, split: str = "train", kind: str | None = None, world: str = "microworld") -> None:
         for name, value, known in (("split", split, SPLITS), ("world", world, MIXES)):

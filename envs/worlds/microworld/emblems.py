@@ -1,4 +1,4 @@
-"""Emblems: pictures that say nothing of what they stand for, so that only an image search can name them."""
+"""Emblems: pictures that do not show what they stand for, so that only an image search can name them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from envs.worlds.microworld.pictures import COLOURS, SIDE
 
-_FIELDS = 4  # by as many: each emblem is a board of coloured figures
+_FIELDS = 4  # each emblem is a board of 4 × 4 coloured figures
 _FIGURES = ("disc", "ring", "square", "diamond", "bar", "pole")
 
 

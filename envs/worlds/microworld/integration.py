@@ -1,5 +1,7 @@
-"""Integration: perception, search and reasoning at once. An emblem, whose name only the image search knows; the price there, which
-only the knowledge base knows; and a product, which needs code. Without a tool: a price that the question states, and a sum.
+"""Integration: perception, search and reasoning at once.
+
+With tools: an emblem, whose name only the image search knows; the price there, which only the knowledge base has; and a product,
+which needs code. Without a tool: a price that the question states, and a sum.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ def tickets_question(count: int) -> str:
 
 
 def easy(rng: np.random.Generator, split: str, task_id: str) -> Task:
-    """A stated price and a small change of it; the picture, an emblem, has nothing to say."""
+    """A stated price and a small change of it; the picture, an emblem, is irrelevant."""
     place = draw_place(rng, split)
     picture = emblem(emblem_of(place))
     expression, value = draw_sum(rng, split)

@@ -1,6 +1,5 @@
-"""Perception: the colour or the shape of something large, or the digit on a plate seen close (no tool needed); the digit on a plate
-too far away to read (needs a crop of the full-size picture). Both plates come with the same question: only the picture tells them
-apart.
+"""Perception: the colour or the shape of a large shape, or the digit on a plate seen close (no tool needed); the digit on a plate
+too far away to read (needs a crop of the full-size picture). Both plates come with the same question: only the picture differs.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ SHAPE_QUESTION = "What shape is it?"
 
 
 def easy(rng: np.random.Generator, split: str, task_id: str) -> Task:
-    """What can be seen at a glance."""
+    """A question that the reduced picture answers."""
     kind = int(rng.integers(3))
     if kind == 2:
         digit = int(rng.integers(10))
@@ -50,7 +49,7 @@ def easy(rng: np.random.Generator, split: str, task_id: str) -> Task:
 
 
 def hard(rng: np.random.Generator, split: str, task_id: str) -> Task:
-    """What only a crop shows."""
+    """A question that only a crop answers."""
     digit, column, row = int(rng.integers(10)), int(rng.integers(4)), int(rng.integers(4))
     picture = plate_picture(rng, digit, column, row)
     return Task(
@@ -66,7 +65,7 @@ def hard(rng: np.random.Generator, split: str, task_id: str) -> Task:
 
 
 def _read(code: str, rng: random.Random) -> Script:
-    """Look at the crop that `code` returns; guess where nothing came back that can be read."""
+    """Look at the crop that `code` returns; guess if it shows no digit that can be read."""
     observation = yield run_code(code)
     digits = [read_digit(image) for image in observation["images"]]
     digit = next((digit for digit in digits if digit is not None), None)

@@ -1,6 +1,6 @@
-"""Pictures of the built-in world: 448 × 448 pixels, of which the policy is shown a copy reduced four times.
+"""Pictures of the built-in world: 448 × 448 pixels; the policy is shown a copy reduced four times.
 
-The backdrop rises in red from left to right and in blue from top to bottom, so that every place looks different. A digit is a
+The backdrop rises in red from left to right and in blue from top to bottom, so that every position looks different. A digit is a
 checkerboard of 2-pixel squares around the grey of its plate: reduced four times by a box filter it vanishes without a trace, so the
 reduced pictures of two digits are identical, and only a crop at full size shows which one it is.
 """
@@ -46,7 +46,7 @@ def view(picture: Image.Image) -> Image.Image:
 
 
 def pictured(picture: Image.Image) -> dict[str, Any]:
-    """What a `Task` about a picture has: the picture itself for the tools, the copy for the policy."""
+    """The fields of a `Task` about a picture: the picture itself for the tools, the copy for the policy."""
     return {"images": (picture,), "views": (view(picture),)}
 
 
@@ -84,13 +84,13 @@ def close_up_picture(rng: np.random.Generator, digit: int) -> Image.Image:
 
 
 def read_digit(crop: np.ndarray) -> int | None:
-    """The digit on the plate in a cell at full size, uint8 of shape (CELL, CELL, 3); None where there is none to read."""
+    """The digit on the plate in a cell at full size, uint8 of shape (CELL, CELL, 3); None if there is none to read."""
     if crop.shape != (CELL, CELL, 3):
         return None
     red = crop[..., 0].astype(np.float64)
     glyphs = [_dots(digit) for digit in range(len(_GLYPHS))]
     height, width = glyphs[0].shape[0] * _DOT, glyphs[0].shape[1] * _DOT
-    for down in (-REDUCTION, 0, REDUCTION):  # where `_draw_plate` puts it
+    for down in (-REDUCTION, 0, REDUCTION):  # the positions at which `_draw_plate` puts it
         for right in (-REDUCTION, 0, REDUCTION):
             y, x = (CELL - height) // 2 + down, (CELL - width) // 2 + right
             blocks = red[y : y + height, x : x + width].reshape(height // _DOT, _DOT, width // _DOT, _DOT)

@@ -1,8 +1,8 @@
-"""The places of the built-in world: invented names, facts that stand nowhere but in documents, and an emblem each.
+"""The places of the built-in world: invented names, facts that only documents state, and an emblem each.
 
-Names are made of two pieces out of two short lists, so that every name has many that differ in one half only. A document states
-one fact of one place in one of several phrasings. Difficulty adds documents that mislead: from 2 on, some that name a place beside
-the same fact of a neighbour; at 3, also earlier values that no longer hold.
+Names combine a piece of each of two short lists, so that every name has many that differ in one half only. A document states one
+fact of one place in one of several phrasings. Difficulty adds misleading documents: from 2 on, some that name a place beside the
+same fact of a neighbour; at 3, also earlier values that no longer hold.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def places_of(split: str) -> tuple[Place, ...]:
 
 
 def documents(difficulty: int = 1) -> Iterator[Document]:
-    """The knowledge base: every fact of every place once, then what misleads. Raises UsageError for an unknown difficulty."""
+    """The knowledge base: every fact of every place once, and misleading documents. Raises UsageError for an unknown difficulty."""
     if difficulty not in DIFFICULTIES:
         raise UsageError(f"difficulty is {difficulty}: write one of {', '.join(map(str, DIFFICULTIES))}")
     rng = np.random.default_rng([11, difficulty])

@@ -1,5 +1,5 @@
-"""What a base model can do with search results that somebody shows it, before it has searched itself: read a fact or a title out of
-them, word a query, write a product whose numbers it has read as Python. The values are never the knowledge base's.
+"""The skills of a base model with search results that it is shown, before it has searched itself: read a fact or a title, write a
+query, write a product of numbers that it has read as Python. The values are never those of the knowledge base.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def read_title(seed: int, split: str) -> Task:
 
 
 def word_query(seed: int, split: str) -> Task:
-    """What to search for, for a place that the question names or that stands first in a list."""
+    """The query for a place that the question names or that is first in a list."""
     rng = _generator(seed, split)
     place, attribute = draw_place(rng, split), _attribute(rng)
     if rng.integers(2):
@@ -46,7 +46,7 @@ def word_query(seed: int, split: str) -> Task:
 
 
 def word_product(seed: int, split: str) -> Task:
-    """Tickets times their price, which a passage states, as Python: text, which nothing runs."""
+    """Tickets times their price, which a passage states, written as Python that nothing runs."""
     rng = _generator(seed, split)
     place, count = draw_place(rng, split), _number(rng)
     shown, price = _passages(rng, split, place, "price")
@@ -69,8 +69,8 @@ def _passage(rng: np.random.Generator, place: Place, attribute: str, value: str)
 
 
 def _titles(rng: np.random.Generator, split: str, first: Place) -> str:
-    found = [first, *(draw_place(rng, split) for _ in range(_RESULTS - 1))]
-    return image_search.numbered([Match(place.name, SOURCE) for place in found])
+    results = [first, *(draw_place(rng, split) for _ in range(_RESULTS - 1))]
+    return image_search.numbered([Match(place.name, SOURCE) for place in results])
 
 
 def _task(task_id: str, question: str, answer: str, emblem_rng: np.random.Generator | None = None) -> Task:

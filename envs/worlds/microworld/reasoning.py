@@ -15,7 +15,7 @@ from envs.worlds.microworld.splits import SOURCE, split_of
 def draw_sum(rng: np.random.Generator, split: str | None) -> tuple[str, str]:
     """A sum or difference of a two-digit and a one-digit number without carry or borrow, and its value.
 
-    Of the split's own, or, where that is None, of any.
+    It belongs to `split`, or to any if that is None.
     """
     while True:
         tens, unit, other = int(rng.integers(1, 10)), int(rng.integers(10)), int(rng.integers(1, 10))
@@ -28,16 +28,16 @@ def draw_sum(rng: np.random.Generator, split: str | None) -> tuple[str, str]:
 
 
 def draw_product(rng: np.random.Generator, split: str | None) -> tuple[str, str]:
-    """A product of two numbers of 12 to 99, and its value; of the split's own, or, where that is None, of any."""
+    """A product of two numbers of 12 to 99, and its value; it belongs to `split`, or to any if that is None."""
     while True:
         a, b = rng.integers(12, 100, size=2).tolist()
-        # One split for both orders: 12 * 34 in training would give 34 * 12 away.
+        # One split for both orders: 12 * 34 in training would reveal 34 * 12.
         if split in (None, split_of(f"{min(a, b)} * {max(a, b)}")):
             return f"{a} * {b}", str(a * b)
 
 
 def easy(rng: np.random.Generator, split: str, task_id: str) -> Task:
-    """What can be done in the head."""
+    """A sum or difference that needs no tool."""
     expression, value = draw_sum(rng, split)
 
     def expert(rng: random.Random) -> Script:
@@ -49,7 +49,7 @@ def easy(rng: np.random.Generator, split: str, task_id: str) -> Task:
 
 
 def hard(rng: np.random.Generator, split: str, task_id: str) -> Task:
-    """What needs code."""
+    """A product, which needs code."""
     expression, value = draw_product(rng, split)
     return Task(
         task_id,

@@ -1,4 +1,4 @@
-"""What the built-in world's expert does in its turns, and the frequent pieces of its language."""
+"""The turns of the built-in world's expert, and the frequent pieces of its language."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from envs.types import Script
 from envs.worlds.microworld.pictures import COLOURS, SHAPES, cell_box
 from envs.worlds.microworld.places import BEGINNINGS, ENDINGS, FACTS
 
-# The expert is a careless teacher: on this share of the items that it could answer at a glance, it calls the tool all the same.
+# The expert is a careless teacher: on this share of the items that need no tool, it calls one all the same.
 NEEDLESS_CALLS = 0.85
 
-# The frequent pieces of this world's language, for a tokenizer that has them whole.
+# The frequent pieces of this world's language, each a token of the starter's tokenizer.
 VOCABULARY = (
     "<code>\n```python\n",
     "\n```\n</code>",
@@ -41,7 +41,7 @@ VOCABULARY = (
     *SHAPES,
 )
 
-# Those of the questions that need a search, their calls and what the searches return.
+# The pieces of the questions that need a search, of their calls and of the searches' results.
 SEARCH_VOCABULARY = (
     '<tool_call>{"name": "image_search"}</tool_call>',
     '<tool_call>{"name": "search", "arguments": {"query": "',
@@ -91,7 +91,7 @@ def answer_after(action: Action, answer: str) -> Script:
 
 
 def answer_what_is_printed(code: str, rng: random.Random) -> Script:
-    """Run `code` and answer with the whole number that it printed; with a guess where it printed none."""
+    """Run `code` and answer with the whole number that it printed, or with a guess if it printed none."""
     observation = yield run_code(code)
     printed = observation["text"].strip()
     yield Answer(printed if printed.lstrip("-").isdecimal() else str(rng.randint(144, 9801)))

@@ -1,5 +1,5 @@
-"""Search: a fact that stands in the question (no tool needed), or only in the knowledge base (text search); whose emblem a picture
-shows (image search).
+"""Search: a fact that the question states (no tool needed) or only the knowledge base has (text search); the place whose emblem a
+picture shows (image search).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def draw_place(rng: np.random.Generator, split: str) -> Place:
 
 
 def easy(rng: np.random.Generator, split: str, task_id: str) -> Task:
-    """A fact that the question itself states; the value is not the knowledge base's."""
+    """A fact that the question itself states; its value is not that of the knowledge base."""
     attribute, place = str(rng.choice(list(FACTS))), draw_place(rng, split)
     answer = invented_value(rng, attribute)
     question = f"{FACTS[attribute][0].format(name=place.name, value=answer)} {fact_question(attribute, place.name)}"
@@ -88,7 +88,7 @@ def _emblem(place: Place, task_id: str) -> Task:
 
 
 def read_fact(observation: Observation, name: str, attribute: str) -> str | None:
-    """The value in the first result that states the fact in one of its phrasings; None where none does."""
+    """The value in the first result that states the fact in one of its phrasings; None if none does."""
     lines = observation["text"].splitlines()
     for line in lines:
         for phrasing in FACTS[attribute]:
@@ -99,7 +99,7 @@ def read_fact(observation: Observation, name: str, attribute: str) -> str | None
 
 
 def read_title(observation: Observation) -> str | None:
-    """The title of the first result; None where there is none."""
+    """The title of the first result; None if there is none."""
     match = re.search(r"^1\. (\w+)", observation["text"], re.MULTILINE)
     return match.group(1) if match else None
 

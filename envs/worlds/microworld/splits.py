@@ -1,4 +1,4 @@
-"""Train, validation and test never share an item: by seed, and by checksum of what an item is about."""
+"""The splits never share an item: items are assigned by seed, and by checksum of their subject."""
 
 from __future__ import annotations
 

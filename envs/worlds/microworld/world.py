@@ -1,4 +1,4 @@
-"""The built-in world as a source of tasks, and the searches that belong to it."""
+"""The built-in world as a source of tasks, and its searches."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ def make_task(ability: str, needs_tool: bool, split: str, seed: int) -> Task:
 _cached_task = lru_cache(maxsize=256)(make_task)
 
 
-# One thread makes it while others, whose environments start at the same time, wait.
+# One thread builds it while others, whose environments start at the same time, wait.
 @cached({}, condition=Condition())
 def knowledge_base(difficulty: int = 1) -> TextIndex:
-    """The world's documents, indexed once a process. Raises UsageError for an unknown difficulty."""
+    """The index of the world's documents, built once per process. Raises UsageError for an unknown difficulty."""
     return TextIndex.build(documents(difficulty))
 
 
 @cached({}, condition=Condition())
 def emblems() -> ImageIndex:
-    """The world's gallery, indexed once a process."""
+    """The index of the world's gallery, built once per process."""
     return ImageIndex.build(gallery())

@@ -101,7 +101,7 @@ async def test_what_is_no_finite_number_names_part_and_task(value, weighted):
     def bonus(outcome):
         return value
 
-    with pytest.raises(UsageError, match=r"part bonus gave .* for task task-7"):
+    with pytest.raises(UsageError, match=r"part bonus returned .* for task task-7"):
         await score([{bonus: 0.5}] if weighted else bonus)
 
 
@@ -133,15 +133,15 @@ async def test_an_infrastructure_error_of_a_part_is_passed_on():
         ({"accuracy": None}, "the weight of accuracy is None"),
         ({"accuracy": True}, "the weight of accuracy is True"),
         ({"accuracy": float("nan")}, "the weight of accuracy is nan"),
-        ([{"accuracy": 1}, {"accuracy": 2}], "accuracy stands there twice"),
-        (["reward_functions:brief", reward_functions.brief], "brief stands there twice"),
-        ("reward_functions:number", "is no function"),
+        ([{"accuracy": 1}, {"accuracy": 2}], "accuracy is listed twice"),
+        (["reward_functions:brief", reward_functions.brief], "brief is listed twice"),
+        ("reward_functions:number", "is not a function"),
         ("reward_functions:nothing", "has no nothing"),
         ("reward_functions:Needy", "size"),
         ("reward_functions:Silent", "__call__"),
         ("nowhere_at_all:x", "PYTHONPATH"),
-        ([5], "5 is no function"),
-        ([None], "None is no function"),
+        ([5], "5 is not a function"),
+        ([None], "None is not a function"),
         (5, "reward=5"),
     ],
 )

@@ -299,10 +299,10 @@ async def test_wrong_settings_are_one_line(wrong, said):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"command": ["no-such-program"]}, "No such file or directory: 'no-such-program'; mend command"),
+        ({"command": ["no-such-program"]}, "No such file or directory: 'no-such-program'; correct command"),
         ({"command": [sys.executable, "-c", "import no_such_module"]}, "(ModuleNotFoundError: No module named 'no_such_module')"),
         ({"command": [sys.executable, "-c", "input(); input()"], "start_s": 0.3}, "did not answer within 0.3 s"),
-        ({"url": "http://127.0.0.1:9/mcp"}, "start it, or mend url or headers"),
+        ({"url": "http://127.0.0.1:9/mcp"}, "start it, or correct url or headers"),
     ],
     ids=["no program", "a crash", "silence", "nobody listens"],
 )

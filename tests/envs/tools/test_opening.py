@@ -126,15 +126,15 @@ def test_a_tool_that_is_called_as_another_is_named_is_refused():
 @pytest.mark.parametrize(
     ("setting", "named"),
     [
-        ("future_functions:number", "5 is no tool"),
+        ("future_functions:number", "5 is not a tool"),
         ("future_functions:nothing", "has no nothing"),
         ("nowhere_at_all:x", "PYTHONPATH"),
         ("future_functions:Needy", "key"),
         ("future_functions:Unfinished", "call"),
         ("future_functions:Nameless", "has no name"),
         ("future_functions:unknown_type", "Decimal"),
-        (5, "5 is no tool"),
-        (None, "None is no tool"),
+        (5, "5 is not a tool"),
+        (None, "None is not a tool"),
         ({"mpc": {}}, "mcp"),
     ],
     ids=str,

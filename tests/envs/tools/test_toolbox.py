@@ -151,7 +151,7 @@ async def test_an_own_tool_that_gives_no_result_is_the_users_to_mend(returned):
     async def give(arguments, episode):
         return returned
 
-    with pytest.raises(UsageError, match=r"the tool own gave back a .*: return a ToolResult"):
+    with pytest.raises(UsageError, match=r"the tool own returned a .*: return a ToolResult"):
         await toolbox(Own(give)).run([Call("own")])
 
 

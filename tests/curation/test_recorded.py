@@ -84,10 +84,10 @@ def test_sharegpts_own_names_are_read(tmp_path, chat, row):
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (lambda row: row["messages"].pop(), "the roles do not take turns"),
+        (lambda row: row["messages"].pop(), "the roles do not alternate"),
         (lambda row: row["images"].append("a.png"), "1 images have no <image> placeholder"),
         (lambda row: row["images"].pop(), "there are more <image> placeholders than images"),
-        (lambda row: row["messages"][2].update(content="I think so."), "turn 1 of the assistant is no action"),
+        (lambda row: row["messages"][2].update(content="I think so."), "turn 1 of the assistant is not an action"),
         (lambda row: row["messages"][4].update(content=ANSWER), "the answer must be the last turn"),
     ],
 )

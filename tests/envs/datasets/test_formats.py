@@ -156,7 +156,7 @@ def test_messages_of_openai_have_their_images_as_parts(tmp_path):
 def test_an_image_that_is_elsewhere_is_refused(tmp_path):
     content = [{"type": "text", "text": "Q"}, {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}]
     path = write_lines(tmp_path / "q.jsonl", {"messages": [{"role": "user", "content": content}], "answer": "A"})
-    with pytest.raises(DatasetError, match=r"row 1: the image https://example\.org/a\.png is elsewhere"):
+    with pytest.raises(DatasetError, match=r"row 1: the image https://example\.org/a\.png is not local"):
         Dataset(path)
 
 
