@@ -101,7 +101,7 @@ def test_doctor_reports_every_check():
 
 
 def test_a_trainer_that_is_not_there_is_answered_before_anything_is_written(tmp_path):
-    assert_one_line(run("train", "learner.kind=mine:Trainer", f"out={tmp_path}/run"), "learner.kind=mine:Trainer", "write verl")
+    assert_one_line(run("train", "learner.kind=mine:Trainer", f"out={tmp_path}/run"), "learner.kind=mine:Trainer", "PYTHONPATH")
     assert not (tmp_path / "run").exists()
 
 
@@ -159,10 +159,9 @@ def test_lint_prints_a_line_for_each_problem(written_run, capsys):
     first = file.read_text().splitlines()[0]
     file.write_text("\n".join([first, first, "{}"]) + "\n")
     assert toolwise.lint([str(written_run)]) == 1
-    twice, broken, counts = capsys.readouterr().out.splitlines()
-    assert twice.startswith("episodes.jsonl:2: episode-0")
-    assert broken.startswith("episodes.jsonl:3: ")
-    assert counts.endswith(": problems: 2, records: 3, files: 1")
+    *problems, counts = capsys.readouterr().out.splitlines()
+    assert {problem.split(": ")[0] for problem in problems} == {"episodes.jsonl:2", "episodes.jsonl:3"}
+    assert counts.endswith(f": problems: {len(problems)}, records: 3, files: 1")
 
 
 def test_lint_names_a_path_that_is_missing(tmp_path):

@@ -167,4 +167,4 @@ def test_what_is_taken_away_makes_room_for_another_of_its_name():
         async def call(self, arguments, episode):
             return ToolResult()
 
-    assert ToolEnv([TASK], tools=[Mine(), double], without=["double", "code"]).tools == ("mine",)
+    assert ToolEnv([TASK], tools=[Mine(), double], without=["double"]).tools == ("mine",)

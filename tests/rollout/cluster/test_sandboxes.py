@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 import time
 import urllib.request
 from collections.abc import Callable
@@ -26,6 +27,9 @@ from rollout.cluster.worker import RolloutWorker
 from rollout.config import EngineConfig, EpisodeConfig, RolloutConfig
 from rollout.types import StopReason, episodes_of
 from sandbox import SandboxUnavailable, Status
+
+# Ray's workers cannot import a test module: they get its classes whole.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 SIZE = 3
 SILENCE_S = 1.0

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from rollout_fakes import picture, show
@@ -84,6 +84,7 @@ def test_it_equals_the_chat_templates_own_rendering(policy_directory, template, 
 @LENIENT
 @given(first=TEXTS, action=TEXTS, second=TEXTS)
 def test_any_text_is_tokenised_as_part_of_the_whole(chat, policy_directory, first, action, second):
+    assume("<|" not in first + action + second)  # the reference would take it for a token
     transcript = Transcript(chat, max_tokens=4000)
     show(transcript, first)
     transcript.append_generation(sample(chat, action))

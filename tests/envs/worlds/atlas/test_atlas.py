@@ -52,7 +52,7 @@ async def play(atlas, split, tools=None):
         for place in range(len(world)):
             task = world.task(place)
             observation, _ = await env.unwrapped.reset_async(seed=0, options={"task": task})
-            script = task.expert(random.Random(0))
+            script = env.unwrapped.expert(random.Random(0))
             action, over = next(script), False
             while not over:
                 observation, _, terminated, truncated, info = await env.unwrapped.step_async(action)

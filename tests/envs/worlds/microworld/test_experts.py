@@ -17,7 +17,7 @@ ITEMS = 24  # of an ability and a need
 @pytest.fixture(scope="module")
 def outcomes():
     """For each set of tools: (ability, needed tools, right) of every item."""
-    sets = {"all": BUILT_IN, **{f"without {tool}": tuple(other for other in BUILT_IN if other != tool) for tool in BUILT_IN}}
+    sets = {"all": tuple(BUILT_IN), **{f"without {tool}": tuple(other for other in BUILT_IN if other != tool) for tool in BUILT_IN}}
     return asyncio.run(play(sets))
 
 
