@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +170,23 @@ def test_trajectories_keep_the_contract(finished):
     from rollout.lint import lint
 
     assert not lint(finished / "trajectories")
+
+
+def test_no_sampled_token_stands_behind_an_action(finished):
+    """Not even an end of turn, in demonstrations and rehearsal as in RL."""
+    from transformers import AutoTokenizer
+
+    from envs.protocols import DeepEyes
+
+    tokenizer, turns = AutoTokenizer.from_pretrained(finished / f"checkpoints/step_{STEPS}/policy"), 0
+    for path in (finished / "trajectories").glob("*.jsonl"):
+        for record in map(json.loads, path.read_text().splitlines()):
+            pairs = zip(record["token_ids"], record["loss_mask"], strict=True)
+            runs = [[token for token, _ in run] for sampled, run in groupby(pairs, key=lambda pair: pair[1]) if sampled]
+            for text in map(tokenizer.decode, runs):
+                assert DeepEyes().first_turn(text) == text
+                turns += 1
+    assert turns > 100
 
 
 def test_the_second_step_is_sampled_by_the_updated_policy(finished):

@@ -262,6 +262,27 @@ def test_a_stop_text_inside_thoughts_code_or_json_ends_no_turn(stop, before):
     assert not DEEPEYES.ends_turn(before + stop)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"<code>\n{FENCE}python\nimage_1.crop((336, 336, </answer>",
+        f"<code>\n{FENCE}python\nprint('x')  # a comment\n</answer>",
+        f'<code>\n{FENCE}python\nx = """a\n\'"""\n</tool_call>',
+        '<tool_call>{"name": "search"</answer>',
+        "<answer>2</code>",
+    ],
+)
+def test_the_end_of_another_action_ends_the_turn_too(text):
+    """What a model writes in the wrong place is malformed; it does not go on from there."""
+    assert DEEPEYES.ends_turn(text)
+    assert isinstance(DEEPEYES.parse(text), Malformed)
+
+
+@pytest.mark.parametrize("text", [f"<code>\n{FENCE}python\nx = 1  # </code>", f'<code>\n{FENCE}python\nx = """a\n</code>'])
+def test_a_comment_or_a_long_string_ends_no_turn(text):
+    assert not DEEPEYES.ends_turn(text)
+
+
 @pytest.mark.parametrize("thoughts", THOUGHTS.values(), ids=THOUGHTS)
 @pytest.mark.parametrize(
     "action",
