@@ -1,4 +1,4 @@
-"""The documents: every command composes, every Python snippet runs, links and images exist, the README stays a front door."""
+"""The documents: every command composes, every Python snippet runs, links and images exist, the README stays short."""
 
 import re
 import subprocess

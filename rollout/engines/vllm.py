@@ -1,4 +1,4 @@
-"""The door to vLLM: an in-process engine on its own thread, behind the async calls of `rollout.policy.Policy`.
+"""vLLM as a policy: an in-process engine on its own thread, behind the async calls of `rollout.policy.Policy`.
 
     event loop            image thread                 engine thread
     generate() ── call ─▶ preprocess new images ─▶ add_request, step, step …

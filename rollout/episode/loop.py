@@ -52,7 +52,7 @@ async def run_episode(
 
     Past a deadline the episode ends as TIME_LIMIT; cancelled, as ABORTED. Without a single sampled token there is nothing to judge
     the model by, so both are INFRASTRUCTURE then, like every error that is not the model's. Raises UsageError for what no second
-    attempt would mend: an actor that the environment does not have, an observation that is not text, a prompt that cannot fit.
+    attempt would change: an actor that the environment does not have, an observation that is not text, a prompt that cannot fit.
     """
     config = config or EpisodeConfig()
     run = _Run(spec, env, policy, chat, config, threads or Threads(1), images or ImageEncoder())

@@ -7,7 +7,7 @@ import itertools
 import os
 import random
 import signal
-import time
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,6 @@ class ScriptedPolicy:
         self._fuse = fuse
         self._chat, self._say, self._delay_s, self._end = chat, say, delay_s, end
         self.version, self.healthy, self.calls = 0, True, 0
-        self.busy: list[tuple[float, float]] = []
 
     async def generate(self, token_ids, images, *, max_tokens, temperature, seed, stop=()) -> Generation:
         self.calls += 1
@@ -79,9 +78,7 @@ class ScriptedPolicy:
             self.healthy = False
         if not self.healthy:
             raise InfrastructureError("the engine has stopped")
-        started = time.monotonic()
         await asyncio.sleep(self._delay_s)
-        self.busy.append((started, time.monotonic()))
         turn = list(token_ids).count(self._chat.end_of_turn) // 2
         sampled = self._chat.encode_action(self._say(turn), stop)
         if not self._end and sampled[-1] == self._chat.end_of_turn:
@@ -131,17 +128,31 @@ class ScriptedEngine(ScriptedPolicy):
 class Fake(gymnasium.Env):
     """`turns` tool calls of `tool_s` seconds, then the answer is accepted. It has coroutines, as our own environments do.
 
+    The tool calls of a `gated` environment wait until `gate` is set.
+
     `trouble` happens at the first `times` episodes of each seed, in the first step: "raise", "crash", "tool" (a FAILURE), "kill"
     (the process), "hang". The episodes are counted by files in `log`.
     """
 
     open_environments = 0
+    gate = asyncio.Event()
 
     def __init__(
-        self, turns=2, tool_s=0.0, trouble=None, times=1, log=None, text="seen", images=0, image_size=(56, 84), needs=True
+        self,
+        turns=2,
+        tool_s=0.0,
+        trouble=None,
+        times=1,
+        log=None,
+        text="seen",
+        images=0,
+        image_size=(56, 84),
+        needs=True,
+        gated=False,
     ) -> None:
         self._turns, self._tool_s, self._trouble, self._times, self._log = turns, tool_s, trouble, times, log
         self._text, self._images, self._image_size, self._needs = text, images, image_size, needs
+        self._gated = gated
         Fake.open_environments += 1
 
     def _observe(self, text: str) -> dict[str, Any]:
@@ -165,6 +176,8 @@ class Fake(gymnasium.Env):
             if self._trouble == "hang":
                 await asyncio.sleep(3600)
         await asyncio.sleep(self._tool_s)
+        if self._gated:
+            await Fake.gate.wait()
         if self._step > self._turns:
             return self._observe(""), 1.0, True, False, {"tool_call": None, "reward_parts": {"accuracy": 1.0}, "answer": action}
         status = ToolStatus.FAILURE if self._trouble == "tool" and self._attempt < self._times else ToolStatus.OK
@@ -184,8 +197,12 @@ class Fake(gymnasium.Env):
 
 
 class Plain(gymnasium.Env):
-    """A third party's text environment: bare strings, blocking `step`, no coroutines, no info."""
+    """A third party's text environment: bare strings, blocking `step`, no coroutines, no info.
 
+    A step takes `step_s` seconds, or less if `over` is set.
+    """
+
+    over = threading.Event()
     running = 0
     most_running = 0
 
@@ -200,7 +217,7 @@ class Plain(gymnasium.Env):
     def step(self, action):
         Plain.running += 1
         Plain.most_running = max(Plain.most_running, Plain.running)
-        time.sleep(self._step_s)
+        Plain.over.wait(self._step_s)
         Plain.running -= 1
         self._steps += 1
         return self._observation, 0.5, self._steps == 2, False, {}

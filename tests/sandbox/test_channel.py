@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import time
 from collections.abc import Sequence
 
 import pytest
@@ -80,19 +79,27 @@ async def test_the_channel_sent_through_itself_leaks_nothing(pool: Pool, session
 async def test_a_flood_of_frames_is_stopped(session: Session, code: str) -> None:
     result = await session.run(FRAME + code + "\nwhile True: channel.sendall(send)")
     assert result.status is Status.OUTPUT_LIMIT
-    assert result.duration_s < 3
     assert (await session.run("1")).stdout == "1\n"
 
 
 async def test_a_flood_of_frames_does_not_keep_others_waiting(pool: Pool, session: Session) -> None:
-    flood = session.run(FRAME + "send = frame(b'D', bytes(17)) * 2000\nwhile True: channel.sendall(send)", timeout_s=1)
+    """While one session floods the host again and again, ten runs of another end before ten floods have."""
+    floods = 0
+
+    async def flood() -> None:
+        nonlocal floods
+        while True:
+            await session.run(FRAME + "send = frame(b'D', bytes(17)) * 2000\nwhile True: channel.sendall(send)", timeout_s=1)
+            floods += 1
+
     async with pool.session() as other:
-        flooding = asyncio.create_task(flood)
-        started = time.monotonic()
+        flooding = asyncio.create_task(flood())
         for _ in range(10):
             assert (await other.run("1")).stdout == "1\n"
-        assert time.monotonic() - started < 2
-        await flooding
+        assert floods < 10
+        flooding.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await flooding
 
 
 @pytest.mark.parametrize("how", ["SHUT_RD", "SHUT_WR", "SHUT_RDWR"])
@@ -134,11 +141,11 @@ async def test_a_cell_that_nobody_takes_times_out(session: Session) -> None:
     assert (await session.run("1")).stdout == "1\n"
 
 
-async def test_a_large_cell_that_nobody_takes_times_out_in_time(session: Session) -> None:
+async def test_a_large_cell_that_nobody_takes_times_out(session: Session) -> None:
     await session.run(DEAF)
     result = await session.run("1 #" + "x" * 4_000_000, timeout_s=0.3)
     assert result.status is Status.TIMEOUT
-    assert result.duration_s < 3
+    assert "killed after 0.3 s" in result.stderr
     assert (await session.run("1")).stdout == "1\n"
 
 
@@ -201,10 +208,7 @@ n = ctypes.CDLL(None).vmsplice(1, ctypes.byref(Vector(kept, 7)), 1, 0)"""
 
 async def test_closing_while_a_daemon_writes_does_not_wait_for_it(pool: Pool) -> None:
     code = "import os\nif os.fork() == 0:\n    while True: os.write(1, b'x' * 4096)"
-    started = time.monotonic()
-    async with pool.session() as session:
-        with contextlib.suppress(asyncio.CancelledError):
-            await session.run(code)
-    assert time.monotonic() - started < 3
+    async with asyncio.timeout(60), pool.session() as session:  # the daemon would write for ever
+        await session.run(code)
     async with pool.session() as session:
         assert (await session.run("1")).stdout == "1\n"

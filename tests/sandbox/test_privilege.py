@@ -153,7 +153,7 @@ time.sleep(0.05)"""
 async def test_a_flood_of_signals_does_not_keep_the_init_from_its_work(session: Session) -> None:
     result = await session.run("import os, signal\nwhile True: os.kill(1, signal.SIGCHLD)", timeout_s=0.3)
     assert result.status is Status.TIMEOUT
-    assert result.duration_s < 2
+    assert " after 0.3 s; variables are " in result.stderr
 
 
 async def test_a_signal_through_a_pidfd_does_not_reach_the_init(session: Session) -> None:

@@ -115,7 +115,7 @@ async def test_the_session_alone_suffers_from_breaking(pool: Pool, session: Sess
 async def test_the_time_limit_holds_with_the_interrupt(session: Session, code: str) -> None:
     result = await session.run(code, timeout_s=0.1)
     assert result.status is Status.TIMEOUT
-    assert result.duration_s < 3
+    assert " after 0.1 s; variables are " in result.stderr
     assert (await session.run("1")).stdout == "1\n"
 
 
