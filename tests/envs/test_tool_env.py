@@ -7,6 +7,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from turns import code
 
 import envs  # noqa: F401
 from envs.errors import UsageError
@@ -19,10 +20,6 @@ IDS = tuple(
     for env_id in gymnasium.registry
     if env_id.startswith("toolwise/") and env_id not in ("toolwise/Dataset-v0", "toolwise/Atlas-v0")
 )
-
-
-def code(source):
-    return f"<code>\n```python\n{source}\n```\n</code>"
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from rollout_fakes import ScriptedPolicy, picture, spec
+from turns import code
 
 import envs  # noqa: F401
 from envs.errors import SearchUnavailable
@@ -90,10 +91,6 @@ def env(found):
 def call(name, **arguments):
     """A tool call whose arguments may hold any text, tags too: a model can write them with JSON's own escapes."""
     return f"<tool_call>{json.dumps({'name': name, 'arguments': arguments}).replace('<', '\\u003c')}</tool_call>"
-
-
-def code(source):
-    return f"<code>\n```python\n{source}\n```\n</code>"
 
 
 def literal(value):
