@@ -1,4 +1,4 @@
-"""`toolwise bench`: both sides are measured in one run and written whole. How fast they are is not a test's business."""
+"""`toolwise bench`: both sides are measured in one run and all figures are written. No test asserts how fast they are."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The commands as a user types them: bad input gets one clear line that says what to write instead, and exit status 2."""
+"""The commands as a user types them: bad input is answered with one line that says what to write instead, and exit status 2."""
 
 import json
 import os

@@ -1,5 +1,5 @@
-"""ToolEnv: one implementation with two faces, on the real jail. An answer terminates, a spent budget truncates, a malformed action
-or failing code is an observation, tool text is escaped, and Gymnasium's own checker is content."""
+"""ToolEnv: one implementation with two interfaces, on the real jail. An answer terminates, a spent budget truncates, a malformed
+action or failing code is an observation, tool text is escaped, and Gymnasium's own checker passes."""
 
 import random
 
@@ -14,7 +14,7 @@ from envs.errors import UsageError
 from envs.types import Task, ToolStatus
 from sandbox import Pool
 
-# Those that need no files; Dataset-v0 and Atlas-v0 have tests of their own.
+# The environments that need no files; Dataset-v0 and Atlas-v0 are tested elsewhere.
 IDS = tuple(
     env_id
     for env_id in gymnasium.registry

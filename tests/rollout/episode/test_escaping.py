@@ -62,7 +62,7 @@ QUICK = settings(deadline=None, max_examples=40)
 
 
 class Found:
-    """A text and an image search that find what they are told to; a text in `unavailable` is why they are not there."""
+    """A text and an image search that return given results; a text in `unavailable` is the reason why they fail."""
 
     def __init__(self):
         self.passages, self.matches, self.unavailable = [], [], None
