@@ -7,7 +7,7 @@ import hypothesis
 import pytest
 from openai_server import Server
 
-# How long one example takes says nothing on a machine that others use too.
+# The time of one example means nothing on a shared machine.
 hypothesis.settings.register_profile("toolwise", deadline=None)
 hypothesis.settings.load_profile("toolwise")
 
@@ -17,7 +17,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
-    """Objects go by what they print, without an address: pytest-xdist wants every process to collect the same names."""
+    """Objects are named by their repr without an address: pytest-xdist needs the same names in every process."""
     if val is None or isinstance(val, str | bytes | int | float | type | enum.Enum | re.Pattern):
         return None
     return re.sub(r" at 0x[0-9a-f]+", "", repr(val))

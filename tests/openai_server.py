@@ -1,4 +1,4 @@
-"""A server on loopback that answers in OpenAI's form of chat completions, or fails as it is told."""
+"""A server on loopback that answers in OpenAI's form of chat completions, or fails on request."""
 
 import json
 import threading

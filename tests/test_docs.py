@@ -93,7 +93,7 @@ def snippets(page):
 
 @pytest.mark.parametrize("page", [page for page in PAGES if snippets(page)], ids=lambda page: page.name)
 def test_its_python_runs(page, tmp_path):
-    """All snippets of a page in one interpreter, each with names of its own."""
+    """All snippets of a page run in one interpreter, each with its own names."""
     (tmp_path / "run.py").write_text(
         f"for number, source in enumerate({snippets(page)!r}, start=1):\n"
         '    exec(compile(source, f"snippet {number}", "exec"), {"__name__": "__main__"})\n'

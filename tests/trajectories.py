@@ -1,4 +1,4 @@
-"""Episodes made by hand, for tests of what is computed from them."""
+"""Episodes made by hand, for tests of the figures computed from them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ CODE = ("code", "ok", 1.0, "print(1)")
 def trajectory(
     calls=(), group="g", number=0, *, abilities=("faking",), stop=StopReason.ANSWERED, needs=True, correct=False, **fields: Any
 ) -> Trajectory:
-    """An episode of one sampled token a turn. `calls` are (tool, status, latency_s, action); `needs` says whether code is needed,
-    None if that is unknown."""
+    """An episode with one sampled token per turn.
+
+    `calls` are (tool, status, latency_s, action); `needs` says whether code is needed, None if that is unknown.
+    """
     turns = [Turn(action=action, tool_calls=[ToolCallRecord(*call)], generate_s=0.1) for *call, action in calls]
     turns.append(Turn(action="answer", generate_s=0.1))
     mask = [0, 1] * len(turns)

@@ -1,33 +1,16 @@
-"""The commands as a user types them: bad input gets one clear line that says what to write instead, and exit status 2."""
+"""The commands as a user types them: bad input is answered with one line that says what to write instead, and exit status 2."""
 
 import json
 import os
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from command_line import ROOT, TOOLWISE, assert_one_line, run
 
 import toolwise
 from envs.errors import UsageError
 from rollout.store import Store
 from rollout.types import Episode, StopReason, Trajectory, Turn
-
-ROOT = Path(__file__).parents[2]
-TOOLWISE = [sys.executable, str(ROOT / "toolwise.py")]
-
-
-def run(*arguments, **environment):
-    return subprocess.run(
-        [*TOOLWISE, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=240, env=os.environ | environment
-    )
-
-
-def assert_one_line(result, *words):
-    assert result.returncode == 2, result.stderr
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1, result.stderr
-    assert all(word in lines[0] for word in words), lines[0]
 
 
 def test_help_names_every_command():

@@ -1,5 +1,5 @@
-"""ToolEnv: one implementation with two faces, on the real jail. An answer terminates, a spent budget truncates, a malformed action
-or failing code is an observation, tool text is escaped, and Gymnasium's own checker is content."""
+"""ToolEnv: one implementation with two interfaces, on the real jail. An answer terminates, a spent budget truncates, a malformed
+action or failing code is an observation, tool text is escaped, and Gymnasium's own checker passes."""
 
 import random
 
@@ -7,22 +7,19 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from turns import code
 
 import envs  # noqa: F401
 from envs.errors import UsageError
 from envs.types import Task, ToolStatus
 from sandbox import Pool
 
-# Those that need no files; Dataset-v0 and Atlas-v0 have tests of their own.
+# The environments that need no files; Dataset-v0 and Atlas-v0 are tested elsewhere.
 IDS = tuple(
     env_id
     for env_id in gymnasium.registry
     if env_id.startswith("toolwise/") and env_id not in ("toolwise/Dataset-v0", "toolwise/Atlas-v0")
 )
-
-
-def code(source):
-    return f"<code>\n```python\n{source}\n```\n</code>"
 
 
 @pytest.fixture(scope="module")

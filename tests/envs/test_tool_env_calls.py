@@ -374,7 +374,7 @@ def test_what_is_no_list_of_tasks_is_refused(tasks):
 
 
 class Mine(ToolEnv):
-    """A ToolEnv under an id of its own."""
+    """A ToolEnv under a custom id."""
 
     def __init__(self, **options):
         super().__init__([TASK], **options)

@@ -1,4 +1,4 @@
-"""Hosts for `ray up` on one machine: network, mount and PID namespaces, each with an sshd and a home of its own, on one bridge.
+"""Hosts for `ray up` on one machine: network, mount and PID namespaces, each with its own sshd and home, on one bridge.
 
 Run as a script in fresh namespaces (see test_ray_up.py): it makes the hosts, brings the cluster up with a configuration, runs a
 probe on the head, takes the cluster down, and prints the probe's answer as the last line. Whatever it started ends with its PID

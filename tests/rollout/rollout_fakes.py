@@ -50,14 +50,14 @@ def picture(seed: int, height: int = 56, width: int = 84) -> np.ndarray:
 
 
 def show(transcript: Transcript, text: str, images=()) -> ChatMessage:
-    """Append an observation as a user's message; returns what of it went in."""
+    """Append an observation as a user's message; returns the part of it that fitted."""
     encoder = ImageEncoder()
-    (shown,) = transcript.append_observation([ChatMessage("user", text, tuple(encoder.encode(image) for image in images))])
-    return shown
+    (message,) = transcript.append_observation([ChatMessage("user", text, tuple(encoder.encode(image) for image in images))])
+    return message
 
 
 class ScriptedPolicy:
-    """Says what `say` makes of the number of the turn. It breaks for good, once, if it finds the file `fuse`."""
+    """Writes `say(turn)` at each turn. It fails permanently, once, if it finds the file `fuse`."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class ScriptedPolicy:
 
 
 class Bytes:
-    """As much of a Hugging Face tokenizer as a ChatFormat needs: bytes, and the turns of ChatML."""
+    """The part of a Hugging Face tokenizer that a ChatFormat needs: bytes, and the turns of ChatML."""
 
     eos_token, eos_token_id = "<|im_end|>", 257
 
@@ -113,7 +113,7 @@ class Bytes:
 
 
 class ScriptedEngine(ScriptedPolicy):
-    """A scripted policy as a worker's engine. It starts without transformers and torch."""
+    """A scripted policy as a worker's engine. It starts without transformers or torch."""
 
     KIND = "rollout_fakes:ScriptedEngine"
 

@@ -1,4 +1,4 @@
-"""What a collection runs: seeds by place, rows in order, held-out tasks unless told otherwise; its settings are not changed."""
+"""What a collection runs: seeds by index, rows in order, held-out tasks by default; its settings are not changed."""
 
 import copy
 import json

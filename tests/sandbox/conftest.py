@@ -58,7 +58,7 @@ def temptations() -> Iterator[None]:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session", params=[pytest.param("root", marks=_NEEDS_ROOT), "unprivileged"])
 async def pool(request: pytest.FixtureRequest) -> AsyncIterator[AttackedPool | Pool]:
-    """A pool of root's, and one of an ordinary user's: in a process of its own where the tests are run by root."""
+    """A pool of root, and one of an ordinary user, which runs in a separate process if root runs the tests."""
     async with contextlib.AsyncExitStack() as stack:
         try:
             with temptation():  # a fixture for the whole run is made before the one for a test

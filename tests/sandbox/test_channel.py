@@ -1,4 +1,4 @@
-"""The channel: descriptor 3 is in the hands of the code. Whatever it does with it, the host stays whole and the result honest."""
+"""The channel: the code can use descriptor 3. Whatever it does with it, the host is unharmed and the result correct."""
 
 from __future__ import annotations
 

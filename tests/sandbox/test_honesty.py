@@ -1,4 +1,4 @@
-"""Honesty: a result says what happened, in full, about this run and no other; nobody else can write it."""
+"""Honesty: a result says in full what happened in this run and no other, and no other process can write it."""
 
 from __future__ import annotations
 

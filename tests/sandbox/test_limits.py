@@ -1,4 +1,4 @@
-"""Limits: what a session can use up. Each is met, is named in the result, and hurts nobody else."""
+"""Limits: each holds, is named in the result, and affects no other session."""
 
 from __future__ import annotations
 

@@ -230,7 +230,7 @@ class _Watched:
             self.tally.beyond_s = max(self.tally.beyond_s, beyond_s)
 
     def lost(self) -> None:
-        """The state is gone. The next run must say so if there was one, and may if nobody knows how far the last call came."""
+        """The state is gone. The next run must say so if there was one, and may if it is unknown how far the last call came."""
         self.must_say, self.may_say = self.must_say or self.remembers, True
         self.remembers = self.unsure = False
 

@@ -1,4 +1,4 @@
-"""Servers on loopback that answer as the documented APIs do, or misbehave as they are told."""
+"""Servers on loopback that answer as the documented APIs do, or fail on request."""
 
 import contextlib
 import json

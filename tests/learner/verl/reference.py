@@ -1,4 +1,4 @@
-"""What plain Hugging Face makes of a batch. In a process of its own, since verl patches Qwen2.5-VL for the whole process.
+"""Plain Hugging Face's figures for a batch, in a separate process, since verl patches Qwen2.5-VL for the whole process.
 
 Reads `batch.pickle` (batch, policy directory, banned token ids) in the directory given as argument. Writes `reference.npz` there:
 log-probabilities (N x T, all tokens), the mean negative log-likelihood at temperature 1, and its gradient's norm over all weights

@@ -1,4 +1,4 @@
-"""The engine serves what was published and nothing older, samples repeatably, never a banned token, and leaves nobody waiting."""
+"""The engine serves what was published and nothing older, samples repeatably, never a banned token, and lets no caller wait."""
 
 import asyncio
 

@@ -174,7 +174,7 @@ SEVEN = Task("t", "What is 3 + 4?", "7", "reasoning", "test")
 
 
 async def test_an_answer_in_thoughts_that_were_cut_off_is_none():
-    """In an episode, so that the environment is told as well."""
+    """In an episode, so that the environment is notified as well."""
     env = ToolEnv([SEVEN], tools=[], max_turns=1)
     policy = Speaker("Perhaps <answer>7</answer>, but", chat=THINKING)
     trajectory = (await run_episode(spec(), env, policy, THINKING, EpisodeConfig(max_action_tokens=30))).trajectory
@@ -356,7 +356,7 @@ async def test_lone_surrogates_of_an_endpoint_harm_nobody(serve, chat, reply):
 
 
 async def test_an_empty_turn_that_was_cut_off_is_an_outcome(serve, chat):
-    """A model that thinks where nobody sees it may spend all its tokens on that."""
+    """A model with hidden thoughts may spend all its tokens on them."""
     trajectory = (await play(serve(("", "length"), "<answer>7</answer>"), chat)).trajectory
     assert (trajectory.error, trajectory.answer) == (None, "7")
 

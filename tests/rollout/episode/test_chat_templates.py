@@ -65,7 +65,7 @@ def processor(name, monkeypatch=None):
 
 
 class Writes:
-    """A policy that writes what it is told, and remembers what it was shown."""
+    """A policy that writes given turns and records its prompts."""
 
     version, healthy = 0, True
 

@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from rollout_fakes import ScriptedPolicy, picture, spec
+from turns import code
 
 import envs  # noqa: F401
 from envs.errors import SearchUnavailable
@@ -61,7 +62,7 @@ QUICK = settings(deadline=None, max_examples=40)
 
 
 class Found:
-    """A text and an image search that find what they are told to; a text in `unavailable` is why they are not there."""
+    """A text and an image search that return given results; a text in `unavailable` is the reason why they fail."""
 
     def __init__(self):
         self.passages, self.matches, self.unavailable = [], [], None
@@ -90,10 +91,6 @@ def env(found):
 def call(name, **arguments):
     """A tool call whose arguments may hold any text, tags too: a model can write them with JSON's own escapes."""
     return f"<tool_call>{json.dumps({'name': name, 'arguments': arguments}).replace('<', '\\u003c')}</tool_call>"
-
-
-def code(source):
-    return f"<code>\n```python\n{source}\n```\n</code>"
 
 
 def literal(value):

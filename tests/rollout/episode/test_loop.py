@@ -1,5 +1,5 @@
-"""An episode always ends in exactly one outcome, deadlines hold, what the machine does is never the model's fault, slow tools of
-one episode don't hold up another, and a plain Gymnasium environment rolls out unchanged."""
+"""An episode always ends in exactly one outcome, deadlines hold, a failure of infrastructure never counts against the model, slow
+tools of one episode do not delay another, and a plain Gymnasium environment rolls out unchanged."""
 
 import asyncio
 import sys
@@ -129,13 +129,13 @@ async def test_a_cancelled_episode_is_aborted_and_keeps_its_tokens(chat):
 
 
 @pytest.mark.parametrize("trouble", ["raise", "crash", "tool"])
-async def test_what_the_machine_fails_is_infrastructure(chat, trouble):
+async def test_a_failure_that_is_not_the_models_is_infrastructure(chat, trouble):
     episode = await run(spec(trouble=trouble, text="broken pipe"), ScriptedPolicy(chat), chat)
     assert episode.trajectory.stop_reason is StopReason.INFRASTRUCTURE
     assert episode.error is not None
 
 
-async def test_scripts_are_told_in_the_students_tokens_as_version_0(chat):
+async def test_scripts_are_recorded_in_the_students_tokens_as_version_0(chat):
     episode = await run(spec(turns=2, actor="expert"), None, chat)
     trajectory = episode.trajectory
     assert trajectory.stop_reason is StopReason.ANSWERED
@@ -161,7 +161,7 @@ async def test_a_script_that_stops_early_is_aborted(chat):
         (spec("rollout_fakes:Plain-v0", observation=3), "must be text"),
     ],
 )
-async def test_what_no_second_attempt_would_mend_is_the_users_to_know(chat, wrong, remedy):
+async def test_what_no_second_attempt_would_change_is_a_usage_error(chat, wrong, remedy):
     with pytest.raises(UsageError, match=remedy):
         await run(wrong, ScriptedPolicy(chat), chat)
 

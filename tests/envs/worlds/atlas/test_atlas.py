@@ -1,4 +1,4 @@
-"""Atlas: built whole from installed packages, split by country, solved by its expert through the real tools, by nobody without."""
+"""Atlas is built from installed packages and split by country; its expert solves it with the real tools, and not without them."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The built-in world: repeatable, disjoint splits, items that need the tool cannot be told apart without it."""
+"""The built-in world: it is repeatable, its splits are disjoint, and items that need a tool cannot be distinguished without it."""
 
 import random
 import re
