@@ -308,7 +308,7 @@ async def test_code_is_a_tool_like_any_other():
 
 
 @pytest.mark.parametrize("arguments", [{}, {"source": "1"}, {"code": 5}])
-async def test_code_without_its_source_is_told_how(arguments):
+async def test_a_call_of_code_without_its_source_says_what_to_write(arguments):
     env = await started(tools=["code"])
     result = await env.call("code", arguments)
     assert result.status is ToolStatus.ERROR
@@ -332,7 +332,7 @@ async def test_an_own_protocol_is_used_throughout(protocol):
     assert (terminated, info["reward_parts"]["accuracy"]) == (True, 1.0)
 
 
-async def test_an_own_protocol_that_reads_no_action_is_the_users_to_mend():
+async def test_an_own_protocol_that_reads_no_action_is_a_usage_error():
     class Wrong(own_protocols.Lines):
         def parse(self, text):
             return text

@@ -103,7 +103,7 @@ async def test_a_flood_of_frames_does_not_keep_others_waiting(pool: Pool, sessio
 
 
 @pytest.mark.parametrize("how", ["SHUT_RD", "SHUT_WR", "SHUT_RDWR"])
-async def test_shutting_the_channel_in_a_run_is_the_code_s_doing(session: Session, how: str) -> None:
+async def test_shutting_the_channel_counts_as_an_error_of_the_code(session: Session, how: str) -> None:
     result = await session.run(FRAME + f"channel.shutdown(socket.{how})", timeout_s=0.5)
     assert result.status in (Status.OK, Status.KILLED)
     assert (await session.run("1", timeout_s=1)).status is not Status.SANDBOX_FAILURE
@@ -134,14 +134,14 @@ async def test_the_time_that_a_new_start_takes_is_not_the_code_s() -> None:
         assert (await session.run("1", timeout_s=0.4)).status is Status.OK
 
 
-async def test_a_cell_that_nobody_takes_times_out(session: Session) -> None:
+async def test_a_cell_that_is_never_read_times_out(session: Session) -> None:
     await session.run(DEAF)
     result = await session.run("1", timeout_s=0.3)
     assert result.status is Status.TIMEOUT
     assert (await session.run("1")).stdout == "1\n"
 
 
-async def test_a_large_cell_that_nobody_takes_times_out(session: Session) -> None:
+async def test_a_large_cell_that_is_never_read_times_out(session: Session) -> None:
     await session.run(DEAF)
     result = await session.run("1 #" + "x" * 4_000_000, timeout_s=0.3)
     assert result.status is Status.TIMEOUT

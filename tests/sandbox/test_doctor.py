@@ -29,7 +29,7 @@ async def test_every_attempt_of_the_certification_fails_here() -> None:
 
 
 @pytest.mark.parametrize("name", certification._ATTEMPTS)
-def test_an_attempt_gets_through_where_there_is_no_jail(name: str, tmp_path: Path) -> None:
+def test_an_attempt_succeeds_without_a_jail(name: str, tmp_path: Path) -> None:
     """Else it proves nothing: run as root on the host, each of them must find something."""
     code = certification._ATTEMPTS[name].replace("/tmp/file", str(tmp_path / "file")).replace("time.sleep(5)", "time.sleep(0.2)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -45,11 +45,11 @@ async def test_a_jail_that_does_not_start_is_one_failed_check(monkeypatch: pytes
     assert (check.name, check.ok, check.found) == ("session", False, "no jail")
 
 
-def test_the_level_is_none_where_a_required_wall_is_missing() -> None:
+def test_the_level_is_none_if_a_required_protection_is_missing() -> None:
     assert Report((HELD, Check("b", False, "-", "do this"))).level == "none"
 
 
-def test_the_level_is_reduced_where_only_what_may_be_waived_is_missing() -> None:
+def test_the_level_is_reduced_if_only_waivable_protections_are_missing() -> None:
     assert Report((HELD, Check("b", False, "-", "do this", required=False))).level == "reduced"
 
 
@@ -87,7 +87,7 @@ def test_the_security_context_is_that_of_the_manifests() -> None:
     assert wanted["containers"][0]["securityContext"] == container["securityContext"]
 
 
-def test_json_holds_level_checks_and_the_pod_s_security_context() -> None:
+def test_json_holds_the_level_the_checks_and_the_security_context() -> None:
     report = json.loads(doctor.probe().to_json())
     assert report.keys() == {"level", "checks", "pod"}
     assert all(check.keys() == {"name", "ok", "found", "remedy", "required"} for check in report["checks"])

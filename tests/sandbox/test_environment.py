@@ -60,6 +60,6 @@ async def test_an_added_package_can_be_imported() -> None:
 
 
 @pytest.mark.slow
-def test_a_package_whose_needs_nobody_pinned_is_refused_and_they_are_named() -> None:
+def test_a_package_with_unpinned_dependencies_is_refused_and_they_are_named() -> None:
     with pytest.raises(SandboxUnavailable, match=r"not pinned: add imageio==\S+, lazy-loader==\S+, networkx==\S+, tifffile==\S+$"):
         rootfs.build(["scikit-image==0.24.0"])

@@ -120,7 +120,7 @@ async def test_no_link_of_proc_leads_out(session: Session, name: str) -> None:
     assert (await session.run(f"open({name!r}).read()")).status is Status.EXCEPTION
 
 
-async def test_a_loop_of_symlinks_is_the_code_s_error(session: Session) -> None:
+async def test_a_loop_of_symlinks_is_an_error_of_the_code(session: Session) -> None:
     assert "Too many levels" in (await session.run("import os; os.symlink('b', 'a'); os.symlink('a', 'b'); open('a')")).stderr
 
 

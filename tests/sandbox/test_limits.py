@@ -161,7 +161,7 @@ except OSError as error: print(error.errno)"""
     assert (await session.run(code)).stdout == "24\n"
 
 
-async def test_segments_of_shared_memory_left_by_the_dozen_hurt_nobody(pool: Pool, session: Session) -> None:
+async def test_many_segments_of_shared_memory_left_behind_do_no_harm(pool: Pool, session: Session) -> None:
     await session.run("import ctypes\nlibc = ctypes.CDLL(None)\nfor _ in range(4000): libc.shmget(0, 1 << 30, 0o1600)")
     async with pool.session() as other:
         assert (await other.run("import ctypes; ctypes.CDLL(None).shmget(0, 4096, 0o1600) >= 0")).stdout == "True\n"

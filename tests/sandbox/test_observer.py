@@ -31,7 +31,7 @@ class Notes:
         self.runs.append((status, seconds))
 
 
-async def test_runs_are_told_with_status_and_seconds() -> None:
+async def test_the_observer_sees_runs_with_status_and_seconds() -> None:
     notes = Notes()
     async with Pool(LIMITS, size=1, preload=[], observer=notes) as pool, pool.session() as session:
         results = [await session.run(code) for code in ("1", "1 / 0")]
@@ -39,7 +39,7 @@ async def test_runs_are_told_with_status_and_seconds() -> None:
     assert [status for status, _ in notes.runs] == [Status.OK, Status.EXCEPTION]
 
 
-async def test_sessions_open_and_waiting_are_told() -> None:
+async def test_the_observer_sees_open_and_waiting_sessions() -> None:
     notes = Notes()
     async with Pool(LIMITS, size=1, preload=[], observer=notes) as pool:
 
@@ -54,7 +54,7 @@ async def test_sessions_open_and_waiting_are_told() -> None:
     assert all(seconds > 0 for seconds in notes.starts)
 
 
-async def test_a_jail_in_the_place_of_a_dead_one_is_told() -> None:
+async def test_the_observer_sees_a_replaced_jail() -> None:
     notes, before = Notes(), descendants()
     async with Pool(LIMITS, size=1, preload=[], observer=notes) as pool:
         for pid in descendants() - before:

@@ -221,7 +221,7 @@ async def test_what_proc_says_of_itself_names_nothing_of_the_host(session: Sessi
         assert word not in result.stdout
 
 
-async def test_the_host_s_name_is_not_told(session: Session) -> None:
+async def test_the_host_name_is_hidden(session: Session) -> None:
     assert (await session.run("import os; os.uname().nodename")).stdout == "'sandbox'\n"
 
 

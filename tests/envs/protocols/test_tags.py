@@ -50,7 +50,7 @@ def test_blocks_are_in_order_with_their_places():
     assert [text[block.start : block.end] for block in blocks] == [call("a"), code("b")]
 
 
-def test_tags_that_nobody_asked_for_are_text():
+def test_tags_outside_the_protocol_are_text():
     assert tags(code("<tool_call>"), frozenset({"answer"})) == []
 
 
@@ -317,7 +317,7 @@ def test_a_text_without_a_whole_turn_is_kept():
 
 
 @given(st.text(alphabet='ab"\\{}<>/', max_size=40))
-def test_a_query_of_any_characters_ends_where_it_ends(query):
+def test_a_query_of_any_characters_ends_at_its_closing_tag(query):
     text = call("search", query=query)
     assert json.loads(text[len("<tool_call>") : -len("</tool_call>")])["arguments"]["query"] == query
     assert DEEPEYES.first_turn(f"{text} more") == text

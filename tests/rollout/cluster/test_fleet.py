@@ -76,7 +76,7 @@ def reasons(episodes):
     return {episode.trajectory.stop_reason for episode in episodes}
 
 
-def test_groups_come_in_their_order_and_progress_is_told(fleet, tmp_path):
+def test_groups_come_in_order_and_progress_is_reported(fleet, tmp_path):
     reported = []
     episodes = collect(fleet, groups(10, 4, log=str(tmp_path)), lambda done, text: reported.append(done))
     assert reasons(episodes) == {StopReason.ANSWERED}

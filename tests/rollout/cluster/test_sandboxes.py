@@ -127,7 +127,7 @@ def kill(actor):
     os.kill(ray.get(actor.health.remote(), timeout=30)["process"], signal.SIGKILL)
 
 
-async def test_prometheus_is_told_of_runs_sessions_and_starts(pool):
+async def test_prometheus_counts_runs_sessions_and_starts(pool):
     async with pool.session() as session:
         await session.run("1")
         await session.run("1 / 0")
@@ -204,7 +204,7 @@ async def test_a_palette_with_transparency_becomes_rgba_as_in_a_pool_of_ones_own
         assert (await session.run("image_1.mode, image_1.getpixel((0, 0))[3]")).stdout == "('RGBA', 0)\n"
 
 
-async def test_a_cancelled_run_is_killed_and_the_next_starts_anew(pool):
+async def test_a_cancelled_run_is_killed_and_the_next_starts_afresh(pool):
     async with pool.session() as session:
         await session.run("x = 1")
         with pytest.raises(TimeoutError):

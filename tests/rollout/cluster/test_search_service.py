@@ -85,7 +85,7 @@ def test_a_directory_without_an_index_is_named(tmp_path):
     assert "toolwise index" in message
 
 
-def test_it_ends_when_told_and_frees_the_port(served):
+def test_it_ends_on_a_signal_and_frees_the_port(served):
     process, url = served
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 0

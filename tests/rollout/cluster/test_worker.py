@@ -53,7 +53,7 @@ async def test_a_cancelled_call_ends_its_episodes():
     assert (await worker.health())["running"] == 0
 
 
-async def test_a_worker_runs_no_more_episodes_at_a_time_than_it_is_told():
+async def test_a_worker_runs_no_more_episodes_at_a_time_than_configured():
     worker = await started(episodes_per_worker=2)
     before = Fake.open_environments
     running = asyncio.create_task(worker.run(group(*(spec(number=number, tool_s=0.1) for number in range(6)))))

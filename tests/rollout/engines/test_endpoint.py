@@ -70,7 +70,7 @@ async def test_a_failing_endpoint_is_our_failure(serve, chat, trouble):
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
-async def test_an_endpoint_that_refuses_is_the_users_to_mend(serve, chat, status):
+async def test_an_endpoint_that_refuses_is_a_usage_error(serve, chat, status):
     with pytest.raises(UsageError, match=str(status)):
         await play(serve("first", status), chat)
 
@@ -91,7 +91,7 @@ async def test_a_conversation_that_has_become_too_long_for_it_ends_that_episode(
     assert [turn.action for turn in trajectory.turns] == ["first"]
 
 
-async def test_a_first_prompt_that_is_too_long_for_it_is_the_users_to_mend(serve, chat):
+async def test_a_first_prompt_that_is_too_long_is_a_usage_error(serve, chat):
     with pytest.raises(UsageError, match="longer context"):
         await play(serve((400, TOO_LONG[0])), chat)
 

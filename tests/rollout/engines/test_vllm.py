@@ -192,7 +192,7 @@ def _as_served(engine):
     return _model(engine._config.policy).state_dict()
 
 
-async def test_a_refused_request_concerns_nobody_else(engine, prompts):
+async def test_a_refused_request_leaves_the_others_alone(engine, prompts):
     text, pictured = prompts[0], prompts[1]
     good, too_long, without_images, too_many = await asyncio.gather(
         sample(engine, text),

@@ -349,7 +349,7 @@ async def test_the_protocol_is_explained_if_it_is_asked_for(serve, chat):
 
 
 @pytest.mark.parametrize("reply", ["\ud83d broken", asking(("look", {"corner": "\ud83d"}), text="\ud83d")], ids=["text", "call"])
-async def test_lone_surrogates_of_an_endpoint_harm_nobody(serve, chat, reply):
+async def test_lone_surrogates_of_an_endpoint_are_replaced(serve, chat, reply):
     trajectory = (await play(serve(reply, "7"), chat, {"native": {"answer": "tag"}})).trajectory
     assert trajectory.error is None
     assert "\ufffd" in trajectory.turns[0].action

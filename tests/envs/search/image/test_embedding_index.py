@@ -54,7 +54,7 @@ def test_a_copy_is_found_first(index):
     assert {(len(matches), matches[0].source, matches[0].thumbnail.size) for matches in found} == {(3, "s", (112, 112))}
 
 
-def test_the_command_builds_it_where_a_model_is_given(model, tmp_path):
+def test_the_command_builds_it_if_a_model_is_given(model, tmp_path):
     (tmp_path / "gallery").mkdir()
     for number in range(3):
         emblem(number).save(tmp_path / f"gallery/{number}.png")

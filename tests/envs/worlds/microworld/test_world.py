@@ -72,7 +72,7 @@ def test_half_of_the_items_need_the_tool():
     assert 0.4 < np.mean([bool(world(rng).needed_tools) for _ in range(200)]) < 0.6
 
 
-def test_the_expert_calls_the_tool_wherever_it_is_needed():
+def test_the_expert_calls_the_tool_if_it_is_needed():
     for seed in range(20):
         for ability in ("perception", "reasoning"):
             script = make_task(ability, True, "train", seed).expert(random.Random(seed))
