@@ -8,7 +8,7 @@ as in any episode: escaped, masked, cut to the episode's budgets.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from envs.errors import RowError, TokenBudgetExceeded, UsageError
 from envs.protocols import Action, Answer, Call, Calls, DeepEyes, Malformed, escape
 from envs.types import ToolStatus
 from rollout.config import EpisodeConfig
+from rollout.episode.actors import OPENING, closed
 from rollout.tokens.chat_format import ChatFormat, ChatMessage
 from rollout.tokens.images import ImageEncoder
 from rollout.tokens.transcript import Transcript
@@ -101,6 +102,8 @@ def _turns(row: Mapping[str, Any], folder: Path) -> tuple[str | None, list[_Reco
 
 def _episode(row: Mapping[str, Any], path: Path, number: int, chat: ChatFormat, config: EpisodeConfig) -> Episode:
     system, turns = _turns(row, path.parent)
+    opening = OPENING if chat.opens_thoughts else ""
+    turns = [replace(turn, action=closed(turn.action, opening)) for turn in turns]
     transcript = Transcript(
         chat,
         max_tokens=config.max_tokens,
@@ -137,7 +140,7 @@ def _episode(row: Mapping[str, Any], path: Path, number: int, chat: ChatFormat, 
         source=str(row.get("source") or path.stem),
         seed=0,
         reward=1.0,
-        reward_parts={"accuracy": 1.0, "format": float(all(_PROTOCOL.is_well_formed(turn.action) for turn in turns))},
+        reward_parts={"accuracy": 1.0, "format": float(all(_PROTOCOL.is_well_formed(opening + turn.action) for turn in turns))},
         answer=answer.text if isinstance(answer, Answer) else None,
         stop_reason=StopReason.ANSWERED,
     )

@@ -109,7 +109,7 @@ def certain(token_ids: list[int], finish_reason: str = "stop") -> Generation:
 
 
 def sampling(space: Any) -> Callable[[random.Random], Script] | None:
-    """A script of random texts from an action space of Gymnasium's; None where it is no space of texts."""
+    """A script of random texts from an action space of Gymnasium's; None if it is not a space of texts."""
     if not isinstance(space, gymnasium.Space) or not isinstance(space.sample(), str):
         return None
 

@@ -5,10 +5,13 @@ import json
 
 import pytest
 from PIL import Image
+from transformers import AutoProcessor
 
 from curation.recorded import read_demonstrations
 from envs.errors import DatasetError, UsageError
 from rollout.config import EpisodeConfig
+from rollout.tokens.chat_format import ChatFormat
+from starter.policies import find_policy
 
 CALL = '<think>Whose?</think><tool_call>{"name": "image_search"}</tool_call>'
 CODE = "<code>\n```python\nprint(7)\n```\n</code>"
@@ -51,6 +54,18 @@ def spoken(chat, trajectory):
 def test_exactly_what_the_assistant_said_is_learned(tmp_path, chat, row):
     (episode,) = read(tmp_path, chat, row)
     assert spoken(chat, episode.trajectory) == CALL + CODE + ANSWER
+
+
+def test_thoughts_that_the_chat_template_opened_are_closed(tmp_path, row):
+    """Its generation prompt ends in `<think>`, so a turn goes on from there."""
+    processor = AutoProcessor.from_pretrained(find_policy("starter"))
+    processor.chat_template = processor.chat_template.replace("<|im_start|>assistant\n", "<|im_start|>assistant\n<think>\n")
+    chat = ChatFormat(processor)
+    (episode,) = read(tmp_path, chat, row)
+    assert (
+        spoken(chat, episode.trajectory) == f"Whose?</think>{CALL.split('</think>')[1]}\n</think>\n\n{CODE}\n</think>\n\n{ANSWER}"
+    )
+    assert episode.trajectory.reward_parts["format"] == 1.0
 
 
 def test_the_tools_and_the_answer_are_told(tmp_path, chat, row):
