@@ -1,4 +1,4 @@
-"""One way to drive any environment: by its coroutines if it has them, else by a bounded number of threads (plain `gymnasium.Env`)."""
+"""One way to drive any environment: its coroutines if it has them, else a bounded number of threads (plain `gymnasium.Env`)."""
 
 from __future__ import annotations
 
