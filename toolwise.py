@@ -25,7 +25,8 @@ USAGE = """usage: toolwise COMMAND [key=value …]
   bench       measure a part against its peers, in one run: bench NAME (sandbox, search)
   doctor      say whether this machine can run the sandbox, and what to do if not
 
-Every setting can be overridden: toolwise train out=runs/mine rl.steps=50 seed=1"""
+Every setting can be overridden: toolwise train out=runs/mine rl.steps=50 seed=1
+A command's settings: configs/COMMAND.yaml, whose first line names the class with their meaning and defaults"""
 
 
 def train(overrides: Sequence[str], name: str = "train") -> int:
@@ -275,7 +276,7 @@ def main() -> int:
     A user's mistake is one line on standard error and status 2; a failing cluster one and status 1; SIGINT and SIGTERM one and 130.
     """
     arguments = sys.argv[1:]
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    if not arguments or arguments[0] == "help" or {"-h", "--help"} & set(arguments):
         print(USAGE)
         return 0 if arguments else 2
     command = COMMANDS.get(arguments[0])

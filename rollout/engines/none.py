@@ -33,7 +33,7 @@ class NoPolicy:
         stop: Sequence[str] = (),
     ) -> Generation:
         """Raises UsageError."""
-        raise UsageError("rollout.engine.kind=none samples nothing: leave it out, or play a script (policy=oracle, policy=random)")
+        raise UsageError("rollout.engine.kind=none samples nothing: leave it out, or play a script (policy=expert, policy=random)")
 
     async def publish(self, state: Mapping[str, torch.Tensor], version: int) -> None:
         """Note the version."""

@@ -13,8 +13,9 @@ from rollout.store import Store
 from rollout.types import Episode, StopReason, Trajectory, Turn
 
 
-def test_help_names_every_command():
-    result = run("--help")
+@pytest.mark.parametrize("arguments", [("--help",), ("help",), ("collect", "--help")], ids=" ".join)
+def test_help_names_every_command(arguments):
+    result = run(*arguments)
     assert result.returncode == 0
     assert all(command in result.stdout for command in ("train", "cold-start", "collect", "evaluate", "model", "lint", "doctor"))
 

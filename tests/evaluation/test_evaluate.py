@@ -32,26 +32,26 @@ def cluster():
 
 
 @pytest.fixture(scope="module")
-def oracle(cluster, tmp_path_factory):
-    """The oracle on all four abilities, with each tool taken away."""
-    out = tmp_path_factory.mktemp("oracle") / "run"
-    run(out, "policy=oracle", "tasks=toolwise/Mixture-v0", "episodes=48", "ablate=true")
+def expert(cluster, tmp_path_factory):
+    """The expert on all four abilities, with each tool taken away."""
+    out = tmp_path_factory.mktemp("expert") / "run"
+    run(out, "policy=expert", "tasks=toolwise/Mixture-v0", "episodes=48", "ablate=true")
     return out
 
 
 @pytest.fixture(scope="module")
 def swapped(cluster, tmp_path_factory):
-    """The oracle with what its tools return hidden."""
+    """The expert with what its tools return hidden."""
     out = tmp_path_factory.mktemp("swapped") / "run"
-    run(out, "policy=oracle", "tasks=toolwise/Mixture-v0", "episodes=48", "ablate=outputs")
+    run(out, "policy=expert", "tasks=toolwise/Mixture-v0", "episodes=48", "ablate=outputs")
     return out
 
 
-def test_the_oracle_is_always_right_and_each_record_says_which_tools_were_on(oracle):
-    records = read(oracle, "evaluation.json")
+def test_the_expert_is_always_right_and_each_record_says_which_tools_were_on(expert):
+    records = read(expert, "evaluation.json")
     assert [record["label"] for record in records] == [
-        "oracle",
-        *(f"oracle/without {name}" for name in ("code", "text_search", "image_search", "tools")),
+        "expert",
+        *(f"expert/without {name}" for name in ("code", "text_search", "image_search", "tools")),
     ]
     assert records[0]["accuracy"] == 1.0
     assert records[0]["by_need"]["needed"]["tool_use"] == 1.0
@@ -63,15 +63,15 @@ def test_the_oracle_is_always_right_and_each_record_says_which_tools_were_on(ora
 
 
 @pytest.mark.parametrize("tool", ["code", "text_search", "image_search"])
-def test_what_needs_a_tool_is_solved_only_with_it_and_the_rest_anyway(oracle, tool):
-    report = read(oracle, "ablation.json")[f"without {tool}"]
+def test_what_needs_a_tool_is_solved_only_with_it_and_the_rest_anyway(expert, tool):
+    report = read(expert, "ablation.json")[f"without {tool}"]
     assert report["needed"]["accuracy_without"]["share"] <= 0.3
     assert report["needed"]["only_with"]["share"] >= 0.7
     assert report["not_needed"]["anyway"]["share"] == 1.0
 
 
-def test_the_markdown_table_has_realx_benchs_form(oracle):
-    header = (oracle / "evaluation.md").read_text().splitlines()[0]
+def test_the_markdown_table_has_realx_benchs_form(expert):
+    header = (expert / "evaluation.md").read_text().splitlines()[0]
     assert [cell.strip() for cell in header.split("|")[2:7]] == ["all", "perception", "reasoning", "search", "integration"]
 
 
@@ -83,6 +83,6 @@ def test_answers_that_come_from_outputs_change_with_them(swapped, outputs):
     assert report["not_needed"]["answer_changes"]["share"] == 0.0
 
 
-def test_the_same_seed_gives_the_same_numbers(oracle, swapped):
-    first, second = ({**read(out, "evaluation.json")[0], "seconds_per_episode": None} for out in (oracle, swapped))
+def test_the_same_seed_gives_the_same_numbers(expert, swapped):
+    first, second = ({**read(out, "evaluation.json")[0], "seconds_per_episode": None} for out in (expert, swapped))
     assert first == second
