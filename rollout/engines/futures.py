@@ -11,12 +11,12 @@ Result = tuple[asyncio.Future[Any], Any]
 """A future and its value, or the exception that it shall raise."""
 
 
-def take(mailbox: queue.SimpleQueue[Any], block: bool) -> list[Any]:
-    """Everything that waits in a mailbox, at least one message if `block`."""
-    messages = [mailbox.get()] if block else []
+def take(pending: queue.SimpleQueue[Any], block: bool) -> list[Any]:
+    """All messages that wait in a queue, at least one if `block`."""
+    messages = [pending.get()] if block else []
     while True:
         try:
-            messages.append(mailbox.get_nowait())
+            messages.append(pending.get_nowait())
         except queue.Empty:
             return messages
 

@@ -227,7 +227,7 @@ child = os.wait()"""
 
 
 async def test_a_program_from_memory_has_no_more_rights(session: Session) -> None:
-    # A file in memory can be executed although nothing in the session's directories can; like any code, behind the same walls.
+    # A file in memory can be executed although nothing in the session's directories can; like any code, in the same jail.
     code = """
 import os
 fd = os.memfd_create('script', 0)
