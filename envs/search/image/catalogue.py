@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 from PIL import Image
 
 from envs.search.types import Match, Picture
@@ -16,11 +17,11 @@ FILES = ("pictures.jsonl", "thumbnails.bin")
 
 
 class Catalogue:
-    """The catalogue of an index. Titles are in memory, thumbnails are read on demand."""
+    """The catalogue of an index. Titles are in memory, thumbnails are mapped from disk. The directory may be deleted meanwhile."""
 
     def __init__(self, directory: Path) -> None:
         self.records = [json.loads(line) for line in (directory / FILES[0]).read_text(encoding="utf-8").splitlines()]
-        self._thumbnails = directory / FILES[1]
+        self._thumbnails = np.memmap(directory / FILES[1], np.uint8, "r")
 
     def __len__(self) -> int:
         return len(self.records)
@@ -29,10 +30,8 @@ class Catalogue:
         """The picture of that number, as a search result."""
         record = self.records[number]
         begin, size = record["thumbnail"]
-        with self._thumbnails.open("rb") as file:
-            file.seek(begin)
-            with Image.open(io.BytesIO(file.read(size)), formats=["WEBP"]) as opened:
-                return Match(record["title"], record["source"], opened.convert("RGB"))
+        with Image.open(io.BytesIO(self._thumbnails[begin : begin + size]), formats=["WEBP"]) as opened:
+            return Match(record["title"], record["source"], opened.convert("RGB"))
 
 
 class CatalogueWriter:

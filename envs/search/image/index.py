@@ -40,8 +40,7 @@ class ImageIndex:
     matches.
     """
 
-    def __init__(self, directory: Path, scratch: tempfile.TemporaryDirectory[str] | None = None) -> None:
-        self._scratch = scratch  # deleted with the index
+    def __init__(self, directory: Path) -> None:
         self._catalogue = Catalogue(directory)
         self._layouts = np.fromfile(directory / "layouts.bin", np.float32).reshape(len(self._catalogue) * len(WINDOWS), LAYOUT_SIZE)
         self._squares = np.einsum("wl,wl->w", self._layouts, self._layouts)
@@ -55,14 +54,15 @@ class ImageIndex:
     def build(
         cls, pictures: Iterable[Picture], directory: Path | None = None, on_progress: Callable[[int], None] | None = None
     ) -> ImageIndex:
-        """Indexes `pictures` one by one, in a new `directory`, which appears when it is complete, or in a temporary one.
+        """Indexes `pictures` one by one, in a new `directory`, which appears when it is complete, or outside any directory.
 
         `on_progress` gets the number of pictures so far. Raises UsageError if `directory` exists or there is no picture.
         """
         if directory is None:
-            scratch = tempfile.TemporaryDirectory(prefix="toolwise-images-")
-            _write(Path(scratch.name), pictures, on_progress)
-            return cls(Path(scratch.name), scratch)
+            # Deleted at once, so that a killed process leaves no files: what is mapped lives on.
+            with tempfile.TemporaryDirectory(prefix="toolwise-images-") as scratch:
+                _write(Path(scratch), pictures, on_progress)
+                return cls(Path(scratch))
         with new_directory(directory) as unfinished:
             _write(unfinished, pictures, on_progress)
         return cls(directory)

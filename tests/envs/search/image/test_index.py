@@ -3,6 +3,7 @@ is flat; it is there whole or not at all; and an episode can search for a crop t
 
 import io
 import json
+import tempfile
 
 import gymnasium
 import numpy as np
@@ -85,6 +86,13 @@ def test_thumbnails_come_along(index):
 def test_an_index_outlives_its_process(index, tmp_path):
     ImageIndex.build((Picture(str(n), emblem(n)) for n in range(8)), tmp_path / "index")
     assert ImageIndex.open(tmp_path / "index").find(emblem(5), 1)[0].title == "5"
+
+
+def test_an_index_without_a_directory_leaves_no_files_even_if_its_process_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    index = ImageIndex.build(Picture(f"flag {number}", flag(number)) for number in range(3))
+    assert list(tmp_path.iterdir()) == []
+    assert index.find(flag(1), 1)[0].title == "flag 1"
 
 
 def test_a_build_that_fails_leaves_nothing(tmp_path):
