@@ -69,12 +69,12 @@ def quantity(text: str, unit: str) -> float | None:
     if match is None or not re.search(r"\d", match.group(2)):
         return None
     value, scale = float(re.sub(r"[,\u202f\u00a0 ]", "", match.group(2))), (match.group(3) or "").casefold()
-    said = match.group(4).strip() or _CURRENCIES.get(match.group(1), ("",))[0]
-    asked = re.fullmatch(rf"{_SCALE}\s*(.*)", unit, re.IGNORECASE)
-    if asked is not None and asked.group(1) and (scale or said):
-        value, unit = value / _SCALES[asked.group(1).casefold()], asked.group(2)
+    written_unit = match.group(4).strip() or _CURRENCIES.get(match.group(1), ("",))[0]
+    scaled_unit = re.fullmatch(rf"{_SCALE}\s*(.*)", unit, re.IGNORECASE)
+    if scaled_unit is not None and scaled_unit.group(1) and (scale or written_unit):
+        value, unit = value / _SCALES[scaled_unit.group(1).casefold()], scaled_unit.group(2)
     value *= _SCALES.get(scale, 1.0)
-    return None if not math.isfinite(value) or len(said) > 40 else _converted(value, said, unit)
+    return None if not math.isfinite(value) or len(written_unit) > 40 else _converted(value, written_unit, unit)
 
 
 def choice(answer: str, truth: str, scoring: Scoring) -> bool:
@@ -132,11 +132,11 @@ def _plain_number(text: str) -> float | None:
 
 
 def _chosen(text: str, letters: dict[str, str]) -> str | None:
-    wanted = normalise(text)
-    by_text = [letter for letter, option in letters.items() if option == wanted]
+    option_text = normalise(text)
+    by_text = [letter for letter, option in letters.items() if option == option_text]
     if len(by_text) == 1:
         return by_text[0]
-    match = _LABEL.match(re.sub(r"^(?:the )?(?:answer|option)(?: is)?:?\s*", "", wanted))
+    match = _LABEL.match(re.sub(r"^(?:the )?(?:answer|option)(?: is)?:?\s*", "", option_text))
     return match.group(1).casefold() if match and match.group(1).casefold() in letters else None
 
 
@@ -168,22 +168,22 @@ def _units() -> UnitRegistry:
     return registry
 
 
-def _converted(value: float, said: str, wanted: str) -> float | None:
-    if said == wanted or not said or _same_words(said, wanted):
+def _converted(value: float, unit: str, target: str) -> float | None:
+    if unit == target or not unit or _same_words(unit, target):
         return value
-    if not wanted:  # a bare number is expected; the answer may name what it counts
-        return None if re.search(r"\d", said) else value
+    if not target:  # a bare number is expected; the answer may name what it counts
+        return None if re.search(r"\d", unit) else value
     for word, plain in (("square ", "square_"), ("cubic ", "cubic_"), ("sq ", "square_"), ("per cent", "percent")):
-        said = said.replace(word, plain)
-    said = re.sub(r"(?<=[a-z])([23])\b", r"^\1", said, flags=re.IGNORECASE)  # km2
+        unit = unit.replace(word, plain)
+    unit = re.sub(r"(?<=[a-z])([23])\b", r"^\1", unit, flags=re.IGNORECASE)  # km2
     registry = _units()
-    for name in (said, said.casefold()):  # "Miles" too; but M is not m
+    for name in (unit, unit.casefold()):  # "Miles" too; but M is not m
         try:
-            return float(registry.Quantity(value, name).to(wanted).magnitude)
+            return float(registry.Quantity(value, name).to(target).magnitude)
         except Exception:  # pint's parser may raise any error for any text; what it cannot read is not a unit
             continue
     return None
 
 
-def _same_words(said: str, wanted: str) -> bool:
-    return said.casefold().rstrip("s").replace("_", " ") == wanted.casefold().rstrip("s").replace("_", " ")
+def _same_words(unit: str, target: str) -> bool:
+    return unit.casefold().rstrip("s").replace("_", " ") == target.casefold().rstrip("s").replace("_", " ")

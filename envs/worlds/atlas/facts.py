@@ -102,6 +102,6 @@ def value(country: Country, field: str) -> float | int | None:
     return figure(field, country.fields.get(field, ""))
 
 
-def said(country: Country, field: str) -> str | None:
+def text_value(country: Country, field: str) -> str | None:
     """`name_in` of a country; None also if its profile has no such field."""
     return name_in(country.fields.get(field, ""))

@@ -8,10 +8,10 @@ import numpy as np
 
 from envs.worlds.atlas.cards import FLAG_WIDTH, REDUCTION, backdrop, put
 from envs.worlds.atlas.expert import AS_IT_IS, FLAG_TITLE
-from envs.worlds.atlas.facts import FIGURES, said, value
+from envs.worlds.atlas.facts import FIGURES, text_value, value
 from envs.worlds.atlas.perception import CELLS, place_words, with_cards
 from envs.worlds.atlas.reasoning import AREA, GDP, POPULATION, ROUGHLY, knowing
-from envs.worlds.atlas.search import CAPITAL, asked, figure_scoring, shown_flag
+from envs.worlds.atlas.search import CAPITAL, figure_scoring, shown_flag, unit_phrase
 from envs.worlds.atlas.types import Draft, Materials, Template, compute, pick, pick_some
 
 FOREST = "Land use, forest"
@@ -47,13 +47,13 @@ def _flag_figure(materials: Materials, rng: np.random.Generator) -> Draft | None
         return None
     flag = shown_flag(materials.flags[found.name], rng)
     plan = {"answer": "value", "subjects": [{"image": 1}], "figures": [[0, field]], "expression": AS_IT_IS}
-    question = f"What is the {FIGURES[field].words} of the country with this flag, by the World Factbook{asked(field)}?"
+    question = f"What is the {FIGURES[field].words} of the country with this flag, by the World Factbook{unit_phrase(field)}?"
     return Draft(question, str(number), plan, figure_scoring(field), (flag,), searched=((flag, FLAG_TITLE + found.name),))
 
 
 def _flag_capital(materials: Materials, rng: np.random.Generator) -> Draft | None:
     found = pick(rng, [one for one in materials.countries if one.name in materials.flags])
-    capital = said(found, CAPITAL)
+    capital = text_value(found, CAPITAL)
     if capital is None:
         return None
     flag = shown_flag(materials.flags[found.name], rng)
@@ -64,7 +64,7 @@ def _flag_capital(materials: Materials, rng: np.random.Generator) -> Draft | Non
 
 def _hanging_capital(materials: Materials, rng: np.random.Generator) -> Draft | None:
     found = pick(rng, [one for one in materials.countries if one.name in materials.flags])
-    capital = said(found, CAPITAL)
+    capital = text_value(found, CAPITAL)
     if capital is None:
         return None
     picture, cell = backdrop(pick(rng, list(materials.photographs.values()))), pick(rng, CELLS)
@@ -105,7 +105,7 @@ def _together(materials: Materials, rng: np.random.Generator) -> Draft | None:
         "expression": "{0} + {1} + {2}",
     }
     names = ", ".join(country.name for country in found)
-    question = f"What do these add up to, by the World Factbook{asked(field)}: the {FIGURES[field].words} of {names}?"
+    question = f"What do these add up to, by the World Factbook{unit_phrase(field)}: the {FIGURES[field].words} of {names}?"
     answer = sum(value(country, field) or 0 for country in found)
     return Draft(question, str(answer), plan, figure_scoring(field))
 
@@ -171,7 +171,7 @@ def _card_times(materials: Materials, rng: np.random.Generator) -> Draft | None:
     }
     question = (
         f"A small card with a handwritten digit lies on this photograph, in {place_words(*cell)}. What is that digit times the "
-        f"{FIGURES[field].words} of {found[0].name}, by the World Factbook{asked(field)}?"
+        f"{FIGURES[field].words} of {found[0].name}, by the World Factbook{unit_phrase(field)}?"
     )
     answer = str(int(number) * (value(found[0], field) or 0))
     return Draft(question, answer, plan, figure_scoring(field), (picture,), REDUCTION)
@@ -179,7 +179,7 @@ def _card_times(materials: Materials, rng: np.random.Generator) -> Draft | None:
 
 def _flag_stated(materials: Materials, rng: np.random.Generator) -> Draft | None:
     found = pick(rng, [one for one in materials.countries if one.name in materials.flags])
-    capital = said(found, CAPITAL)
+    capital = text_value(found, CAPITAL)
     if capital is None:
         return None
     flag = shown_flag(materials.flags[found.name], rng)

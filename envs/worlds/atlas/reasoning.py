@@ -22,7 +22,7 @@ _COMPARED = (AREA, "Coastline", POPULATION, "Median age, total", "Airports", "Ir
 _UNITS = {"km^2": " km²", "percent": " %", "usd": " US dollars", "person": " people", "year": " years", "": ""}
 
 
-def told(field: str, number: float) -> str:
+def figure_text(field: str, number: float) -> str:
     """A figure as a question states it."""
     unit = FIGURES[field].unit
     return f"{number:,}{_UNITS.get(unit, f' {unit}')}"
@@ -43,7 +43,7 @@ def _formula(name: str, fields: tuple[str, ...], expression: str, question: str)
             return None
         numbers = [value(found[0], field) or 0 for field in fields]
         computed = expression.format(*numbers)
-        stated = [told(field, number) for field, number in zip(fields, numbers, strict=True)]
+        stated = [figure_text(field, number) for field, number in zip(fields, numbers, strict=True)]
         return Draft(
             question.format(*stated, name=found[0].name),
             f"{compute(computed):.6g}",
@@ -74,7 +74,7 @@ def _mean(materials: Materials, rng: np.random.Generator) -> Draft | None:
         return None
     numbers = [value(country, field) or 0 for country in found]
     expression = f"({' + '.join(map(str, numbers))}) / 5"
-    stated = ", ".join(f"{country.name} {told(field, number)}" for country, number in zip(found, numbers, strict=True))
+    stated = ", ".join(f"{country.name} {figure_text(field, number)}" for country, number in zip(found, numbers, strict=True))
     question = f"The {FIGURES[field].words} of five countries: {stated}. What is the mean? Answer with the number alone."
     return Draft(question, f"{compute(expression):.6g}", {"answer": "value", "expression": expression}, ROUGHLY)
 
@@ -86,7 +86,7 @@ def _larger(count: int) -> Callable[[Materials, np.random.Generator], Draft | No
         numbers = [] if found is None else [value(country, field) or 0 for country in found]
         if found is None or len(set(numbers)) < count:
             return None
-        stated = ", ".join(f"{country.name} {told(field, number)}" for country, number in zip(found, numbers, strict=True))
+        stated = ", ".join(f"{country.name} {figure_text(field, number)}" for country, number in zip(found, numbers, strict=True))
         best = found[int(np.argmax(numbers))].name
         question = f"The {FIGURES[field].words}: {stated}. Which of these countries has the largest figure?"
         return Draft(question, best, {"answer": "say", "say": best})

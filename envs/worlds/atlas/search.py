@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from envs.worlds.atlas.expert import AS_IT_IS, FLAG_TITLE, read
-from envs.worlds.atlas.facts import FIGURES, NAMES, borders, highest_point, said, value
+from envs.worlds.atlas.facts import FIGURES, NAMES, borders, highest_point, text_value, value
 from envs.worlds.atlas.types import Draft, Materials, Template, pick
 
 HIGHEST, NEIGHBOURS = "Elevation, highest point", "Land boundaries, border countries"
@@ -25,7 +25,7 @@ def figure_scoring(field: str) -> dict[str, object]:
     return {"kind": "number", "relative": 0.005, "unit": FIGURES[field].unit}
 
 
-def asked(field: str) -> str:
+def unit_phrase(field: str) -> str:
     """The unit in which a question asks for a figure, in words after a comma; empty if it needs none."""
     words = _ASKED_UNITS.get(FIGURES[field].unit, "")
     return f", {words}" if words else ""
@@ -43,7 +43,7 @@ def _figure(materials: Materials, rng: np.random.Generator) -> Draft | None:
     number = value(country, field)
     if number is None:
         return None
-    question = f"What is the {FIGURES[field].words} of {country.name}, by the World Factbook{asked(field)}?"
+    question = f"What is the {FIGURES[field].words} of {country.name}, by the World Factbook{unit_phrase(field)}?"
     plan = {"answer": "value", "subjects": [{"name": country.name}], "figures": [[0, field]], "expression": AS_IT_IS}
     return Draft(question, str(number), plan, figure_scoring(field))
 
@@ -51,7 +51,7 @@ def _figure(materials: Materials, rng: np.random.Generator) -> Draft | None:
 def _name(field: str, question: str) -> Template:
     def make(materials: Materials, rng: np.random.Generator) -> Draft | None:
         country = pick(rng, materials.countries)
-        answer = said(country, field)
+        answer = text_value(country, field)
         if answer is None:
             return None
         plan = {"answer": "text", "subjects": [{"name": country.name}], "figures": [[0, field]], "read": "all"}
@@ -105,7 +105,7 @@ def _photograph(materials: Materials, rng: np.random.Generator) -> Draft:
 
 def _stated(materials: Materials, rng: np.random.Generator) -> Draft | None:
     country = pick(rng, materials.countries)
-    capital, adjective = said(country, CAPITAL), said(country, "Nationality, adjective")
+    capital, adjective = text_value(country, CAPITAL), text_value(country, "Nationality, adjective")
     if capital is None or adjective is None:
         return None
     question = f"The capital of {country.name} is {capital}, and what is from there is called {adjective}. What is the capital?"
