@@ -34,8 +34,6 @@ SCHEMAS = {
 }
 NAMED = {"bench": tuple(BENCHMARKS), "model": ("starter",)}
 """Commands whose first argument is a name."""
-TO_BE_DRAWN = {"docs/images/study.png"}
-"""Pictures that docs/figures.py draws from runs that are not made yet."""
 
 
 def blocks(page, language):
@@ -109,8 +107,6 @@ def test_its_links_exist(page):
             continue
         path, _, anchor = target.partition("#")
         file = (page.parent / path).resolve() if path else page
-        if str(file.relative_to(ROOT)) in TO_BE_DRAWN:
-            continue
         assert file.exists(), f"{page.name} links to {target}"
         if anchor:
             assert anchor in anchors(file), f"{page.name} links to {target}"
