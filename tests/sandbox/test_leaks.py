@@ -76,6 +76,8 @@ async def test_sessions_leave_nothing_and_nothing_grows(
     for name in early:
         if name in growth:
             assert growth[name] <= GROWTH, f"{name} grew"
+        elif name == "own_descriptors":  # what earlier tests left to the garbage collector may go meanwhile
+            assert late[name] <= early[name], name
         else:
             assert late[name] == early[name], name
 
