@@ -14,7 +14,7 @@ from typing import Any
 
 
 class StopReason(StrEnum):
-    """Why an episode ended. The first five are outcomes; INFRASTRUCTURE means our failure: the episode is retried."""
+    """Why an episode ended. The first five are outcomes; INFRASTRUCTURE is no fault of the model: the episode is retried."""
 
     ANSWERED = "ANSWERED"
     TURN_LIMIT = "TURN_LIMIT"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from envs.errors import UsageError
 from rollout.config import RolloutConfig
-from rollout.tokens.images import EncodedImage
 from rollout.types import Generation
 
 if TYPE_CHECKING:
@@ -22,16 +21,7 @@ class NoPolicy:
     def __init__(self, config: RolloutConfig, version: int = 0) -> None:
         self.version = version
 
-    async def generate(
-        self,
-        token_ids: Sequence[int],
-        images: Sequence[EncodedImage],
-        *,
-        max_tokens: int,
-        temperature: float,
-        seed: int,
-        stop: Sequence[str] = (),
-    ) -> Generation:
+    async def generate(self, *_: Any, **__: Any) -> Generation:
         """Raises UsageError."""
         raise UsageError("rollout.engine.kind=none samples nothing: leave it out, or play a script (policy=expert, policy=random)")
 

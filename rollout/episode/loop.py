@@ -1,7 +1,7 @@
 """One episode from reset to outcome: a pure loop that knows neither Ray nor vLLM.
 
-Whatever happens, `run_episode` returns exactly one Episode. What the model did is an outcome; what the machine did is
-INFRASTRUCTURE.
+Whatever happens, `run_episode` returns exactly one Episode. What the model did is an outcome; an episode that
+failed for another reason ends as INFRASTRUCTURE.
 """
 
 from __future__ import annotations

@@ -1,15 +1,18 @@
-"""The titles, sources and thumbnails of an image index of any kind: `pictures.jsonl` and `thumbnails.bin`."""
+"""What every image index has: how it is opened and searched, and its titles, sources and thumbnails on disk."""
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from PIL import Image
 
+from envs.errors import UsageError
 from envs.search.types import Match, Picture
 
 THUMBNAIL_SIDE = 112
@@ -32,6 +35,42 @@ class Catalogue:
         begin, size = record["thumbnail"]
         with Image.open(io.BytesIO(self._thumbnails[begin : begin + size]), formats=["WEBP"]) as opened:
             return Match(record["title"], record["source"], opened.convert("RGB"))
+
+
+class StoredIndex(ABC):
+    """An image index in a directory with `FILES` and the files named in `files`. `search` runs outside the event loop's thread."""
+
+    files: ClassVar[tuple[str, ...]]
+
+    def __init__(self, directory: Path) -> None:
+        self._catalogue = Catalogue(directory)
+
+    @classmethod
+    def open(cls, directory: Path) -> Self:
+        """The index of a directory. Raises UsageError if a file, or a model that it needs, is missing or cannot be read."""
+        if missing := [name for name in (*FILES, *cls.files) if not (directory / name).is_file()]:
+            raise UsageError(
+                f"{directory} holds no image index ({missing[0]} is missing): "
+                f"build one with `toolwise index gallery=DIR out={directory}`"
+            )
+        try:
+            return cls(directory)
+        except (ValueError, KeyError, OSError, RuntimeError) as error:
+            raise UsageError(
+                f"{directory}: the image index cannot be read ({' '.join(str(error).split())}): build it again"
+            ) from None
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self._catalogue)
+
+    async def search(self, image: Image.Image, top_k: int) -> list[Match]:
+        """See `ImageSearch`."""
+        return await asyncio.to_thread(self.find, image, top_k)
+
+    @abstractmethod
+    def find(self, image: Image.Image, top_k: int) -> list[Match]:
+        """As `search`, but synchronous."""
 
 
 class CatalogueWriter:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable, Iterable
 from itertools import batched
@@ -14,7 +13,7 @@ from usearch.index import Index
 
 from envs.errors import UsageError
 from envs.runtime.atomic import new_directory
-from envs.search.image.catalogue import FILES, Catalogue, CatalogueWriter
+from envs.search.image.catalogue import CatalogueWriter, StoredIndex
 from envs.search.image.embedder import Embedder
 from envs.search.types import Match, Picture
 
@@ -23,13 +22,15 @@ _VECTORS = "vectors.usearch"
 _BATCH = 32
 
 
-class EmbeddingIndex:
+class EmbeddingIndex(StoredIndex):
     """Finds pictures with the query's meaning. Made by `build` or `open`; `search` runs outside the event loop's thread."""
+
+    files = (SETTINGS, _VECTORS)
 
     def __init__(self, directory: Path) -> None:
         settings = json.loads((directory / SETTINGS).read_text(encoding="utf-8"))
         self._embedder = Embedder(Path(settings["model"]))
-        self._catalogue = Catalogue(directory)
+        super().__init__(directory)
         self._vectors = Index(ndim=settings["dimensions"], metric="cos")
         self._vectors.view(str(directory / _VECTORS))
 
@@ -60,29 +61,6 @@ class EmbeddingIndex:
             (unfinished / SETTINGS).write_text(json.dumps(settings) + "\n", encoding="utf-8")
         return cls(directory)
 
-    @classmethod
-    def open(cls, directory: Path) -> EmbeddingIndex:
-        """The index of a directory. Raises UsageError if a file or the model is missing or cannot be read."""
-        if missing := [name for name in (SETTINGS, _VECTORS, *FILES) if not (directory / name).is_file()]:
-            raise UsageError(f"{directory} holds no image index ({missing[0]} is missing): build it again")
-        try:
-            return cls(directory)
-        except UsageError:
-            raise
-        except (ValueError, KeyError, OSError, RuntimeError) as error:
-            raise UsageError(
-                f"{directory}: the image index cannot be read ({' '.join(str(error).split())}): build it again"
-            ) from None
-
-    def __len__(self) -> int:
-        """Number of pictures."""
-        return len(self._catalogue)
-
-    async def search(self, image: Image.Image, top_k: int) -> list[Match]:
-        """See `ImageSearch`."""
-        return await asyncio.to_thread(self.find, image, top_k)
-
     def find(self, image: Image.Image, top_k: int) -> list[Match]:
-        """As `search`, but synchronous."""
         neighbours = self._vectors.search(self._embedder.embed([image])[0], top_k)
         return [self._catalogue.match(int(number)) for number in neighbours.keys]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,7 +11,7 @@ from PIL import Image
 
 from envs.errors import UsageError
 from envs.runtime.atomic import new_directory
-from envs.search.image.catalogue import FILES, Catalogue, CatalogueWriter
+from envs.search.image.catalogue import CatalogueWriter, StoredIndex
 from envs.search.image.features import (
     DESCRIPTOR_BYTES,
     LAYOUT_SIZE,
@@ -30,18 +29,19 @@ _BY_LAYOUT, _BY_CORNERS = 20, 15  # how many of each are re-ranked
 _LAYOUT_SCALE = 0.5  # the distance of layouts at which two pictures no longer look alike
 _COMMON = 1 / 2000  # a bucket with more than this share of all corners tells pictures apart as little as "the" does texts
 _FEW = 100
-_FILES = (*FILES, "layouts.bin", "points.bin", "descriptors.bin", "tables.npz")
 
 
-class ImageIndex:
+class ImageIndex(StoredIndex):
     """Finds pictures of which the query is a copy, cropped, rescaled, compressed or with other colours. Made by `build` or `open`.
 
     Thread-safe; `search` runs outside the event loop's thread. The same gallery gives the same index, and the same query the same
     matches.
     """
 
+    files = ("layouts.bin", "points.bin", "descriptors.bin", "tables.npz")
+
     def __init__(self, directory: Path) -> None:
-        self._catalogue = Catalogue(directory)
+        super().__init__(directory)
         self._layouts = np.fromfile(directory / "layouts.bin", np.float32).reshape(len(self._catalogue) * len(WINDOWS), LAYOUT_SIZE)
         self._squares = np.einsum("wl,wl->w", self._layouts, self._layouts)
         self._points = _mapped(directory / "points.bin", np.float32, 2)
@@ -67,31 +67,7 @@ class ImageIndex:
             _write(unfinished, pictures, on_progress)
         return cls(directory)
 
-    @classmethod
-    def open(cls, directory: Path) -> ImageIndex:
-        """The index of a directory. Raises UsageError if there is none or it cannot be read."""
-        if missing := [name for name in _FILES if not (directory / name).is_file()]:
-            raise UsageError(
-                f"{directory} holds no image index ({missing[0]} is missing): "
-                f"build one with `toolwise index gallery=DIR out={directory}`"
-            )
-        try:
-            return cls(directory)
-        except (ValueError, KeyError, OSError) as error:
-            raise UsageError(
-                f"{directory}: the image index cannot be read ({' '.join(str(error).split())}): build it again"
-            ) from None
-
-    def __len__(self) -> int:
-        """Number of pictures."""
-        return len(self._catalogue)
-
-    async def search(self, image: Image.Image, top_k: int) -> list[Match]:
-        """See `ImageSearch`."""
-        return await asyncio.to_thread(self.find, image, top_k)
-
     def find(self, image: Image.Image, top_k: int) -> list[Match]:
-        """As `search`, but synchronous."""
         seen = corners(image)
         distances = self._layout_distances(colour_layout(image))
         votes = self._votes(seen.descriptors)
