@@ -8,6 +8,8 @@ GROUP ?= cpu
 # For nsjail and for vLLM on CPU.
 LIBRARIES := libnl-route-3-200 libnuma1
 FLAGS := iso-flags-png-320x240
+# Debian gives an ordinary user no /sbin, in which ldconfig is.
+LDCONFIG := PATH="$$PATH:/usr/sbin:/sbin" ldconfig
 
 .PHONY: install demo test soak study lock libraries flags
 
@@ -18,7 +20,7 @@ install: .venv/.installed-$(GROUP)
 	@python3 -m venv .tools && .tools/bin/pip install --quiet --disable-pip-version-check uv
 
 libraries:
-	@if ldconfig -p | grep -q 'libnl-route-3\.so\.200' && ldconfig -p | grep -q 'libnuma\.so\.1'; then :; \
+	@if $(LDCONFIG) -p | grep -q 'libnl-route-3\.so\.200' && $(LDCONFIG) -p | grep -q 'libnuma\.so\.1'; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "installing Debian packages: $(LIBRARIES)"; \
 		{ apt-get update -qq && apt-get install -y -qq $(LIBRARIES); } >/dev/null; \

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from console import console, done, progress, say
 
 if TYPE_CHECKING:
+    from evaluation.types import EvaluationRecord
     from rollout.collect import CollectConfig
 
 USAGE = """usage: toolwise COMMAND [key=value …]
@@ -44,14 +45,14 @@ def train(overrides: Sequence[str], name: str = "train") -> int:
     say(f"{name}: {', '.join(config.stages)} on {config.tasks}, from policy {config.policy}, into {config.out}")
     path, records = run(config, progress, say)
     from evaluation.evaluate import EvaluateConfig
-    from evaluation.records import table
+    from evaluation.report import table
 
     console.print(table(records))
     wrote = f"{path}/: evaluation.json, metrics.jsonl, trajectories/, checkpoints/, wandb/"
     trained = [record.policy for record in records if record.label in ("cold_start", "rl")]
     tasks = "" if config.tasks == EvaluateConfig.tasks else f"tasks={config.tasks} +options.split=test "
     done(wrote, f"evaluate policy={trained[-1] if trained else config.policy} {tasks}out={path}/more")
-    return 0
+    return _status(records)
 
 
 def cold_start(overrides: Sequence[str]) -> int:
@@ -63,19 +64,19 @@ def collect(overrides: Sequence[str]) -> int:
     """Roll a policy out and write its trajectories."""
     from configs import compose
     from evaluation.evaluate import summarise
-    from evaluation.records import table
-    from rollout.collect import SCRIPTS, CollectConfig, group_count
+    from evaluation.report import table
+    from rollout.collect import SCRIPTS, CollectConfig
     from rollout.collect import collect as run
 
-    config = compose("collect", CollectConfig, overrides)
-    count = group_count(config) * config.group_size
-    say(f"collect: {count} episodes of {config.policy} on {config.tasks}, into {config.out}")
+    config = _begun(compose("collect", CollectConfig, overrides), overrides)
+    count = _announce("collect", config)
     with progress("collect", count) as advance:
         groups = run(config, _directory(config), advance)
-    console.print(table([summarise(config, groups)]))
+    records = [summarise(config, groups)]
+    console.print(table(records))
     following = "evaluate policy=starter" if config.policy in SCRIPTS else f"train policy={config.policy}"
     done(f"{config.out}/trajectories/episodes.jsonl", f"{following} tasks={config.tasks}")
-    return 0
+    return _status(records)
 
 
 def evaluate(overrides: Sequence[str]) -> int:
@@ -86,24 +87,55 @@ def evaluate(overrides: Sequence[str]) -> int:
     from evaluation.comparison import compare, comparison_table
     from evaluation.evaluate import EvaluateConfig
     from evaluation.evaluate import evaluate as run
-    from evaluation.records import table
-    from rollout.collect import group_count
+    from evaluation.report import table
 
-    config = compose("evaluate", EvaluateConfig, overrides)
+    config = _begun(compose("evaluate", EvaluateConfig, overrides), overrides)
     if config.compare:
         if len(config.compare) != 2:
             raise UsageError("compare takes two directories: write compare=[runs/a,runs/b]")
         console.print(comparison_table(compare(*config.compare)))
         return 0
-    count = group_count(config) * config.group_size
-    say(f"evaluate: {count} episodes of {config.policy} on {config.tasks}, into {config.out}")
+    _announce("evaluate", config)
     evaluation = run(config, _directory(config), progress)
     console.print(table(evaluation.records))
     if evaluation.ablation is not None:
         console.print(ablation_table(evaluation.ablation))
     more = ", ablation.json" if evaluation.ablation is not None else ""
     done(f"{config.out}/: evaluation.json, evaluation.md{more}, trajectories/", f"evaluate compare=[{config.out},runs/other]")
-    return 0
+    return _status(evaluation.records)
+
+
+def _announce(command: str, config: CollectConfig) -> int:
+    """Say what the command is about to run; returns the number of episodes."""
+    from envs import count_rows
+    from rollout.collect import group_count, tasks_of
+
+    groups, rows = group_count(config), count_rows(*tasks_of(config))
+    part = f" (the first {groups} of {rows} rows: episodes= takes more)" if rows is not None and groups < rows else ""
+    count = groups * config.group_size
+    say(f"{command}: {count} episodes of {config.policy} on {config.tasks}{part}, into {config.out}")
+    return count
+
+
+def _begun[C: CollectConfig](config: C, overrides: Sequence[str]) -> C:
+    """The settings that the command began with, if it is to go on."""
+    from pathlib import Path
+
+    from configs import compose_again
+
+    saved = Path(config.out, "config.yaml")
+    return compose_again(saved, type(config), overrides) if config.resume and saved.exists() else config
+
+
+def _status(records: Sequence[EvaluationRecord]) -> int:
+    """Warn of episodes that are missing from the figures or were not played; exit status 1 if they are more than a tenth."""
+    from evaluation.report import is_reliable, warnings
+
+    for line in warnings(records):
+        say(line)
+    for note in dict.fromkeys(note for record in records for note in record.settings.get("notes", [])):
+        say(f"note: {note}")
+    return 0 if is_reliable(records) else 1
 
 
 def _directory(config: CollectConfig) -> str:
@@ -295,7 +327,7 @@ def main() -> int:
         print(f"toolwise {arguments[0]}: infrastructure failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        go_on = "; resume=true goes on with the run" if command is train else ""
+        go_on = "; resume=true goes on with it" if command in (train, cold_start, collect, evaluate) else ""
         print(f"toolwise {arguments[0]}: interrupted{go_on}", file=sys.stderr)
         return 130
 

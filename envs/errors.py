@@ -8,8 +8,9 @@
     │   └── FleetError              infrastructure failed after all retries: the run stops
     ├── SearchUnavailable           a search gave no answer: an observation, and the episode goes on
     ├── EndpointFailed              an OpenAI-compatible endpoint gave no usable answer, after all attempts
-    ├── EndpointRefused             the endpoint says that the request is wrong: no attempt will help
-    │   └── ConversationTooLong     … because the conversation exceeds the model's context
+    ├── EndpointRefused             the endpoint refuses this request, whatever the attempt; others may pass
+    │   ├── ConversationTooLong     … because the conversation exceeds the model's context
+    │   └── EndpointUnusable        … as it would any other: the key, the address, the model's name or the account is wrong
     └── TokenBudgetExceeded         the next turn does not fit into the episode's tokens
 
 What a model does wrong is never an exception: it is an observation. `sandbox.SandboxUnavailable` is not in the tree, since
@@ -53,11 +54,15 @@ class EndpointFailed(ToolwiseError):
 
 
 class EndpointRefused(ToolwiseError):
-    """The endpoint says that the request itself is wrong: another attempt would not help. The message is one line."""
+    """The endpoint refuses this request: another attempt would not help, another request may pass. The message is one line."""
 
 
 class ConversationTooLong(EndpointRefused):
     """The conversation, with the tokens asked for, exceeds the model's context."""
+
+
+class EndpointUnusable(EndpointRefused):
+    """The endpoint would refuse every request: its address, the key, the account or the model's name is wrong."""
 
 
 class TokenBudgetExceeded(ToolwiseError):

@@ -61,8 +61,16 @@ class CausalUse:
     accuracy_then: Share
 
 
-AblationReport = dict[str, dict[str, Necessity]] | dict[str, dict[str, CausalUse]]
-"""By what was taken away ("without code", "blank" …), then by part of the items: "all", "needed", "not_needed"."""
+@dataclass(frozen=True, slots=True)
+class AblationReport:
+    """What became of the episodes that have an outcome in every variant; `left_out` is the number of the others.
+
+    `variants` are by what was taken away ("without code", "blank" …), then by part of the items: "all", "needed", "not_needed".
+    """
+
+    variants: Mapping[str, Mapping[str, Necessity]] | Mapping[str, Mapping[str, CausalUse]]
+    left_out: int
+
 
 Pairs = Sequence[tuple[Trajectory, Trajectory]]
 """Episodes of the same items: with everything, and with something taken away."""
@@ -126,15 +134,17 @@ def causal_use(by_variant: Mapping[str, Sequence[Trajectory]]) -> dict[str, dict
     return report
 
 
-def report_json(report: AblationReport) -> dict[str, dict[str, Any]]:
-    """The content of `ablation.json`."""
-    return {name: {part: asdict(result) for part, result in parts.items()} for name, parts in report.items()}
+def report_json(report: AblationReport) -> dict[str, Any]:
+    """The content of `ablation.json`: the variants, and `left_out`."""
+    variants = {name: {part: asdict(result) for part, result in parts.items()} for name, parts in report.variants.items()}
+    return {"left_out": report.left_out, **variants}
 
 
 def ablation_table(report: AblationReport) -> Table:
     """The report in rows: what was taken away, from which items, and what became of them."""
-    result = Table("taken away", "items", title="Ablation", title_justify="left")
-    rows = [(name, part, values) for name, parts in report.items() for part, values in parts.items()]
+    left_out = f" ({report.left_out} episodes left out: one of their variants failed)" if report.left_out else ""
+    result = Table("taken away", "items", title=f"Ablation{left_out}", title_justify="left")
+    rows = [(name, part, values) for name, parts in report.variants.items() for part, values in parts.items()]
     columns = [column.name for column in fields(rows[0][2])] if rows else []
     for column in columns:
         result.add_column(column.replace("_", " "), justify="right")

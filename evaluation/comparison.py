@@ -19,12 +19,14 @@ class Comparison:
     """Accuracies of two runs on the same items and their difference, second minus first, with a paired bootstrap interval.
 
     If each item has one episode, `only_first` and `only_second` are the numbers of items that one run alone solved, and `p` is
-    McNemar's exact p-value; else they are None.
+    McNemar's exact p-value; else they are None. `left_out` is the number of episodes that failed in one of them: their items are
+    compared over the episodes that are left, if there are any.
     """
 
     first: str
     second: str
     items: int
+    left_out: int
     accuracy: tuple[float, float]
     difference: float
     ci95: Interval
@@ -57,6 +59,7 @@ def compare(first: str, second: str) -> Comparison:
         first=first,
         second=second,
         items=len(items),
+        left_out=failed + failed_too,
         accuracy=(float(means[0].mean()), float(means[1].mean())),
         difference=float(difference.mean()),
         ci95=bootstrap_interval(difference),
@@ -74,6 +77,8 @@ def comparison_table(comparison: Comparison) -> Table:
         result.add_row(f"accuracy of {name}", f"{100 * accuracy:.1f} %")
     result.add_row("difference (95 %)", f"{100 * comparison.difference:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})")
     result.add_row("items", str(comparison.items))
+    if comparison.left_out:
+        result.add_row("episodes left out: infrastructure failed", str(comparison.left_out))
     if comparison.p is not None:
         result.add_row("solved by the first alone, by the second alone", f"{comparison.only_first}, {comparison.only_second}")
         result.add_row("p (McNemar, exact)", f"{comparison.p:.3g}")

@@ -25,11 +25,12 @@ from evaluation.ablation import (
     with_outputs,
     without_tools,
 )
-from evaluation.records import evaluation_record, markdown, write_records
+from evaluation.records import evaluation_record, write_records
+from evaluation.report import markdown
 from evaluation.types import EvaluationRecord
 from rollout.collect import CollectConfig, Collector, tasks_of
 from rollout.episode.environments import tool_names
-from rollout.types import Group, GroupSpec
+from rollout.types import Group, GroupSpec, episodes_of
 
 
 @dataclass
@@ -63,8 +64,9 @@ def evaluate(config: EvaluateConfig, policy_dir: str, progress: Progress) -> Eva
         raise UsageError(f"ablate={ablation}: {config.tasks} has no tools to take away")
     with Collector(config, policy_dir) as collector:
         groups = _collect(config, collector, ablation, tools, progress)
+        notes = collector.notes()
     records = [
-        summarise(config, part, name, tools=_tools_of(name, tools), settings=_settings(config, name, collector.options))
+        summarise(config, part, name, tools=_tools_of(name, tools), settings=_settings(config, name, collector.options, notes))
         for name, part in groups.items()
     ]
     report = _report(ablation, groups)
@@ -121,11 +123,14 @@ def _collect(
 def _report(ablation: Ablation, groups: Mapping[str, Sequence[Group]]) -> AblationReport | None:
     if ablation is Ablation.none:
         return None
-    return necessity(paired(groups)) if ablation is Ablation.tools else causal_use(paired(groups))
+    pairs = paired(groups)
+    variants = necessity(pairs) if ablation is Ablation.tools else causal_use(pairs)
+    return AblationReport(variants, left_out=sum(1 for _ in episodes_of(groups[FULL])) - len(pairs[FULL]))
 
 
-def _settings(config: EvaluateConfig, variant: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(config: EvaluateConfig, variant: str, options: Mapping[str, Any], notes: Sequence[str]) -> dict[str, Any]:
     return {
+        **({"notes": list(notes)} if notes else {}),
         "tool_outputs": variant if variant in ("blank", "swapped") else REAL,
         "options": dict(options),
         "samples": config.group_size,

@@ -1,4 +1,4 @@
-"""From groups of episodes to the records of `evaluation.json`, their file, and tables of them."""
+"""From groups of episodes to the records of `evaluation.json`, and their file."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
 from envs.errors import InfrastructureError
 from envs.runtime.atomic import write_file
 from evaluation.intervals import bootstrap_interval, pass_at_k, wilson_interval
-from evaluation.types import CallsPerEpisode, EvaluationRecord, Interval, NeedResults, Results, SecondsPerEpisode
+from evaluation.types import CallsPerEpisode, EvaluationRecord, Interval, NeedResults, Results, SecondsPerEpisode, Unplayed
 from rollout.types import Group, Trajectory
 
-_REALX = ("perception", "reasoning", "search", "integration")  # in RealX-Bench's order
+_MOST_NAMED = 20
 
 Items = Sequence[Sequence[Trajectory]]
 """The sound episodes of each item, which is what a group's episodes share; none of them is empty."""
@@ -37,13 +36,17 @@ def evaluation_record(
     """The record of one policy's episodes. The interval of the accuracy is Wilson's with one episode an item, else the bootstrap's
     over items.
 
-    Episodes that still failed after their retries are left out; `episodes` counts the rest. Raises InfrastructureError if none is
-    left.
+    Episodes that still failed after their retries are left out and counted in `left_out`; `episodes` counts the rest. Raises
+    InfrastructureError if none is left.
     """
+    everything = [episode for group in groups for episode in group.episodes]
+    problems = [episode for episode in everything if episode.failed or episode.unplayed]
     items = [[episode.trajectory for episode in group.sound] for group in groups if group.sound]
     if not items:
-        count = sum(len(group.episodes) for group in groups)
-        raise InfrastructureError(f"{label}: there is no episode to evaluate: all {count} of them failed after their retries")
+        reason = f"; the last one: {everything[-1].error}" if everything else ""
+        raise InfrastructureError(
+            f"{label}: there is no episode to evaluate: all {len(everything)} of them failed after their retries{reason}"
+        )
     abilities = sorted({name for item in items for episode in item for name in episode.abilities})
     return EvaluationRecord(
         label=label,
@@ -55,8 +58,16 @@ def evaluation_record(
         settings=dict(settings or {}),
         **_results(items),
         **_effort([episode for item in items for episode in item]),
+        left_out=sum(episode.failed for episode in everything),
+        unplayed=sum(episode.unplayed for episode in everything),
+        problems=tuple(Unplayed(_name(episode.chains[0]), episode.error or "") for episode in problems[:_MOST_NAMED]),
         by_ability={name: Results(**_results(_of_ability(items, name))) for name in abilities},
     )
+
+
+def _name(trajectory: Trajectory) -> str:
+    """The task of an episode; if it ended before its task was known, its own name."""
+    return trajectory.task_id or trajectory.episode_id
 
 
 def _of_ability(items: Items, ability: str) -> Items:
@@ -141,50 +152,3 @@ def merge(known: Sequence[EvaluationRecord], records: Sequence[EvaluationRecord]
     by_label = {record.label: record for record in known}
     by_label |= {record.label: record for record in records}
     return list(by_label.values())
-
-
-def markdown(records: Sequence[EvaluationRecord]) -> str:
-    """RealX-Bench's form: a row for each record, the accuracy in percent on all tasks and by ability, and calls per episode."""
-    present = {ability for record in records for ability in record.by_ability}
-    abilities = [*(name for name in _REALX if name in present), *sorted(present - set(_REALX))]
-    header = ["", "all", *abilities, "calls per episode", "episodes"]
-    rows = []
-    for record in records:
-        parts = [record, *(record.by_ability.get(ability) for ability in abilities)]
-        calls = f"{record.calls_per_episode.mean:.2f}"
-        rows.append([record.label, *map(_accuracy_text, parts), calls, str(record.episodes)])
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def table(records: Sequence[EvaluationRecord]) -> Table:
-    """The records side by side, a column each: all tasks together, then each ability."""
-    result = Table(title="Held-out tasks", title_justify="left")
-    result.add_column("")
-    for record in records:
-        result.add_column(f"{record.label}\n({record.episodes} episodes)", justify="right")
-    abilities = sorted({ability for record in records for ability in record.by_ability})
-    for ability in (None, *abilities):
-        parts = [record if ability is None else record.by_ability.get(ability) for record in records]
-        result.add_section()
-        result.add_row(f"[bold]{ability or 'all'}[/bold]: accuracy (95 %)", *map(_accuracy_text, parts))
-        result.add_row("  calls per episode: mean (variance)", *map(_calls_text, parts))
-        for need, name in (("needed", "  used a tool if one is needed"), ("not_needed", "  used a tool if none is needed")):
-            result.add_row(name, *(_tool_use_text(part, need) for part in parts))
-    return result
-
-
-def _accuracy_text(results: Results | None) -> str:
-    if results is None:
-        return "–"
-    low, high = results.ci95
-    return f"{100 * results.accuracy:.1f} % ({100 * low:.1f}–{100 * high:.1f})"
-
-
-def _calls_text(results: Results | None) -> str:
-    return "–" if results is None else f"{results.calls_per_episode.mean:.2f} ({results.calls_per_episode.var:.2f})"
-
-
-def _tool_use_text(results: Results | None, need: str) -> str:
-    part = None if results is None else results.by_need.get(need)
-    return "–" if part is None else f"{100 * part.tool_use:.1f} %"

@@ -1,7 +1,7 @@
 """Types of an evaluation: the records of `evaluation.json`, and their form in JSON.
 
 A record in JSON is one flat object, as DESIGN §2 gives it. Accuracies and shares are fractions; `ci95` are the bounds of a 95 %
-interval. What is None is left out of the JSON, so that records of fewer fields are read and written as well.
+interval. What is None is not in the JSON, so that records of fewer fields are read and written as well.
 """
 
 from __future__ import annotations
@@ -66,6 +66,14 @@ class Results:
 _RESULTS = tuple(each.name for each in fields(Results))
 
 
+@dataclass(frozen=True, slots=True)
+class Unplayed:
+    """A task whose question could not be put to the policy, or whose episode failed, and why."""
+
+    task: str
+    reason: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationRecord(Results):
     """One record of `evaluation.json`: the results of one policy on one set of tasks, and by ability.
@@ -73,6 +81,10 @@ class EvaluationRecord(Results):
     `tools` are those that were on, if the tasks have any to choose from. `settings` is what else a repetition needs; its entries
     stand among the others in the JSON. An episode of several abilities counts for each of them. By tool: `calls_by_tool` are means
     over all episodes, `errors_by_tool` shares of the calls. `ends` are shares of stop reasons.
+
+    `left_out` is the number of episodes that are in no figure: they failed for infrastructure reasons after all retries. `unplayed`
+    is the number of those whose question could not be put to the policy: they are wrong in every figure. `problems` names the first
+    of both.
     """
 
     label: str
@@ -87,7 +99,20 @@ class EvaluationRecord(Results):
     tokens_per_episode: float | None = None
     seconds_per_episode: SecondsPerEpisode | None = None
     ends: dict[str, float] | None = None
+    left_out: int = 0
+    unplayed: int = 0
+    problems: tuple[Unplayed, ...] = ()
     by_ability: dict[str, Results] = field(default_factory=dict)
+
+    @property
+    def dispatched(self) -> int:
+        """Number of episodes that were run, with those that are left out."""
+        return self.episodes + self.left_out
+
+    @property
+    def problem_share(self) -> float:
+        """The share of the episodes that are left out or were not played."""
+        return (self.left_out + self.unplayed) / self.dispatched
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -110,6 +135,7 @@ class EvaluationRecord(Results):
                 known["tools"] = tuple(known["tools"])
             if known.get("seconds_per_episode") is not None:
                 known["seconds_per_episode"] = SecondsPerEpisode(**known["seconds_per_episode"])
+            known["problems"] = tuple(Unplayed(**problem) for problem in known.get("problems", ()))
             by_ability = {name: Results.from_json(part) for name, part in record.get("by_ability", {}).items()}
             return cls(**known, **_results(record), settings=rest, by_ability=by_ability)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -117,7 +143,16 @@ class EvaluationRecord(Results):
 
 
 _FACTS = ("label", "policy", "tasks", "seed", "temperature", "tools")
-_EFFORT = ("calls_by_tool", "errors_by_tool", "tokens_per_episode", "seconds_per_episode", "ends")
+_EFFORT = (
+    "calls_by_tool",
+    "errors_by_tool",
+    "tokens_per_episode",
+    "seconds_per_episode",
+    "ends",
+    "left_out",
+    "unplayed",
+    "problems",
+)
 
 
 def _results(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,7 +168,7 @@ def _results(record: Mapping[str, Any]) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     """Dataclasses as dicts, tuples as lists."""
     if isinstance(value, tuple):
-        return list(value)
+        return [_plain(entry) for entry in value]
     if isinstance(value, dict):
         return {name: _plain(entry) for name, entry in value.items()}
     return asdict(value) if hasattr(value, "__dataclass_fields__") else value

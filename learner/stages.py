@@ -31,5 +31,12 @@ def run_stages(training: TrainingRun) -> list[EvaluationRecord]:
         training.evaluate("control", f"{checkpoint}/policy")
         training.finish("control")
     records = training.records()
-    training.tracker.summarise({f"val/{record.label}/accuracy": record.accuracy for record in records})
+    for record in records:
+        figures = {
+            "accuracy": record.accuracy,
+            "episodes": record.episodes,
+            "left_out": record.left_out,
+            "unplayed": record.unplayed,
+        }
+        training.tracker.summarise({f"val/{record.label}/{name}": value for name, value in figures.items()})
     return records

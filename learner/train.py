@@ -25,8 +25,7 @@ CHECKPOINT = "step"
 def run_rl(training: TrainingRun) -> tuple[Path, float]:
     """Train the policy by reinforcement learning, or go on from the newest checkpoint.
 
-    Returns the last checkpoint and the seconds that all steps took. Raises FleetError if every episode of a step failed for reasons
-    of infrastructure.
+    Returns the last checkpoint and the seconds that all steps took. Raises FleetError if a step has no episode to learn from.
     """
     settings, trainer, alarm = training.config.rl, training.trainer, CollapseAlarm()
     step, seconds = _resume(training, alarm)
@@ -36,8 +35,9 @@ def run_rl(training: TrainingRun) -> tuple[Path, float]:
             with clock.time("rollout"):
                 groups = training.rollout(_specs(training, step))
                 outcomes = list(episodes_of(groups))
-                # Episodes that still failed for infrastructure reasons after all retries have no outcome to learn from.
-                episodes = [episode for episode in outcomes if not episode.failed]
+                # There is nothing to learn from episodes that failed for infrastructure reasons after all retries, or whose
+                # question could not be put to the policy.
+                episodes = [episode for episode in outcomes if not (episode.failed or episode.unplayed)]
             if not episodes:
                 raise FleetError(f"RL step {step}: every episode failed; the last one: {outcomes[-1].error}")
             with clock.time("learn"):
@@ -50,7 +50,8 @@ def run_rl(training: TrainingRun) -> tuple[Path, float]:
                 training.publish()
             metrics |= tool_use_metrics(groups, alarm, training.tools)
             metrics |= gap_metrics(batch, old_log_probs, entropies) | clock.metrics(episodes)
-            metrics["rollout/infrastructure_failures"] = len(outcomes) - len(episodes)
+            metrics["rollout/infrastructure_failures"] = sum(episode.failed for episode in outcomes)
+            metrics["rollout/unplayed"] = sum(episode.unplayed for episode in outcomes)
             training.store.write(f"rl_{step:06d}", outcomes)
             training.log(Stage.rl, step, metrics)
             step, seconds = step + 1, seconds + clock.total_s

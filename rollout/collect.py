@@ -11,10 +11,12 @@ from typing import Any, Self
 
 import gymnasium
 from gymnasium.envs.registration import load_env_creator
+from omegaconf import OmegaConf
 
 from envs import count_rows, resolve
 from envs.datasets import is_dataset
 from envs.errors import UsageError
+from envs.runtime.atomic import write_file
 from envs.runtime.imports import import_path
 from envs.runtime.progress import Advance, silent
 from rollout.cluster.connect import join
@@ -70,6 +72,9 @@ class CollectConfig:
     seed: int = 0
     """Seed of tasks and sampling."""
 
+    resume: bool = False
+    """Go on with what an interrupted command wrote to `out`, with the settings that it began with: episodes that ended are kept."""
+
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
 
 
@@ -94,19 +99,39 @@ def collect(config: CollectConfig, policy_dir: str, advance: Advance = silent) -
     """Roll out, and write `trajectories/episodes.jsonl` below `config.out`.
 
     `policy_dir` is the policy's directory; for a script or an endpoint, the one in whose tokens the transcripts are written.
-    Raises UsageError if the tasks cannot be used, and if there are episodes in `config.out` already.
+    Raises UsageError if the tasks cannot be used, and as `Collector`.
     """
     with Collector(config, policy_dir) as collector:
         return collector.collect("episodes", collector.specs, advance)
 
 
+_DECISIVE = (
+    "tasks",
+    "options",
+    "policy",
+    "policy_model",
+    "tokenizer",
+    "group_size",
+    "temperature",
+    "seed",
+    "rollout.episode",
+)
+"""The settings that decide what an episode is: a resumed command has those of its beginning."""
+
+
 class Collector:
-    """The fleet and the groups of a configuration. `with` starts the fleet, on the Ray that it joins or starts, and stops it."""
+    """The fleet and the groups of a configuration. `with` starts the fleet, on the Ray that it joins or starts, and stops it.
+
+    Raises UsageError if there are episodes in `config.out` already and `config.resume` is not set, or if they were begun with
+    other settings.
+    """
 
     def __init__(self, config: CollectConfig, policy_dir: str) -> None:
-        self.store = Store(config.out)
-        if self.store.names():
-            raise UsageError(f"{config.out} holds episodes already: write another out=")
+        self.store, self._config = Store(config.out), config
+        if self.store.names() and not config.resume:
+            raise UsageError(f"{config.out} holds episodes already: write resume=true to go on with them, or another out=")
+        self._saved = Path(config.out, "config.yaml")
+        _require_same(self._saved, config)
         self.rollout = _rollout_of(config, policy_dir)
         tasks = tasks_of(config)
         self.options = tasks[1]
@@ -124,16 +149,45 @@ class Collector:
     def __enter__(self) -> Self:
         join(self.rollout, self.rollout.workers * self.rollout.gpus_per_worker)
         self._fleet = Fleet(self.rollout)
+        write_file(self._saved, OmegaConf.to_yaml(OmegaConf.structured(self._config)))
         return self
 
     def __exit__(self, *_: object) -> None:
         self._fleet.shutdown()
 
     def collect(self, name: str, specs: Sequence[GroupSpec], advance: Advance = silent) -> list[Group]:
-        """Roll the groups out and write their episodes as `trajectories/<name>.jsonl`."""
-        groups = self._fleet.collect(specs, advance)
+        """Roll the groups out and write their episodes as `trajectories/<name>.jsonl`: each as soon as it ends, and all of them in
+        the order of `specs` at the end. Episodes that the file holds already are not run again, unless they failed."""
+        known = {episode.chains[0].episode_id: episode for episode in self.store.read_unfinished(name) if not episode.failed}
+        if known:
+            self.store.write(name, known.values())  # without those that failed, which come again
+        missing = [GroupSpec(group.group_id, (spec,)) for group in specs for spec in group.episodes if spec.episode_id not in known]
+        begun = sum(len(group.episodes) for group in specs) - len(missing)
+        # One by one, not group by group: an episode is kept as soon as it ends, whatever the others of its group do.
+        new = self._fleet.collect(
+            missing, lambda done, text: advance(begun + done, text), keep=lambda episode: self.store.append(name, episode)
+        )
+        outcomes = known | {episode.chains[0].episode_id: episode for episode in episodes_of(new)}
+        groups = [Group(group.group_id, tuple(outcomes[spec.episode_id] for spec in group.episodes)) for group in specs]
         self.store.write(name, episodes_of(groups))
         return groups
+
+    def notes(self) -> list[str]:
+        """What the policy has to say about how it was asked; see `Fleet.notes`."""
+        return self._fleet.notes()
+
+
+def _require_same(saved: Path, config: CollectConfig) -> None:
+    """Raise UsageError if the command that wrote `saved` ran other episodes than `config` asks for."""
+    if not config.resume or not saved.exists():
+        return
+    begun, now = OmegaConf.load(saved), OmegaConf.structured(config)
+    for name in _DECISIVE:
+        before, after = (OmegaConf.select(settings, name) for settings in (begun, now))
+        if before != after:
+            raise UsageError(
+                f"{config.out} was begun with {name}={before}, not {after}: leave the setting out, or write another out="
+            )
 
 
 def _rollout_of(config: CollectConfig, policy_dir: str) -> RolloutConfig:

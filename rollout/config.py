@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 PROTOCOL_PROMPT = "protocol"
 
@@ -62,6 +63,12 @@ class EndpointConfig:
     """Deadline of one request in seconds."""
     attempts: int = 5
     """How often a request is tried if the endpoint is busy or failing."""
+    omit: list[str] = field(default_factory=list)
+    """Parameters never to send, of max_tokens, temperature, seed and tools. Those that the endpoint refuses are left out anyway."""
+    rename: dict[str, str] = field(default_factory=dict)
+    """Parameters to send under another name, as in {max_tokens: max_completion_tokens}."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Further parameters of each request, as they are, as in {reasoning_effort: low}."""
 
 
 class History(StrEnum):
@@ -131,3 +138,6 @@ class RolloutConfig:
     """Infrastructure failures in a row, without one finished episode in between, after which the run stops."""
     start_s: float = 300.0
     """Deadline for a worker to start, in seconds."""
+    worker_niceness: int = 0
+    """What is added to the niceness of the command for the processes that Ray starts on this machine; Ray's own default of 15
+    starves them if anything else runs. A cluster's is set where Ray is started: RAY_worker_niceness=0 ray start …"""

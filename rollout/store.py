@@ -22,6 +22,22 @@ class Store:
         write_file(path, "".join(self._save(episodes)))
         return path
 
+    def append(self, name: str, episode: Episode) -> None:
+        """Add one episode to `<name>.jsonl`: it is on disk when this returns."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with self._path(name).open("a", encoding="utf-8") as file:
+            file.write("".join(self._save([episode])))
+
+    def read_unfinished(self, name: str) -> list[Episode]:
+        """The episodes of a file that `append` made and that a kill may have cut: a last line without its end is left out."""
+        path = self._path(name)
+        if not path.exists():
+            return []
+        written = path.read_bytes()
+        if not written.endswith(b"\n"):
+            write_file(path, written[: written.rfind(b"\n") + 1])
+        return list(self.read(name))
+
     def read(self, name: str, *, images: bool = True) -> Iterator[Episode]:
         """The episodes of a file, with their images unless statistics are all that is wanted.
 

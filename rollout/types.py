@@ -47,13 +47,15 @@ class Generation:
     """N sampled token ids with their N log-probabilities (natural logarithm, at the sampling temperature).
 
     `finish_reason` is "stop" (the model ended its turn, or wrote one of the texts that end it; an end-of-turn token is the last of
-    `token_ids`) or "length". `version` is the policy version that sampled every token.
+    `token_ids`) or "length". `version` is the policy version that sampled every token. `reasoning` are thoughts that an endpoint's
+    API keeps apart from the text: they are no tokens, and nothing in them is acted on.
     """
 
     token_ids: list[int]
     logprobs: list[float]
     finish_reason: str
     version: int
+    reasoning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ class Turn:
     """One action of the model and what the environment answered. Times in seconds; `images` are sha256 names.
 
     `tool`, `tool_status` and `tool_latency_s`, which stand in the JSON as well, are those of the first of the `tool_calls`: most
-    turns have at most one.
+    turns have at most one. `reasoning` are the thoughts that an endpoint's API keeps apart; it stands in the JSON if there are any.
     """
 
     action: str
@@ -78,6 +80,7 @@ class Turn:
     images: list[str] = field(default_factory=list)
     tool_calls: list[ToolCallRecord] = field(default_factory=list)
     generate_s: float = 0.0
+    reasoning: str = ""
 
     @property
     def succeeded(self) -> bool:
@@ -101,8 +104,10 @@ class Turn:
 
     def to_record(self) -> dict[str, Any]:
         """Plain values for JSON."""
+        reasoning = {"reasoning": self.reasoning} if self.reasoning else {}
         return {
             "action": self.action,
+            **reasoning,
             "observation": self.observation,
             "images": self.images,
             "tool": self.tool,
@@ -135,7 +140,8 @@ class Trajectory:
     `token_ids`, `loss_mask`, `logprobs`, `versions` have equal length T. `loss_mask` is 1 exactly on tokens that the policy
     sampled in this chain; `logprobs` (natural logarithm, at the sampling temperature) is 0 and `versions` is -1 elsewhere. `images`
     holds sha256 names in the order of the image placeholders in `token_ids`. `needed_tools` names the tools that the task requires,
-    None if unknown. `error` says what failed if the episode is INFRASTRUCTURE. Raises ValueError if these invariants do not hold.
+    None if unknown. `error` says what failed if the episode is INFRASTRUCTURE, and why its question could not be put to the policy
+    if it is ABORTED or TOKEN_LIMIT. Raises ValueError if these invariants do not hold.
     """
 
     episode_id: str
@@ -178,13 +184,21 @@ class Trajectory:
             raise ValueError(f"{self.episode_id}: reward is {self.reward}")
         if isinstance(self.abilities, str):
             raise ValueError(f"{self.episode_id}: abilities is a list of names, not {self.abilities!r}")
-        if self.error is not None and not self.failed:
+        if self.error is not None and self.stop_reason not in _WITH_ERROR:
             raise ValueError(f"{self.episode_id}: it has an error ({self.error}) but ended as {self.stop_reason}")
 
     @property
     def failed(self) -> bool:
         """Whether our infrastructure failed, not the model: such an episode is in no statistics and is never learned from."""
         return self.stop_reason is StopReason.INFRASTRUCTURE
+
+    @property
+    def unplayed(self) -> bool:
+        """Whether the question could not be put to the policy: an endpoint refused it, its picture is broken, or it does not fit.
+
+        Such an episode is an outcome, and wrong: it stays in every figure. There is nothing in it to learn from.
+        """
+        return self.error is not None and not self.failed
 
     @property
     def calls(self) -> list[ToolCallRecord]:
@@ -229,6 +243,7 @@ class Trajectory:
             raise ValueError(f"not a trajectory record: {error}") from error
 
 
+_WITH_ERROR = (StopReason.INFRASTRUCTURE, StopReason.ABORTED, StopReason.TOKEN_LIMIT)
 _REQUIRED = {field.name for field in fields(Trajectory)} - {"chain", "error", "needed_tools", "temperature"}
 
 
@@ -262,8 +277,13 @@ class Episode:
         return self.chains[0].failed
 
     @property
+    def unplayed(self) -> bool:
+        """See `Trajectory.unplayed`."""
+        return self.chains[0].unplayed
+
+    @property
     def error(self) -> str | None:
-        """What failed, if the episode has no outcome."""
+        """What failed, or why the question could not be put to the policy."""
         return self.chains[0].error
 
 

@@ -8,7 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 class Server:
     """An endpoint in OpenAI's form. `replies` are texts, texts with a finish reason, tool calls (see `asking`), statuses
-    of failures, those with an error, "slow" or "garbage"; the last one for ever."""
+    of failures, those with an error, "slow" or "garbage", or functions of the request's body to one of these; the last one for
+    ever."""
 
     def __init__(self, *replies):
         self.requests = []
@@ -19,6 +20,8 @@ class Server:
             def do_POST(self):
                 outer.requests.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
                 reply = pending.pop(0) if len(pending) > 1 else pending[0]
+                if callable(reply):
+                    reply = reply(outer.requests[-1])
                 if reply == "slow":
                     time.sleep(3)
                 status, body = _failure(reply) or (200, _completion(reply))

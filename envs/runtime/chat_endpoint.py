@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import openai
 
-from envs.errors import ConversationTooLong, EndpointFailed, EndpointRefused
+from envs.errors import ConversationTooLong, EndpointFailed, EndpointRefused, EndpointUnusable
 from envs.runtime.loops import PerLoop
+from envs.runtime.refusals import Message, RequestForm, is_for_every_request, is_too_long, takes_no_tools
 
-# vLLM, SGLang, llama.cpp and others say it only in the message.
-_TOO_LONG = re.compile(r"context (?:length|size|window)|maximum model length|(?:prompt|input) is too long", re.IGNORECASE)
+log = logging.getLogger(__name__)
 
-Message = dict[str, Any]
-"""One chat message in OpenAI's form: `role` and `content`."""
+_REASONING = ("reasoning_content", "reasoning", "thinking")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,70 +31,131 @@ class RequestedCall:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The assistant's text, and the tool calls that it made through the API.
+    """The assistant's text, and the tool calls that it made through the API. A refusal in the API's own field is the text.
 
-    `finish_reason` is "length" if the text was cut off, else "stop".
+    The text is "" if there is none: the model thought until its tokens were spent, or had nothing to say. `reasoning` are the
+    thoughts that the API keeps apart from it. `finish_reason` is "length" if the text was cut off, else "stop".
     """
 
     text: str
     finish_reason: str
     tool_calls: tuple[RequestedCall, ...] = ()
+    reasoning: str = ""
 
 
 class ChatEndpoint:
     """A client for any event loop. `key` names the environment variable of the key, which may be unset if the server needs none.
 
     Connection errors, time-outs, 408, 409, 429 and 5xx are tried again, `attempts` times in all, with exponential backoff and
-    jitter; each attempt has `timeout_s` seconds.
+    jitter; each attempt has `timeout_s` seconds. Parameters in `omit` are never sent, those in `rename` under another name, and
+    those in `extra` always, as they are. If the endpoint refuses a parameter or the system prompt, the request is made again
+    without, as are all later ones; `notes` say so.
     """
 
-    def __init__(self, url: str, model: str, *, key: str = "OPENAI_API_KEY", timeout_s: float, attempts: int) -> None:
-        self._url, self._model = url, model
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        key: str = "OPENAI_API_KEY",
+        timeout_s: float,
+        attempts: int,
+        omit: Sequence[str] = (),
+        rename: Mapping[str, str] | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._url, self._model, self._extra = url, model, dict(extra or {})
+        self._form = RequestForm(set(omit), dict(rename or {}))
         secret = os.environ.get(key) or "none"
         self._clients = PerLoop(
             lambda: openai.AsyncOpenAI(base_url=url, api_key=secret, timeout=timeout_s, max_retries=attempts - 1)
         )
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was learned about the requests that the endpoint takes, a sentence each."""
+        return tuple(f"{self._url}: {note}" for note in self._form.notes)
+
     async def complete(self, messages: Sequence[Message], **sampling: Any) -> Reply:
         """The next assistant message. `sampling` are OpenAI's parameters.
 
-        Raises EndpointFailed if no attempt gave a usable answer, EndpointRefused if the request itself is wrong, of which
-        ConversationTooLong is a subclass.
+        Raises EndpointFailed if no attempt gave an answer, EndpointRefused if this request is refused, of which
+        ConversationTooLong and, if every other one would be refused too, EndpointUnusable are subclasses.
         """
-        conversation: Any = list(messages)
-        try:
-            answer = await self._clients.get().chat.completions.create(model=self._model, messages=conversation, **sampling)
-            choice = answer.choices[0]
-            text, reason = choice.message.content, choice.finish_reason
-            calls = tuple(_call(call) for call in choice.message.tool_calls or ())
-        except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError, openai.BadRequestError) as error:
-            kind = ConversationTooLong if _is_too_long(error) else EndpointRefused
-            raise kind(f"{self._url} refuses the request ({error.status_code}): {_line(error)}") from error
-        except (openai.OpenAIError, ValueError, AttributeError, IndexError, TypeError) as error:
-            raise EndpointFailed(f"{self._url} gave no answer: {_line(error)}") from error
-        if not isinstance(text, str) and not calls:
-            raise EndpointFailed(f"{self._url} answered without text")
-        return Reply(text or "", "length" if reason == "length" else "stop", calls)
+        while True:
+            known = len(self._form.notes)
+            try:
+                return await self._ask(messages, sampling)
+            except openai.APIStatusError as error:
+                if len(self._form.notes) > known:  # another request has learned meanwhile
+                    continue
+                refusal = self._refusal(error, sampling)
+                if type(refusal) is EndpointRefused and self._learned(error, messages, sampling):
+                    continue
+                raise refusal from error
+            except (openai.OpenAIError, ValueError, AttributeError, IndexError, TypeError) as error:
+                raise EndpointFailed(f"{self._url} gave no answer: {_line(error)}") from error
 
     async def close(self) -> None:
         """Close the running loop's connections."""
         await self._clients.get().close()
 
+    async def _ask(self, messages: Sequence[Message], sampling: Mapping[str, Any]) -> Reply:
+        conversation: Any = self._form.messages(messages)
+        # In the body as they are: the client itself takes only the names that OpenAI knows.
+        body = self._form.parameters(sampling) | self._extra
+        answer = await self._clients.get().chat.completions.create(model=self._model, messages=conversation, extra_body=body)
+        choice = answer.choices[0]
+        message = choice.message
+        reasoning = next((text for name in _REASONING if isinstance(text := getattr(message, name, None), str)), "")
+        calls = tuple(_call(call) for call in message.tool_calls or ())
+        text = _text(message.content) or (getattr(message, "refusal", None) or "")
+        return Reply(text, "length" if choice.finish_reason == "length" else "stop", calls, reasoning)
+
+    def _learned(self, error: openai.APIStatusError, messages: Sequence[Message], sampling: Mapping[str, Any]) -> bool:
+        known = len(self._form.notes)
+        learned = self._form.learn(_said(error), getattr(error, "param", None), messages, sampling)
+        for note in self._form.notes[known:]:
+            log.warning("%s: %s", self._url, note)
+        return learned
+
+    def _refusal(self, error: openai.APIStatusError, sampling: Mapping[str, Any]) -> EndpointRefused | EndpointFailed:
+        status, said = error.status_code, _said(error)
+        message = f"{self._url} refuses the request ({status}): {_line(error)}"
+        if is_for_every_request(status, said):
+            return EndpointUnusable(message)
+        if status in (408, 409, 425, 429) or status >= 500:
+            return EndpointFailed(f"{self._url} gave no answer: {_line(error)}")
+        if is_too_long(said, getattr(error, "code", None)):
+            return ConversationTooLong(message)
+        if takes_no_tools(said, sampling):
+            return EndpointUnusable(f"{message}: write +options.protocol=hermes, which needs no tools= of the API")
+        return EndpointRefused(message)
+
+
+def _said(error: openai.APIStatusError) -> str:
+    """All that the server said: its message, and the body for servers that put it elsewhere."""
+    return f"{error} {json.dumps(error.body, default=str) if error.body is not None else ''}"
+
+
+def _text(content: Any) -> str:
+    """The text of a message's content, which some servers give in parts."""
+    if isinstance(content, Sequence) and not isinstance(content, str):
+        parts = [part if isinstance(part, Mapping) else {"text": part} for part in content]
+        return "".join(str(part.get("text") or "") for part in parts if part.get("type") in (None, "text", "output_text"))
+    return content if isinstance(content, str) else ""
+
 
 def _call(call: Any) -> RequestedCall:
     """A call whose arguments are not a JSON object keeps them as text under one name, so that the tool can say what is wrong."""
+    given = call.function.arguments
     try:
-        arguments = json.loads(call.function.arguments or "{}", strict=False)
+        arguments = given if isinstance(given, dict) else json.loads(given or "{}", strict=False)
     except ValueError:
         arguments = None
     if not isinstance(arguments, dict):
-        arguments = {"arguments": call.function.arguments}
-    return RequestedCall(call.id, call.function.name, arguments)
-
-
-def _is_too_long(error: openai.APIStatusError) -> bool:
-    """Whether OpenAI's error code says so, or the message of a server that gives no code."""
-    return error.status_code == 400 and (error.code == "context_length_exceeded" or bool(_TOO_LONG.search(str(error))))
+        arguments = {"arguments": given}
+    return RequestedCall(call.id or "", call.function.name, arguments)
 
 
 def _line(error: Exception) -> str:

@@ -37,6 +37,7 @@ def join(config: RolloutConfig, gpus: float = 0) -> None:
             _require_gpus(gpus, torch.cuda.device_count())
         # The fleet raises the first error of a collection; Ray would print the others, hundreds of lines for one mistake.
         os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+        os.environ.setdefault("RAY_worker_niceness", str(config.worker_niceness))
         try:
             if not local:
                 _knock(os.environ["RAY_ADDRESS"])

@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -87,19 +87,27 @@ class Fleet:
             if sys.exception() is not None:
                 self._kill()
 
-    def collect(self, groups: Sequence[GroupSpec], advance: Advance = silent) -> list[Group]:
+    def collect(
+        self, groups: Sequence[GroupSpec], advance: Advance = silent, keep: Callable[[Episode], None] = lambda _: None
+    ) -> list[Group]:
         """Run every group; what became of them, in their order: each episode has exactly one outcome.
 
         A group goes to one worker whole. An episode that our infrastructure failed is repeated, without the rest of its group, up
         to `config.attempts` times; if it fails then too, it is returned as INFRASTRUCTURE. `advance` is called with the number of
-        finished episodes.
+        finished episodes, `keep` with each of them as soon as its outcome is final.
 
         Raises FleetError after `config.max_consecutive_failures` failures in a row or if a worker dies again and again, UsageError
-        if the episodes cannot be run at all, ValueError if two of them share an `episode_id`.
+        if the episodes cannot be run at all or no question can be put to the policy, ValueError if two of them share an
+        `episode_id`.
         """
         if not self._seats:
             raise RuntimeError("the fleet was shut down: make a new one")
-        return _Collection(self, self._config, groups, advance).run()
+        return _Collection(self, self._config, groups, advance, keep).run()
+
+    def notes(self) -> list[str]:
+        """What the workers' policies have to say about how they were asked, each sentence once."""
+        reports = ray.get([seat.worker.health.remote() for seat in self._seats], timeout=self._config.start_s)
+        return list(dict.fromkeys(note for report in reports for note in report["notes"]))
 
     def publish(self, state_dict: Mapping[str, torch.Tensor], version: int) -> None:
         """Serve `state_dict` (Hugging Face names) as `version` on every worker; returns when all do.
@@ -161,13 +169,21 @@ def resources(config: RolloutConfig) -> dict[str, float]:
 class _Collection:
     """One call of `Fleet.collect`."""
 
-    def __init__(self, fleet: Fleet, config: RolloutConfig, groups: Sequence[GroupSpec], advance: Advance) -> None:
-        self._fleet, self._config, self._groups, self._advance = fleet, config, groups, advance
+    def __init__(
+        self,
+        fleet: Fleet,
+        config: RolloutConfig,
+        groups: Sequence[GroupSpec],
+        advance: Advance,
+        keep: Callable[[Episode], None],
+    ) -> None:
+        self._fleet, self._config, self._groups, self._advance, self._keep = fleet, config, groups, advance, keep
         self._outcomes: dict[str, Episode] = {}
         self._attempts: Counter[str] = Counter()
         self._waiting = deque(group for group in groups if group.episodes)
         self._under_way: dict[Any, _Dispatch] = {}
         self._failures_in_a_row = 0
+        self._unplayed = 0
         if twice := _repeated(spec.episode_id for group in groups for spec in group.episodes):
             raise ValueError(f"two episodes are called {twice!r}: every episode of a collection needs its own episode_id")
 
@@ -181,6 +197,7 @@ class _Collection:
                 ray.cancel(call)
             for seat in self._fleet.seats:
                 seat.load = 0
+        self._require_played(enough=1)
         return [Group(group.group_id, tuple(self._outcomes[spec.episode_id] for spec in group.episodes)) for group in self._groups]
 
     def _send(self) -> None:
@@ -254,7 +271,17 @@ class _Collection:
 
     def _settle(self, spec: EpisodeSpec, episode: Episode) -> None:
         self._outcomes[spec.episode_id] = episode
+        self._keep(episode)
         self._advance(len(self._outcomes), "")
+        if episode.unplayed:
+            self._unplayed += 1
+            self._require_played(enough=self._config.max_consecutive_failures)
+
+    def _require_played(self, enough: int) -> None:
+        """Raise UsageError if there are `enough` outcomes and not one question could be put to the policy."""
+        outcomes = list(self._outcomes.values())
+        if len(outcomes) >= enough and len(outcomes) == self._unplayed:
+            raise UsageError(f"no question could be put to the policy; the first of {len(outcomes)}: {outcomes[0].error}")
 
 
 def _repeated(names: Iterable[str]) -> str | None:

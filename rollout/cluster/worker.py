@@ -139,7 +139,8 @@ class RolloutWorker:
         await publish(unpack(weights), version)
 
     async def health(self) -> dict[str, Any]:
-        """`version` of the policy served, number of episodes `running`, whether the engine is `healthy`, id of the `process`."""
+        """`version` of the policy served, number of episodes `running`, whether the engine is `healthy`, id of the `process`, and
+        the policy's `notes`, if it has any."""
         await self._ready
         assert self._policy is not None
         return {
@@ -147,6 +148,7 @@ class RolloutWorker:
             "running": self._running,
             "healthy": self._policy.healthy,
             "process": os.getpid(),
+            "notes": list(getattr(self._policy, "notes", ())),
         }
 
     async def close(self) -> None:

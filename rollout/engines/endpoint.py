@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from envs.errors import ConversationTooLong, EndpointFailed, EndpointRefused, InfrastructureError, TokenBudgetExceeded, UsageError
+from envs.errors import ConversationTooLong, EndpointFailed, EndpointUnusable, InfrastructureError, TokenBudgetExceeded, UsageError
 from envs.protocols.protocol import Schema
 from envs.runtime.chat_endpoint import ChatEndpoint, Message, Reply
 from rollout.config import RolloutConfig
@@ -18,7 +18,20 @@ class Endpoint:
 
     def __init__(self, config: RolloutConfig, version: int = 0) -> None:
         settings = config.endpoint
-        self._endpoint = ChatEndpoint(settings.url, settings.model, timeout_s=settings.timeout_s, attempts=settings.attempts)
+        self._endpoint = ChatEndpoint(
+            settings.url,
+            settings.model,
+            timeout_s=settings.timeout_s,
+            attempts=settings.attempts,
+            omit=settings.omit,
+            rename=settings.rename,
+            extra=settings.extra,
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was learned about the requests that the endpoint takes, a sentence each."""
+        return self._endpoint.notes
 
     async def complete(
         self, messages: Sequence[Message], *, max_tokens: int, temperature: float, seed: int, tools: Sequence[Schema] = ()
@@ -26,14 +39,14 @@ class Endpoint:
         """See `ChatPolicy`.
 
         Raises InfrastructureError if the endpoint gives no answer, TokenBudgetExceeded if the conversation is too long for it,
-        UsageError if it refuses for any other reason.
+        EndpointRefused if it refuses this conversation for another reason, UsageError if it would refuse any.
         """
         try:
             offered = {"tools": list(tools)} if tools else {}
             return await self._endpoint.complete(messages, max_tokens=max_tokens, temperature=temperature, seed=seed, **offered)
         except ConversationTooLong as error:
             raise TokenBudgetExceeded(str(error)) from error
-        except EndpointRefused as error:
+        except EndpointUnusable as error:
             raise UsageError(str(error)) from error
         except EndpointFailed as error:
             raise InfrastructureError(str(error)) from error

@@ -103,9 +103,9 @@ def closed(text: str, opening: str) -> str:
     return text if "</think>" in text else CLOSING + text
 
 
-def certain(token_ids: list[int], finish_reason: str = "stop") -> Generation:
+def certain(token_ids: list[int], finish_reason: str = "stop", reasoning: str = "") -> Generation:
     """Tokens that no policy sampled. They count as sampled by version 0 with probability 1: how likely they were is unknown."""
-    return Generation(token_ids, [0.0] * len(token_ids), finish_reason, 0)
+    return Generation(token_ids, [0.0] * len(token_ids), finish_reason, 0, reasoning)
 
 
 def sampling(space: Any) -> Callable[[random.Random], Script] | None:

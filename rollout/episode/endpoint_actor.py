@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from envs.errors import InfrastructureError
 from envs.protocols import Call, Calls, Protocol, encodable
+from envs.protocols.tags import write_call
 from envs.types import Observation
 from rollout.config import EpisodeConfig
 from rollout.episode.actors import OPENING, certain, closed
@@ -70,13 +71,15 @@ class EndpointActor:
         except TimeoutError:
             raise InfrastructureError(f"the endpoint gave no answer within {deadline_s:g} s") from None
         # Lone surrogates, which JSON can smuggle in, are neither tokens nor text that can be sent again.
-        text = closed(self._said(replace(reply, text=encodable(reply.text))), self.opening)
-        token_ids = self._chat.encode_action(text, () if self._protocol is None else self._protocol.stop)
-        if reply.finish_reason == "length" or len(token_ids) > transcript.room:  # its end of turn was not written
+        said = self._said(replace(reply, text=encodable(reply.text)))
+        reasoning = encodable(reply.reasoning)
+        token_ids = self._chat.encode_action(closed(said, self.opening), () if self._protocol is None else self._protocol.stop)
+        # A turn without text is the end of a turn; of one that was cut off, the end was not written.
+        if said and (reply.finish_reason == "length" or len(token_ids) > transcript.room):
             if token_ids[-1] == self._chat.end_of_turn:
                 token_ids = token_ids[:-1]
-            return [certain(token_ids[: transcript.room], "length")]
-        return [certain(token_ids)]
+            return [certain(token_ids[: transcript.room], "length", reasoning)]
+        return [certain(token_ids, reasoning=reasoning)]
 
     def _said(self, reply: Reply) -> str:
         """The reply as the student would write it; the conversation keeps it in the endpoint's own form."""
@@ -92,8 +95,16 @@ class EndpointActor:
             written = self._protocol.write(Calls(tuple(Call(call.name, call.arguments) for call in reply.tool_calls)))
             return encodable(f"{reply.text}\n{written}" if reply.text else written)
         text = reply.text if self._protocol is None else self._protocol.first_turn(reply.text)
+        if reply.tool_calls:  # unasked: its server has made them of the text
+            write = write_call if self._protocol is None else self._written
+            calls = [write(Call(call.name, call.arguments)) for call in reply.tool_calls]
+            text = encodable("\n".join([*([text] if text else []), *calls]))
         self._messages.append({"role": "assistant", "content": text})
         return text
+
+    def _written(self, call: Call) -> str:
+        assert self._protocol is not None
+        return self._protocol.write(Calls((call,)))
 
     def _shown(self, messages: Sequence[ChatMessage]) -> list[Message]:
         """What the environment shows, in the API's roles: results belong to calls if the API made them, else to the user."""

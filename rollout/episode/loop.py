@@ -11,12 +11,13 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Mapping
+from dataclasses import replace
 from itertools import islice
 from typing import Any, TypeVar, cast
 
 import gymnasium
 
-from envs.errors import InfrastructureError, TokenBudgetExceeded, UsageError
+from envs.errors import DatasetError, EndpointRefused, InfrastructureError, TokenBudgetExceeded, UsageError
 from envs.protocols import Message, Protocol
 from envs.runtime.threads import Threads
 from envs.types import Observation, ToolCall, ToolStatus
@@ -50,9 +51,10 @@ async def run_episode(
 ) -> Episode:
     """Run `spec` on `env`, which is closed at the end; `policy` is needed for the actor "policy" only.
 
-    Past a deadline the episode ends as TIME_LIMIT; cancelled, as ABORTED. Without a single sampled token there is nothing to judge
-    the model by, so both are INFRASTRUCTURE then, like every error that is not the model's. Raises UsageError for what no second
-    attempt would change: an actor that the environment does not have, an observation that is not text, a prompt that cannot fit.
+    Past a deadline the episode ends as TIME_LIMIT; cancelled, as ABORTED. Without a single turn there is nothing to judge the model
+    by, so both are INFRASTRUCTURE then, like every error that is not the model's. A question that cannot be put to the policy ends
+    as `Trajectory.unplayed`: TOKEN_LIMIT if it does not fit, ABORTED if its row is broken or an endpoint refuses it. Raises
+    UsageError for what concerns every question: an actor that the environment does not have, an observation that is not text.
     """
     config = config or EpisodeConfig()
     run = _Run(spec, env, policy, chat, config, threads or Threads(1), images or ImageEncoder())
@@ -63,6 +65,10 @@ async def run_episode(
         stop = StopReason.TIME_LIMIT
     except asyncio.CancelledError:
         stop = StopReason.ABORTED
+    except (DatasetError, EndpointRefused) as refusal:
+        stop, error = StopReason.ABORTED, str(refusal)
+    except _DoesNotFit as refusal:
+        stop, error = StopReason.TOKEN_LIMIT, str(refusal)
     except UsageError:
         raise
     except Exception as failure:
@@ -70,7 +76,7 @@ async def run_episode(
         log.warning("episode %s: %s", spec.episode_id, error, exc_info=not isinstance(failure, InfrastructureError))
     finally:
         await run.close()
-    if error is None and not run.sampled:
+    if error is None and not run.has_turns:
         stop, error = StopReason.INFRASTRUCTURE, f"{stop}: not one token was sampled"
     return run.episode(stop, error)
 
@@ -88,6 +94,10 @@ def failed_episode(spec: EpisodeSpec, error: str) -> Episode:
         temperature=spec.temperature,
     )
     return Episode((trajectory,))
+
+
+class _DoesNotFit(Exception):
+    """The first prompt exceeds a budget; the message is the remedy."""
 
 
 class _DeadlinePassed(Exception):
@@ -129,9 +139,9 @@ class _Run:
         self._reward = 0.0
 
     @property
-    def sampled(self) -> bool:
-        """Whether any token was sampled."""
-        return self._transcript is not None and self._transcript.sampled_tokens > 0
+    def has_turns(self) -> bool:
+        """Whether the policy has acted, be it with an empty turn."""
+        return bool(self._turns) or (self._transcript is not None and self._transcript.sampled_tokens > 0)
 
     async def play(self) -> StopReason:
         """Reset, then turn after turn until somebody ends it."""
@@ -141,7 +151,7 @@ class _Run:
         try:
             transcript.append_observation(messages)
         except TokenBudgetExceeded as error:
-            raise UsageError(f"the first prompt does not fit: {error}. Raise rollout.episode.max_tokens") from error
+            raise _DoesNotFit(f"the first prompt does not fit: {error}. Raise rollout.episode.max_tokens") from error
         for _ in range(self._config.max_turns):
             if transcript.room < 1:
                 return StopReason.TOKEN_LIMIT
@@ -161,14 +171,15 @@ class _Run:
             if self._turns:
                 return StopReason.TOKEN_LIMIT, observation, messages
             remedy = "serve it with a longer context, or lower rollout.episode.max_action_tokens"
-            raise UsageError(f"the first prompt does not fit: {error}: {remedy}") from error
+            raise _DoesNotFit(f"the first prompt does not fit: {error}: {remedy}") from error
         if pieces is None:
             return StopReason.ABORTED, observation, messages
         generate_s = time.monotonic() - started
         for piece in pieces:
             transcript.append_generation(piece)
         action = self._chat.decode([token for piece in pieces for token in piece.token_ids])
-        self._pending = Turn(action=action, generate_s=generate_s)
+        reasoning = "".join(piece.reasoning for piece in pieces)
+        self._pending = Turn(action=action, generate_s=generate_s, reasoning=reasoning)
         observation, reward, terminated, truncated, info = await self._env.step(actor.opening + action)
         self._reward += reward
         self._last_info = info
@@ -187,7 +198,7 @@ class _Run:
             except TokenBudgetExceeded:
                 full = True
         records = [ToolCallRecord(call.tool, str(call.status), call.latency_s) for call in calls]
-        self._turns.append(Turn(action=action, observation=text, images=images, tool_calls=records, generate_s=generate_s))
+        self._turns.append(replace(self._pending, observation=text, images=images, tool_calls=records))
         self._pending = None
         if terminated:
             return StopReason.ANSWERED, observation, messages

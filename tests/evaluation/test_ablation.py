@@ -6,6 +6,7 @@ from trajectories import CODE, grouped, trajectory
 from envs.tools.outputs import BLANK
 from evaluation.ablation import (
     FULL,
+    AblationReport,
     ablation_table,
     causal_use,
     necessity,
@@ -61,7 +62,8 @@ def share(count, total):
 
 def test_necessity_by_hand():
     report = necessity(paired({FULL: items(1, 1, 0, 0), "without code": items(0, 1, 1, 0)}))
-    assert report_json(report) == {
+    assert report_json(AblationReport(report, left_out=2)) == {
+        "left_out": 2,
         "without code": {
             part: {
                 "episodes": 4,
@@ -72,7 +74,7 @@ def test_necessity_by_hand():
                 "accuracy_without": share(2, 4),
             }
             for part in ("all", "needed")
-        }
+        },
     }
 
 
@@ -92,7 +94,7 @@ def test_causal_use_by_hand():
     real = [*items(1, 1, 0, 1), *grouped(trajectory(group="h", answer="z"))]
     hidden = [*items(0, 0, answer="other"), *items(0, 1), *grouped(trajectory(group="h", answer="y"))]
     report = causal_use(paired({FULL: real, "blank": hidden}))
-    assert report_json(report)["blank"]["all"] == {
+    assert report_json(AblationReport(report, 0))["blank"]["all"] == {
         "episodes": 4,
         "answer_changes": share(2, 4),
         "accuracy_real": share(3, 4),
@@ -102,10 +104,11 @@ def test_causal_use_by_hand():
 
 def test_the_table_has_a_row_for_each_part():
     report = necessity(paired({FULL: items(1, 0), "without code": items(0, 0)}))
-    table = ablation_table(report)
+    table = ablation_table(AblationReport(report, left_out=3))
     assert table.row_count == 2
     assert [column.header for column in table.columns][2:4] == ["episodes", "only with"]
-    assert ablation_table({}).row_count == 0
+    assert "3 episodes left out" in str(table.title)
+    assert ablation_table(AblationReport({}, 0)).row_count == 0
 
 
 @pytest.mark.parametrize("part", ["all", "needed"])

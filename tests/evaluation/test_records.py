@@ -10,11 +10,12 @@ from trajectories import CODE, grouped, trajectory
 
 from envs.errors import InfrastructureError
 from evaluation.intervals import bootstrap_interval, wilson_interval
-from evaluation.records import evaluation_record, markdown, merge, read_records, table, write_records
+from evaluation.records import evaluation_record, merge, read_records, write_records
+from evaluation.report import is_reliable, markdown, table, warnings
 from evaluation.types import EvaluationRecord, NeedResults
 from rollout.types import Episode, Group, StopReason
 
-FAILED = trajectory([CODE], "d", 1, stop=StopReason.INFRASTRUCTURE)
+FAILED = trajectory([CODE], "d", 1, stop=StopReason.INFRASTRUCTURE, error="a worker died")
 GROUPS = grouped(
     trajectory([CODE], "a", correct=True),
     trajectory([], "b"),
@@ -52,6 +53,9 @@ def test_the_json_of_a_record_is_the_contracts():
         "tokens_per_episode": 1.5,
         "seconds_per_episode": {"generate": pytest.approx(0.15), "tool": 0.5},
         "ends": {"ANSWERED": 1.0},
+        "left_out": 1,
+        "unplayed": 0,
+        "problems": [{"task": FAILED.task_id, "reason": FAILED.error}],
         "by_ability": {
             "faking": {
                 "episodes": 3,
@@ -149,3 +153,34 @@ def test_the_markdown_table_has_realx_benchs_order():
     header, _, row = markdown([record(groups=groups)]).splitlines()
     assert [cell.strip() for cell in header.split("|")[2:7]] == ["all", "perception", "search", "integration", "own"]
     assert row.startswith("| rl | 0.0 % (")
+
+
+REFUSED = trajectory(group="r", stop=StopReason.ABORTED, error="refused (400): filtered")
+
+
+def test_a_question_that_was_not_played_is_wrong_in_every_figure():
+    refused = record(groups=grouped(trajectory(correct=True), REFUSED))
+    assert (refused.episodes, refused.accuracy, refused.unplayed, refused.left_out) == (2, 0.5, 1, 0)
+
+
+@pytest.mark.parametrize("problem", [FAILED, REFUSED])
+def test_episodes_that_are_missing_or_not_played_are_told_in_table_and_markdown(problem):
+    found = record(groups=grouped(problem, *(trajectory([], f"g{number}") for number in range(19))))
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(table([found]))
+    text = console.export_text()
+    assert "left out: infrastructure failed" in text and "not played: counted as wrong" in text
+    assert f"({found.episodes}{' of 20' if problem is FAILED else ''} episodes)" in text
+    assert f"- rl: {problem.task_id}: {problem.error}" in markdown([found]).splitlines()
+
+
+@pytest.mark.parametrize(("others", "warned", "reliable"), [(199, False, True), (50, True, True), (8, True, False)])
+@pytest.mark.parametrize("problem", [FAILED, REFUSED])
+def test_above_one_percent_is_a_warning_and_above_ten_no_result(problem, others, warned, reliable):
+    found = [record(groups=grouped(problem, *(trajectory([], f"g{number}") for number in range(others))))]
+    assert (bool(warnings(found)), is_reliable(found)) == (warned, reliable)
+    assert all(str(problem.error) in line and f"of {others + 1} episodes" in line for line in warnings(found))
+
+
+def test_a_record_without_problems_warns_of_nothing():
+    assert warnings([record(groups=grouped(trajectory()))]) == []

@@ -16,7 +16,7 @@ import gymnasium
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from envs.errors import InfrastructureError
+from envs.errors import DatasetError, InfrastructureError
 from envs.types import ToolCall, ToolStatus
 from rollout.config import RolloutConfig
 from rollout.tokens.chat_format import ChatFormat, ChatMessage
@@ -131,7 +131,7 @@ class Fake(gymnasium.Env):
     The tool calls of a `gated` environment wait until `gate` is set.
 
     `trouble` happens at the first `times` episodes of each seed, in the first step: "raise", "crash", "tool" (a FAILURE), "kill"
-    (the process), "hang". The episodes are counted by files in `log`.
+    (the process), "hang", "row" (it is broken). The episodes are counted by files in `log`.
     """
 
     open_environments = 0
@@ -171,6 +171,8 @@ class Fake(gymnasium.Env):
                 raise InfrastructureError("the wire is cut")
             if self._trouble == "crash":
                 raise KeyError("a bug of the environment")
+            if self._trouble == "row":
+                raise DatasetError(f"row {self._seed} is broken")
             if self._trouble == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             if self._trouble == "hang":

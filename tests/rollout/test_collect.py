@@ -5,6 +5,7 @@ import json
 
 import gymnasium
 import pytest
+from omegaconf import OmegaConf
 
 from configs import compose
 from envs.errors import UsageError
@@ -93,5 +94,16 @@ def test_an_unknown_engine_is_named_before_anything_starts(tmp_path):
 def test_episodes_are_not_overwritten(tmp_path):
     (tmp_path / "run/trajectories").mkdir(parents=True)
     (tmp_path / "run/trajectories/episodes.jsonl").write_text("")
-    with pytest.raises(UsageError, match="holds episodes already"):
+    with pytest.raises(UsageError, match=r"holds episodes already: write resume=true"):
         Collector(config(tmp_path, "policy=random"), find_policy("starter"))
+    Collector(config(tmp_path, "policy=random", "resume=true"), find_policy("starter"))
+
+
+@pytest.mark.parametrize("other", ["seed=1", "group_size=2", "temperature=0", "+options.need=1", "rollout.episode.max_turns=3"])
+def test_a_command_that_goes_on_runs_the_episodes_that_it_began_with(tmp_path, other):
+    begun = config(tmp_path, "policy=random", "resume=true")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(begun)))
+    Collector(config(tmp_path, "policy=random", "resume=true", "episodes=9", "rollout.workers=2"), find_policy("starter"))
+    with pytest.raises(UsageError, match="was begun with"):
+        Collector(config(tmp_path, "policy=random", "resume=true", other), find_policy("starter"))

@@ -34,6 +34,19 @@ async def test_episodes_come_back_from_the_disk(tmp_path, episodes, chat):
     assert lint(path) == []
 
 
+def test_episodes_that_were_appended_survive_a_kill_amid_the_next_line(tmp_path, episodes):
+    store = Store(tmp_path)
+    for episode in episodes:
+        store.append("run", episode)
+    assert list(store.read("run")) == episodes
+    path = tmp_path / "trajectories/run.jsonl"
+    path.write_bytes(path.read_bytes()[:-10])
+    assert store.read_unfinished("run") == episodes[:-1]
+    store.append("run", episodes[-1])
+    assert store.read_unfinished("run") == episodes
+    assert store.read_unfinished("none") == []
+
+
 def test_a_failed_episode_comes_back_as_failed_with_its_error(tmp_path):
     store = Store(tmp_path)
     store.write("run", [failed_episode(spec(), "the wire is cut"), Episode((trajectory(number=1),))])

@@ -28,3 +28,8 @@ def test_a_driver_that_gets_sigterm_can_close_what_it_holds(cluster):
     with pytest.raises(KeyboardInterrupt):
         ray.get(never, timeout=20)
     ray.cancel(never, force=True)
+
+
+def test_workers_have_the_priority_of_the_command_that_started_them(cluster):
+    niceness = ray.remote(num_cpus=0)(lambda: os.getpriority(os.PRIO_PROCESS, 0)).remote()
+    assert ray.get(niceness, timeout=60) == os.getpriority(os.PRIO_PROCESS, 0)

@@ -100,6 +100,23 @@ def test_a_sample_that_always_fails_ends_as_infrastructure_after_its_attempts(fl
     assert attempts(tmp_path)[1] == 3
 
 
+def test_a_question_that_cannot_be_put_is_not_repeated_and_the_others_go_on(fleet, tmp_path):
+    kept = []
+    episodes = collect(fleet, groups(2, 2, {1: {"trouble": "row"}}, log=str(tmp_path)), lambda done, text: None, kept.append)
+    assert [episode.unplayed for episode in episodes] == [False, True, False, False]
+    assert attempts(tmp_path) == dict.fromkeys(range(4), 1)
+    assert sorted(episode.trajectory.episode_id for episode in kept) == [episode.trajectory.episode_id for episode in episodes]
+
+
+@pytest.mark.parametrize("size", [2, 9])
+def test_if_no_question_can_be_put_the_run_stops_and_says_why(fleet, size):
+    kept = []
+    with pytest.raises(UsageError, match=r"no question could be put.*row \d is broken"):
+        fleet.collect(groups(2, size, trouble="row", times=99), keep=kept.append)
+    assert len(kept) >= min(9, 2 * size)
+    collect(fleet, groups(2, 2))
+
+
 def test_a_worker_that_dies_amid_its_episodes_is_replaced_with_the_current_weights(fleet, tmp_path):
     fleet.publish({"weight": torch.zeros(2, dtype=torch.bfloat16)}, 7)
     episodes = collect(fleet, groups(8, 4, {5: {"trouble": "kill"}}, log=str(tmp_path), tool_s=0.05))

@@ -1,5 +1,6 @@
-"""A model behind an endpoint plays episodes: it is sent the conversation with its images, its text becomes the student's tokens, a
-failing endpoint is our failure, one that refuses is the user's. Against a real server on loopback, and through `collect`."""
+"""A model behind an endpoint plays episodes: it is sent the conversation with its images, its text becomes the student's tokens. A
+failing endpoint is our failure, one that refuses everything the user's; a refused question and a turn without text are outcomes.
+Against a real server on loopback, and through `collect`."""
 
 import base64
 import io
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from openai_server import asking
 from PIL import Image
 from rollout_fakes import Fake, spec
 
@@ -69,10 +71,48 @@ async def test_a_failing_endpoint_is_our_failure(serve, chat, trouble):
     assert episode.trajectory.stop_reason is StopReason.INFRASTRUCTURE
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404])
-async def test_an_endpoint_that_refuses_is_a_usage_error(serve, chat, status):
+@pytest.mark.parametrize("status", [401, 402, 403, 404])
+async def test_an_endpoint_that_would_refuse_any_question_is_a_usage_error(serve, chat, status):
     with pytest.raises(UsageError, match=str(status)):
         await play(serve("first", status), chat)
+
+
+@pytest.mark.parametrize("status", [400, 413, 422, 451, (403, {"message": "your input was flagged by moderation"})])
+async def test_a_question_that_is_refused_is_an_outcome_of_its_episode_alone(serve, chat, status):
+    trajectory = (await play(serve("first", status), chat)).trajectory
+    assert (trajectory.stop_reason, trajectory.unplayed, trajectory.failed) == (StopReason.ABORTED, True, False)
+    assert "refuses the request" in str(trajectory.error)
+    assert [turn.action for turn in trajectory.turns] == ["first"]
+
+
+SILENT = {
+    "thoughts used up the budget": ({"content": None, "reasoning_content": "hm"}, "length"),
+    "an empty text": ("", "stop"),
+    "nothing at all": ({"content": None}, "stop"),
+}
+
+
+@pytest.mark.parametrize("reply", SILENT.values(), ids=SILENT)
+async def test_a_turn_without_text_is_the_models_and_the_episode_goes_on(serve, chat, reply):
+    trajectory = (await play(serve(reply, "second"), chat, Fake(turns=1))).trajectory
+    assert trajectory.stop_reason is StopReason.ANSWERED
+    assert [turn.action for turn in trajectory.turns] == ["", "second"]
+
+
+async def test_an_episode_of_a_silent_model_alone_has_an_outcome(serve, chat):
+    trajectory = (await play(serve(SILENT["nothing at all"]), chat, max_turns=2)).trajectory
+    assert trajectory.stop_reason is StopReason.TURN_LIMIT
+
+
+async def test_thoughts_that_the_api_keeps_apart_are_recorded_and_not_acted_on(serve, chat):
+    reply = {"content": "first", "reasoning_content": "perhaps <answer>7</answer>"}
+    (turn, _) = (await play(serve(reply, "second"), chat, Fake(turns=1))).trajectory.turns
+    assert (turn.action, turn.reasoning) == ("first", "perhaps <answer>7</answer>")
+
+
+async def test_calls_that_nobody_asked_for_are_written_as_text(serve, chat):
+    (turn, _) = (await play(serve(asking(("search", {"query": "x"})), "second"), chat, Fake(turns=1))).trajectory.turns
+    assert turn.action == '<tool_call>{"name": "search", "arguments": {"query": "x"}}</tool_call>'
 
 
 TOO_LONG = [
@@ -81,19 +121,27 @@ TOO_LONG = [
     {"message": "The decoder prompt (length 600) is longer than the maximum model length of 512.", "code": 400},
     {"message": "The input (600 tokens) is longer than the model's context length (512 tokens).", "code": 400},
     {"message": "the request exceeds the available context size, try increasing it", "code": 400},
+    {"message": "Range of input length should be [1, 30720]", "code": "invalid_parameter_error"},
+    {"message": "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576).", "code": 400},
+    {"message": "prompt is too long: 210000 tokens > 200000 maximum", "type": "invalid_request_error"},
+    {"message": "Prompt contains 40000 tokens, too large for model with 32768 maximum context length", "code": "3051"},
+    {"message": "`inputs tokens + max_new_tokens` must be <= 4096. Given: 4000 and 512", "type": "validation"},
+    {"message": "This model's maximum prompt length is 131072 but the request contains 160000 tokens.", "code": None},
+    {"message": "Invalid request: Your request exceeded model token limit: 8192", "type": "invalid_request_error"},
 ]
 
 
-@pytest.mark.parametrize("error", TOO_LONG, ids=["openai", "vllm", "vllm-prompt", "sglang", "llama.cpp"])
+@pytest.mark.parametrize("error", TOO_LONG, ids=lambda error: error["message"][:24])
 async def test_a_conversation_that_has_become_too_long_for_it_ends_that_episode(serve, chat, error):
     trajectory = (await play(serve("first", (400, error)), chat)).trajectory
     assert trajectory.stop_reason is StopReason.TOKEN_LIMIT
     assert [turn.action for turn in trajectory.turns] == ["first"]
 
 
-async def test_a_first_prompt_that_is_too_long_is_a_usage_error(serve, chat):
-    with pytest.raises(UsageError, match="longer context"):
-        await play(serve((400, TOO_LONG[0])), chat)
+async def test_a_first_prompt_that_is_too_long_ends_that_episode_with_the_remedy(serve, chat):
+    trajectory = (await play(serve((400, TOO_LONG[0])), chat)).trajectory
+    assert (trajectory.stop_reason, trajectory.unplayed) == (StopReason.TOKEN_LIMIT, True)
+    assert "longer context" in str(trajectory.error)
 
 
 def test_an_endpoint_without_a_models_name_is_refused(tmp_path):

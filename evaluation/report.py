@@ -1,0 +1,88 @@
+"""What a person reads of records: the table of a command, `evaluation.md`, and warnings about episodes that are not in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from evaluation.types import EvaluationRecord, Results
+
+_WARNING, _FAILURE = 0.01, 0.1
+_REALX = ("perception", "reasoning", "search", "integration")  # in RealX-Bench's order
+
+
+def markdown(records: Sequence[EvaluationRecord]) -> str:
+    """RealX-Bench's form: a row for each record, the accuracy in percent on all tasks and by ability, and calls per episode."""
+    present = {ability for record in records for ability in record.by_ability}
+    abilities = [*(name for name in _REALX if name in present), *sorted(present - set(_REALX))]
+    header = ["", "all", *abilities, "calls per episode", "episodes", "not played", "left out"]
+    rows = []
+    for record in records:
+        parts = [record, *(record.by_ability.get(ability) for ability in abilities)]
+        calls = f"{record.calls_per_episode.mean:.2f}"
+        counts = map(str, (record.episodes, record.unplayed, record.left_out))
+        rows.append([record.label, *map(_accuracy_text, parts), calls, *counts])
+    lines = [header, ["---"] * len(header), *rows]
+    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    named = [f"- {record.label}: {problem.task}: {problem.reason}\n" for record in records for problem in record.problems]
+    return text + "".join(["\n", *(f"{line}\n" for line in warnings(records)), "\n" if named else "", *named] if named else [])
+
+
+def warnings(records: Sequence[EvaluationRecord]) -> list[str]:
+    """A line for each record of which more than 1 % of the episodes are left out or were not played."""
+    lines = []
+    for record in records:
+        if record.problem_share > _WARNING:
+            parts = [
+                f"{record.left_out} are left out, since they failed for infrastructure reasons" if record.left_out else "",
+                f"{record.unplayed} could not be put to the policy and count as wrong" if record.unplayed else "",
+            ]
+            first = record.problems[0] if record.problems else None
+            example = f" ({first.task}: {first.reason})" if first else ""
+            told = "; ".join(part for part in parts if part)
+            lines.append(f"warning: {record.label}: of {record.dispatched} episodes, {told}{example}")
+    return lines
+
+
+def is_reliable(records: Sequence[EvaluationRecord]) -> bool:
+    """Whether no record has more than 10 % of its episodes left out or not played."""
+    return all(record.problem_share <= _FAILURE for record in records)
+
+
+def table(records: Sequence[EvaluationRecord]) -> Table:
+    """The records side by side, a column each: all tasks together, then each ability."""
+    result = Table(title="Held-out tasks", title_justify="left")
+    result.add_column("")
+    for record in records:
+        of = f" of {record.dispatched}" if record.left_out else ""
+        result.add_column(f"{record.label}\n({record.episodes}{of} episodes)", justify="right")
+    abilities = sorted({ability for record in records for ability in record.by_ability})
+    for ability in (None, *abilities):
+        parts = [record if ability is None else record.by_ability.get(ability) for record in records]
+        result.add_section()
+        result.add_row(f"[bold]{ability or 'all'}[/bold]: accuracy (95 %)", *map(_accuracy_text, parts))
+        result.add_row("  calls per episode: mean (variance)", *map(_calls_text, parts))
+        for need, name in (("needed", "  used a tool if one is needed"), ("not_needed", "  used a tool if none is needed")):
+            result.add_row(name, *(_tool_use_text(part, need) for part in parts))
+    if any(record.unplayed or record.left_out for record in records):
+        result.add_section()
+        result.add_row("not played: counted as wrong", *(str(record.unplayed) for record in records))
+        result.add_row("left out: infrastructure failed", *(str(record.left_out) for record in records))
+    return result
+
+
+def _accuracy_text(results: Results | None) -> str:
+    if results is None:
+        return "–"
+    low, high = results.ci95
+    return f"{100 * results.accuracy:.1f} % ({100 * low:.1f}–{100 * high:.1f})"
+
+
+def _calls_text(results: Results | None) -> str:
+    return "–" if results is None else f"{results.calls_per_episode.mean:.2f} ({results.calls_per_episode.var:.2f})"
+
+
+def _tool_use_text(results: Results | None, need: str) -> str:
+    part = None if results is None else results.by_need.get(need)
+    return "–" if part is None else f"{100 * part.tool_use:.1f} % of {part.episodes}"
