@@ -61,7 +61,9 @@ def table(records: Sequence[EvaluationRecord]) -> Table:
     for ability in (None, *abilities):
         parts = [record if ability is None else record.by_ability.get(ability) for record in records]
         result.add_section()
-        result.add_row(f"[bold]{ability or 'all'}[/bold]: accuracy (95 %)", *map(_accuracy_text, parts))
+        result.add_row(
+            f"[bold]{ability or 'all'}[/bold]: accuracy (95 %)", *(_accuracy_text(part, counted=bool(ability)) for part in parts)
+        )
         result.add_row("  calls per episode: mean (variance)", *map(_calls_text, parts))
         for need, name in (("needed", "  used a tool if one is needed"), ("not_needed", "  used a tool if none is needed")):
             result.add_row(name, *(_tool_use_text(part, need) for part in parts))
@@ -72,11 +74,11 @@ def table(records: Sequence[EvaluationRecord]) -> Table:
     return result
 
 
-def _accuracy_text(results: Results | None) -> str:
+def _accuracy_text(results: Results | None, counted: bool = False) -> str:
     if results is None:
         return "–"
     low, high = results.ci95
-    return f"{100 * results.accuracy:.1f} % ({100 * low:.1f}–{100 * high:.1f})"
+    return f"{100 * results.accuracy:.1f} % ({100 * low:.1f}–{100 * high:.1f})" + (f" of {results.episodes}" if counted else "")
 
 
 def _calls_text(results: Results | None) -> str:
