@@ -66,23 +66,26 @@ class ImagePreprocessor:
                 return
 
     def _make(self, jobs: Sequence[tuple[Sequence[EncodedImage], Done]]) -> None:
-        """New images share a run of the processor: most of its cost is per run."""
+        """New images share a run of the processor: most of its cost is per run. A job is done as soon as its own images are."""
         images = {image.sha256: image for wanted, _ in jobs for image in wanted}
         with self._lock:
             made: dict[str, Features | Exception] = {sha: self._cache[sha] for sha in images if sha in self._cache}
         new = [image for sha, image in images.items() if sha not in made]
+        waiting = _settle(jobs, made)
         for start in range(0, len(new), _IMAGES_PER_RUN):
-            batch = new[start : start + _IMAGES_PER_RUN]
-            try:
-                features = self._process(batch)
-                self._keep(features)
-                made |= features
-            except Exception as error:
-                made |= dict.fromkeys((image.sha256 for image in batch), error)
-        for wanted, done in jobs:
-            results = [made[image.sha256] for image in wanted]
-            errors = [result for result in results if isinstance(result, Exception)]
-            done(errors[0] if errors else [result for result in results if isinstance(result, Features)])
+            made |= self._features(new[start : start + _IMAGES_PER_RUN])
+            waiting = _settle(waiting, made)
+
+    def _features(self, images: Sequence[EncodedImage]) -> dict[str, Features | Exception]:
+        """The features of each image, or the error of just that one: the others of its run are made without it."""
+        try:
+            made = self._process(images)
+        except Exception as error:
+            if len(images) == 1:
+                return {images[0].sha256: error}
+            return {sha: features for image in images for sha, features in self._features([image]).items()}
+        self._keep(made)
+        return dict(made)
 
     def _keep(self, made: Mapping[str, Features]) -> None:
         with self._lock:
@@ -100,3 +103,18 @@ class ImagePreprocessor:
                 element.data = element.data.clone()  # a slice would keep the tensor of the whole run alive
             made[image.sha256] = Features(item, place.length)
         return made
+
+
+def _settle(
+    jobs: Sequence[tuple[Sequence[EncodedImage], Done]], made: Mapping[str, Features | Exception]
+) -> list[tuple[Sequence[EncodedImage], Done]]:
+    """Finish the jobs of which all images are made; returns the others."""
+    waiting = []
+    for wanted, done in jobs:
+        results = [made[image.sha256] for image in wanted if image.sha256 in made]
+        if len(results) < len(wanted):
+            waiting.append((wanted, done))
+            continue
+        errors = [result for result in results if isinstance(result, Exception)]
+        done(errors[0] if errors else [result for result in results if isinstance(result, Features)])
+    return waiting

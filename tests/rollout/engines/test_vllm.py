@@ -13,6 +13,7 @@ from rollout.config import EngineConfig, RolloutConfig
 from rollout.engines.vllm import VllmPolicy
 from rollout.episode.environments import make
 from rollout.tokens.chat_format import ChatFormat, banned_token_ids
+from rollout.tokens.images import ImageEncoder
 from rollout.tokens.transcript import Transcript
 from starter.policies import find_policy
 
@@ -59,6 +60,18 @@ async def test_after_an_update_outputs_equal_a_fresh_engines(engine, fresh_engin
         assert mine.logprobs == pytest.approx(other.logprobs, abs=1e-4)
     assert [one.token_ids for one in after] != [one.token_ids for one in before]
     assert {one.version for one in before} | {one.version for one in after} == {1, 2}
+
+
+async def test_a_picture_that_cannot_be_preprocessed_fails_its_own_call_alone(engine, chat):
+    """All calls wait for the image thread at the same time, and so share a run of the processor."""
+    transcripts = [Transcript(chat, max_tokens=800) for _ in range(4)]
+    for number, transcript in enumerate(transcripts):
+        show(transcript, "What is to be seen?", [picture(100 + number)])
+    sliver = ImageEncoder().encode(picture(99, 1, 300))  # an aspect ratio that the processor refuses
+    calls = [sample(engine, transcript) for transcript in transcripts]
+    calls.insert(2, engine.generate(transcripts[0].token_ids, [sliver], max_tokens=4, temperature=0.0, seed=0))
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert [isinstance(outcome, Exception) for outcome in outcomes] == [False, False, True, False, False]
 
 
 async def test_on_a_cpu_nothing_is_compiled(engine, prompts):
