@@ -119,7 +119,7 @@ def _check(schema: DictConfig, overrides: Sequence[str]) -> None:
 
 
 def _nearest(path: str, known: Sequence[str]) -> list[str]:
-    """The settings that a wrong `path` may mean: those whose last name is spelt most alike, else the one that is alike as a whole."""
+    """The settings that a wrong `path` may mean: those whose last name is spelt most alike, else the one that is most alike."""
     leaf = path.rpartition(".")[2]
     alike = difflib.get_close_matches(leaf, {other.rpartition(".")[2] for other in known}, 1, 0.7)
     same = [other for other in known if other.rpartition(".")[2] in alike]

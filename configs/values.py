@@ -50,15 +50,10 @@ def hint_of(schema: type, path: str) -> Any:
 
 
 def default_of(schema: type, path: str) -> Any:
-    """The default of the setting at a dotted `path` of a dataclass."""
-    value: Any = schema
+    """The default of the setting at a dotted `path` of a dataclass; None for what stands in a plain mapping."""
+    value: Any = schema()
     for name in path.split("."):
-        field = (
-            next((one for one in dataclasses.fields(value) if one.name == name), None) if dataclasses.is_dataclass(value) else None
-        )
-        if field is None:
-            return None
-        value = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        value = getattr(value, name, None)
     return value
 
 
@@ -122,10 +117,10 @@ def check_numbers(config: Any) -> None:
         positive = name.endswith("_s")
         if value < least or (positive and value == 0) or math.isnan(value):
             raise UsageError(f"{path}={value:g}: write {'more than' if positive else 'at least'} {least:g}")
-        if value > most or (math.isinf(value) and not positive):
-            raise UsageError(
-                f"{path}={value:g}: write at most {most:.0f}" if most < math.inf else f"{path}={value}: write a number"
-            )
+        if value > most:
+            raise UsageError(f"{path}={value:g}: write at most {most:.0f}")
+        if math.isinf(value) and not positive:
+            raise UsageError(f"{path}={value}: write a number")
 
 
 def _numbers(config: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
