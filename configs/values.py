@@ -1,4 +1,4 @@
-"""Reads the value of one `key=value` as the type that the setting has, and checks the range of numbers.
+"""Reads the value of one `key=value` as the type that the setting has, and checks the range of numbers and where `out` is.
 
 A text is taken as it stands: Hydra's grammar, in which `=`, `,`, brackets and letters of other scripts have to be quoted, reads
 only what is no text. A value that is quoted as a whole, or that escapes such a character with a backslash, is read as Hydra does.
@@ -9,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import re
 import types
 from collections.abc import Iterator
 from enum import Enum
+from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -115,12 +117,23 @@ def check_numbers(config: Any) -> None:
         least = _LEAST.get(name, 1 if isinstance(value, int) else 0)
         most = _MOST.get(name, math.inf)
         positive = name.endswith("_s")
+        shown = f"{path}={value:g}" if isinstance(value, float) else f"{path}={value}"
         if value < least or (positive and value == 0) or math.isnan(value):
-            raise UsageError(f"{path}={value:g}: write {'more than' if positive else 'at least'} {least:g}")
+            raise UsageError(f"{shown}: write {'more than' if positive else 'at least'} {least:g}")
         if value > most:
-            raise UsageError(f"{path}={value:g}: write at most {most:.0f}")
+            raise UsageError(f"{shown}: write at most {most:.0f}")
         if math.isinf(value) and not positive:
-            raise UsageError(f"{path}={value}: write a number")
+            raise UsageError(f"{shown}: write a number")
+
+
+def check_out(out: str) -> None:
+    """Raise UsageError if `out` cannot be a directory that is written to."""
+    path = Path(out).absolute()
+    place = next(parent for parent in (path, *path.parents) if parent.exists())
+    if not place.is_dir():
+        raise UsageError(f"out={out}: {place} is a file: write a directory")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UsageError(f"out={out}: {place} cannot be written to: write another directory")
 
 
 def _numbers(config: Any, prefix: str = "") -> Iterator[tuple[str, float]]:

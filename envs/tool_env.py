@@ -87,8 +87,8 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         limits: Limits | None = None,
         render_mode: str | None = None,
     ) -> None:
-        if max_turns < 1:
-            raise UsageError(f"max_turns is {max_turns}: write 1 or more")
+        if not isinstance(max_turns, int) or max_turns < 1:
+            raise UsageError(f"max_turns is {max_turns}: write a whole number, 1 or more")
         if isinstance(without, str):
             raise UsageError(f"without={without}: write a list, as in without=[{without}]")
         self.observation_space: Any = Dict({"text": Unicode(MAX_CHARACTERS), "images": spaces.Sequence(RGBImage(MAX_SIDE))})

@@ -2,6 +2,7 @@
 stands, mistakes get one line."""
 
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,21 @@ def test_a_number_in_its_range_is_taken(change):
 def test_a_commands_numbers_are_checked(name, schema):
     with pytest.raises(UsageError, match=r"rollout.workers=-2: write at least 1"):
         compose(name, schema, ["rollout.workers=-2"])
+
+
+def test_a_file_is_no_place_to_write_to(tmp_path):
+    (tmp_path / "file").touch()
+    for out in ("file", "file/run"):
+        with pytest.raises(UsageError, match="file is a file: write a directory"):
+            compose("collect", CollectConfig, [f"out={tmp_path}/{out}"])
+    assert compose("collect", CollectConfig, [f"out={tmp_path}/new/run"]).out.endswith("new/run")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_place_that_may_not_be_written_to_is_refused():
+    with pytest.raises(UsageError, match="cannot be written to"):
+        compose("collect", CollectConfig, ["out=/usr/run"])
 
 
 OPTIONS = [
