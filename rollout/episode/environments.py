@@ -63,7 +63,7 @@ def make(env_id: str, options: Mapping[str, Any], sandbox: Any = None) -> gymnas
 
 def _nearest(env_id: str, option: str) -> str:
     """The option that a wrong one may mean, as the end of a sentence."""
-    entry: Any = gymnasium.spec(env_id).entry_point
+    entry: Any = gymnasium.spec(env_id.rpartition(":")[2]).entry_point
     maker = load_env_creator(entry) if isinstance(entry, str) else entry
     parameters = inspect.signature(maker).parameters.values()
     known = {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD}
