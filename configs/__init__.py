@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 from yaml import YAMLError
 
+from configs.values import check_numbers, check_out, default_of, hint_of, read_value, wrong
 from envs.errors import UsageError
 
 DIRECTORY = Path(__file__).parent
@@ -26,33 +27,73 @@ RETIRED = (("learner", "banned_token_ids"), ("learner", "seed"), ("rollout", "ba
 def compose[T](name: str, schema: type[T], overrides: Sequence[str]) -> T:
     """The settings of command `name` as an instance of its dataclass. Raises UsageError if an override is wrong."""
     ConfigStore.instance().store(name="schema", node=schema)
-    _check(OmegaConf.structured(schema), overrides)
+    given = _read(schema, overrides)
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(DIRECTORY)):
-            config = hydra_compose(config_name=name, overrides=list(overrides))
-        return cast(T, OmegaConf.to_object(config))
+            config = hydra_compose(config_name=name, overrides=[text for text in overrides if text.startswith("experiment=")])
     except (HydraException, OmegaConfBaseException) as error:
-        cause, _, key = str(error.__cause__ or error).partition("full_key:")
-        prefix = f"{key.split()[0]}: " if key.split() else ""
-        raise UsageError(prefix + " ".join(cause.split())) from error
+        raise UsageError(_line(error)) from error
+    made = _instance(config, schema, given)
+    if name != "bench" and isinstance(out := getattr(made, "out", None), str):
+        check_out(out)
+    return made
 
 
 def compose_again[T](saved: Path, schema: type[T], overrides: Sequence[str]) -> T:
     """The settings that a run began with (its `config.yaml`), with `overrides` applied. Raises UsageError if one is wrong."""
-    _check(OmegaConf.structured(schema), overrides)
+    given = _read(schema, overrides)
     try:
-        # Hydra's parser, as when the run was begun: YAML would read quotes and backslashes otherwise.
-        parsed = OverridesParser.create().parse_overrides([text for text in overrides if not text.startswith("experiment=")])
-        given = OmegaConf.create()
-        for override in parsed:
-            OmegaConf.update(given, override.key_or_group, override.value(), force_add=True)
         begun: Any = OmegaConf.load(saved)
         for part, name in RETIRED:
             if part in begun:
                 begun[part].pop(name, None)
-        return cast(T, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), begun, given)))
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        config: Any = OmegaConf.merge(OmegaConf.structured(schema), begun)
+    except (OmegaConfBaseException, YAMLError) as error:
         raise UsageError(f"{saved}: {' '.join(str(error).split())}") from error
+    return _instance(config, schema, given)
+
+
+def _read(schema: type, overrides: Sequence[str]) -> dict[str, tuple[str, Any]]:
+    """Text and value of each setting that is given. Raises UsageError if one cannot be read or is given twice."""
+    _check(OmegaConf.structured(schema), overrides)
+    given: dict[str, tuple[str, Any]] = {}
+    for override in overrides:
+        key, _, text = override.partition("=")
+        path = key.lstrip("+")
+        if path == "experiment":
+            continue
+        if path in given and given[path][0] != text:
+            raise UsageError(f"{path} is given twice, as {given[path][0]!r} and as {text!r}: write it once")
+        given[path] = text, read_value(path, text, hint_of(schema, path), default_of(schema, path))
+    return given
+
+
+def _instance[T](config: DictConfig, schema: type[T], given: Mapping[str, tuple[str, Any]]) -> T:
+    """The configuration with what is `given`, as an instance of its dataclass. Raises UsageError if a value is wrong."""
+    for path, (text, value) in given.items():
+        hint = hint_of(schema, path)
+        if is_dataclass(hint) and not isinstance(value, dict):
+            names = ", ".join(field.name for field in fields(hint))
+            raise UsageError(f"{path}={text}: it is a group of settings: write {path}.NAME=…, with NAME one of {names}")
+        try:
+            OmegaConf.update(config, path, value, force_add=True)
+        except OmegaConfBaseException as error:
+            raise (wrong(path, text, hint) if not isinstance(value, list | dict) else UsageError(_line(error))) from error
+    try:
+        made = cast(T, OmegaConf.to_object(config))
+    except InterpolationResolutionError as error:
+        raise UsageError(f"{_line(error)}: write the name of a setting, as in ${{seed}}") from error
+    except OmegaConfBaseException as error:
+        raise UsageError(_line(error)) from error
+    check_numbers(made)
+    return made
+
+
+def _line(error: Exception) -> str:
+    """An error of Hydra's or OmegaConf's as one line that begins with the setting."""
+    cause, _, key = str(error.__cause__ or error).partition("full_key:")
+    prefix = f"{key.split()[0]}: " if key.split() else ""
+    return prefix + " ".join(cause.split())
 
 
 def choices(group: str = "experiment") -> list[str]:
@@ -65,7 +106,7 @@ def _check(schema: DictConfig, overrides: Sequence[str]) -> None:
     known, free_paths = _paths(schema), _free(schema)
     for override in overrides:
         key, separator, value = override.partition("=")
-        bare = key.lstrip("+~")
+        bare = key.lstrip("+")
         free = any(bare.startswith(f"{path}.") for path in free_paths)
         if not separator:
             raise UsageError(f"cannot read {override!r}: write key=value")
@@ -75,9 +116,17 @@ def _check(schema: DictConfig, overrides: Sequence[str]) -> None:
         elif free and key == bare and bare not in known:
             raise UsageError(f"{key} has no default to override: write +{override}")
         elif not free and bare not in known:
-            close = difflib.get_close_matches(bare, known, 1, 0.6)
-            remedy = f"did you mean {close[0]}=…?" if close else f"settings are {', '.join(schema)}"
+            close = _nearest(bare, [path for path in known if not any(other.startswith(f"{path}.") for other in known)])
+            remedy = f"did you mean {' or '.join(f'{path}=…' for path in close)}?" if close else f"settings are {', '.join(schema)}"
             raise UsageError(f"unknown setting {bare!r}: {remedy}")
+
+
+def _nearest(path: str, known: Sequence[str]) -> list[str]:
+    """The settings that a wrong `path` may mean: those whose last name is spelt most alike, else the one that is most alike."""
+    leaf = path.rpartition(".")[2]
+    alike = difflib.get_close_matches(leaf, {other.rpartition(".")[2] for other in known}, 1, 0.7)
+    same = [other for other in known if other.rpartition(".")[2] in alike]
+    return difflib.get_close_matches(path, same, 3, 0) or difflib.get_close_matches(path, known, 1, 0.6)
 
 
 def _paths(node: Any, prefix: str = "") -> list[str]:

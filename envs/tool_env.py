@@ -6,6 +6,7 @@ import asyncio
 import random
 import reprlib
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import gymnasium
@@ -86,8 +87,8 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         limits: Limits | None = None,
         render_mode: str | None = None,
     ) -> None:
-        if max_turns < 1:
-            raise UsageError(f"max_turns is {max_turns}: write 1 or more")
+        if not isinstance(max_turns, int) or max_turns < 1:
+            raise UsageError(f"max_turns is {max_turns}: write a whole number, 1 or more")
         if isinstance(without, str):
             raise UsageError(f"without={without}: write a list, as in without=[{without}]")
         self.observation_space: Any = Dict({"text": Unicode(MAX_CHARACTERS), "images": spaces.Sequence(RGBImage(MAX_SIDE))})
@@ -165,7 +166,7 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         self._transcript.append(action)
         parsed = self.protocol.parse(action)
         if isinstance(parsed, Answer):
-            return await self._answered(parsed.text)
+            return await self._answered(parsed.text, parsed.note)
         if isinstance(parsed, Malformed):
             # The remedy is our own text: its tags are intended and not escaped.
             return await self._next([], [self.protocol.remedy(parsed)])
@@ -173,7 +174,11 @@ class ToolEnv(gymnasium.Env[Observation, str]):
             raise UsageError(f"the protocol {self.protocol.name} read {parsed!r}: its parse gives Answer, Calls or Malformed")
         ended = await self._run_calls(parsed.calls)
         safe = [(result.text, result.images) for _, result in ended]
-        return await self._next([call for call, _ in ended], self.protocol.results(parsed.calls, safe))
+        messages = self.protocol.results(parsed.calls, safe)
+        if parsed.note:
+            *others, last = messages
+            messages = [*others, replace(last, text=f"{last.text}\n{parsed.note}")]
+        return await self._next([call for call, _ in ended], messages)
 
     async def call(self, name: str, arguments: Mapping[str, Any] | None = None) -> ToolResult:
         """Call a tool, as one turn. The result's text is escaped. If it spends the budget, `finish` returns the truncated end.
@@ -277,11 +282,11 @@ class ToolEnv(gymnasium.Env[Observation, str]):
             self._final = step
         return step
 
-    async def _answered(self, answer: str) -> Step:
+    async def _answered(self, answer: str, note: str = "") -> Step:
         self._turns += 1
         reward, parts = await self._score(answer)
         info = {"tool_call": None, "tool_calls": [], "messages": [], "answer": answer, "reward_parts": parts}
-        self._final = self._observe([]), reward, True, False, info
+        self._final = self._observe([Message("user", note)] if note else []), reward, True, False, info
         return self._final
 
     async def _score(self, answer: str | None) -> tuple[float, dict[str, float]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 from envs.errors import UsageError
@@ -11,10 +13,30 @@ STARTERS = {"starter": Path(__file__).parent / "microworld", "starter_mixture": 
 
 
 def find_policy(policy: str) -> str:
-    """The absolute directory of a policy in the Hugging Face layout. Raises UsageError if there is no model in it."""
-    path = STARTERS.get(policy) or Path(policy)
+    """The absolute directory of a policy in the Hugging Face layout. Raises UsageError, with what to write instead, if there is no
+    model in it."""
+    path = STARTERS.get(policy) or Path(policy).expanduser()
     if not (path / "config.json").is_file():
-        raise UsageError(
-            f"policy={policy}: there is no model in {path}; write policy={' or '.join(STARTERS)}, or a directory with a config.json"
-        )
+        raise UsageError(f"policy={policy}: {_remedy(policy, path)}")
+    try:
+        known = "model_type" in json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError) as error:
+        raise UsageError(f"policy={policy}: {path}/config.json cannot be read: {' '.join(str(error).split())}") from error
+    if not known:
+        raise UsageError(f"policy={policy}: {path}/config.json names no model_type: write a directory in the Hugging Face layout")
     return str(path.absolute())
+
+
+def _remedy(policy: str, path: Path) -> str:
+    """What is at `path` instead of a model, and what to write."""
+    if path.suffix == ".gguf":
+        return "a GGUF file holds no model in the Hugging Face layout: write the directory of the one that it was made of"
+    if path.is_file():
+        return f"it is a file: write its directory, policy={path.parent}"
+    if (path / "adapter_config.json").is_file():
+        return "it holds an adapter without its model: merge the two (peft's merge_and_unload) and save them as one directory"
+    if inner := sorted(path.glob("policy/config.json")) or sorted(path.glob("checkpoints/*/policy/config.json")):
+        return f"there is no model in {path} itself; write policy={inner[-1].parent}"
+    if not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", policy):
+        return f"there is no such directory; a model of the Hugging Face Hub is fetched by hf download {policy} --local-dir DIR"
+    return f"there is no model in {path}; write policy={' or '.join(STARTERS)}, or a directory with a config.json"

@@ -1,15 +1,21 @@
-"""Settings: every shipped choice composes, YAML overrides dataclasses, the command line overrides YAML, mistakes get one line."""
+"""Settings: every shipped choice composes, YAML overrides dataclasses, the command line overrides YAML, a text is taken as it
+stands, mistakes get one line."""
 
+import math
+import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
 
 from configs import choices, compose, compose_again
+from configs.values import check_numbers, read_value
 from envs.errors import UsageError
 from learner.experiment import Experiment, Stage
 from rollout.collect import CollectConfig
+from rollout.config import EngineConfig, RolloutConfig
 from starter.pretraining import PretrainingConfig
 
 ROOT = Path(__file__).parents[1]
@@ -64,6 +70,20 @@ def test_the_7b_experiment_has_the_papers_hyper_parameters():
         ("rl.steps=many", "rl.steps"),
         ("steps", "write key=value"),
         ("experiment=dmeo", "demo"),
+        ("steps=5", "did you mean rl.steps"),
+        ("evaluation.episode=5", "did you mean evaluation.episodes"),
+        ("rollout=5", "write rollout.NAME=…, with NAME one of engine"),
+        ("rl.steps=1e3", "write a whole number"),
+        ("rl.learning_rate=fast", "write a number"),
+        ("learner.packed=maybe", "write true or false"),
+        ("learner.precision=fp8", "write float32 or bfloat16"),
+        ("stages=rl", "stages=[rl]"),
+        ("stages=rl,control", "stages=[rl,control]"),
+        ("out=", "out= has no value"),
+        ("seed=", "out for 0"),
+        ("out=runs/${x}", "as in ${seed}"),
+        ("out=runs/${x", "choose a value without it"),
+        ("+options.reward={a: b=c}", "quote each text"),
         ("stages=[rl,flight]", "expected one of"),
         ("task_options.train.need=0.3", "write +task_options.train.need=0.3"),
     ],
@@ -72,6 +92,127 @@ def test_a_mistake_gets_one_line(override, answer):
     with pytest.raises(UsageError, match=re.escape(answer)) as error:
         compose("train", Experiment, [override])
     assert "\n" not in str(error.value)
+
+
+STANDING = [
+    "ckpt/epoch=3-step=100",
+    "https://x.openai.azure.com/openai/deployments/d?api-version=2024-10-21",
+    "runs/中文/é",
+    "data/q (1).jsonl",
+    "v1, no tools",
+    "[v1] {a: b}",
+    "007",
+    "1e3",
+    "true",
+    "~/runs",
+    "runs/$x",
+    "it's",
+    "a:b#c&d;e!",
+    "C:\\runs\\x",
+    "\\\\server\\share",
+    " ",
+]
+
+
+@pytest.mark.parametrize("text", STANDING)
+@pytest.mark.parametrize("hint", [str, str | None])
+def test_a_text_is_taken_as_it_stands(text, hint):
+    assert read_value("label", text, hint) == text
+
+
+def test_texts_arrive_as_they_stand():
+    for text in STANDING:
+        assert compose("collect", CollectConfig, [f"label={text}"]).label == text
+
+
+@pytest.mark.parametrize(
+    ("text", "hint", "value"),
+    [
+        ("'a=b'", str, "a=b"),
+        ('"a, b"', str, "a, b"),
+        ("ckpt/epoch\\=3", str, "ckpt/epoch=3"),
+        ('"x" and "y"', str, '"x" and "y"'),
+        ("null", str | None, None),
+        ("null", str, "null"),
+        ("null", int | None, None),
+        ("[runs/a=1, runs/b]", list[str], ["runs/a=1", "runs/b"]),
+        ('["a,b",c]', list[str], ["a,b", "c"]),
+        ("[007]", list[str], ["007"]),
+        ("[]", list[str], []),
+        ("v1, no", Any, "v1, no"),
+        ("http://x?y=z", Any, "http://x?y=z"),
+        ("5", Any, 5),
+        ('{"accuracy": 0.5, "mine:brief": [1]}', Any, {"accuracy": 0.5, "mine:brief": [1]}),
+    ],
+)
+def test_quotes_lists_and_json_are_read(text, hint, value):
+    assert read_value("key", text, hint) == value
+
+
+def test_a_setting_is_given_once():
+    with pytest.raises(UsageError, match="out is given twice, as 'a' and as 'b'"):
+        compose("collect", CollectConfig, ["out=a", "out=b"])
+    assert compose("collect", CollectConfig, ["out=a=1", "out=a=1", "+out=a=1"]).out == "a=1"
+
+
+def test_a_setting_may_name_another():
+    assert compose("collect", CollectConfig, ["out=runs/${seed}", "seed=7"]).out == "runs/7"
+
+
+@pytest.mark.parametrize(
+    ("change", "answer"),
+    [
+        ({"episodes": 0}, "episodes=0: write at least 1"),
+        ({"episodes": -1}, "episodes=-1: write at least 1"),
+        ({"group_size": 0}, "group_size=0: write at least 1"),
+        ({"seed": -1}, "seed=-1: write at least 0"),
+        ({"seed": 2**31}, "write at most 2147483647"),
+        ({"temperature": -0.1}, "temperature=-0.1: write at least 0"),
+        ({"temperature": math.nan}, "temperature=nan"),
+        ({"temperature": math.inf}, "temperature=inf: write a number"),
+        ({"rollout": RolloutConfig(workers=0)}, "rollout.workers=0: write at least 1"),
+        ({"rollout": RolloutConfig(group_s=0)}, "rollout.group_s=0: write more than 0"),
+        ({"rollout": RolloutConfig(engine=EngineConfig(gpu_memory_utilization=90))}, "write at most 1"),
+    ],
+    ids=str,
+)
+def test_a_number_out_of_its_range_is_refused(change, answer):
+    with pytest.raises(UsageError, match=re.escape(answer)):
+        check_numbers(CollectConfig(**change))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"temperature": 0},
+        {"rollout": RolloutConfig(sandboxes_per_worker=0, group_s=math.inf)},
+        {"rollout": RolloutConfig(gpus_per_worker=0.5, engine=EngineConfig(block_size=None))},
+    ],
+    ids=str,
+)
+def test_a_number_in_its_range_is_taken(change):
+    check_numbers(CollectConfig(**change))
+
+
+@pytest.mark.parametrize(("name", "schema"), [("collect", CollectConfig), ("evaluate", CollectConfig), ("train", Experiment)])
+def test_a_commands_numbers_are_checked(name, schema):
+    with pytest.raises(UsageError, match=r"rollout.workers=-2: write at least 1"):
+        compose(name, schema, ["rollout.workers=-2"])
+
+
+def test_a_file_is_no_place_to_write_to(tmp_path):
+    (tmp_path / "file").touch()
+    for out in ("file", "file/run"):
+        with pytest.raises(UsageError, match="file is a file: write a directory"):
+            compose("collect", CollectConfig, [f"out={tmp_path}/{out}"])
+    assert compose("collect", CollectConfig, [f"out={tmp_path}/new/run"]).out.endswith("new/run")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_place_that_may_not_be_written_to_is_refused():
+    with pytest.raises(UsageError, match="cannot be written to"):
+        compose("collect", CollectConfig, ["out=/usr/run"])
 
 
 OPTIONS = [

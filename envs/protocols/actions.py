@@ -8,9 +8,10 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The final answer's text."""
+    """The final answer's text. `note` says what else the turn held that was not carried out."""
 
     text: str
+    note: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +24,11 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """The calls of one turn, at least one; several run concurrently."""
+    """The calls of one turn, at least one; several run concurrently. `note` says what else it held that was not carried out; the
+    model is shown it with the results."""
 
     calls: tuple[Call, ...]
+    note: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,16 +8,19 @@ ignores them, as Qwen2.5-VL's does, the system prompt shows them in the same wor
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 
 from PIL import Image
 
 from envs.errors import UsageError
 from envs.protocols.actions import Action, Answer, Call, Calls, Malformed
+from envs.protocols.json_calls import calls_of, reads_as_call, write_call
 from envs.protocols.protocol import Message, Protocol, ToolGuide
-from envs.protocols.tags import calls_of, is_whole, scan, write_call
+from envs.protocols.tags import is_whole, scan
 
 _TAGS = frozenset({"answer", "tool_call"})
+_CODE = re.compile(r"<code>.*</code>\Z", re.DOTALL)  # of the protocol deepeyes
 _REMEDY = "call a tool as <tool_call>{…}</tool_call>, or answer"
 
 
@@ -39,17 +42,26 @@ class Hermes(Protocol):
 
     def parse(self, text: str) -> Action:
         found = scan(text, _TAGS)
-        answers = [block for block in found.blocks if block.tag == "answer"]
+        answers = [block.inside.strip() for block in found.blocks if block.tag == "answer"]
+        left_open = "" if found.open_tag is None else f"<{found.open_tag}> was never closed"
         if answers:
-            return Answer(answers[0].inside.strip())
+            calls = len(found.blocks) - len(answers)
+            parts = [(len(answers) - 1, "more <answer>"), (calls, "<tool_call>")]
+            ignored = " and ".join(f"{count} {what}" for count, what in parts if count)
+            return Answer(answers[0], f"Only your first <answer> counted; ignored: {ignored}." if ignored else "")
         if found.blocks:
-            calls = calls_of(iter(found.blocks))
-            return calls if isinstance(calls, Malformed) else Calls(calls)
-        if found.open_tag is not None:
-            return Malformed(f"<{found.open_tag}> was never closed: {_REMEDY}")
+            calls = calls_of(block.inside for block in found.blocks)
+            unread = found.open_tag in _TAGS
+            return (
+                calls if isinstance(calls, Malformed) else Calls(calls, f"Your last {left_open}: it was ignored." if unread else "")
+            )
+        if left_open:
+            return Malformed(f"{left_open}: {_REMEDY}")
+        answer = found.visible.strip()
+        if reads_as_call(answer) or _CODE.match(answer):
+            return Malformed(f"a tool is called between tags: {_REMEDY}")
         if self._answer == "tag":
             return Malformed("end your turn with <tool_call>…</tool_call> or <answer>…</answer>")
-        answer = found.visible.strip()
         return Answer(answer) if answer else Malformed(f"your turn is empty: {_REMEDY}")
 
     def ends_turn(self, text: str) -> bool:
@@ -61,7 +73,11 @@ class Hermes(Protocol):
     def is_well_formed(self, text: str) -> bool:
         found = scan(text, _TAGS)
         action = self.parse(text)
-        if isinstance(action, Malformed) or found.open_tag is not None:
+        if (
+            isinstance(action, Malformed)
+            or found.open_tag is not None
+            or any(not text.startswith(f"<{block.tag}>", block.start) for block in found.blocks)
+        ):
             return False
         after = text[found.blocks[-1].end :] if found.blocks else ""
         mixed = len({block.tag for block in found.blocks}) > 1 or sum(block.tag == "answer" for block in found.blocks) > 1

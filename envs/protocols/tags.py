@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from envs.protocols.actions import Call, Malformed
-
-MAX_CALLS = 16
-"""Most tool calls in one turn."""
-
-_OPENING = re.compile(r"<(?P<close>/?)(?P<tag>think|code|tool_call|answer)>")
-_FENCE = re.compile(r"\A\s*```(?i:python3?|py)?[ \t]*\r?\n(.*?)```\s*\Z", re.DOTALL)
-_CODE = re.compile(r"<code>\s*```(?i:python3?|py)?[ \t]*\r?\n.*?```\s*</code>", re.DOTALL)
-_FENCED = re.compile(r"<code>\s*```")
+# Thoughts, in the spellings of the models in use: Qwen and DeepSeek, Claude, OpenThinker, Kimi, Magistral, Seed.
+_NAMES = r"(?:seed:)?(?:think(?:ing)?|thoughts?|reasoning)"
+_OPEN = rf"<{_NAMES}(?:\s[^<>]*)?/?>|<\|begin_of_thought\|>|◁think▷|(?-i:\[THINK\])"
+_CLOSE = rf"</{_NAMES}\s*>|<\|end_of_thought\|>|◁/think▷|(?-i:\[/THINK\])"
+THOUGHTS_BEGIN, THOUGHTS_END = re.compile(_OPEN, re.IGNORECASE), re.compile(_CLOSE, re.IGNORECASE)
+_TAG = re.compile(rf"(?P<open>{_OPEN})|(?P<close>{_CLOSE})|<(?P<tag>code|tool_call|answer)>", re.IGNORECASE)
+_AGAIN = {tag: re.compile(f"<{tag}>", re.IGNORECASE) for tag in ("code", "tool_call", "answer")}
+_ENDS = {tag: re.compile(f"</{tag}>", re.IGNORECASE) for tag in _AGAIN}
+_BEGINS = {
+    "code": re.compile(r"\s*(?:```|~~~)"),
+    "tool_call": re.compile(r"\s*(?:```|~~~|[{\[]|<function=)"),
+    "answer": re.compile(r"(?!)"),
+}
 # JSON strings are skipped: a closing tag inside one is part of it. A quote that is never closed opens no string.
-_CALL_END = re.compile(r'"(?:[^"\\]|\\.)*"|(?P<end></tool_call>)', re.DOTALL)
+_CALL_END = re.compile(r'"(?:[^"\\]|\\.)*"|(?P<end></tool_call>)', re.DOTALL | re.IGNORECASE)
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _PYTHON_STRING = re.compile(
     r"""(\"{3}|'{3})(?:[^\\]|\\.)*?\1 | "(?:[^"\\\n]|\\.)*" | '(?:[^'\\\n]|\\.)*' | \#[^\n]*\n""", re.DOTALL | re.VERBOSE
 )
-_JSON_FENCE = re.compile(r"\A```(?:json)?\s*(.*?)\s*```\Z", re.DOTALL)
+_FIRST_FENCE = re.compile(r"[^`~<]*(?<=[\s:>])(?P<fence>`{3,}|~{3,})[^\n`]*\n?")
+_FENCE_LINE = re.compile(r"^[ \t]*(?:```|~~~)", re.MULTILINE)
+_MAX_ENDS = 64  # how many closing tags are tried in one action
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,77 +43,135 @@ class Block:
 class Scan:
     """The parts of a turn: its actions, and the text outside the thoughts.
 
-    `visible_start` is the index at which a lone `</think>` ends the thoughts, else 0. `open_tag` is a tag that was never closed;
-    the text after it is hidden. `broken` says that a code block was closed but has no fence.
+    `visible_start` is the index at which a lone `</think>` ends the thoughts, else 0. `thoughts` are the spans of later thoughts.
+    `open_tag` is a tag that was never closed, at the index `open_start`; the text after it is hidden. `examples` says that all
+    blocks stand in a Markdown fence or between backticks.
     """
 
     blocks: tuple[Block, ...]
     visible: str
-    visible_start: int
-    open_tag: str | None
-    broken: bool
+    visible_start: int = 0
+    thoughts: tuple[tuple[int, int], ...] = ()
+    open_tag: str | None = None
+    open_start: int = 0
+    examples: bool = False
+
+    def between(self, text: str, end: int) -> str:
+        """The text outside the thoughts up to the index `end`."""
+        return _without(text[:end], self.visible_start, self.thoughts)
 
 
 def scan(text: str, tags: frozenset[str]) -> Scan:
     """Find the blocks of `tags` outside the thoughts, from left to right: a tag inside a block is part of its text.
 
     Thoughts are in `<think>…</think>`, or before a lone `</think>` if the chat template opens them. Thoughts that were cut off hide
-    everything after them.
+    everything after them. A tag that is only named, in quotes or before the tag itself, opens no block; blocks in a Markdown fence
+    or between backticks are examples if there is one outside.
     """
     blocks: list[Block] = []
     hidden: list[tuple[int, int]] = []
     position = visible_start = 0
-    thought = broken = False
-    while match := _OPENING.search(text, position):
-        tag, start, position = match["tag"], match.start(), match.end()
-        if tag == "think" and match["close"]:
-            if not thought:  # the chat template opened them: all text before is thought
-                blocks, hidden, thought, broken, visible_start = [], [], True, False, position
-        elif tag == "think":
-            end = text.find("</think>", position)
-            if end < 0:
-                return Scan(tuple(blocks), _without(text[:start], visible_start, hidden), visible_start, tag, broken)
-            thought, position = True, end + len("</think>")
-            hidden.append((start, position))
-        elif tag in tags and not match["close"]:
-            end = _end(text, start, tag)
-            if not thought and not _begins(text, position, tag) and (closing := text.find("</think>", position, end)) >= 0:
+    thought = False
+    inner = 0  # openings inside thoughts, each of which may have an end of its own
+    open_tag, open_start = None, 0
+    while match := _TAG.search(text, position):
+        start, position = match.span()
+        if match["close"]:
+            if not thought or inner:  # all text before is thought: the chat template opened them, or they stood inside others
+                blocks, hidden, thought, inner, visible_start = [], [], True, max(0, inner - 1), position
+        elif match["open"]:
+            if match["open"].endswith("/>"):
+                end = position
+            elif closing := THOUGHTS_END.search(text, position):
+                end = closing.end()
+                # The chat template and the model may both have opened them, one behind the other.
+                inner += bool(THOUGHTS_BEGIN.search(text[position : closing.start()].lstrip(), 1))
+                inner += not thought and not blocks and bool(text[:start].strip())
+            else:
+                open_tag, open_start = "think", start
+                break
+            thought, position = True, end
+            hidden.append((start, end))
+        elif (tag := match["tag"].lower()) in tags and not _is_named(text, start, position):
+            end = _end(text, position, tag)
+            limit = len(text) if end is None else end
+            begins = _BEGINS[tag].match(text, position) is not None
+            if not thought and (closing := _end_of_thoughts(text, position, limit, tag if begins else "")):
                 position = closing  # thoughts that the chat template opened, in which the tag was only mentioned
                 continue
+            if not begins and end is not None and _AGAIN[tag].search(text, position, limit):
+                continue
             if end is None:
-                return Scan(tuple(blocks), _without(text, visible_start, hidden), visible_start, tag, broken)
-            inside = text[position : end - len(tag) - 3]
-            if tag == "code" and not _FENCE.match(inside):
-                broken = True
-            else:
-                blocks.append(Block(tag, inside, start, end))
+                open_tag, open_start = tag, start
+                break
+            blocks.append(Block(tag, text[position : end - len(tag) - 3], start, end))
             position = end
-    return Scan(tuple(blocks), _without(text, visible_start, hidden), visible_start, None, broken)
+    shown = text[:open_start] if open_tag == "think" else text
+    visible = _without(shown, visible_start, hidden)
+    meant = _meant(text, visible_start, blocks)
+    examples = bool(blocks) and not meant
+    return Scan(tuple(meant or blocks), visible, visible_start, tuple(hidden), open_tag, open_start, examples)
 
 
-def _begins(text: str, position: int, tag: str) -> bool:
-    """Whether the text at `position`, after the tag, looks like the content of its action."""
-    return tag != "answer" and text[position : position + 16].lstrip().startswith(("```", "{") if tag == "tool_call" else "```")
+def _end_of_thoughts(text: str, position: int, limit: int, tag: str) -> int | None:
+    """Where a `</think>` stands that is in no string of the action `tag`, if the text is one."""
+    for _, match in zip(range(_MAX_ENDS), THOUGHTS_END.finditer(text, position, limit), strict=False):
+        if not _ends_in_string(text[position : match.start()], tag):
+            return match.start()
+    return None
 
 
-def _end(text: str, start: int, tag: str) -> int | None:
-    """The end of the action that opens at `start`; None if it is never closed."""
-    if tag == "code" and _FENCED.match(text, start):
-        match = _CODE.match(text, start)
-        return None if match is None else match.end()
-    if tag == "tool_call":
-        return next((match.end() for match in _CALL_END.finditer(text, start) if match["end"]), None)
-    end = text.find(f"</{tag}>", start)
-    return None if end < 0 else end + len(tag) + 3
+def _is_named(text: str, start: int, end: int) -> bool:
+    """Whether the tag stands between two equal quotes: it is spoken of."""
+    return start > 0 and text[start - 1] in "`'\"" and text[end : end + 1] == text[start - 1]
+
+
+def _meant(text: str, position: int, blocks: list[Block]) -> list[Block]:
+    """The blocks outside Markdown's fences and backticks."""
+    outside, fenced = [], False
+    for block in blocks:
+        fenced ^= len(_FENCE_LINE.findall(text[position : block.start])) % 2 == 1
+        position = block.end
+        if not fenced and not (text[block.start - 1 : block.start] == "`" and text[block.end : block.end + 1] in ("`", "")):
+            outside.append(block)
+    return outside
+
+
+def _end(text: str, position: int, tag: str) -> int | None:
+    """The end of the action whose content begins at `position`; None if it is never closed."""
+    if tag == "code":
+        return _end_of_code(text, position)
+    if tag == "tool_call" and not _is_xml(text[position : position + 64]):
+        return next((match.end() for match in _CALL_END.finditer(text, position) if match["end"]), None)
+    match = _ENDS[tag].search(text, position)
+    return None if match is None else match.end()
+
+
+def _end_of_code(text: str, position: int) -> int | None:
+    """Behind its fence; without one, the first closing tag that stands in no string or comment."""
+    fence = _FIRST_FENCE.match(text, position)
+    first = None
+    for _, match in zip(range(_MAX_ENDS), _ENDS["code"].finditer(text, position), strict=False):
+        if not _ends_in_string(text[fence.end() if fence else position : match.start()], "code"):
+            first = match.end()
+            break
+    if fence is None:
+        return first
+    closed = re.compile(rf"{fence['fence']}(?:[ \t]*\r?\n[^`~<]*)?\s*</code>", re.IGNORECASE).search(text, fence.end())
+    if closed is None:
+        return first
+    # A fence that was forgotten is not closed by that of the next block.
+    return first if first is not None and _AGAIN["code"].search(text, first, closed.end()) else closed.end()
 
 
 def is_whole(text: str, tags: frozenset[str]) -> bool:
-    """Whether a turn that generation stopped at is over: not if the text that stopped it stands in thoughts, or in a string of code
-    or of a call's JSON. A closing tag amid an action that is not its own ends the turn, which is then malformed."""
+    """Whether a turn that generation stopped at is over: not if the text that stopped it stands in thoughts, in an example, or in a
+    string of code or of a call's JSON. A closing tag amid an action that is not its own ends the turn, which is then malformed."""
     found = scan(text, tags)
+    if found.examples:
+        return False
     if found.open_tag is not None:
-        inside = text[text.rfind(f"<{found.open_tag}>") :]
-        return found.open_tag != "think" and not _ends_in_string(inside, found.open_tag)
+        return found.open_tag != "think" and not _ends_in_string(text[found.open_start :], found.open_tag)
     last = found.blocks[-1] if found.blocks else None
     return last is None or last.tag != "tool_call" or bool(text[last.end :].strip()) or not _ends_in_string(last.inside, last.tag)
 
@@ -118,64 +180,19 @@ def _ends_in_string(inside: str, tag: str) -> bool:
     """Whether the inside of an action ends amid a string, or a comment of code."""
     if tag == "code":
         return re.search("[\"'#]", _PYTHON_STRING.sub("", inside)) is not None
-    return tag == "tool_call" and '"' in _STRING.sub("", inside)
+    return tag == "tool_call" and not _is_xml(inside) and '"' in _STRING.sub("", inside)
 
 
-def _without(text: str, start: int, hidden: list[tuple[int, int]]) -> str:
+def _is_xml(inside: str) -> bool:
+    """Whether it is a call in Qwen3-Coder's form, whose values stand in no quotes."""
+    return inside.lstrip().startswith("<function=")
+
+
+def _without(text: str, start: int, hidden: list[tuple[int, int]] | tuple[tuple[int, int], ...]) -> str:
     parts = []
     for begin, end in hidden:
+        if begin >= len(text):
+            break
         parts.append(text[start:begin])
         start = end
     return "".join([*parts, text[start:]])
-
-
-def code_of(block: Block) -> str:
-    """The Python source of a code block."""
-    match = _FENCE.match(block.inside)
-    assert match is not None
-    return match.group(1).rstrip()
-
-
-def call_of(block: Block) -> Call | Malformed:
-    """The tool call of a block of JSON.
-
-    Arguments given as JSON text or as `parameters`, raw line breaks inside a string, and a fence around the whole are accepted.
-    """
-    payload = block.inside.strip()
-    if fenced := _JSON_FENCE.match(payload):
-        payload = fenced.group(1)
-    try:
-        record = json.loads(payload, strict=False)
-        arguments = next((record[key] for key in ("arguments", "parameters") if key in record), {})
-        if arguments is None:
-            arguments = {}
-        if isinstance(arguments, str):
-            arguments = json.loads(arguments, strict=False) if arguments.strip() else {}
-    except (ValueError, RecursionError, TypeError):
-        return Malformed(
-            'write a tool call as <tool_call>{"name": "…", "arguments": {…}}</tool_call>: what stands inside is not JSON'
-        )
-    if not isinstance(record, dict) or not isinstance(record.get("name"), str):
-        return Malformed('a tool call is a JSON object with "name" and "arguments"')
-    if not isinstance(arguments, dict):
-        return Malformed('"arguments" of a tool call is a JSON object')
-    return Call(record["name"], arguments)
-
-
-def calls_of(blocks: Iterator[Block]) -> tuple[Call, ...] | Malformed:
-    """The calls of several blocks, or the remedy for the first that cannot be read."""
-    calls = []
-    for block in blocks:
-        call = call_of(block)
-        if isinstance(call, Malformed):
-            return call
-        calls.append(call)
-    if len(calls) > MAX_CALLS:
-        return Malformed(f"at most {MAX_CALLS} tool calls in one turn, not {len(calls)}")
-    return tuple(calls)
-
-
-def write_call(call: Call, separator: str = "") -> str:
-    """A tool call as JSON between its tags; without a `separator`, empty `arguments` are left out."""
-    record = {"name": call.name} | ({"arguments": call.arguments} if call.arguments or separator else {})
-    return f"<tool_call>{separator}{json.dumps(record, ensure_ascii=not separator)}{separator}</tool_call>"

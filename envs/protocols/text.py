@@ -6,8 +6,8 @@ import re
 
 # The beginning of a special token or of a protocol's tag, in any of the spellings that chat templates use.
 _UNSAFE = re.compile(
-    r"<(?=[|｜]|\s*/?\s*(?:think|code|tool_call|tool_response|tools|function|parameter|answer|image|video|img|box|ref|s|bos|eos|pad|unk"
-    r"|start_of|end_of)(?:_\w*)?\b)",
+    r"<(?=[|｜]|\s*/?\s*(?:(?:seed:)?think(?:ing)?|thoughts?|reasoning|code|tool_call|tool_response|tools|function|parameter|answer"
+    r"|image|video|img|box|ref|s|bos|eos|pad|unk|start_of|end_of)(?:_\w*)?\b)",
     re.IGNORECASE,
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")

@@ -48,6 +48,7 @@ class CodeTool(Tool):
     )
     timeout_s = None
     needs = (SANDBOX,)
+    ignores_others = True
 
     async def call(self, arguments: Mapping[str, Any], episode: ToolEpisode) -> ToolResult:
         """Run `arguments["code"]` and return what it printed, its traceback, and the images it showed or returned."""

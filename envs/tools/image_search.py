@@ -35,6 +35,7 @@ class ImageSearchTool(Tool):
         'To find what an image shows: <tool_call>{"name": "image_search"}</tool_call> for the question\'s image, or with '
         '"arguments": {"image": N} for the N-th image that you have seen, one that you cropped included.'
     )
+    ignores_others = True
 
     def __init__(self, backend: ImageSearch, top_k: int = 5, timeout_s: float = 30.0) -> None:
         self._backend, self._top_k, self.timeout_s = backend, top_k, timeout_s

@@ -27,6 +27,7 @@ class TextSearchTool(Tool):
         },
     }
     instructions = 'To search texts: <tool_call>{"name": "search", "arguments": {"query": "…"}}</tool_call>.'
+    ignores_others = True
 
     def __init__(self, backend: TextSearch, top_k: int = 5, timeout_s: float = 30.0) -> None:
         self._backend, self._top_k, self.timeout_s = backend, top_k, timeout_s

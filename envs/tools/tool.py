@@ -39,8 +39,9 @@ class Tool(ABC):
     `name` is used in metrics and in the option `tools`; the model calls the tool by `call_name`, which is the same unless a
     subclass overrides it. `description` and `parameters` (a JSON schema of the arguments, an object) tell the model how.
     `instructions` is a sentence for the system prompt that explains the tool in the default protocol, if a schema does not say
-    enough. A call that takes longer than `timeout_s` seconds is a TIMEOUT; None if the tool enforces its own deadline. `needs`
-    lists the resources that it requires: "sandbox" or nothing.
+    enough. `ignores_others` says that arguments outside `parameters` are dropped, of which the model is told, instead of being
+    refused by the tool itself. A call that takes longer than `timeout_s` seconds is a TIMEOUT; None if the tool enforces its own
+    deadline. `needs` lists the resources that it requires: "sandbox" or nothing.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Tool(ABC):
     instructions: str | None = None
     timeout_s: float | None = 30.0
     needs: tuple[str, ...] = ()
+    ignores_others: bool = False
 
     @property
     def call_name(self) -> str:

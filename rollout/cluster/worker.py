@@ -86,7 +86,14 @@ class RolloutWorker:
 
     def _serve(self, version: int) -> tuple[ChatFormat, Policy | ChatPolicy]:
         engine = self._config.engine
-        policy = find_engine(engine.kind)(self._config, version)
+        make = find_engine(engine.kind)
+        try:
+            policy = make(self._config, version)
+        except (OSError, ValueError, LookupError, TypeError, ImportError, AttributeError) as error:
+            # What a library finds wrong with a policy's files; the log has the whole of it.
+            log.warning("rollout.engine.kind=%s did not start", engine.kind, exc_info=True)
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            raise UsageError(f"rollout.engine.kind={engine.kind} cannot serve the policy {engine.policy}: {reason}") from error
         if isinstance(policy, BringsChatFormat):
             return policy.chat_format(), policy
         return ChatFormat.from_directory(engine.policy), policy

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import gymnasium
 
 from envs.protocols import Protocol as EnvProtocol
+from envs.protocols.tags import THOUGHTS_BEGIN, scan
 from envs.types import Observation, Script
 from rollout.config import EpisodeConfig
 from rollout.policy import Policy
@@ -16,6 +17,7 @@ from rollout.tokens.chat_format import ChatFormat, ChatMessage
 from rollout.tokens.transcript import Transcript
 from rollout.types import EpisodeSpec, Generation
 
+_ACTIONS = frozenset({"answer", "code", "tool_call"})
 OPENING, CLOSING = "<think>\n", "\n</think>\n\n"
 
 
@@ -98,9 +100,10 @@ def closed(text: str, opening: str) -> str:
     """A turn of somebody else's, as a student writes it whose chat template has begun with thoughts: it ends them first."""
     if not opening:
         return text
-    if text.lstrip().startswith("<think>"):
-        return text.lstrip().removeprefix("<think>").lstrip("\n")
-    return text if "</think>" in text else CLOSING + text
+    if begun := THOUGHTS_BEGIN.match(text.lstrip()):
+        return text.lstrip()[begun.end() :].lstrip("\n")
+    # A `</think>` in a string of code or of a call ends no thoughts.
+    return text if scan(text, _ACTIONS).visible_start else CLOSING + text
 
 
 def certain(token_ids: list[int], finish_reason: str = "stop", reasoning: str = "") -> Generation:

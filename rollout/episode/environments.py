@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.registration import load_env_creator
 
+from envs import ToolEnv
 from envs.errors import UsageError
 from envs.protocols import encodable
 from envs.runtime.threads import Threads
 from envs.types import Observation
+
+_UNKNOWN = re.compile(r"unexpected keyword argument '(\w+)'")
 
 Step = tuple[Observation, float, bool, bool, dict[str, Any]]
 
@@ -40,13 +47,30 @@ def make(env_id: str, options: Mapping[str, Any], sandbox: Any = None) -> gymnas
     try:
         env = gymnasium.make(env_id, disable_env_checker=True, **options)
     except (gymnasium.error.Error, ModuleNotFoundError, TypeError) as error:
+        if (unknown := _UNKNOWN.search(str(error))) and unknown[1] != "split":
+            raise UsageError(f"environment {env_id!r} has no option {unknown[1]!r}{_nearest(env_id, unknown[1])}") from error
+        # Gymnasium adds its own words to what the maker raised.
+        reason = " ".join(str(error).partition(" was raised from the environment creator")[0].split())
         splits = "; give its maker a parameter split, or write task_options.train.split=null, and so for validation and test"
-        remedy = splits if "'split'" in str(error) else ""
-        raise UsageError(f"environment {env_id!r} cannot be made: {' '.join(str(error).split())}{remedy}") from error
+        remedy = splits if "'split'" in reason else ""
+        given = ", ".join(f"{name}={value}" for name, value in options.items())
+        raise UsageError(f"environment {env_id!r} cannot be made with {given or 'no options'}: {reason}{remedy}") from error
     inner: Any = env.unwrapped
     if sandbox is not None and hasattr(inner, "sandbox"):
         inner.sandbox = sandbox
     return env
+
+
+def _nearest(env_id: str, option: str) -> str:
+    """The option that a wrong one may mean, as the end of a sentence."""
+    entry: Any = gymnasium.spec(env_id.rpartition(":")[2]).entry_point
+    maker = load_env_creator(entry) if isinstance(entry, str) else entry
+    parameters = inspect.signature(maker).parameters.values()
+    known = {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD}
+    if len(known) < len(parameters):  # the rest are a ToolEnv's
+        known |= set(inspect.signature(ToolEnv).parameters) - {"tasks"}
+    close = difflib.get_close_matches(option, sorted(known), 1)
+    return f": did you mean {close[0]!r}?" if close else f": it takes {', '.join(sorted(known))}"
 
 
 def tool_names(env_id: str, options: Mapping[str, Any]) -> tuple[str, ...]:

@@ -3,9 +3,10 @@ sample."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,15 @@ import jinja2
 import tokenizers
 
 from envs.errors import UsageError
+from envs.protocols.tags import THOUGHTS_BEGIN, THOUGHTS_END
 from rollout.tokens.images import EncodedImage
 
 Piece = int | str
 """A part of a prompt: the id of a special token, or plain text."""
 
-_FIRST, _ACTION, _SECOND = "FIRST-TEXT", "ACTION-TEXT", "SECOND-TEXT"
+_FIRST, _ACTION, _SECOND, _SYSTEM = "FIRST-TEXT", "ACTION-TEXT", "SECOND-TEXT", "SYSTEM-TEXT"
+_TEMPLATE_ERRORS = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
+_ACTION_TAG = re.compile(r"</?(?:answer|code|tool_call|function|parameter)>", re.IGNORECASE)
 _TOOL = {
     "type": "function",
     "function": {"name": "TOOL-NAME", "description": "", "parameters": {"type": "object", "properties": {}}},
@@ -35,14 +39,22 @@ class ChatMessage:
     images: tuple[EncodedImage, ...] = ()
 
 
+def _is_spoken(token: str) -> bool:
+    """Whether a token is a tag that protocols let a model write, which some tokenizers mark as special."""
+    return any(pattern.fullmatch(token) for pattern in (_ACTION_TAG, THOUGHTS_BEGIN, THOUGHTS_END))
+
+
 def banned_token_ids(tokenizer: Any, model_config: Any) -> list[int]:
     """Ids that must never be sampled, sorted: special tokens (roles, images, video), and ids that name no token of the tokenizer.
 
-    The end-of-turn token is allowed. A sampled image placeholder would break the next forward pass, a sampled role token would let
-    the policy speak as the user. The learner masks the same ids, since otherwise its log-probabilities differ from the sampler's.
+    The end-of-turn token is allowed, and so are the tags of thoughts and actions. A sampled image placeholder would break the next
+    forward pass, a sampled role token would let the policy speak as the user. The learner masks the same ids, since otherwise its
+    log-probabilities differ from the sampler's.
     `tokenizer` is a fast Hugging Face tokenizer, `model_config` the model's configuration.
     """
-    banned = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    banned = {
+        token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special and not _is_spoken(token.content)
+    }
     for name in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"):
         token_id = getattr(model_config, name, None)
         if token_id is not None:
@@ -57,8 +69,12 @@ class ChatFormat:
     """A model's chat template and its tokenizer.
 
     Special tokens come from the template alone: text from outside, and what a model wrote, is tokenised with special tokens split
-    into ordinary characters. `shows_tools` says that the template shows what it is given as `tools`, `opens_thoughts` that it
-    begins each turn of the model with `<think>`. Raises UsageError for a template that cannot be used.
+    into ordinary characters. The tags of thoughts and actions are text even if the tokenizer marks them as special. `shows_tools`
+    says that the template shows what it is given as `tools`, `opens_thoughts` that it begins each turn of the model with `<think>`.
+
+    What a template does not take is written in a form that it does: a system prompt at the head of the first user's message, the
+    results of tools in messages of the user, neighbouring messages of one role as one, a text as a list of parts or as a string.
+    Raises UsageError for a template that cannot be used.
     """
 
     def __init__(self, processor: Any) -> None:
@@ -67,42 +83,59 @@ class ChatFormat:
         self._processor = processor
         self._image_processor: Any = getattr(processor, "image_processor", None)
         # Our own copies of the backend: this switch is a property of the whole tokenizer, which others use as well.
-        serialized = self.tokenizer.backend_tokenizer.to_str()
-        self._plain = tokenizers.Tokenizer.from_str(serialized)
+        special = {token.content: token_id for token_id, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        spoken = {token for token in special if _is_spoken(token)}
+        self._special_ids = {token: token_id for token, token_id in special.items() if token not in spoken}
+        if not hasattr(self.tokenizer, "backend_tokenizer"):
+            raise UsageError(
+                f"the policy's tokenizer, {type(self.tokenizer).__name__}, is no fast one: save it with a tokenizer.json"
+            )
+        self._plain = _with_words(self.tokenizer.backend_tokenizer.to_str(), spoken)
         self._plain.encode_special_tokens = True
-        self._special_ids = {
-            token.content: token_id for token_id, token in self.tokenizer.added_tokens_decoder.items() if token.special
-        }
         self._reserved = frozenset(self._special_ids.values())
-        self._special_pattern = re.compile("|".join(re.escape(token) for token in sorted(self._special_ids, key=len, reverse=True)))
+        tokens = sorted(self._special_ids, key=len, reverse=True)
+        self._special_pattern = re.compile("|".join(map(re.escape, tokens)) or r"(?!)")
         self._constant = lru_cache(maxsize=256)(self._encode_plain)
         self._count_image_tokens = lru_cache(maxsize=4096)(self._image_tokens)
+        self._parts = frozenset() if self._image_processor is None else frozenset({"user", "tool"})
+        self._takes = frozenset({"system", "tool", "neighbours"})
         self._check()
 
     @classmethod
     def from_directory(cls, directory: str | Path) -> ChatFormat:
-        """The chat format of a policy in the Hugging Face layout."""
+        """The chat format of a policy in the Hugging Face layout. Raises UsageError if its files cannot be read."""
         from transformers import AutoProcessor
 
-        return cls(AutoProcessor.from_pretrained(str(directory)))
+        try:
+            processor = AutoProcessor.from_pretrained(str(directory))
+        except Exception as error:  # whatever a library finds wrong with somebody's files
+            raise UsageError(f"the tokenizer or processor in {directory} cannot be read: {_line(error)}") from error
+        return cls(processor)
 
     def _check(self) -> None:
         if not getattr(self._processor, "chat_template", True):
             raise UsageError("the policy has no chat template: put a chat_template.jinja into its directory")
         first, second = ChatMessage("user", _FIRST), ChatMessage("user", _SECOND)
+        self._learn()
         prompt = self._render([first])
         if prompt.count(_FIRST) != 1:
             raise UsageError("the chat template does not show a user's text just once: choose one that does")
         closing = self.continuation([second])
         if not closing or closing[0] != self.tokenizer.eos_token_id:
+            shown = next(
+                (repr(token) for token, token_id in self._special_ids.items() if closing[:1] == [token_id]), "no special token"
+            )
             raise UsageError(
-                f"the chat template ends a turn with {closing[:1]!r}, but eos_token is {self.tokenizer.eos_token!r}: "
-                "make them agree"
+                f"the chat template ends a turn with {shown}, but eos_token is {self.tokenizer.eos_token!r}: make them agree, in "
+                "tokenizer_config.json or in chat_template.jinja"
             )
         self.end_of_turn: int = self.tokenizer.eos_token_id
         self.shows_tools = self._takes_tools()
         begun = prompt.partition(_FIRST)[2]
-        self.opens_thoughts = begun.rfind("<think>") > begun.rfind("</think>")
+        opened, closed = (
+            max((match.start() for match in tag.finditer(begun)), default=-1) for tag in (THOUGHTS_BEGIN, THOUGHTS_END)
+        )
+        self.opens_thoughts = opened > closed
         self.image_token: int | None = None
         if self._image_processor is not None:
             none, one, two = (self._render([first], images=[count]).split(_FIRST)[0] for count in (0, 1, 2))
@@ -112,6 +145,54 @@ class ChatFormat:
             self.image_token = self.tokenizer.convert_tokens_to_ids(self._processor.image_token)
             if self._split(image).count(self.image_token) != 1:
                 raise UsageError("the chat template does not show an image as one placeholder: choose one that does")
+
+    def _learn(self) -> None:
+        """Find out what the template takes: parts or a string as the content of each role, and which roles in which order."""
+        user, action = ChatMessage("user", _FIRST), ChatMessage("assistant", _ACTION)
+        second, system = ChatMessage("user", _SECOND), ChatMessage("system", _SYSTEM)
+        for role, messages, text in (
+            ("user", [user], _FIRST),
+            ("assistant", [user, action], _ACTION),
+            ("system", [system, user], _SYSTEM),
+        ):
+            if not self._shows(messages, text):
+                parts = self._parts
+                self._parts = parts ^ {role}
+                if not self._shows(messages, text):
+                    self._parts = parts
+        for name, messages, text in (
+            ("system", [system, user], _SYSTEM),
+            ("tool", [user, action, ChatMessage("tool", _SECOND)], _SECOND),
+            ("neighbours", [user, action, ChatMessage("user", _SYSTEM), second], _SECOND),
+        ):
+            if not self._shows(messages, text):
+                self._takes -= {name}
+
+    def _shows(self, messages: Sequence[ChatMessage], text: str) -> bool:
+        try:
+            return text in self._render(messages)
+        except UsageError:
+            return False
+
+    def _adapted(self, messages: Sequence[ChatMessage]) -> Sequence[ChatMessage]:
+        """The messages in roles and in an order that the template takes."""
+        if len(self._takes) == 3:
+            return messages
+        adapted: list[ChatMessage] = []
+        system = ""
+        for message in messages:
+            if message.role == "system" and "system" not in self._takes:
+                system = f"{message.text}\n\n"
+                continue
+            if message.role == "tool" and "tool" not in self._takes:
+                message = replace(message, role="user", text=f"<tool_response>\n{message.text}\n</tool_response>")
+            if message.role == "user" and system:
+                message, system = replace(message, text=system + message.text), ""
+            if adapted and adapted[-1].role == message.role != "assistant" and "neighbours" not in self._takes:
+                last = adapted.pop()
+                message = replace(message, text=f"{last.text}\n{message.text}", images=last.images + message.images)
+            adapted.append(message)
+        return adapted
 
     def _takes_tools(self) -> bool:
         try:
@@ -123,6 +204,7 @@ class ChatFormat:
         self, messages: Sequence[ChatMessage], tools: Sequence[Mapping[str, Any]] | None = None, images: Sequence[int] | None = None
     ) -> str:
         """The template's text of a conversation up to the next action. `images` are the numbers of images, if not the messages'."""
+        messages = self._adapted(messages)
         counts = images or [len(message.images) for message in messages]
         turns = [
             {"role": message.role, "content": self._content(message, count)}
@@ -131,12 +213,13 @@ class ChatFormat:
         options: dict[str, Any] = {"tools": [dict(tool) for tool in tools]} if tools else {}
         try:
             return self._processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False, **options)
-        except (jinja2.TemplateError, TypeError) as error:
+        except _TEMPLATE_ERRORS as error:
             roles = ", ".join(dict.fromkeys(message.role for message in messages))
-            raise UsageError(f"the chat template takes no conversation of the roles {roles}: {error}") from error
+            remedy = "correct chat_template.jinja in the policy's directory"
+            raise UsageError(f"the chat template takes no conversation of the roles {roles}: {_line(error)}: {remedy}") from error
 
     def _content(self, message: ChatMessage, images: int) -> Any:
-        if self._image_processor is None or message.role in ("assistant", "system"):
+        if message.role not in self._parts:
             return message.text
         return [{"type": "image"}] * images + [{"type": "text", "text": message.text}]
 
@@ -179,6 +262,11 @@ class ChatFormat:
         pieces.append(rendered[position:])
         return [piece if isinstance(piece, int) or hidden is None else hidden.restore(piece) for piece in pieces if piece != ""]
 
+    @property
+    def takes_images(self) -> bool:
+        """Whether the policy takes images at all."""
+        return self._image_processor is not None
+
     def image_tokens(self, height: int, width: int) -> int:
         """Number of placeholder tokens of an image of this size in pixels: t·h·w / merge² of the image processor's patch grid.
 
@@ -187,9 +275,9 @@ class ChatFormat:
         return self._count_image_tokens(height, width)
 
     def accepts(self, pixels: Any) -> bool:
-        """Whether the image processor takes an array of this shape. Raises UsageError if the policy takes no images at all."""
+        """Whether the policy takes images, and its image processor an array of this shape."""
         if self._image_processor is None:
-            raise UsageError("this policy takes no images: choose one with an image processor, or tasks without images")
+            return False
         try:
             return self.image_tokens(*pixels.shape[:2]) > 0
         except ValueError:  # an extreme aspect ratio
@@ -243,6 +331,20 @@ class ChatFormat:
     def decode(self, token_ids: list[int]) -> str:
         """The text of sampled tokens, without the end-of-turn token."""
         return self._plain.decode(token_ids, skip_special_tokens=True)
+
+
+def _with_words(serialized: str, words: set[str]) -> tokenizers.Tokenizer:
+    """A tokenizer for which the added tokens `words` are ordinary ones."""
+    if words:
+        content = json.loads(serialized)
+        for token in content["added_tokens"]:
+            token["special"] = token["special"] and token["content"] not in words
+        serialized = json.dumps(content)
+    return tokenizers.Tokenizer.from_str(serialized)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from envs.errors import TokenBudgetExceeded
+from envs.errors import TokenBudgetExceeded, UsageError
 from rollout.config import History
 from rollout.tokens.chat_format import ChatFormat, ChatMessage, Piece
 from rollout.tokens.images import EncodedImage
@@ -98,8 +98,9 @@ class Transcript:
     def append_observation(self, messages: Sequence[ChatMessage]) -> list[ChatMessage]:
         """Add what stands between the last sampled token and the next one; the first observation becomes the prompt.
 
-        Returns the messages as they were taken in: text possibly truncated, images that found no room left out and counted in the
-        text. Raises TokenBudgetExceeded, and changes nothing, if even the frame of the turn is too long.
+        Returns the messages as they were taken in: text possibly truncated, images that found no room, or that the policy does not
+        take, left out and counted in the text. Raises TokenBudgetExceeded, and changes nothing, if even the frame of the turn is
+        too long, and UsageError for a first observation with images if the policy takes none.
         """
         shown, added = self._fit(list(messages))
         if added.restarts:
@@ -171,6 +172,8 @@ class Transcript:
         chat = self._chat
         kept: list[list[EncodedImage]] = [[] for _ in messages]
         offered = sum(len(message.images) for message in messages)
+        if offered and not chat.takes_images and not self.token_ids:
+            raise UsageError("this policy takes no images: choose one with an image processor, or tasks without images")
         for place, message in enumerate(messages):
             for image in message.images:
                 kept[place].append(image)

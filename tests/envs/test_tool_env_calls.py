@@ -55,6 +55,12 @@ def environment(task=TASK, tools=TOOLS, protocol="hermes", **options):
     return ToolEnv([task], tools=tools, protocol=protocol, **options)
 
 
+@tool
+def ask(text: str) -> str:
+    """Ask."""
+    return f"{text}?"
+
+
 async def started(**options):
     env = environment(**options)
     await env.reset_async(seed=0)
@@ -307,12 +313,43 @@ async def test_code_is_a_tool_like_any_other():
         await env.close_async()
 
 
-@pytest.mark.parametrize("arguments", [{}, {"source": "1"}, {"code": 5}])
+@pytest.mark.parametrize("arguments", [{}, {"source": 1}, {"code": 5}])
 async def test_a_call_of_code_without_its_source_says_what_to_write(arguments):
     env = await started(tools=["code"])
     result = await env.call("code", arguments)
     assert result.status is ToolStatus.ERROR
     assert '"arguments": {"code"' in result.text
+
+
+# More actions than a turn may hold.
+
+
+@pytest.mark.parametrize(
+    ("turn", "text"),
+    [
+        (call("ask", text="a") + call("ask", text="b"), "1 more <tool_call> was ignored"),
+        (call("ask", text="a") + code("1"), "1 <tool_call> was ignored"),
+    ],
+)
+async def test_the_observation_says_what_was_not_carried_out(turn, text):
+    env = await started(tools=[ask], protocol="deepeyes")
+    observation, _, _, _, info = await env.step_async(turn)
+    assert len(info["tool_calls"]) == 1
+    assert observation["text"].endswith(f"{text}. Take one action per turn.")
+    assert observation["text"] == info["messages"][-1].text
+
+
+async def test_the_last_observation_says_that_a_second_answer_was_ignored():
+    env = await started(tools=[ask], protocol="deepeyes")
+    observation, _, terminated, _, info = await env.step_async("<answer>4</answer> or <answer>5</answer>")
+    assert (terminated, info["answer"]) == (True, "4")
+    assert observation["text"] == "Only your first <answer> counted: 1 more <answer> was ignored. Take one action per turn."
+
+
+async def test_one_action_is_answered_by_its_result_alone():
+    env = await started(tools=[ask], protocol="deepeyes")
+    observation, *_ = await env.step_async(call("ask", text="a"))
+    assert observation["text"] == "<tool_response>\na?\n</tool_response>"
 
 
 # A protocol of one's own.

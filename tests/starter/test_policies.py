@@ -13,6 +13,45 @@ def test_a_missing_policy_is_named():
         find_policy("nowhere")
 
 
+@pytest.mark.parametrize(
+    ("file", "policy", "remedy"),
+    [
+        ("model.gguf", "model.gguf", "GGUF"),
+        ("step_9/model.safetensors", "step_9/model.safetensors", "write its directory"),
+        ("adapter_config.json", "", "merge"),
+        ("step_9/policy/config.json", "step_9", "step_9/policy"),
+        ("checkpoints/step_9/policy/config.json", "", "checkpoints/step_9/policy"),
+        ("config.json", "", "cannot be read"),
+        ("step=9 (best)/other.json", "step=9 (best)", "config.json"),
+    ],
+)
+def test_what_is_no_model_is_answered_with_what_to_write(tmp_path, file, policy, remedy):
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text("{")
+    with pytest.raises(UsageError) as error:
+        find_policy(str(tmp_path / policy))
+    assert remedy in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_name_of_the_hub_is_answered_with_the_download():
+    with pytest.raises(UsageError, match=r"hf download Qwen/Qwen2\.5-VL-7B-Instruct"):
+        find_policy("Qwen/Qwen2.5-VL-7B-Instruct")
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "5"])
+def test_settings_of_no_model_are_refused(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UsageError, match="policy="):
+        find_policy(str(tmp_path))
+
+
+def test_a_home_directory_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
+    assert find_policy("~") == str(tmp_path)
+
+
 @pytest.mark.parametrize("name", STARTERS)
 def test_a_shipped_policy_is_found_by_its_name(name):
     assert Path(find_policy(name)).is_absolute()

@@ -68,7 +68,7 @@ def test_an_answer_inside_the_thoughts_is_not_an_answer():
         "",
         "hello",
         "<answer>1",
-        "<code>print(1)</code>",
+        "<code>print(1)",
         "<tool_call>not json</tool_call>",
         '<tool_call>{"arguments": {}}</tool_call>',
         "<code>",

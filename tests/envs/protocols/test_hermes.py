@@ -10,7 +10,7 @@ from turns import TAGGED, THOUGHTS, call, calls
 from envs import tool
 from envs.errors import UsageError
 from envs.protocols import Answer, Call, Calls, Hermes, Malformed, Native
-from envs.protocols.tags import MAX_CALLS
+from envs.protocols.json_calls import MAX_CALLS
 
 TURN, TAG, ONE = Hermes(), Hermes(answer="tag"), Hermes(parallel=False)
 CALL = st.builds(Call, st.text(), st.dictionaries(st.text(), st.text() | st.integers() | st.none(), max_size=3))

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from turns import FENCE, TAGGED, THOUGHTS, call, calls, code, runs
 
 from envs.protocols import Answer, Call, Calls, DeepEyes, Hermes, Malformed
-from envs.protocols.tags import MAX_CALLS, Block, call_of, calls_of, scan
+from envs.protocols.json_calls import MAX_CALLS, calls_of
+from envs.protocols.tags import scan
 
 ALL = frozenset({"answer", "code", "tool_call"})
 DEEPEYES = DeepEyes()
@@ -28,7 +29,8 @@ def tags(text, wanted=ALL):
 
 
 def the_call(payload):
-    return call_of(Block("tool_call", payload, 0, len(payload)))
+    calls = calls_of([payload])
+    return calls if isinstance(calls, Malformed) else calls[0]
 
 
 # Where actions stand.
@@ -56,7 +58,7 @@ def test_tags_outside_the_protocol_are_text():
 
 def test_a_closing_tag_alone_is_text():
     found = scan("so </code> and </answer> and </tool_call>", ALL)
-    assert (found.blocks, found.open_tag, found.broken) == ((), None, False)
+    assert (found.blocks, found.open_tag) == ((), None)
 
 
 @pytest.mark.parametrize("tag", ["think", "code", "tool_call", "answer"])
@@ -69,6 +71,31 @@ def test_a_tag_that_is_never_closed_hides_what_follows(tag):
 def test_a_tag_that_was_mentioned_in_thoughts_of_the_template_is_no_action(tag):
     """Nothing opens those thoughts in the turn itself."""
     assert DEEPEYES.parse(f"I shall write {tag} later.</think>{code('print(1)')}") == runs("print(1)")
+
+
+@pytest.mark.parametrize("mention", ["`<answer>`", "'<code>'", '"<tool_call>"', "<answer>", "<code>", "<tool_call>"])
+def test_a_tag_that_is_only_named_opens_no_action(mention):
+    for action in ("<answer>7</answer>", code("print(1)"), call("zoom")):
+        turn = f"I end with {mention}: {action}"
+        if mention.strip("`'\"") in action or mention[0] != "<":
+            assert tags(turn) == tags(action)
+            assert DEEPEYES.parse(turn) == DEEPEYES.parse(action)
+
+
+@pytest.mark.parametrize(
+    "example", [f"{FENCE}\n<answer>5</answer>\n{FENCE}", "`<answer>5</answer>`", f"{FENCE}xml\n{call('a')}\n{FENCE}"]
+)
+def test_an_example_is_an_action_only_if_there_is_no_other(example):
+    assert DEEPEYES.parse(f"The form:\n{example}\nNow:\n{code('print(1)')}") == runs("print(1)")
+    assert not isinstance(DEEPEYES.parse(example), Malformed)
+    assert not DEEPEYES.ends_turn(example.rstrip("`\n"))
+
+
+@pytest.mark.parametrize("turn", ["<ANSWER>7</ANSWER>", "<Answer>7</Answer>"])
+def test_a_tag_in_capitals_is_read_but_not_well_formed(turn):
+    for protocol in (DEEPEYES, Hermes()):
+        assert protocol.parse(turn) == Answer("7")
+        assert not protocol.is_well_formed(turn)
 
 
 def test_an_action_before_thoughts_that_were_cut_off_counts():
@@ -130,8 +157,9 @@ def test_a_fence_may_name_python_or_nothing(fence):
     assert DEEPEYES.parse(f"<code>{fence}\nprint(1)\n```</code>") == runs("print(1)")
 
 
-def test_code_outside_a_fence_is_broken():
-    assert scan("<code>print(1)</code>", ALL).broken
+def test_code_outside_a_fence_is_read_but_not_well_formed():
+    assert DEEPEYES.parse("<code>print(1)</code>") == runs("print(1)")
+    assert not DEEPEYES.is_well_formed("<code>print(1)</code>")
 
 
 # Near-JSON.
@@ -166,7 +194,6 @@ def test_a_raw_line_break_in_a_string_is_taken():
     [
         ("", "not JSON"),
         ("search(x)", "not JSON"),
-        ("{'name': 'search'}", "not JSON"),
         ('{"name": "search"', "not JSON"),
         ("[" * 100_000, "not JSON"),
         ('{"name": "x", "arguments": ' + "9" * 5000 + "}", "not JSON"),
@@ -191,12 +218,38 @@ def test_what_is_no_call_has_a_remedy(payload, remedy):
 
 
 def test_the_calls_of_a_turn_are_bounded():
-    blocks = scan(call("x") * (MAX_CALLS + 1), ALL).blocks
-    assert len(calls_of(iter(blocks[:-1]))) == MAX_CALLS
-    assert f"at most {MAX_CALLS} tool calls" in calls_of(iter(blocks)).reason
+    payloads = ['{"name": "x"}'] * (MAX_CALLS + 1)
+    assert len(calls_of(payloads[:-1])) == MAX_CALLS
+    assert f"at most {MAX_CALLS} tool calls" in calls_of(payloads).reason
 
 
 # Whatever a model writes.
+
+
+ACTIONS = st.sampled_from(["<answer>7</answer>", code("print(1)"), call("zoom")])
+MENTIONS = st.lists(
+    st.sampled_from(
+        ["<answer>", "</answer>", "<code>", "</code>", "<tool_call>", "</tool_call>", "<answer>5</answer>", FENCE, "\n"]
+    )
+    | st.sampled_from([code("print(5)"), call("crop"), "perhaps", " ", "it is", "5", "[", "{", "."]),
+    max_size=10,
+).map("".join)
+
+
+@settings(max_examples=200)
+@given(MENTIONS, ACTIONS, st.sampled_from(["think", "thinking", "THINK"]), st.booleans(), st.sampled_from([DeepEyes(), Hermes()]))
+def test_nothing_in_thoughts_is_acted_on(thoughts, action, tag, opened, protocol):
+    turn = f"{'' if opened else f'<{tag}>'}{thoughts}</{tag}>\n\n{action}"
+    assert protocol.parse(turn) == protocol.parse(action)
+    assert protocol.is_well_formed(turn) == protocol.is_well_formed(action)
+    assert protocol.first_turn(turn) == turn
+
+
+@given(MENTIONS, st.sampled_from([DeepEyes(), Hermes(), Hermes("tag")]))
+def test_nothing_in_thoughts_that_were_cut_off_is_acted_on(thoughts, protocol):
+    turn = f"<think>{thoughts}"
+    assert isinstance(protocol.parse(turn), Malformed)
+    assert not protocol.ends_turn(turn)
 
 
 @settings(max_examples=150)
@@ -226,7 +279,7 @@ def test_an_answer_that_was_written_is_read_again(text):
         assert DEEPEYES.parse(DEEPEYES.write(Answer(text))) == Answer(text.strip())
 
 
-@given(st.lists(st.sampled_from(["x = 1", "    y", "", "'<answer>1</answer>'", "'</code>'", "</think>"])).map("\n".join))
+@given(st.lists(st.sampled_from(["x = 1", "    y", "", "'<answer>1</answer>'", "'</code>'", "'</think>'"])).map("\n".join))
 def test_code_that_was_written_is_read_again(source):
     assert DEEPEYES.parse(DEEPEYES.write(runs(source))) == runs(source.rstrip())
 

@@ -9,7 +9,8 @@ from PIL import Image
 from envs import Task, Tool, ToolResult, ToolStatus, tool
 from envs.errors import InfrastructureError, UsageError
 from envs.protocols import Call
-from envs.search.types import Match
+from envs.search.types import Match, Passage, TextSearch
+from envs.tools.code import CodeTool
 from envs.tools.image_search import ImageSearchTool
 from envs.tools.text_search import TextSearchTool
 from envs.tools.toolbox import Toolbox
@@ -65,6 +66,109 @@ async def test_a_tool_that_does_not_exist_is_an_error_that_names_those_that_do()
     assert (record.tool, record.status) == ("unknown", ToolStatus.ERROR)
     assert "'zoom'" in result.text
     assert "crop" in result.text
+
+
+@tool
+def measure(sides: list[int], unit: str = "px", strict: bool = False) -> str:
+    """Measure."""
+    return f"{sum(sides)} {unit} {strict}"
+
+
+class Words(TextSearch):
+    """A text search that finds the query itself."""
+
+    async def search(self, queries, top_k):
+        return [[Passage(query, "", "x")] for query in queries]
+
+
+SEARCH = TextSearchTool(Words())
+
+
+@pytest.mark.parametrize("name", ["measure", "Measure", " measure ", "functions.measure", "tools.measure", "measure:0"])
+async def test_a_tool_is_found_by_its_name_however_it_is_spelt(name):
+    ((record, result),) = await toolbox(crop, measure).run([Call(name, {"sides": [1, 2]})])
+    assert (record.tool, result.text) == ("measure", "3 px False")
+
+
+@pytest.mark.parametrize(("name", "close"), [("mesure", "measure"), ("functions.cropp", "crop"), ("measure_it", "measure")])
+async def test_a_name_that_is_spelt_alike_is_answered_with_the_right_one(name, close):
+    ((record, result),) = await toolbox(crop, measure).run([Call(name)])
+    assert (record.tool, record.status) == ("unknown", ToolStatus.ERROR)
+    assert result.text == f"There is no tool {name!r}. Did you mean {close!r}? Available: crop, measure."
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"sides": "[1, 2]"},
+        {"sides": [1, 2], "strict": "false"},
+        {"sides": ["1", "2"]},
+        {"arguments": {"sides": [1, 2]}},
+        {"arguments": '{"sides": [1, 2]}'},
+        {"input": {"sides": "[1, 2]"}},
+    ],
+    ids=str,
+)
+async def test_arguments_are_fitted_to_the_schema(arguments):
+    ((_, result),) = await toolbox(measure).run([Call("measure", arguments)])
+    assert result.text == "3 px False"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wrong"),
+    [
+        ({}, "sides: field required"),
+        ({"sides": "many"}, "sides: input should be a valid list"),
+        ({"sides": [1], "colour": "red"}, "colour: extra inputs are not permitted"),
+        ({"arguments": "three and four"}, "sides: field required"),
+    ],
+    ids=str,
+)
+async def test_arguments_that_do_not_fit_get_one_line_with_the_schema(arguments, wrong):
+    ((record, result),) = await toolbox(measure).run([Call("measure", arguments)])
+    assert record.status is ToolStatus.ERROR
+    assert wrong in result.text
+    assert '"sides"' in result.text
+    assert "\n" not in result.text
+
+
+async def test_an_argument_that_a_built_in_tool_does_not_have_is_said_to_be_ignored():
+    ((record, result),) = await toolbox(SEARCH).run([Call("search", {"query": "2024", "top_k": 3})])
+    assert (record.tool, record.status) == ("text_search", ToolStatus.OK)
+    assert result.text == "1. 2024\nx\nIgnored: top_k. search takes query, queries."
+
+
+async def test_queries_may_be_a_list_in_json_text_but_a_query_is_text():
+    ((_, one), (_, two)) = await toolbox(SEARCH).run([Call("search", {"query": "[1]"}), Call("search", {"queries": '["a", "b"]'})])
+    assert one.text.startswith("1. [1]")
+    assert two.text.startswith("a:\n1. a")
+
+
+class Echo(Tool):
+    """Stands in for the code tool: it returns its source."""
+
+    name = "code"
+    parameters = CodeTool.parameters
+    ignores_others = CodeTool.ignores_others
+
+    async def call(self, arguments, episode):
+        return ToolResult(str(arguments.get("code")))
+
+
+@pytest.mark.parametrize("name", ["code", "python", "Python", "code_interpreter", "execute_python", "run-code", "functions.python"])
+@pytest.mark.parametrize(
+    "arguments",
+    [{"code": "1"}, {"source": "1"}, {"script": "1"}, {"input": "1"}, {"text": "1"}, {"code": "```python\n1\n```"}],
+    ids=str,
+)
+async def test_code_is_called_by_any_of_its_names(name, arguments):
+    ((record, result),) = await toolbox(Echo(), crop).run([Call(name, arguments)])
+    assert (record.tool, result.text) == ("code", "1")
+
+
+async def test_a_name_of_the_code_tool_is_unknown_if_it_is_not_offered():
+    ((record, result),) = await toolbox(crop).run([Call("python", {"code": "1"})])
+    assert (record.tool, result.text) == ("unknown", "There is no tool 'python'. Available: crop.")
 
 
 async def test_no_tools_at_all_are_none():

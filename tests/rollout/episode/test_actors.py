@@ -13,7 +13,7 @@ from envs import Task, ToolEnv, tool
 from envs.protocols import DeepEyes, Hermes
 from rollout.config import PROTOCOL_PROMPT, EndpointConfig, EpisodeConfig, RolloutConfig
 from rollout.engines.endpoint import Endpoint
-from rollout.episode.actors import PolicyActor
+from rollout.episode.actors import CLOSING, OPENING, PolicyActor, closed
 from rollout.episode.loop import run_episode
 from rollout.tokens.chat_format import ChatFormat, ChatMessage
 from rollout.tokens.transcript import Transcript
@@ -180,6 +180,21 @@ async def test_an_answer_in_thoughts_that_were_cut_off_is_none():
     trajectory = (await run_episode(spec(), env, policy, THINKING, EpisodeConfig(max_action_tokens=30))).trajectory
     assert (trajectory.stop_reason, trajectory.answer) == (StopReason.TURN_LIMIT, None)
     assert trajectory.turns[0].action == "Perhaps <answer>7</answer>, bu"
+
+
+@pytest.mark.parametrize(
+    ("turn", "written"),
+    [
+        ("<think>\nI add.\n</think>\n7", "I add.\n</think>\n7"),
+        ("<thinking>I add.</thinking>7", "I add.</thinking>7"),
+        ("I add.\n</think>\n7", "I add.\n</think>\n7"),
+        ("<answer>7</answer>", f"{CLOSING}<answer>7</answer>"),
+        (CODE.replace("1", "'</think>'"), CLOSING + CODE.replace("1", "'</think>'")),
+    ],
+)
+def test_a_turn_of_somebody_elses_ends_the_thoughts_once(turn, written):
+    assert closed(turn, OPENING) == written
+    assert closed(turn, "") == turn
 
 
 async def test_a_scripted_turn_ends_the_thoughts_that_the_template_opened():

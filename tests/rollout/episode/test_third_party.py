@@ -94,3 +94,21 @@ async def test_what_a_plain_environment_shows_becomes_text(observation, text):
 
     shown, _ = await adapt(Shows(), Threads(1)).reset(0)
     assert (shown["text"], shown["images"]) == (text, ())
+
+
+@pytest.mark.parametrize(
+    ("env_id", "options", "words"),
+    [
+        ("toolwise/Perception-v0", {"protocl": "hermes"}, "no option 'protocl': did you mean 'protocol'?"),
+        ("toolwise/Perception-v0", {"needs": 1}, "no option 'needs': did you mean 'need'?"),
+        ("toolwise/Perception-v0", {"need": "much"}, "cannot be made with need=much: '<=' not supported"),
+        ("toolwise/Perception-v0", {"max_turns": "many"}, "max_turns is many: write a whole number"),
+        ("rollout_fakes:Plain-v0", {"colour": 1}, "no option 'colour': it takes observation, step_s"),
+        ("rollout_fakes:Plain-v0", {"split": "test"}, "give its maker a parameter split"),
+    ],
+)
+def test_an_option_that_does_not_exist_is_answered_with_the_nearest(env_id, options, words):
+    with pytest.raises(UsageError) as error:
+        make(env_id, options)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
