@@ -28,7 +28,18 @@ _PLAIN_LIST = re.compile(r"\[[^][{}\"'\\]*\]")
 _KINDS: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 _LEAST: dict[str, float] = dict.fromkeys(
-    ("seed", "rehearsal", "warmup_steps", "patience", "image_cache_bytes", "sandboxes_per_worker", "sandbox_actors", "port"), 0
+    (
+        "seed",
+        "rehearsal",
+        "warmup_steps",
+        "patience",
+        "image_cache_bytes",
+        "sandboxes_per_worker",
+        "sandbox_actors",
+        "worker_niceness",
+        "port",
+    ),
+    0,
 ) | {"entropy_coefficient": -math.inf}
 """The least value of a number, by the setting's name. Of the others, a whole number is at least 1, a time in seconds (`…_s`) is
 more than 0, and any other number is at least 0."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from envs.errors import InfrastructureError
 from envs.protocols import Call, Calls, Protocol, encodable
-from envs.protocols.tags import write_call
+from envs.protocols.json_calls import write_call
 from envs.types import Observation
 from rollout.config import EpisodeConfig
 from rollout.episode.actors import OPENING, certain, closed
