@@ -87,8 +87,7 @@ def read_value(key: str, text: str, hint: Any, default: Any = None) -> Any:
     """The value that `text` is for a setting of the type `hint`. Raises UsageError with what to write instead."""
     options = _options(hint)
     if not text.strip() and hint is not Any and default not in (None, ""):
-        shown = ", ".join(map(str, default)) if isinstance(default, list) else default
-        raise UsageError(f"{key}= has no value: write {kind_of(hint)}, or leave it out for {shown}")
+        raise UsageError(f"{key}= has no value: write {kind_of(hint)}, or leave {key}= out")
     if "${" in text and not re.search(r"\$\{[\w.:,]+\}", text):
         raise UsageError(f"{key}={text}: ${{ begins the name of another setting, as in ${{seed}}: choose a value without it")
     if str in options and not _QUOTED.fullmatch(text) and not _ESCAPED.search(text):

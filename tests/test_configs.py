@@ -80,7 +80,7 @@ def test_the_7b_experiment_has_the_papers_hyper_parameters():
         ("stages=rl", "stages=[rl]"),
         ("stages=rl,control", "stages=[rl,control]"),
         ("out=", "out= has no value"),
-        ("seed=", "out for 0"),
+        ("seed=", "write a whole number, or leave seed= out"),
         ("out=runs/${x}", "as in ${seed}"),
         ("out=runs/${x", "choose a value without it"),
         ("+options.reward={a: b=c}", "quote each text"),

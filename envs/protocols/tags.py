@@ -26,7 +26,7 @@ _PYTHON_STRING = re.compile(
 )
 _FIRST_FENCE = re.compile(r"[^`~<]*(?<=[\s:>])(?P<fence>`{3,}|~{3,})[^\n`]*\n?")
 _FENCE_LINE = re.compile(r"^[ \t]*(?:```|~~~)", re.MULTILINE)
-_MAX_ENDS = 64  # how many closing tags are tried in one action
+_MAX_ENDS = 64  # how many tags are tried that may be only named: each costs a look at the whole turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,7 @@ def scan(text: str, tags: frozenset[str]) -> Scan:
     position = visible_start = 0
     thought = False
     inner = 0  # openings inside thoughts, each of which may have an end of its own
+    named = 0  # tags that were only named
     open_tag, open_start = None, 0
     while match := _TAG.search(text, position):
         start, position = match.span()
@@ -99,7 +100,8 @@ def scan(text: str, tags: frozenset[str]) -> Scan:
             if not thought and (closing := _end_of_thoughts(text, position, limit, tag if begins else "")):
                 position = closing  # thoughts that the chat template opened, in which the tag was only mentioned
                 continue
-            if not begins and end is not None and _AGAIN[tag].search(text, position, limit):
+            if not begins and end is not None and named < _MAX_ENDS and _AGAIN[tag].search(text, position, limit):
+                named += 1
                 continue
             if end is None:
                 open_tag, open_start = tag, start
