@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import dataclasses
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from envs.errors import InfrastructureError
@@ -24,13 +24,15 @@ from rollout.types import EpisodeSpec, Generation
 if TYPE_CHECKING:
     from envs.runtime.chat_endpoint import Message, Reply
 
+_ONE_ACTION = "(Only your first action was carried out: take one action per turn.)"
 _ENDPOINT_SHARE = 0.9  # of a turn: past its end the turn would count against the model
 
 
 class EndpointActor:
     """Its tokens count as sampled by version 0 with probability 1: how likely they were is not known.
 
-    What it writes after its first whole turn is cut off. With the protocol "native" it is given the API's `tools` and may answer
+    What it writes after its first whole turn is cut off, as a student's generation would have ended there; if that was another
+    action, it is told so. With the protocol "native" it is given the API's `tools` and may answer
     with `tool_calls`, which the student would have written as text.
     """
 
@@ -51,6 +53,7 @@ class EndpointActor:
         self._tools = list(tools) if self._native else []
         self._messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
         self._call_ids: list[str] = []
+        self._note = ""
         self._seeds = random.Random(spec.sampling_seed)
 
     async def act(
@@ -71,7 +74,7 @@ class EndpointActor:
         except TimeoutError:
             raise InfrastructureError(f"the endpoint gave no answer within {deadline_s:g} s") from None
         # Lone surrogates, which JSON can smuggle in, are neither tokens nor text that can be sent again.
-        said = self._said(replace(reply, text=encodable(reply.text)))
+        said = self._said(dataclasses.replace(reply, text=encodable(reply.text)))
         reasoning = encodable(reply.reasoning)
         token_ids = self._chat.encode_action(closed(said, self.opening), () if self._protocol is None else self._protocol.stop)
         # A turn without text is the end of a turn; of one that was cut off, the end was not written.
@@ -99,6 +102,8 @@ class EndpointActor:
             write = write_call if self._protocol is None else self._written
             calls = [write(Call(call.name, call.arguments)) for call in reply.tool_calls]
             text = encodable("\n".join([*([text] if text else []), *calls]))
+        elif self._protocol is not None and any(end in reply.text[len(text) :] for end in self._protocol.stop):
+            self._note = _ONE_ACTION
         self._messages.append({"role": "assistant", "content": text})
         return text
 
@@ -108,6 +113,9 @@ class EndpointActor:
 
     def _shown(self, messages: Sequence[ChatMessage]) -> list[Message]:
         """What the environment shows, in the API's roles: results belong to calls if the API made them, else to the user."""
+        if self._note:
+            *others, last = messages
+            messages, self._note = [*others, dataclasses.replace(last, text=f"{last.text}\n{self._note}")], ""
         if self._call_ids:
             if len(self._call_ids) != len(messages):  # a remedy for the whole turn: the API wants an answer to each call
                 messages = [ChatMessage("tool", "\n".join(message.text for message in messages))] * len(self._call_ids)

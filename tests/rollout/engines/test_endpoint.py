@@ -4,6 +4,7 @@ Against a real server on loopback, and through `collect`."""
 
 import base64
 import io
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from openai_server import asking
 from PIL import Image
 from rollout_fakes import Fake, spec
 
+from envs import Task, ToolEnv
 from envs.errors import UsageError
 from rollout.config import EndpointConfig, EpisodeConfig, RolloutConfig
 from rollout.engines.endpoint import Endpoint
@@ -108,6 +110,14 @@ async def test_thoughts_that_the_api_keeps_apart_are_recorded_and_not_acted_on(s
     reply = {"content": "first", "reasoning_content": "perhaps <answer>7</answer>"}
     (turn, _) = (await play(serve(reply, "second"), chat, Fake(turns=1))).trajectory.turns
     assert (turn.action, turn.reasoning) == ("first", "perhaps <answer>7</answer>")
+
+
+async def test_a_second_action_in_one_turn_is_cut_off_and_the_model_is_told(serve, chat):
+    env = ToolEnv([Task("t", "Q", "2", "x", "s")], tools=[])
+    server = serve('<tool_call>{"name": "a"}</tool_call> <answer>1</answer>', "<answer>2</answer>")
+    episode = await play(server, chat, env)
+    assert [turn.action for turn in episode.trajectory.turns] == ['<tool_call>{"name": "a"}</tool_call>', "<answer>2</answer>"]
+    assert "Only your first action was carried out" in json.dumps(server.requests[1]["messages"][-1])
 
 
 async def test_calls_that_nobody_asked_for_are_written_as_text(serve, chat):
