@@ -12,6 +12,7 @@ import gymnasium
 from cachetools import LRUCache, cached
 
 from envs.datasets import SUFFIXES, Dataset, is_dataset
+from envs.datasets.columns import Renames, renames
 from envs.errors import UsageError
 from envs.tool_env import ToolEnv
 from envs.tools.opening import named_tools
@@ -63,15 +64,21 @@ def make_basics(
 
 # One thread reads it while others, whose environments start at the same time, wait.
 @cached(LRUCache(4), condition=Condition())
-def _dataset(path: str, split: str | None, malformed: str, tools: frozenset[str] | None) -> Dataset:
-    return Dataset(path, split, malformed, tools)
+def _dataset(path: str, split: str | None, malformed: str, tools: frozenset[str] | None, columns: Renames) -> Dataset:
+    return Dataset(path, split, malformed, tools, columns)
 
 
 def make_dataset(
-    *, path: str, split: str | None = None, malformed: str = "error", row: int | None = None, **options: Any
+    *,
+    path: str,
+    split: str | None = None,
+    malformed: str = "error",
+    columns: Mapping[str, str | None] | None = None,
+    row: int | None = None,
+    **options: Any,
 ) -> ToolEnv:
     """A `ToolEnv` on the questions of a file, or on one `row` of them, counted from 0; the rest as in `Dataset` and `ToolEnv`."""
-    data = _dataset(path, split, malformed, named_tools(options.get("tools")))
+    data = _dataset(path, split, malformed, named_tools(options.get("tools")), renames(columns))
     return ToolEnv(data if row is None else lambda _: data.task(row), **options)
 
 
@@ -89,7 +96,8 @@ def count_rows(env_id: str, options: Mapping[str, Any]) -> int | None:
     if env_id != DATASET:
         return None
     path, split, malformed = options["path"], options.get("split"), options.get("malformed", "error")
-    return len(_dataset(path, split, malformed, named_tools(options.get("tools"))))
+    data = _dataset(path, split, malformed, named_tools(options.get("tools")), renames(options.get("columns")))
+    return len(data)
 
 
 def resolve(tasks: str, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:

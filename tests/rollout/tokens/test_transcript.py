@@ -165,12 +165,34 @@ def test_long_text_is_cut_to_the_observation_limit_and_marked(chat):
     assert 40 <= chat.count(seen.text) <= 50
 
 
-def test_an_image_of_impossible_shape_is_left_out_with_its_placeholder(chat):
+def test_an_image_of_impossible_shape_is_left_out_of_a_result_with_its_placeholder(chat):
     transcript = Transcript(chat, max_tokens=500)
+    show(transcript, "q")
+    transcript.append_generation(sample(chat, "a"))
     seen = show(transcript, "look", [picture(0, 1, 300), picture(1)])
     assert len(seen.images) == 1
     assert "1 of 2 images left out" in seen.text
     assert len(placeholder_runs(chat, transcript.token_ids)) == 1
+
+
+@pytest.mark.parametrize("shapes", [[(1, 300)], [(400, 1), (56, 84)], [(2000, 1500)], [(900, 1200)] * 3], ids=str)
+def test_a_questions_images_are_scaled_until_they_fit_beside_its_text(chat, shapes):
+    transcript = Transcript(chat, max_tokens=160)
+    seen = show(transcript, "x" * 60, [picture(0, *shape) for shape in shapes])
+    assert seen.text == "x" * 60
+    assert placeholder_runs(chat, transcript.token_ids) == [chat.image_tokens(*image.pixels.shape[:2]) for image in seen.images]
+    assert len(seen.images) == len(shapes)
+
+
+def test_a_questions_images_that_fit_are_shown_as_they_are(chat):
+    pixels = picture(0, 112, 84)
+    (image,) = show(Transcript(chat, max_tokens=500), "q", [pixels]).images
+    assert np.array_equal(image.pixels, pixels)
+
+
+def test_a_question_whose_images_do_not_fit_however_small_is_refused(chat):
+    with pytest.raises(TokenBudgetExceeded, match="images do not fit"):
+        show(Transcript(chat, max_tokens=40), "q", [picture(number) for number in range(30)])
 
 
 def test_the_number_of_placeholders_is_the_image_processors(chat, policy_directory):
