@@ -89,7 +89,7 @@ def decode(source: Source, formats: list[str] | None = None, most_pixels: int = 
     except PictureError:
         raise
     except Exception as error:  # Pillow raises nearly anything for a broken file
-        raise PictureError(f"{_name(source)} cannot be opened ({_reason(error)})") from None
+        raise PictureError(f"{_name(source)} cannot be opened ({_reason(error, source)})") from None
 
 
 def require_whole(source: Source, most_pixels: int = MOST_PIXELS) -> None:
@@ -256,6 +256,6 @@ def _name(source: Source) -> str:
     return "the image in the row" if isinstance(source, bytes) else f"the image {source}"
 
 
-def _reason(error: Exception) -> str:
-    text = re.sub(r"<_io\.\w+ object at \w+>", "it", " ".join(str(error).split())) or type(error).__name__
-    return text[:200]
+def _reason(error: Exception, source: Source) -> str:
+    text = re.sub(r"<_io\.\w+ object at \w+>", "", " ".join(str(error).split())) or type(error).__name__
+    return (text if isinstance(source, bytes) else text.replace(repr(str(source)), "")).strip()[:200]

@@ -8,9 +8,8 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from envs.datasets.columns import first, option_of, parsed, text
+from envs.datasets.columns import first, option_of, parsed, plain, text
 from envs.errors import RowError
-from envs.scoring.rules import normalise
 
 Options = tuple[tuple[str, str], ...]
 """Pairs of a letter and the option's text."""
@@ -22,7 +21,7 @@ _LEAD = r"\s*(?:the\s+)?(?:(?:correct\s+)?(?:answer|option|choice)\s*(?:is)?\s*:
 _LED = re.compile(rf"{_LEAD}?\(?([a-z])\s*[).:]\s*(\S.*)", re.IGNORECASE | re.DOTALL)
 _NAMED = re.compile(rf"{_LEAD}\(?([a-z])\)?\.?\s*", re.IGNORECASE)
 _IN_LINE = re.compile(r"[(\[]?\b([A-Z])[)\].:]\s*(.*?)\s*(?=[,;\n]?\s*[(\[]?\b[A-Z][)\].:]\s|\Z)", re.DOTALL)
-_SEVERAL = re.compile(r"\s*(?:,|;|/|&|\+|、|\band\b|\s)\s*", re.IGNORECASE)
+_SEVERAL = re.compile(r"\s*(?:\)\s*\(|,|;|/|&|\+|、|\band\b|\s)\s*", re.IGNORECASE)
 _EITHER = re.compile(r"\s+or\s+", re.IGNORECASE)
 
 
@@ -32,7 +31,9 @@ def options_of(row: Mapping[str, Any]) -> Options:
     Raises RowError if they are in another form.
     """
     lettered = {name: text(value) for name, value in row.items() if re.fullmatch("[A-Z]", name)}
-    if "A" in lettered or "B" in lettered:
+    if lettered:
+        if len(lettered) < 2 or not {"A", "B"} & set(lettered):
+            raise RowError(f"there is only the column {', '.join(lettered)}: options are in columns A, B, …")
         return tuple(sorted(lettered.items()))
     named = sorted((letter, text(value)) for name, value in row.items() if (letter := option_of(name)) is not None)
     if named:
@@ -60,7 +61,12 @@ def chosen(answer: Any, options: Options, column: str = "") -> tuple[str, tuple[
     if isinstance(answer, list | tuple):
         several = sorted({chosen(one, options, column)[0] for one in answer}, key=letters.index)
         return ", ".join(several), ()
-    if isinstance(answer, int) and not isinstance(answer, bool):
+    if isinstance(answer, bool):
+        said = [one for word in (str(answer), "yes" if answer else "no") if (one := _one(word, options))]
+        return chosen(said[0] if said else str(answer), options)
+    if isinstance(answer, float) and answer.is_integer():
+        answer = int(answer)
+    if isinstance(answer, int):
         return _position(answer, options, column), ()
     written = text(answer)
     if (one := _one(written, options)) is not None:
@@ -79,8 +85,8 @@ def chosen(answer: Any, options: Options, column: str = "") -> tuple[str, tuple[
 
 def shown(options: Options, question: str) -> list[str]:
     """The lines of the options, unless the question's text has them already."""
-    plain = normalise(question)
-    return [] if all(normalise(option) in plain for _, option in options) and inline_options(question) else _lines(options)
+    asked = plain(question)
+    return [] if all(plain(option) in asked for _, option in options) and inline_options(question) else _lines(options)
 
 
 def _lines(options: Options) -> list[str]:
@@ -89,8 +95,9 @@ def _lines(options: Options) -> list[str]:
 
 def _one(written: str, options: Options) -> str | None:
     """The letter of the option that a text names."""
-    plain = normalise(written)
-    same = [letter for letter, option in options if normalise(option) == plain]
+    bare = plain(written)
+    written = re.sub(r"(?<=option|choice)[_-]", " ", written, flags=re.IGNORECASE)
+    same = [letter for letter, option in options if plain(option) == bare]
     if len(same) == 1:
         return same[0]
     letters = {letter.casefold(): letter for letter, _ in options}
@@ -100,7 +107,7 @@ def _one(written: str, options: Options) -> str | None:
         raise RowError(f"the answer {written!r} is the text of several options: write its letter")
     if match := _LED.fullmatch(written):
         letter = letters.get(match[1].casefold())
-        if letter is not None and normalise(dict(options)[letter]) == normalise(match[2]):
+        if letter is not None and plain(dict(options)[letter]) == plain(match[2]):
             return letter
     if match := _NAMED.fullmatch(written):
         return letters.get(match[1].casefold())
@@ -108,7 +115,7 @@ def _one(written: str, options: Options) -> str | None:
 
 
 def _position(answer: int, options: Options, column: str) -> str:
-    same = [letter for letter, option in options if normalise(option) == str(answer)]
+    same = [letter for letter, option in options if plain(option) == str(answer)]
     letter = options[answer][0] if 0 <= answer < len(options) else None
     # ScienceQA's and MMLU's `choices` come with the position of the right one.
     if letter is not None and (not same or same == [letter] or column == "choices"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -79,7 +80,9 @@ def renames(columns: Mapping[str, Any] | Iterable[Any] | None) -> Renames:
             raise DatasetError("columns is not a mapping of names: write columns={question: problem, answer: solution}")
         ours, theirs = pair
         if theirs is not None and ours not in _ALL and not (number_of(ours) or option_of(ours) or re.fullmatch("[A-Z]", ours)):
-            raise DatasetError(f"columns has {ours!r}, which is not read: write some of {', '.join(NAMES)}")
+            raise DatasetError(
+                f"columns has {ours!r}, which is not read: write some of {', '.join(names[0] for names in NAMES.values())}"
+            )
     return pairs
 
 
@@ -91,6 +94,8 @@ def cleaned(row: Mapping[str, Any], columns: Renames = ()) -> dict[str, Any]:
             given.pop(name, None)
         if theirs is not None:
             given[ours] = _at(row, theirs)
+            if ours in NAMES["answer"] and isinstance(model := parsed(given.get("reward_model")), Mapping):
+                given["reward_model"] = {name: value for name, value in model.items() if name != "ground_truth"}
     for theirs in {theirs for _, theirs in columns if theirs is not None} - {ours for ours, _ in columns}:
         given.pop(theirs, None)
     known: dict[str, Any] = {}
@@ -150,6 +155,20 @@ def text(value: Any) -> str:
     return "" if value is None else str(value).strip()
 
 
+def plain(value: str) -> str:
+    """A text in the form in which texts of a row are compared with each other: compatible characters, lower case, single spaces."""
+    compatible = unicodedata.normalize("NFKC", value).casefold()
+    return re.sub(r"\s+", " ", compatible).strip(" \"'").rstrip(".").strip()
+
+
+def number(value: Any) -> float | None:
+    """A value that is a number, or the text of one; None if it is not."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
 def unread(row: Mapping[str, Any]) -> set[str]:
     """The row's columns that are neither read nor only describe it."""
     return {name for name in row if not _is_read(name) and not _DESCRIBES.fullmatch(name.lower())}
@@ -171,8 +190,8 @@ def require_understood(row: Mapping[str, Any], has_pictures: bool) -> None:
         if what is not None:
             remedy = f"write columns={{{ours}: {name}}} to read it, or " if ours else "write "
             raise RowError(f"the column {name} looks like {what} and is not read: {remedy}columns={{{name}: null}} to leave it out")
-    turns = row.get("num_turns")
-    if isinstance(turns, int | float) and turns > 1:
+    turns = number(row.get("num_turns"))
+    if turns is not None and turns > 1:
         raise RowError(f"the row has {text(turns)} turns (num_turns): write one row for each question")
 
 

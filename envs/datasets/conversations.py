@@ -161,12 +161,12 @@ def _message(record: Any) -> Message:
         calls = [record["function_call"]]
     if role is None or (content is None and not calls):
         raise RowError("a message has no role or no content")
-    if role not in _ROLES:
+    if not isinstance(role, str) or role not in _ROLES:
         raise RowError(f"a message has the role {role!r}: write user, assistant, system or tool")
     text, pictures = _flat(content)
     if role == "function_call":
-        calls, text = _many(parsed(text)), ""
-    written = [_call(call) for call in calls or ()]
+        calls, text = parsed(text), ""
+    written = [_call(call) for call in (calls if isinstance(calls, list) else [calls] if calls else [])]
     thoughts = record.get("reasoning_content") or record.get("reasoning")
     if thoughts and _ROLES[role] == "assistant":
         text = f"<think>\n{thoughts}\n</think>\n{text}"
@@ -174,13 +174,11 @@ def _message(record: Any) -> Message:
     return Message(_ROLES[role], text, pictures, _ROLES[role] == "assistant" and (bool(written) or bool(_ACTS.search(text))))
 
 
-def _many(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
 def _call(record: Any) -> str:
     """A call of OpenAI's form in the default protocol."""
-    function = record.get("function", record) if isinstance(record, Mapping) else {}
+    function = record.get("function", record) if isinstance(record, Mapping) else None
+    if not isinstance(function, Mapping):
+        raise RowError(f"a tool call is {str(record)[:80]!r}: write its name and arguments as OpenAI does")
     arguments = function.get("arguments", function.get("parameters"))
     if isinstance(arguments, str):
         try:

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from envs.datasets.choices import Options, chosen, inline_options, options_of, shown
-from envs.datasets.columns import NAMES, Renames, absent, cleaned, first, parsed, require_understood, text
+from envs.datasets.columns import NAMES, Renames, absent, cleaned, first, number, parsed, plain, require_understood, text
 from envs.datasets.conversations import PLACEHOLDER, Asked, asked, conversation, referenced, settled
 from envs.datasets.pictures import row_pictures
 from envs.datasets.truths import Truth, is_latex, is_mathematical, reward_model, truth
 from envs.datasets.types import Question
 from envs.errors import RowError
 from envs.pictures import Source, named
-from envs.scoring.rules import normalise
 from envs.scoring.types import EXACT, MAX_ANSWER_CHARACTERS, Kind, Scoring
 
 LABELS = ("perception", "reasoning", "search")
@@ -57,7 +56,7 @@ def question(row: Mapping[str, Any], folder: Path, tools: frozenset[str] | None 
     before = "".join(f"{line}\n" for line in _background(row, said.text))
     lines = [before + said.text, *shown(given_options or scoring.options, said.text)]
     unit = text(row.get("unit"))
-    if unit and normalise(unit) not in normalise(said.text):
+    if unit and plain(unit) not in plain(said.text):
         lines.append(f"(Unit: {unit})")
     source = first(row, "source")
     return Question(
@@ -102,7 +101,7 @@ def _asked(row: Mapping[str, Any]) -> Asked:
     main_name = "the messages" if said is not None else max(texts, key=lambda name: len(texts[name]))
     main = said.text if said is not None else texts[main_name]
     for name, other in texts.items():
-        short, long = sorted((normalise(PLACEHOLDER.sub("", main)), normalise(PLACEHOLDER.sub("", other))), key=len)
+        short, long = sorted((plain(PLACEHOLDER.sub("", main)), plain(PLACEHOLDER.sub("", other))), key=len)
         if short not in long:
             raise RowError(
                 f"{name} asks something other than {main_name}: write columns={{question: {name}}} to ask it, "
@@ -156,9 +155,9 @@ def _scored(row: Mapping[str, Any], found: Truth, options: Options) -> tuple[Sco
 def _by_form(row: Mapping[str, Any], found: Truth, answer: str) -> Scoring:
     form, unit = text(row.get("answer_type")).lower(), text(row.get("unit"))
     if form in ("integer", "float", "number", "int", "numeric") or unit:
-        precision = row.get("precision")
-        absolute = 0.5 * 10.0 ** -int(float(precision)) if form == "float" and precision is not None else Scoring().absolute
-        return Scoring(Kind.NUMBER, found.accepted, absolute=absolute * (1 + 1e-9), unit=unit)
+        precision = number(row.get("precision"))
+        absolute = 0.5 * 10.0**-precision * (1 + 1e-9) if form == "float" and precision is not None else EXACT.absolute
+        return Scoring(Kind.NUMBER, found.accepted, absolute=absolute, unit=unit)
     if form == "list":
         return Scoring(Kind.LIST, found.accepted)
     names = [text(row.get(name)) for name in ("data_source", "source", "ability")] + [_extra(row, "data_source") or ""]
@@ -209,7 +208,9 @@ def _allowed(row: Mapping[str, Any], known: frozenset[str] | None) -> tuple[str,
 def _tools(names: Any, column: str, known: frozenset[str] | None) -> tuple[str, ...] | None:
     if names is None:
         return None
-    given = [names] if isinstance(names, str) else list(names)
+    given = [names] if isinstance(names, str) else names
+    if not isinstance(given, list | tuple) or not all(isinstance(name, str) for name in given):
+        raise RowError(f"{column} is {names!r}: write a list of the names of tools")
     if known is not None and (unknown := [name for name in given if name not in known]):
         raise RowError(f"{column} has {unknown[0]!r}, and there is no such tool; write some of {', '.join(sorted(known))}")
     return tuple(given)

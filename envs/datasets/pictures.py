@@ -22,6 +22,9 @@ def row_pictures(row: Mapping[str, Any], folder: Path) -> tuple[Source, ...]:
     primary = next((name for name in NAMES["images"] if name in row), None)
     numbered = sorted((number, name) for name in row if (number := number_of(name)) is not None)
     own = [] if primary is None else [named(value, folder) for value in listed(row[primary])]
+    for name in (name for name in NAMES["images"] if name in row and name != primary):
+        if own and _is_other(row[name], own, folder):
+            raise RowError(f"there are other pictures in {primary} than in {name}: write columns={{{name}: null}} to leave it out")
     rest = [named(value, folder) for _, name in numbered for value in listed(row[name])]
     if own and rest and numbered[0][0] < 2 and primary is not None:
         if own in (rest, rest[:1]):
@@ -30,6 +33,15 @@ def row_pictures(row: Mapping[str, Any], folder: Path) -> tuple[Source, ...]:
             f"there are other pictures in {primary} than in {numbered[0][1]}: write columns={{{primary}: null}} to leave it out"
         )
     return (*own, *rest)
+
+
+def _is_other(value: Any, own: list[Source], folder: Path) -> bool:
+    """Whether a column holds a picture that is not among `own`: a file and bytes may be one picture, a path a mere name."""
+    try:
+        others = [named(item, folder) for item in listed(value)]
+    except PictureError:
+        return False
+    return any(other not in own and any(type(other) is type(one) for one in own) for other in others)
 
 
 def listed(value: Any) -> list[Any]:

@@ -14,7 +14,8 @@ import mmap
 import os
 import re
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,12 +45,19 @@ def open_rows(path: Path, split: str | None) -> Rows:
         return _ArrowRows(_saved(path, split))
     try:
         if path.suffix == ".parquet":
-            return _ArrowRows(_mapped([_as_arrow(path)]))
+            table = _mapped([_as_arrow(path)])
+            _require_different(path, table.column_names)
+            return _ArrowRows(table)
         if path.suffix == ".tsv":
             return _SpanRows(path, _records, _tsv_parser(path))
         return _SpanRows(path, _elements if path.suffix == ".json" else _lines, _parse_json)
     except (OSError, pyarrow.ArrowException) as error:
         raise DatasetError(f"{path}: the file cannot be read as {path.suffix[1:]} ({' '.join(str(error).split())})") from None
+
+
+def _require_different(path: Path, names: Sequence[str]) -> None:
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise DatasetError(f"{path}: there are two columns {twice[0]}: rename or remove one")
 
 
 class _SpanRows:
@@ -103,14 +111,16 @@ def _as_python(name: str, column: pyarrow.ChunkedArray) -> Any:
         try:
             return column.cast(pyarrow.string()).to_pylist()[0]
         except (ValueError, pyarrow.ArrowException):
-            raise RowError(f"the column {name} cannot be read ({' '.join(str(error).split())})") from None
+            reason = " ".join(str(error).split())
+            raise RowError(f"the column {name} cannot be read ({reason}): write it as text in UTF-8, or leave it out") from None
 
 
 def _parse_json(text: bytes) -> Row:
     try:
         row = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise RowError(f"not JSON ({error})") from None
+        hint = ": save the file as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
+        raise RowError(f"not JSON ({error}){hint}") from None
     if not isinstance(row, dict):
         raise RowError('write an object with "question" and "answer"')
     return row
@@ -189,6 +199,7 @@ def _tsv_parser(path: Path) -> Callable[[bytes], Row]:
             header = fields(file.readline())
         except RowError as error:
             raise DatasetError(f"{path}: the header is {error}") from None
+    _require_different(path, header)
 
     def parse(record: bytes) -> Row:
         values = fields(record)

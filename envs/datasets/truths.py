@@ -7,6 +7,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
 from typing import Any
 
 from envs.datasets.columns import NAMES, absent, parsed, text
@@ -21,7 +23,7 @@ _LATEX = re.compile(
 )
 _FORMULA = re.compile(r"\$[^$]+\$|\\\(.+\\\)|\\\[.+\\\]|[^$]*(?:\^\{|_\{)[^$]*", re.DOTALL)
 _MATHEMATICAL = re.compile(
-    r"(?:^|[^a-z])(?:\w*math\w*|gsm8k|geo(?:metry)?3k|aime\d*|amc\d*|olympiad\w*|numina\w*|deepscaler|minerva|orz)(?:$|[^a-z])"
+    r"(?:^|[^a-z])(?:\w*(?<!after)math\w*|gsm8k|geo(?:metry)?3k|aime\d*|amc\d*|olympiad\w*|numina\w*|deepscaler|minerva|orz)(?:$|[^a-z])"
 )
 _FULL_MARKS = 3  # annotators of ten: VQA accuracy (Antol et al. 2015) is min(n / 3, 1)
 
@@ -114,8 +116,11 @@ def _read(value: Any, name: str, choice: bool) -> Truth:
     if isinstance(value, list | tuple):
         return _several(value, name, choice)
     if isinstance(value, bool):
-        return Truth("True", ("yes",)) if value else Truth("False", ("no",))
-    if isinstance(value, int | float):
+        return Truth(value if choice else str(value), ("yes" if value else "no",) if not choice else ())
+    if isinstance(value, date):
+        return Truth(value.isoformat(), (), Kind.DATE)
+    if isinstance(value, int | float | Decimal):
+        value = value if isinstance(value, int) else float(value)
         return Truth(value if choice else text(value), (), Kind.NUMBER)
     if not isinstance(value, str):
         raise RowError(f"{name} is {value!r}: write a text, a number, or a list of right answers")
