@@ -10,6 +10,7 @@ import base64
 import binascii
 import io
 import re
+import reprlib
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -57,7 +58,7 @@ def named(value: Any, folder: Path) -> Source:
     if isinstance(value, Path):
         value = str(value)
     if not isinstance(value, str) or not value.strip():
-        raise PictureError(f"there is no image {value!r}; write bytes, base64, or a path relative to the file")
+        raise PictureError(f"there is no image {reprlib.repr(value)}; write bytes, base64, or a path relative to the file")
     return _written(value.strip(), folder)
 
 
@@ -66,7 +67,7 @@ def from_base64(text: str) -> bytes:
 
     Raises PictureError if it is anything else.
     """
-    if text.startswith("data:"):
+    if text[:5].lower() == "data:":
         text = text.partition(",")[2]
     text = "".join((unquote(text) if "%" in text else text).replace("\\n", "").split()).translate({45: "+", 95: "/"})
     if stray := _NOT_BASE64.search(text):
@@ -147,9 +148,11 @@ def looks_encoded(value: Any) -> bool:
 
 
 def _written(text: str, folder: Path) -> Source:
-    if text.startswith("data:"):
-        head, _, content = text.partition(",")
-        return from_base64(content) if "base64" in head.lower() else unquote_to_bytes(content)
+    head, base64_follows, content = text[:100].partition("base64,")
+    if base64_follows and "," not in head:  # a data URL, or what is left of one
+        return from_base64(text[len(head) + len(base64_follows) :])
+    if text[:5].lower() == "data:":
+        return unquote_to_bytes(text.partition(",")[2])
     if _REMOTE.match(text):
         raise PictureError(f"the image {text} is not local; write a path or a data URL: no row may need the network")
     if text.startswith(("b'", 'b"')):  # bytes that went through a table of texts

@@ -27,6 +27,11 @@ PLACEHOLDER = re.compile(
     r"|<ImageHere>|<image_placeholder>",
     re.IGNORECASE,
 )
+_WRITTEN = re.compile(
+    r"<img>\s*(?P<tagged>[^<\n]+?)\s*</img>|<img\b[^>\n]*?\bsrc=[\"'](?P<html>[^\"'\n]+)[\"'][^>\n]*>|!\[[^\]\n]*\]\((?P<markdown>[^)\s]+)\)"
+)
+_TEMPLATE = re.compile(r"<\|im_start\|>|<\|start_header_id\|>|\[INST\]")
+_OTHER_MEDIA = re.compile(r"<(?:video|audio)>|<\|(?:video|audio)_pad\|>", re.IGNORECASE)
 _PICTURES = ("image_url", "image", "input_image")
 
 
@@ -143,6 +148,19 @@ def settled(text: str, pictures: int, begin: int = 0) -> str:
     return "".join([*parts, text[position:]]).strip()
 
 
+def with_pictures(text: str) -> tuple[str, tuple[str, ...]]:
+    """A question's text with placeholders for the pictures that it names itself, as Qwen-VL, Markdown and HTML do, and their names.
+
+    Raises RowError if it is written in a chat template, or shows a video or a sound.
+    """
+    if match := _TEMPLATE.search(text):
+        raise RowError(f"the question is written in a chat template ({match.group()}): write messages, or the question alone")
+    if match := _OTHER_MEDIA.search(text):
+        raise RowError(f"the question shows {match.group()}: only pictures can be shown")
+    names = tuple(match["tagged"] or match["html"] or match["markdown"] for match in _WRITTEN.finditer(text))
+    return _WRITTEN.sub("<image>", text), names
+
+
 def referenced(text: str) -> str:
     """A text in which placeholders with a number are references, as in "[image 2]"."""
     return PLACEHOLDER.sub(lambda match: f"[image {_number(match)}]" if _number(match) else match.group(), text)
@@ -164,6 +182,11 @@ def _message(record: Any) -> Message:
     if not isinstance(role, str) or role not in _ROLES:
         raise RowError(f"a message has the role {role!r}: write user, assistant, system or tool")
     text, pictures = _flat(content)
+    if _ROLES[role] == "user":
+        text, own = with_pictures(text)
+        if own and pictures:
+            raise RowError("a message has pictures in its text and as parts: write them one way")
+        pictures = pictures or own
     if role == "function_call":
         calls, text = parsed(text), ""
     written = [_call(call) for call in (calls if isinstance(calls, list) else [calls] if calls else [])]

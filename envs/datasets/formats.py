@@ -14,7 +14,7 @@ from typing import Any
 
 from envs.datasets.choices import Options, chosen, inline_options, options_of, shown
 from envs.datasets.columns import NAMES, Renames, absent, cleaned, first, number, parsed, plain, require_understood, text
-from envs.datasets.conversations import PLACEHOLDER, Asked, asked, conversation, referenced, settled
+from envs.datasets.conversations import PLACEHOLDER, Asked, asked, conversation, referenced, settled, with_pictures
 from envs.datasets.pictures import row_pictures
 from envs.datasets.truths import Truth, is_latex, is_mathematical, reward_model, truth
 from envs.datasets.types import Question
@@ -29,7 +29,8 @@ ENVIRONMENTS: dict[str, tuple[str, ...] | None] = {"deepeyes_v2": None, "code_to
 """The tools behind an `env_name` of DeepEyesV2's files; None for all."""
 
 _ABILITIES = {"reason": "reasoning", "integrated": "integration"}
-_STYLES = {"rule": None, "model": Kind.JUDGE, "llm": Kind.JUDGE, "judge": Kind.JUDGE}
+_JUDGED = ("model", "llm", "judge")
+"""The values of verl's `reward_model.style` that ask for a judge."""
 
 
 def question(row: Mapping[str, Any], folder: Path, tools: frozenset[str] | None = None, columns: Renames = ()) -> Question:
@@ -91,6 +92,8 @@ def _asked(row: Mapping[str, Any]) -> Asked:
         if not isinstance(row[name], str | int | float):
             raise RowError(f"{name} is {str(row[name])[:60]!r}: write a text, or a list of messages")
     texts = {name: text(row[name]) for name in names}
+    lifted = {name: with_pictures(written) for name, written in texts.items()}
+    texts = {name: written for name, (written, _) in lifted.items()}
     said = asked(messages) if messages else None
     if said is None and not texts:
         raise RowError(
@@ -113,7 +116,7 @@ def _asked(row: Mapping[str, Any]) -> Asked:
         if not PLACEHOLDER.sub("", main).strip():
             raise RowError("there is no question beside its images; write one")
         count = sum(not (match["number"] or match["other"]) for match in PLACEHOLDER.finditer(main))
-        said = Asked(main, system, own_placeholders=count, placeholders=count)
+        said = Asked(main, system, lifted[main_name][1], own_placeholders=count, placeholders=count)
     return said
 
 
@@ -143,16 +146,15 @@ def _scored(row: Mapping[str, Any], found: Truth, options: Options) -> tuple[Sco
         more = tuple(chosen(one, options)[0] for one in found.accepted)
         return Scoring(Kind.CHOICE, accepted=(*accepted, *more), options=options), letter
     answer = text(found.value)
-    style = reward_model(row).get("style")
-    if style is not None and str(style).lower() not in _STYLES:
-        raise RowError(f"reward_model.style is {style!r}: write one of {', '.join(_STYLES)}")
-    kind = _STYLES[str(style).lower()] if style is not None else None
-    if kind is None:
-        return _by_form(row, found, answer), answer
-    return Scoring(kind, accepted=found.accepted), answer
+    style = text(reward_model(row).get("style")).lower()
+    if style in _JUDGED:
+        return Scoring(Kind.JUDGE, accepted=found.accepted), answer
+    if style and not style.startswith("rule"):
+        raise RowError(f"reward_model.style is {style!r}: write rule, or {' or '.join(_JUDGED)}")
+    return _by_form(row, found, answer, style), answer
 
 
-def _by_form(row: Mapping[str, Any], found: Truth, answer: str) -> Scoring:
+def _by_form(row: Mapping[str, Any], found: Truth, answer: str, style: str) -> Scoring:
     form, unit = text(row.get("answer_type")).lower(), text(row.get("unit"))
     if form in ("integer", "float", "number", "int", "numeric") or unit:
         precision = number(row.get("precision"))
@@ -160,7 +162,7 @@ def _by_form(row: Mapping[str, Any], found: Truth, answer: str) -> Scoring:
         return Scoring(Kind.NUMBER, found.accepted, absolute=absolute, unit=unit)
     if form == "list":
         return Scoring(Kind.LIST, found.accepted)
-    names = [text(row.get(name)) for name in ("data_source", "source", "ability")] + [_extra(row, "data_source") or ""]
+    names = [style, _extra(row, "data_source") or "", *(text(row.get(name)) for name in ("data_source", "source", "ability"))]
     if found.kind is Kind.MATH or is_latex(answer) or any(map(is_mathematical, names)):
         return Scoring(Kind.MATH, found.accepted)
     return Scoring(found.kind or Kind.EXACT, found.accepted) if found.kind or found.accepted else EXACT

@@ -17,6 +17,7 @@ from envs.scoring.types import Kind
 
 _THOUGHTS = re.compile(r"\s*(?:<(think|thinking|thought|thoughts|reasoning|reason|analysis)>.*?</\1>|.*</think>)\s*", re.DOTALL)
 _OPEN = re.compile(r"</?(?:think|thinking|reasoning)>")
+_END = re.compile(r"\s*(?:<\|im_end\|>|<\|endoftext\|>|<\|eot_id\|>|</s>)\s*\Z")
 _ANSWER = re.compile(r"<(answer|CONCLUSION)>(.*?)</\1>", re.DOTALL)
 _LATEX = re.compile(
     r"\\(?:[dt]?frac|sqrt|boxed|pi|times|cdot|text|mathrm|left|infty|circ|pm|theta|alpha|angle|sin|cos|log|ln|begin)(?![a-zA-Z])"
@@ -175,8 +176,8 @@ def _literal(value: Any) -> Any:
 
 
 def _clean(written: str) -> str:
-    """The answer alone: without thoughts, and what `<answer>`, `\\boxed{}` or GSM8K's `####` hold."""
-    rest = _THOUGHTS.sub("", written, count=1)
+    """The answer alone: without thoughts and end tokens, and what `<answer>`, `\\boxed{}` or GSM8K's `####` hold."""
+    rest = _END.sub("", _THOUGHTS.sub("", written, count=1))
     if tagged := _ANSWER.findall(rest):
         rest = tagged[-1][1]
     if _OPEN.search(rest):

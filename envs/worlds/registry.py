@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from threading import Condition
@@ -19,6 +20,8 @@ from envs.tools.opening import named_tools
 from envs.worlds.atlas.world import Atlas
 from envs.worlds.microworld import ABILITIES, Microworld, emblems, knowledge_base
 from envs.worlds.microworld.basics import Basics
+
+log = logging.getLogger(__name__)
 
 MICROWORLDS: dict[str, tuple[str, ...]] = {
     "toolwise/Perception-v0": ("perception",),
@@ -97,6 +100,8 @@ def count_rows(env_id: str, options: Mapping[str, Any]) -> int | None:
         return None
     path, split, malformed = options["path"], options.get("split"), options.get("malformed", "error")
     data = _dataset(path, split, malformed, named_tools(options.get("tools")), renames(options.get("columns")))
+    if data.judged and options.get("judge") is None:
+        log.warning("%s: %d rows are scored by a judge: write +options.judge='{url: …, model: …}'", path, data.judged)
     return len(data)
 
 

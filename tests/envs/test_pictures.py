@@ -138,7 +138,13 @@ URL_SAFE = base64.urlsafe_b64encode(encoded(NOISE)).decode()
     [
         *(PNG, bytearray(PNG), TEXT.encode(), list(PNG), repr(PNG), "p.png", "./p.png", "folder/../p.png", "folder\\..\\p.png"),
         *(TEXT, "\n".join(TEXT[start : start + 76] for start in range(0, len(TEXT), 76)), TEXT.rstrip("="), f" {TEXT} "),
-        *(f"data:image/png;base64,{TEXT}", f"data:;base64,{TEXT}", f"data:image/png;base64,{TEXT.replace('+', '%2B')}"),
+        *(
+            f"data:image/png;base64,{TEXT}",
+            f"data:;base64,{TEXT}",
+            f"image/png;base64,{TEXT}",
+            f"base64,{TEXT}",
+            f"data:image/png;base64,{TEXT.replace('+', '%2B')}",
+        ),
         *(
             {"bytes": PNG, "path": None},
             {"bytes": None, "path": "p.png"},
