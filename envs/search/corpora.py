@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,13 +83,15 @@ def count_rows(path: Path) -> int:
         return sum(1 for _ in file)
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[int, Mapping[str, Any]]]:
     if not path.is_file():
         raise UsageError(f"{path}: there is no such file")
     try:
         if path.suffix == ".parquet":
             number = 0
-            for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=_BATCH_ROWS):
+            file = pyarrow.parquet.ParquetFile(path)
+            read = [name for name in file.schema_arrow.names if columns is None or name in columns]
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=read):
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
@@ -106,6 +108,8 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         raise UsageError(f"{path}: the file is not UTF-8 ({error})") from None
     except json.JSONDecodeError as error:
         raise UsageError(f"{path}, row {number}: not JSON ({error})") from None
+    except (ValueError, OverflowError) as error:  # what Arrow holds and Python cannot, like nanoseconds
+        raise UsageError(f"{path}: a column cannot be read ({error}): leave it out, or write it as text") from None
 
 
 def _listed(path: Path, left_out: list[str]) -> Iterator[tuple[str, str, str, Path]]:
@@ -133,5 +137,5 @@ def _is_picture(file: Path) -> bool:
 
 
 def _tabulated(path: Path) -> Iterator[tuple[str, str, str, Any]]:
-    for number, row in _rows(path):
+    for number, row in _rows(path, columns=("image", "title", "source")):
         yield f"row {number}", str(row.get("title") or ""), str(row.get("source") or ""), row.get("image")
