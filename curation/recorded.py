@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from envs.datasets.columns import NAMES, cleaned, require_understood, text, unread
-from envs.datasets.conversations import PLACEHOLDER, Message, conversation, settled
+from envs.datasets.conversations import PLACEHOLDER, Message, as_question, conversation, settled
 from envs.datasets.pictures import row_pictures
 from envs.datasets.rows import open_rows
 from envs.datasets.types import report_malformed
@@ -98,6 +98,7 @@ def _turns(row: Mapping[str, Any], folder: Path) -> tuple[str | None, list[_Reco
     turns = []
     for prompts, (reply,) in zip(runs[::2], runs[1::2], strict=True):
         pictures: list[Source] = []
+        prompts = prompts if turns else list(map(as_question, prompts))
         for prompt in prompts:
             own = [named(part, folder) for part in prompt.pictures]
             wanted = _placeholders(prompt) - len(own)

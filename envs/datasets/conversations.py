@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -95,7 +95,7 @@ def asked(messages: list[Message]) -> Asked:
     opening = 0
     while opening < len(rest) and rest[opening].role == "user":
         opening += 1
-    prompts, later = rest[:opening], rest[opening:]
+    prompts, later = list(map(as_question, rest[:opening])), rest[opening:]
     questions = 1 + sum(
         message.role == "user" and not before.acts and before.role != "tool" and not _RESPONDS.match(message.text)
         for before, message in pairwise(later)
@@ -161,6 +161,14 @@ def with_pictures(text: str) -> tuple[str, tuple[str, ...]]:
     return _WRITTEN.sub("<image>", text), names
 
 
+def as_question(message: Message) -> Message:
+    """A user's message that asks, with the pictures that its text names. What a tool returned is left as it is."""
+    text, own = with_pictures(message.text)
+    if own and message.pictures:
+        raise RowError("a message has pictures in its text and as parts: write them one way")
+    return replace(message, text=text, pictures=message.pictures or own)
+
+
 def referenced(text: str) -> str:
     """A text in which placeholders with a number are references, as in "[image 2]"."""
     return PLACEHOLDER.sub(lambda match: f"[image {_number(match)}]" if _number(match) else match.group(), text)
@@ -182,11 +190,6 @@ def _message(record: Any) -> Message:
     if not isinstance(role, str) or role not in _ROLES:
         raise RowError(f"a message has the role {role!r}: write user, assistant, system or tool")
     text, pictures = _flat(content)
-    if _ROLES[role] == "user":
-        text, own = with_pictures(text)
-        if own and pictures:
-            raise RowError("a message has pictures in its text and as parts: write them one way")
-        pictures = pictures or own
     if role == "function_call":
         calls, text = parsed(text), ""
     written = [_call(call) for call in (calls if isinstance(calls, list) else [calls] if calls else [])]
