@@ -69,6 +69,8 @@ def chosen(answer: Any, options: Options, column: str = "") -> tuple[str, tuple[
     if isinstance(answer, int):
         return _position(answer, options, column), ()
     written = text(answer)
+    if column == "choices" and written.isdecimal() and not any(plain(option) == written for _, option in options):
+        return _position(int(written), options, column), ()
     if (one := _one(written, options)) is not None:
         return one, ()
     either = [_one(part, options) for part in _EITHER.split(written)]
@@ -98,11 +100,15 @@ def _one(written: str, options: Options) -> str | None:
     bare = plain(written)
     written = re.sub(r"(?<=option|choice)[_-]", " ", written, flags=re.IGNORECASE)
     same = [letter for letter, option in options if plain(option) == bare]
-    if len(same) == 1:
-        return same[0]
     letters = {letter.casefold(): letter for letter, _ in options}
-    if (match := _DRESS.fullmatch(written)) and match[1].casefold() in letters:
-        return letters[match[1].casefold()]
+    match = _DRESS.fullmatch(written)
+    named = letters.get(match[1].casefold()) if match else None
+    if named is not None and len(same) == 1 and same[0] != named:
+        raise RowError(
+            f"the answer {written!r} is one option's letter and another's text: write both, as in '{_lines(options)[0]}'"
+        )
+    if len(same) == 1 or named is not None:
+        return same[0] if len(same) == 1 else named
     if len(same) > 1:
         raise RowError(f"the answer {written!r} is the text of several options: write its letter")
     if match := _LED.fullmatch(written):

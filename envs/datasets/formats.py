@@ -44,10 +44,8 @@ def question(row: Mapping[str, Any], folder: Path, tools: frozenset[str] | None 
     pictures = _pictures(row, said, folder)
     require_understood(row, bool(pictures))
     given_options = options_of(row)
-    options = given_options or inline_options(said.text)
     found = truth(row, said.reply, bool(given_options))
-    if not given_options and str(found.value).strip(" ().").upper() not in dict(options):
-        options = ()
+    options = given_options or _inline(said.text, found)
     scoring, answer = _scored(row, found, options)
     if len(answer) >= MAX_ANSWER_CHARACTERS and scoring.kind is not Kind.JUDGE:
         raise RowError(
@@ -71,6 +69,17 @@ def question(row: Mapping[str, Any], folder: Path, tools: frozenset[str] | None 
         scoring=replace(scoring, options=tuple((letter, referenced(option)) for letter, option in scoring.options)),
         system=said.system,
     )
+
+
+def _inline(asked_text: str, found: Truth) -> Options:
+    """The options in a question's own text if all right answers are among them."""
+    options = inline_options(asked_text)
+    try:
+        for one in (found.value, *found.accepted):
+            chosen(one, options)
+    except RowError:
+        return ()
+    return options
 
 
 def _background(row: Mapping[str, Any], asked_text: str) -> list[str]:
@@ -136,21 +145,20 @@ def _pictures(row: Mapping[str, Any], said: Asked, folder: Path) -> tuple[Source
 def _scored(row: Mapping[str, Any], found: Truth, options: Options) -> tuple[Scoring, str]:
     """The rule of a row and the answer in the form that the rule compares: `scoring`, else what the row's other columns ask for."""
     stated = _stated_scoring(row, options)
+    answer = ", ".join(map(str, found.value)) if isinstance(found.value, list) else text(found.value)
     if stated is not None and stated.kind is not Kind.CHOICE:
-        answer = text(found.value) if not isinstance(found.value, list) else ", ".join(map(str, found.value))
         return replace(stated, accepted=tuple(dict.fromkeys((*stated.accepted, *found.accepted)))), answer
+    style = text(reward_model(row).get("style")).lower()
+    if style and not style.startswith("rule") and style not in _JUDGED:
+        raise RowError(f"reward_model.style is {style!r}: write rule, or {' or '.join(_JUDGED)}")
+    if stated is None and style in _JUDGED:
+        return Scoring(Kind.JUDGE, accepted=found.accepted), answer
     if options or (stated is not None and stated.options):
         options = stated.options if stated is not None and stated.options else options
         given = first(row, "options")
         letter, accepted = chosen(found.value, options, given[0] if given else "")
         more = tuple(chosen(one, options)[0] for one in found.accepted)
         return Scoring(Kind.CHOICE, accepted=(*accepted, *more), options=options), letter
-    answer = text(found.value)
-    style = text(reward_model(row).get("style")).lower()
-    if style in _JUDGED:
-        return Scoring(Kind.JUDGE, accepted=found.accepted), answer
-    if style and not style.startswith("rule"):
-        raise RowError(f"reward_model.style is {style!r}: write rule, or {' or '.join(_JUDGED)}")
     return _by_form(row, found, answer, style), answer
 
 

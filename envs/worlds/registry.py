@@ -98,11 +98,12 @@ def count_rows(env_id: str, options: Mapping[str, Any]) -> int | None:
     """The number of questions of an environment that `resolve` returned; None if they are generated without end."""
     if env_id != DATASET:
         return None
+    return len(_opened(options))
+
+
+def _opened(options: Mapping[str, Any]) -> Dataset:
     path, split, malformed = options["path"], options.get("split"), options.get("malformed", "error")
-    data = _dataset(path, split, malformed, named_tools(options.get("tools")), renames(options.get("columns")))
-    if data.judged and options.get("judge") is None:
-        log.warning("%s: %d rows are scored by a judge: write +options.judge='{url: …, model: …}'", path, data.judged)
-    return len(data)
+    return _dataset(path, split, malformed, named_tools(options.get("tools")), renames(options.get("columns")))
 
 
 def resolve(tasks: str, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
@@ -113,7 +114,9 @@ def resolve(tasks: str, options: dict[str, Any] | None = None) -> tuple[str, dic
     options = dict(options or {})
     if is_dataset(tasks):
         options = {"path": str(Path(tasks).absolute())} | options
-        count_rows(DATASET, options)
+        judged = _opened(options).judged
+        if judged and options.get("judge") is None:
+            log.warning("%s: %d rows are scored by a judge: write +options.judge='{url: …, model: …}'", tasks, judged)
         return DATASET, options
     if tasks.rpartition(":")[2] not in gymnasium.registry and ":" not in tasks:
         close = difflib.get_close_matches(tasks, [name for name in gymnasium.registry if name.startswith("toolwise/")], 1, 0)

@@ -100,6 +100,10 @@ READ = {
     "Markdown": ({"question": "See ![](a.png) here", "answer": "a"}, "See [image 1] here", "a", "exact", (), 1),
     "DAPO": (verl(reward_model={"style": "rule-lighteval/MATH_v2", "ground_truth": "34"}), "Who?", "34", "math", (), 0),
     "end token": ({"prompt": "Q", "completion": " Bob<|im_end|>"}, "Q", "Bob", "exact", (), 0),
+    "verl, judge of options": (
+        verl(prompt=chat("Q\nA. x\nB. y"), reward_model={"style": "model", "ground_truth": "B"}),
+        *("Q\nA. x\nB. y", "B", "judge", (), 0),
+    ),
     "verl, geo3k": (verl(data_source="hiyouga/geometry3k"), "Who?", "x", "math", (), 0),
     "verl, LaTeX": (verl(reward_model={"ground_truth": "3\\sqrt2"}), "Who?", "3\\sqrt2", "math", (), 0),
     "verl, scoring": (verl(scoring={"kind": "math"}), "Who?", "x", "math", (), 0),
@@ -179,6 +183,7 @@ READ = {
         0,
     ),
     "options in lines": ({"question": "Q\n(A) x\n(B) y", "answer": "B"}, "Q\n(A) x\n(B) y", "B", "choice", (), 0),
+    "an option's text": ({"question": "Q\nA. x\nB. y", "answer": "y"}, "Q\nA. x\nB. y", "B", "choice", (), 0),
     "options twice": (
         {"question": "Q\nA. x\nB. y", "options": ["A. x", "B. y"], "answer": "B"},
         "Q\nA. x\nB. y",
@@ -264,6 +269,7 @@ REFUSED = {
     "a long truth": ({"question": "Q", "answer": "x" * 300}, "300 characters"),
     "no option": ({"question": "Q", "answer": "D", **THREE}, "'D' is none of the options A, B, C"),
     "position or text": ({"question": "Q", "answer": 1, "options": ["1", "2"]}, "may be an option or its position"),
+    "a letter or a text": ({"question": "Q", "answer": "A", "options": ["C", "A"]}, "one option's letter and another's text"),
     "equal options": ({"question": "Q", "answer": "x", "options": ["x", "x"]}, "text of several options"),
     "one option": ({"question": "Q", "A": "x", "answer": "A"}, "only the column A"),
     "options as number": ({"question": "Q", "options": 3, "answer": "A"}, "write a list of texts"),
