@@ -1,32 +1,39 @@
 """Recorded demonstrations from a file, like DeepEyesV2's for the cold start, as episodes in a policy's own tokens.
 
-A row is a conversation (ShareGPT's `conversations` or OpenAI's `messages`) in DeepEyesV2's protocol. Its images are in
-`images`, at their `<image>` placeholders, or are parts of the messages. The assistant's turns are learned; tool outputs are treated
-as in any episode: escaped, masked, cut to the episode's budgets.
+A row is a conversation (ShareGPT's `conversations`, OpenAI's `messages`, or Alpaca's `instruction` and `output`) in DeepEyesV2's
+protocol; calls in OpenAI's `tool_calls` are written in it. Its images are in `images`, at their `<image>` placeholders, or are
+parts of the messages. The assistant's turns are learned; tool outputs are treated as in any episode: escaped, masked, cut to the
+episode's budgets.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from envs.datasets.formats import conversation, picture_parts, text_of
-from envs.datasets.pictures import load, picture
+from envs.datasets.columns import NAMES, cleaned, require_understood, text, unread
+from envs.datasets.conversations import PLACEHOLDER, Message, as_question, conversation, settled
+from envs.datasets.pictures import row_pictures
 from envs.datasets.rows import open_rows
-from envs.datasets.types import Picture, report_malformed
-from envs.errors import RowError, TokenBudgetExceeded, UsageError
+from envs.datasets.types import report_malformed
+from envs.errors import ItemError, RowError, TokenBudgetExceeded, UsageError
+from envs.pictures import Source, decode, named, require_whole
 from envs.protocols import Action, Answer, Call, Calls, DeepEyes, Malformed, escape
 from envs.types import ToolStatus
-from rollout.config import EpisodeConfig
+from rollout.config import PROTOCOL_PROMPT, EpisodeConfig
 from rollout.episode.actors import OPENING, closed
 from rollout.tokens.chat_format import ChatFormat, ChatMessage
 from rollout.tokens.images import ImageEncoder
 from rollout.tokens.transcript import Transcript
 from rollout.types import Episode, Generation, StopReason, ToolCallRecord, Turn, split_abilities
+
+log = logging.getLogger(__name__)
 
 _RESPONSE = ("<tool_response>", "</tool_response>")
 _PROTOCOL = DeepEyes()
@@ -38,7 +45,7 @@ class _RecordedTurn:
     """One turn: the text and images from the user or a tool, then the assistant's action."""
 
     text: str
-    pictures: tuple[Picture, ...]
+    pictures: tuple[Source, ...]
     action: str
     parsed: Action
 
@@ -48,21 +55,27 @@ def read_demonstrations(
 ) -> list[Episode]:
     """`count` of the file's demonstrations, drawn by `seed` without replacement. Their answers are taken to be right.
 
-    All rows are checked first. Raises DatasetError as `envs.datasets.Dataset` does, and UsageError if the file has
-    fewer demonstrations or one is longer than `config.max_tokens`.
+    All rows are checked first. Raises DatasetError as `envs.datasets.Dataset` does, and UsageError if the file has fewer
+    demonstrations, one is longer than `config.max_tokens`, or the system prompt is unknown.
     """
     path = Path(path)
     if not path.exists():
         raise UsageError(f"cold_start.demonstrations_file={path}: there is no such file")
     rows, good, bad = open_rows(path, None), [], []
+    others: set[str] = set()
     for number, row in rows:
         try:
             if isinstance(row, RowError):
                 raise row
-            _turns(row, path.parent)
+            for turn in _turns(row, path.parent)[1]:
+                for picture in turn.pictures:
+                    require_whole(picture)
             good.append(number)
+            others |= unread(cleaned(row)) | ({"tools"} & row.keys())
         except RowError as error:
             bad.append((number, str(error)))
+    if others:
+        log.warning("%s: columns that are not read: %s", path, ", ".join(sorted(others)))
     report_malformed(path, bad, malformed)
     if len(good) < count:
         raise UsageError(f"{path} has {len(good)} demonstrations: write cold_start.demonstrations={len(good)} or fewer")
@@ -72,24 +85,32 @@ def read_demonstrations(
 
 def _turns(row: Mapping[str, Any], folder: Path) -> tuple[str | None, list[_RecordedTurn]]:
     """The system prompt and the turns. Raises RowError if the row is not a demonstration."""
-    messages = conversation(row)
-    system = text_of(messages.pop(0)["content"]) if messages and messages[0]["role"] == "system" else None
-    roles = [message["role"] for message in messages]
-    if not roles or len(roles) % 2 or set(roles[1::2]) != {"assistant"} or "assistant" in roles[::2]:
+    row = cleaned(row)
+    messages = conversation(row) or _instruction(row)
+    system = "\n\n".join(message.text for message in messages if message.role == "system") or None
+    spoken = [message for message in messages if message.role != "system"]
+    # The results of several calls, and a user's picture and text, may be messages of their own.
+    runs = [list(run) for _, run in groupby(spoken, key=lambda message: message.role == "assistant")]
+    if len(runs) % 2 or not runs or runs[0][0].role == "assistant" or any(len(run) > 1 for run in runs[1::2]):
         raise RowError("the roles do not alternate; write user, assistant, …, and the answer last")
-    images = list(row.get("images") or ())
+    images = list(row_pictures(row, folder))
+    require_understood(row, bool(images))
     turns = []
-    for prompt, reply in zip(messages[::2], messages[1::2], strict=True):
-        parts = picture_parts(prompt["content"])
-        if not parts:
-            placeholders = prompt["content"].count("<image>") if isinstance(prompt["content"], str) else 0
-            if placeholders > len(images):
+    for prompts, (reply,) in zip(runs[::2], runs[1::2], strict=True):
+        pictures: list[Source] = []
+        prompts = prompts if turns else list(map(as_question, prompts))
+        for prompt in prompts:
+            own = [named(part, folder) for part in prompt.pictures]
+            wanted = _placeholders(prompt) - len(own)
+            if wanted > len(images):
                 raise RowError("there are more <image> placeholders than images")
-            parts, images = images[:placeholders], images[placeholders:]
+            pictures += [*own, *images[: max(0, wanted)]]
+            images = images[max(0, wanted) :]
+        shown = "\n".join(prompt.text for prompt in prompts)
+        shown = PLACEHOLDER.sub("", shown).strip() if turns else settled(shown, len(pictures))
         # Text after an action was written past the end of the turn and is not learned.
-        action = _PROTOCOL.first_turn(text_of(reply["content"]))
-        pictures = tuple(picture(part, folder) for part in parts)
-        turns.append(_RecordedTurn(text_of(prompt["content"]), pictures, action, _PROTOCOL.parse(action)))
+        action = _PROTOCOL.first_turn(_thought(reply.text.strip()))
+        turns.append(_RecordedTurn(shown, tuple(pictures), action, _PROTOCOL.parse(action)))
     if images:
         raise RowError(f"{len(images)} images have no <image> placeholder")
     for number, turn in enumerate(turns, 1):
@@ -100,6 +121,40 @@ def _turns(row: Mapping[str, Any], folder: Path) -> tuple[str | None, list[_Reco
     return system, turns
 
 
+def _instruction(row: Mapping[str, Any]) -> list[Message]:
+    """Alpaca's form: one question and one turn."""
+    if "instruction" not in row or "output" not in row:
+        raise RowError("there is no conversation; write messages, or conversations")
+    system = [Message("system", text(row[name])) for name in NAMES["system"] if name in row]
+    asked = "\n".join(text(row[name]) for name in ("instruction", "input") if name in row)
+    return [*system, Message("user", asked), Message("assistant", text(row["output"]))]
+
+
+def _placeholders(message: Message) -> int:
+    """The number of pictures that a message's text has placeholders for."""
+    numbers = {match["number"] or match["other"] for match in PLACEHOLDER.finditer(message.text)} - {None}
+    return message.placeholders or len(numbers)
+
+
+def _thought(turn: str) -> str:
+    """A turn with both tags around its thoughts: if a chat template had opened them, the recorded text has only the second."""
+    begun, closed_tag, _ = turn.partition("</think>")
+    return f"<think>\n{turn}" if closed_tag and "<think>" not in begun else turn
+
+
+def _system_prompt(own: str | None, config: EpisodeConfig) -> str | None:
+    """The configured prompt, and the row's own. Raises UsageError if the protocol is to be explained and the row does not do it."""
+    if config.system_prompt == PROTOCOL_PROMPT:
+        if own is None:
+            raise UsageError(
+                "rollout.episode.system_prompt=protocol explains the tools of an environment, and recorded demonstrations have "
+                "none: give the rows a system message, or write the prompt's text"
+            )
+        return own
+    parts = [part for part in (config.system_prompt, own) if part]
+    return "\n\n".join(dict.fromkeys(parts)) or None
+
+
 def _episode(row: Mapping[str, Any], path: Path, number: int, chat: ChatFormat, config: EpisodeConfig) -> Episode:
     system, turns = _turns(row, path.parent)
     opening = OPENING if chat.opens_thoughts else ""
@@ -108,7 +163,7 @@ def _episode(row: Mapping[str, Any], path: Path, number: int, chat: ChatFormat, 
         chat,
         max_tokens=config.max_tokens,
         observation_tokens=config.max_observation_tokens,
-        system_prompt=config.system_prompt or system,
+        system_prompt=_system_prompt(system, config),
         history=config.history,
     )
     images = ImageEncoder()
@@ -116,7 +171,10 @@ def _episode(row: Mapping[str, Any], path: Path, number: int, chat: ChatFormat, 
     try:
         for index, turn in enumerate(turns):
             text = turn.text if index == 0 else _tool_text(turn.text, turns[index - 1].parsed)
-            encoded = tuple(images.encode(load(source)) for source in turn.pictures)
+            try:
+                encoded = tuple(images.encode(decode(source)) for source in turn.pictures)
+            except RowError as error:
+                raise ItemError(f"{path}, row {number}: {error}") from None
             (message,) = transcript.append_observation([ChatMessage("user", text, encoded)])
             if index:
                 recorded.append(_turn(turns[index - 1], message.text, [image.sha256 for image in message.images]))

@@ -3,7 +3,9 @@
     ToolwiseError
     ├── UsageError                  the user can fix it; one line that says what to write instead
     │   └── DatasetError            a file of questions, or one of its rows, cannot be used
+    │       └── ItemError           a row that was usable when the file was checked is no longer: only that item fails
     ├── RowError                    one row of a file cannot be used; a DatasetError names the file and the number
+    │   └── PictureError            a picture is missing, broken or too large
     ├── InfrastructureError         a machine, a process or a service failed: the episode is run again
     │   └── FleetError              infrastructure failed after all retries: the run stops
     ├── SearchUnavailable           a search gave no answer: an observation, and the episode goes on
@@ -33,8 +35,20 @@ class DatasetError(UsageError):
     """A file of questions, or one of its rows, cannot be used; the message names both and the remedy in one line."""
 
 
+class ItemError(DatasetError):
+    """A row was usable when the file was checked and is no longer: its picture broke or is gone. Other items are not affected."""
+
+
 class RowError(ToolwiseError):
     """A row cannot be used; the message is the reason, without file and number."""
+
+
+class PictureError(RowError):
+    """A picture is missing, broken or, if `too_large`, has too many pixels; the message is the reason."""
+
+    def __init__(self, message: str, *, too_large: bool = False) -> None:
+        super().__init__(message)
+        self.too_large = too_large
 
 
 class InfrastructureError(ToolwiseError):

@@ -15,6 +15,7 @@ from gymnasium import spaces
 from gymnasium.spaces import Dict
 
 from envs.errors import UsageError
+from envs.pictures import fitted, rgb
 from envs.protocols.actions import Answer, Call, Calls, Malformed
 from envs.protocols.opening import open_protocol
 from envs.protocols.protocol import Message, Protocol
@@ -39,6 +40,8 @@ TaskSource = Callable[[np.random.Generator], Task]
 Step = tuple[Observation, float, bool, bool, dict[str, Any]]
 MAX_CHARACTERS = 1 << 20
 MAX_SIDE = 1 << 14
+MAX_PIXELS = 1 << 24
+"""What an observation shows of an image, in pixels a side and in all: a larger one is scaled down. Tools have the whole image."""
 
 
 class ToolEnv(gymnasium.Env[Observation, str]):
@@ -144,10 +147,13 @@ class ToolEnv(gymnasium.Env[Observation, str]):
             listed = [[source] if isinstance(source, Tool) else await source.tools() for source in self._sources]
             self._tools = self._offered([tool for tools in listed for tool in tools], complete=True)
         task: Task = (options or {}).get("task") or self._tasks(self.np_random)
+        if any(image.mode != "RGB" or "exif" in image.info for image in task.images):
+            task = replace(task, images=tuple(map(rgb, task.images)))
         self._task, self._actions, self._calls, self._turns, self._final = task, [], [], 0, None
         self._toolbox = Toolbox(self._allowed(), task, sandbox=self._pool, outputs=self._outputs)
         self._transcript = []
-        observation = self._observe([Message("user", task.question, task.views or task.images)])
+        asked = f"{task.system}\n\n{task.question}" if task.system else task.question
+        observation = self._observe([Message("user", asked, task.views or task.images)])
         return observation, {
             "task_id": task.task_id,
             "abilities": task.abilities,
@@ -317,7 +323,8 @@ class ToolEnv(gymnasium.Env[Observation, str]):
 
     def _observe(self, messages: Sequence[Message]) -> Observation:
         text = "\n".join(message.text for message in messages)
-        images = tuple(np.asarray(image.convert("RGB")) for message in messages for image in message.images)
+        shown = (fitted(rgb(image), MAX_PIXELS, MAX_SIDE) for message in messages for image in message.images)
+        images = tuple(map(np.asarray, shown))
         self._transcript.append(text)
         if images:
             self._last_image = images[-1]

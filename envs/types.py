@@ -38,7 +38,8 @@ class Task:
     smaller copies that the policy is shown; if there are none, it is shown the images themselves. `needed_tools` names the tools
     that the task requires: () if none, None if unknown. `tools` names those that the task allows, None for all that the environment
     has. `expert` makes a script that solves the task; it is given a random generator so that demonstrations vary. `scoring` says
-    how an answer is compared with `answer`.
+    how an answer is compared with `answer`. `system` is a system prompt of the question's own; the policy is shown it before the
+    question.
     """
 
     task_id: str
@@ -52,6 +53,7 @@ class Task:
     expert: Callable[[random.Random], Script] | None = None
     scoring: Scoring = EXACT
     tools: tuple[str, ...] | None = None
+    system: str = ""
 
     def __post_init__(self) -> None:
         if isinstance(self.abilities, str):

@@ -8,15 +8,14 @@ sequences refer to it by index.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from cachetools import LRUCache
-from PIL import Image
 
+from envs.pictures import decode
 from rollout.types import Episode, Trajectory
 
 Pixels = tuple[np.ndarray, np.ndarray]
@@ -122,8 +121,7 @@ class Collator:
             raise ValueError(f"{episode_id}: names image {name} but does not bring it")
         if name in self._cache:
             return self._cache[name]
-        with Image.open(io.BytesIO(episode.images[name])) as picture:
-            features = self.image_processor(images=[picture.convert("RGB")], return_tensors="np")
+        features = self.image_processor(images=[decode(episode.images[name])], return_tensors="np")
         pixels = np.asarray(features["pixel_values"], dtype=np.float32), np.asarray(features["image_grid_thw"][0], dtype=np.int64)
         if _size_bytes(pixels) <= self._cache.maxsize:
             self._cache[name] = pixels

@@ -88,6 +88,9 @@ class EpisodeConfig:
     """Longest action in tokens."""
     max_observation_tokens: int = 1024
     """Longest text of one observation in tokens; a longer one is cut and marked. Images count against `max_tokens` alone."""
+    max_pixels: int = 12_845_056
+    """Most pixels of an image that the policy is shown, by default as many as Qwen's image processors take; larger ones are scaled
+    down. Tools work on the whole image. A question's images are scaled down further if `max_tokens` leaves too little room."""
     max_turns: int = 16
     """Most actions. An environment that has its own limit may end earlier."""
     turn_s: float = 120.0

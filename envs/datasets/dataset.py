@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-import ast
-import zlib
+import logging
 from array import array
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cachetools import LRUCache
 
+from envs.datasets.columns import cleaned, renames, unread
 from envs.datasets.formats import question
-from envs.datasets.pictures import from_base64, load
+from envs.datasets.pictures import listed
 from envs.datasets.rows import open_rows
+from envs.datasets.splits import checksum, split_of
 from envs.datasets.types import Question, report_malformed
-from envs.errors import DatasetError, RowError
+from envs.errors import DatasetError, ItemError, RowError
+from envs.pictures import Source, decode, require_whole
+from envs.scoring.types import Kind
 from envs.types import SPLITS, Task
+
+log = logging.getLogger(__name__)
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".tsv")
 _LONGEST_INDEX = 64  # characters: an image in base64 has more
+_TENTHS = 10
+_KNOWN_PICTURES = 4096  # files known to be whole: neighbouring rows often ask about the same picture
 
 
 def is_dataset(tasks: str) -> bool:
@@ -30,14 +39,22 @@ def is_dataset(tasks: str) -> bool:
 class Dataset:
     """A source of tasks drawn uniformly, with replacement, from the rows of a file.
 
-    `split` takes a tenth of the rows for "validation", a tenth for "test", the rest for "train", by checksum of the question; None
-    takes all. If a directory has splits, `split` names one of them. `malformed` says whether rows that cannot be used are an error
-    or are skipped with a log message; `skipped` counts them. `tools` are the names of tools that rows may use, None for any. Raises
-    DatasetError if the file is missing, its format or `split` is unknown, rows are malformed, or no row can be used.
+    `split` takes a tenth of the rows for "validation", a tenth for "test", the rest for "train", by checksum of the question, and
+    of its pictures if other rows ask the same; None takes all. If a directory has splits, `split` names one of them. `malformed`
+    says whether rows that cannot be used are an error or are skipped with a log message; `skipped` counts them, `judged` those that
+    need a judge. `tools` are the names of tools that rows may use, None for any. `columns` maps our names of columns to the file's,
+    or a name to None to leave that column out. Columns that are not read are logged.
+
+    Raises DatasetError if the file is missing, its format or a setting is unknown, rows are malformed, or no row can be used.
     """
 
     def __init__(
-        self, path: str | Path, split: str | None = None, malformed: str = "error", tools: frozenset[str] | None = None
+        self,
+        path: str | Path,
+        split: str | None = None,
+        malformed: str = "error",
+        tools: frozenset[str] | None = None,
+        columns: Mapping[str, Any] | Iterable[Any] | None = None,
     ) -> None:
         self.path = Path(path)
         if not self.path.is_dir() and self.path.suffix not in SUFFIXES:
@@ -45,14 +62,20 @@ class Dataset:
         if not self.path.exists():
             raise DatasetError(f"{path}: there is no such file")
         self._folder = self.path if self.path.is_dir() else self.path.parent
+        self._columns = renames(columns)
         self._rows = open_rows(self.path, split)
         own_splits = (self.path / "dataset_dict.json").is_file()
         if split is not None and split not in SPLITS and not own_splits:
             raise DatasetError(f"split is {split!r}: write one of {', '.join(SPLITS)}")
         self._tools = tools
         self._by_index: dict[str, int] = {}
+        self._unread: set[str] = set()
+        self.judged = 0
         self._numbers, bad = self._check(None if own_splits else split)
         self.skipped = len(bad)
+        if self._unread:
+            names = ", ".join(sorted(self._unread))
+            log.warning("%s: columns that are not read: %s (+options.columns={ours: theirs} names one that should be)", path, names)
         report_malformed(self.path, bad, malformed)
         if not self._numbers:
             raise DatasetError(f"{path}: the file has no rows" + (f" of the split {split}" if split else ""))
@@ -64,13 +87,16 @@ class Dataset:
         return self.task(int(rng.integers(len(self))))
 
     def task(self, index: int) -> Task:
-        """The task of the row at `index`, counted from 0 over the usable rows of the split."""
+        """The task of the row at `index`, counted from 0 over the usable rows of the split.
+
+        Raises ItemError if the row was usable and is no longer; the others still are.
+        """
         number = self._numbers[index]
         try:
             parsed = self._question(self._rows[number])
-            images = tuple(load(picture) for picture in parsed.pictures)
-        except RowError as error:
-            raise DatasetError(f"{self.path}, row {number}: {error}") from None
+            images = tuple(map(decode, parsed.pictures))
+        except (RowError, OSError) as error:
+            raise ItemError(f"{self.path}, row {number}: {error}") from None
         return Task(
             task_id=f"{self.path.stem}-{number}",
             question=parsed.text,
@@ -81,51 +107,60 @@ class Dataset:
             needed_tools=parsed.needed_tools,
             tools=parsed.tools,
             scoring=parsed.scoring,
+            system=parsed.system,
         )
 
     def _check(self, split: str | None) -> tuple[array[int], list[tuple[int, str]]]:
         """The numbers of the split's rows, and the rows of the file that cannot be used, each with the reason."""
-        numbers, bad = array("q"), []
+        numbers, checksums, bad = array("q"), array("L"), []
+        whole: LRUCache[Source, bool] = LRUCache(_KNOWN_PICTURES)
         for number, row in self._rows:
             try:
                 if isinstance(row, RowError):
                     raise row
-                if "index" in row:
-                    self._by_index.setdefault(str(row["index"]), number)
+                self._remember(row, number)
                 parsed = self._question(row)
+                for picture in parsed.pictures:
+                    if isinstance(picture, bytes) or picture not in whole:
+                        require_whole(picture)
+                    if isinstance(picture, Path):
+                        whole[picture] = True
             except RowError as error:
                 bad.append((number, str(error)))
                 continue
-            if split is None or _split_of(parsed.text) == split:
-                numbers.append(number)
-        return numbers, bad
+            self._unread |= unread(cleaned(row, self._columns))
+            self.judged += parsed.scoring.kind is Kind.JUDGE
+            numbers.append(number)
+            checksums.append(checksum(parsed.text))
+        return (numbers if split is None else self._of_split(split, numbers, checksums)), bad
+
+    def _of_split(self, split: str, numbers: array[int], checksums: array[int]) -> array[int]:
+        """The rows of a split. The text decides if no other row asks it, else the text and the pictures.
+
+        If that tells fewer than ten items apart among many rows, so that no tenth can be taken, the number of the row decides.
+        """
+        counts = Counter(checksums)
+        for place, number in enumerate(numbers):
+            if counts[checksums[place]] > 1:  # a place is read before it is replaced
+                parsed = self._question(self._rows[number])
+                checksums[place] = checksum(parsed.text, parsed.pictures)
+        items = len(set(checksums))
+        if items < _TENTHS and len(numbers) >= _TENTHS * items:
+            checksums = array("L", (checksum(str(number)) for number in numbers))
+        return array("q", (number for number, value in zip(numbers, checksums, strict=True) if split_of(value) == split))
 
     def _question(self, row: Mapping[str, Any]) -> Question:
-        if self.path.suffix == ".tsv" and row.get("image"):
-            row = dict(row) | {"image": [self._tsv_image(text) for text in _listed(row["image"])]}
-        return question(row, self._folder, self._tools)
+        image = row.get("image")
+        if self._by_index and isinstance(image, str):
+            row = dict(row) | {"image": [self._referred(item) for item in listed(image)]}
+        return question(row, self._folder, self._tools, self._columns)
 
-    def _tsv_image(self, text: str) -> bytes:
-        """An image in VLMEvalKit's form: base64, or the index of the row that has it."""
-        if len(text) > _LONGEST_INDEX:
-            return from_base64(text)
-        number = self._by_index.get(text)
-        other = self._rows[number].get("image", "") if number is not None else ""
-        if len(other) <= _LONGEST_INDEX:
-            raise RowError(f"there is no image {text!r}; write base64, or the index of an earlier row that has it")
-        return from_base64(other)
+    def _remember(self, row: Mapping[str, Any], number: int) -> None:
+        """Notes a row whose image others may name by its `index`, as in VLMEvalKit's tables."""
+        image = row.get("image")
+        if "index" in row and isinstance(image, str) and len(image) > _LONGEST_INDEX:
+            self._by_index.setdefault(str(row["index"]), number)
 
-
-def _listed(text: str) -> list[str]:
-    """The images of a TSV field: the text itself, or the items of a list of strings in Python's notation."""
-    if not text.startswith("["):
-        return [text]
-    try:
-        return [str(item) for item in ast.literal_eval(text)]
-    except (ValueError, SyntaxError) as error:
-        raise RowError(f"the images are not a list of strings ({error})") from None
-
-
-def _split_of(text: str) -> str:
-    slot = zlib.crc32(text.encode()) % 10
-    return "validation" if slot == 0 else "test" if slot == 1 else "train"
+    def _referred(self, item: Any) -> Any:
+        number = self._by_index.get(item) if isinstance(item, str) and len(item) <= _LONGEST_INDEX else None
+        return item if number is None else self._rows[number]["image"]

@@ -14,7 +14,8 @@ import mmap
 import os
 import re
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,12 +45,19 @@ def open_rows(path: Path, split: str | None) -> Rows:
         return _ArrowRows(_saved(path, split))
     try:
         if path.suffix == ".parquet":
-            return _ArrowRows(_mapped([_as_arrow(path)]))
+            table = _mapped([_as_arrow(path)])
+            _require_different(path, table.column_names)
+            return _ArrowRows(table)
         if path.suffix == ".tsv":
             return _SpanRows(path, _records, _tsv_parser(path))
         return _SpanRows(path, _elements if path.suffix == ".json" else _lines, _parse_json)
-    except pyarrow.ArrowException as error:
-        raise DatasetError(f"{path}: the file cannot be read as parquet ({' '.join(str(error).split())})") from None
+    except (OSError, pyarrow.ArrowException) as error:
+        raise DatasetError(f"{path}: the file cannot be read as {path.suffix[1:]} ({' '.join(str(error).split())})") from None
+
+
+def _require_different(path: Path, names: Sequence[str]) -> None:
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise DatasetError(f"{path}: there are two columns {twice[0]}: rename or remove one")
 
 
 class _SpanRows:
@@ -82,17 +90,37 @@ class _ArrowRows:
 
     def __iter__(self) -> Iterator[tuple[int, Row | RowError]]:
         for number in range(1, len(self._table) + 1):
-            yield number, self[number]
+            try:
+                yield number, self[number]
+            except RowError as error:
+                yield number, error
 
     def __getitem__(self, number: int) -> Row:
-        return self._table.slice(number - 1, 1).to_pylist()[0]
+        row = self._table.slice(number - 1, 1)
+        try:
+            return row.to_pylist()[0]
+        except (ValueError, OverflowError, ArithmeticError, pyarrow.ArrowException):
+            return {name: _as_python(name, row.column(place)) for place, name in enumerate(row.column_names)}
+
+
+def _as_python(name: str, column: pyarrow.ChunkedArray) -> Any:
+    """The one value of a column; what Python has no type for, like nanoseconds, as text."""
+    try:
+        return column.to_pylist()[0]
+    except (ValueError, OverflowError, ArithmeticError, pyarrow.ArrowException) as error:
+        try:
+            return column.cast(pyarrow.string()).to_pylist()[0]
+        except (ValueError, pyarrow.ArrowException):
+            reason = " ".join(str(error).split())
+            raise RowError(f"the column {name} cannot be read ({reason}): write it as text in UTF-8, or leave it out") from None
 
 
 def _parse_json(text: bytes) -> Row:
     try:
         row = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise RowError(f"not JSON ({error})") from None
+        hint = ": save the file as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
+        raise RowError(f"not JSON ({error}){hint}") from None
     if not isinstance(row, dict):
         raise RowError('write an object with "question" and "answer"')
     return row
@@ -171,6 +199,7 @@ def _tsv_parser(path: Path) -> Callable[[bytes], Row]:
             header = fields(file.readline())
         except RowError as error:
             raise DatasetError(f"{path}: the header is {error}") from None
+    _require_different(path, header)
 
     def parse(record: bytes) -> Row:
         values = fields(record)
@@ -200,17 +229,24 @@ def _as_arrow(path: Path) -> Path:
 
 def _saved(path: Path, split: str | None) -> pyarrow.Table:
     if (path / "dataset_dict.json").is_file():
-        splits = json.loads((path / "dataset_dict.json").read_text())["splits"]
+        splits = _described(path / "dataset_dict.json", "splits")
         if split is None or split not in splits:
             raise DatasetError(f"{path} has the splits {', '.join(splits)}: choose one with options.split=")
         path = path / split
     if not (path / "state.json").is_file():
         raise DatasetError(f"{path} is not a dataset: write a directory that datasets.Dataset.save_to_disk has written, or a file")
-    files = [path / entry["filename"] for entry in json.loads((path / "state.json").read_text())["_data_files"]]
+    files = [path / entry["filename"] for entry in _described(path / "state.json", "_data_files")]
     try:
         return _mapped(files)
     except (OSError, pyarrow.ArrowException) as error:
         raise DatasetError(f"{path}: the dataset cannot be read ({' '.join(str(error).split())})") from None
+
+
+def _described(file: Path, name: str) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))[name]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"{file}: not as datasets.save_to_disk writes it ({error!r}): save the dataset again") from None
 
 
 def _mapped(files: list[Path]) -> pyarrow.Table:

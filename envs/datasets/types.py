@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from envs.errors import DatasetError
+from envs.pictures import Source
 from envs.scoring.types import EXACT, Scoring
 
 log = logging.getLogger(__name__)
@@ -17,22 +18,20 @@ MALFORMED = ("error", "skip")
 
 _NAMED = 3
 
-Picture = bytes | Path
-"""An encoded image, or the file that holds one."""
-
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """The question of a row. `tools` are those that it allows, None for all; `needed_tools` is as in `envs.types.Task`."""
+    """The question of a row. `tools` are those that it allows, None for all; the rest is as in `envs.types.Task`."""
 
     text: str
     answer: str
     abilities: tuple[str, ...]
     source: str | None = None
-    pictures: tuple[Picture, ...] = ()
+    pictures: tuple[Source, ...] = ()
     needed_tools: tuple[str, ...] | None = None
     tools: tuple[str, ...] | None = None
     scoring: Scoring = EXACT
+    system: str = ""
 
 
 def report_malformed(path: Path, bad: Sequence[tuple[int, str]], malformed: str) -> None:

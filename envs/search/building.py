@@ -24,7 +24,7 @@ class IndexConfig:
     """Texts for the text search: .jsonl or .parquet with `text` (or `contents`), `title`, `source`."""
 
     gallery: str | None = None
-    """Pictures for the image search: a directory, or .parquet with `image` and `title`."""
+    """Pictures for the image search: a directory with its sub-folders, or .parquet or .jsonl with `image` and `title`."""
 
     model: str | None = None
     """The directory of a CLIP or SigLIP, to find the gallery's pictures by meaning; null finds modified copies, without weights."""

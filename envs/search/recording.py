@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from envs.errors import SearchUnavailable, UsageError
+from envs.pictures import decode, rgb
 from envs.search.types import ImageSearch, Match, Passage, TextSearch
 
 
@@ -94,7 +95,7 @@ class RememberingImageSearch:
 
     async def search(self, image: Image.Image, top_k: int) -> list[Match]:
         """See `ImageSearch`."""
-        pixels = hashlib.sha256(image.convert("RGB").tobytes()).hexdigest()
+        pixels = hashlib.sha256(rgb(image).tobytes()).hexdigest()
         key = _key("image", self._name, f"{image.size} {pixels}", top_k)
         answer: Any = await asyncio.to_thread(self._memory.get, key)
         if answer is None and self._backend is not None:
@@ -128,12 +129,11 @@ def _encoded(thumbnail: Image.Image | None) -> str | None:
     if thumbnail is None:
         return None
     file = io.BytesIO()
-    thumbnail.convert("RGB").save(file, "PNG")
+    rgb(thumbnail).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()
 
 
 def _decoded(text: str | None) -> Image.Image | None:
     if text is None:
         return None
-    with Image.open(io.BytesIO(base64.b64decode(text)), formats=["PNG"]) as opened:
-        return opened.convert("RGB")
+    return decode(base64.b64decode(text), ["PNG"])

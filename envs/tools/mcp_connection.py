@@ -6,8 +6,6 @@ Only this module imports `mcp`, and at the first use: the import takes half a se
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 import json
 import logging
 import os
@@ -20,7 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TextIO
 from PIL import Image
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from envs.errors import UsageError
+from envs.errors import PictureError, UsageError
+from envs.pictures import decode, from_base64
 from envs.types import ToolResult, ToolStatus
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_PIXELS = 64_000_000
-_FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF")  # for some others, Pillow starts programs
+_FORMATS = ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"]  # for some others, Pillow starts programs
 _MAX_EVENT_BYTES = 1 << 28
 _SESSION_GONE = "Session terminated"
 # What the client itself says if an HTTP status comes without a message of MCP.
@@ -274,14 +273,10 @@ async def _result(result: mcp.types.CallToolResult) -> ToolResult:
 def _image(data: str) -> Image.Image | str:
     """The image in base64 text, or a line that says why there is none."""
     try:
-        with Image.open(io.BytesIO(base64.b64decode(data)), formats=_FORMATS) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise Image.DecompressionBombError
-            return opened.convert("RGB")
-    except Image.DecompressionBombError:
-        return f"[image left out: it has more than {MAX_PIXELS // 10**6} megapixels]"
-    except Exception:  # Pillow raises nearly anything for a broken file
-        return "[image left out: it is broken]"
+        return decode(from_base64(data), _FORMATS, MAX_PIXELS)
+    except PictureError as error:
+        why = f"it has more than {MAX_PIXELS // 10**6} megapixels" if error.too_large else "it is broken"
+        return f"[image left out: {why}]"
 
 
 def one_line(message: object) -> str:

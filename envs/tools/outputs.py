@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import zlib
 from collections.abc import Iterable
@@ -11,9 +10,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from PIL import Image
-
 from envs.errors import UsageError
+from envs.pictures import decode
 from envs.protocols.text import escape
 from envs.types import ToolResult, ToolStatus
 
@@ -57,7 +55,7 @@ def replaced(outputs: str, result: ToolResult, tool: str, task_id: str, call: in
     if not donors:
         return ToolResult("", (), result.status)
     donor = donors[zlib.crc32(f"{task_id} {call}".encode()) % len(donors)]
-    return ToolResult(donor.text, tuple(_opened(image) for image in donor.images), result.status)
+    return ToolResult(donor.text, tuple(decode(image, ["PNG"]) for image in donor.images), result.status)
 
 
 @lru_cache(maxsize=2)
@@ -74,8 +72,3 @@ def _donors(directory: str) -> dict[str, list[Donor]]:
             images = tuple(Path(directory, name).read_bytes() for name in record["images"])
             by_tool.setdefault(record["tool"], []).append(Donor(record["task_id"], record["tool"], record["text"], images))
     return by_tool
-
-
-def _opened(content: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(content), formats=["PNG"]) as opened:
-        return opened.convert("RGB")

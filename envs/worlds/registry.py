@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from threading import Condition
@@ -12,12 +13,15 @@ import gymnasium
 from cachetools import LRUCache, cached
 
 from envs.datasets import SUFFIXES, Dataset, is_dataset
+from envs.datasets.columns import Renames, renames
 from envs.errors import UsageError
 from envs.tool_env import ToolEnv
 from envs.tools.opening import named_tools
 from envs.worlds.atlas.world import Atlas
 from envs.worlds.microworld import ABILITIES, Microworld, emblems, knowledge_base
 from envs.worlds.microworld.basics import Basics
+
+log = logging.getLogger(__name__)
 
 MICROWORLDS: dict[str, tuple[str, ...]] = {
     "toolwise/Perception-v0": ("perception",),
@@ -63,15 +67,21 @@ def make_basics(
 
 # One thread reads it while others, whose environments start at the same time, wait.
 @cached(LRUCache(4), condition=Condition())
-def _dataset(path: str, split: str | None, malformed: str, tools: frozenset[str] | None) -> Dataset:
-    return Dataset(path, split, malformed, tools)
+def _dataset(path: str, split: str | None, malformed: str, tools: frozenset[str] | None, columns: Renames) -> Dataset:
+    return Dataset(path, split, malformed, tools, columns)
 
 
 def make_dataset(
-    *, path: str, split: str | None = None, malformed: str = "error", row: int | None = None, **options: Any
+    *,
+    path: str,
+    split: str | None = None,
+    malformed: str = "error",
+    columns: Mapping[str, str | None] | None = None,
+    row: int | None = None,
+    **options: Any,
 ) -> ToolEnv:
     """A `ToolEnv` on the questions of a file, or on one `row` of them, counted from 0; the rest as in `Dataset` and `ToolEnv`."""
-    data = _dataset(path, split, malformed, named_tools(options.get("tools")))
+    data = _dataset(path, split, malformed, named_tools(options.get("tools")), renames(columns))
     return ToolEnv(data if row is None else lambda _: data.task(row), **options)
 
 
@@ -88,8 +98,12 @@ def count_rows(env_id: str, options: Mapping[str, Any]) -> int | None:
     """The number of questions of an environment that `resolve` returned; None if they are generated without end."""
     if env_id != DATASET:
         return None
+    return len(_opened(options))
+
+
+def _opened(options: Mapping[str, Any]) -> Dataset:
     path, split, malformed = options["path"], options.get("split"), options.get("malformed", "error")
-    return len(_dataset(path, split, malformed, named_tools(options.get("tools"))))
+    return _dataset(path, split, malformed, named_tools(options.get("tools")), renames(options.get("columns")))
 
 
 def resolve(tasks: str, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
@@ -100,7 +114,9 @@ def resolve(tasks: str, options: dict[str, Any] | None = None) -> tuple[str, dic
     options = dict(options or {})
     if is_dataset(tasks):
         options = {"path": str(Path(tasks).absolute())} | options
-        count_rows(DATASET, options)
+        judged = _opened(options).judged
+        if judged and options.get("judge") is None:
+            log.warning("%s: %d rows are scored by a judge: write +options.judge='{url: …, model: …}'", tasks, judged)
         return DATASET, options
     if tasks.rpartition(":")[2] not in gymnasium.registry and ":" not in tasks:
         close = difflib.get_close_matches(tasks, [name for name in gymnasium.registry if name.startswith("toolwise/")], 1, 0)

@@ -27,7 +27,7 @@ from rollout.episode.endpoint_actor import EndpointActor
 from rollout.episode.environments import adapt
 from rollout.policy import ChatPolicy, Policy
 from rollout.tokens.chat_format import ChatFormat, ChatMessage
-from rollout.tokens.images import ImageEncoder
+from rollout.tokens.images import ImageEncoder, limited
 from rollout.tokens.transcript import Transcript
 from rollout.types import Episode, EpisodeSpec, StopReason, ToolCallRecord, Trajectory, Turn
 
@@ -255,11 +255,11 @@ class _Run:
     async def _encode(self, observation: Observation, info: Mapping[str, Any]) -> list[ChatMessage]:
         """The observation as messages: in the roles that the environment's protocol gives, else as a user's."""
         given = info.get("messages") or [Message("user", observation["text"])]
-        images = observation["images"]
+        images, most = observation["images"], self._config.max_pixels
         if sum(image.size for image in images) // 3 <= _INLINE_PIXELS:
-            encoded = [self._images.encode(image) for image in images]
+            encoded = [self._images.encode(limited(image, most)) for image in images]
         else:
-            encoded = await asyncio.to_thread(lambda: [self._images.encode(image) for image in images])
+            encoded = await asyncio.to_thread(lambda: [self._images.encode(limited(image, most)) for image in images])
         if len(given) == 1:
             return [ChatMessage(given[0].role, observation["text"], tuple(encoded))]
         rest = iter(encoded)

@@ -10,17 +10,26 @@ row of its own that holds the rewritten prompt (not trained) and what was sample
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
+from itertools import islice
 from typing import Any
+
+import numpy as np
 
 from envs.errors import TokenBudgetExceeded, UsageError
 from rollout.config import History
 from rollout.tokens.chat_format import ChatFormat, ChatMessage, Piece
-from rollout.tokens.images import EncodedImage
+from rollout.tokens.images import EncodedImage, Frame, encoded_image
 from rollout.types import Episode, Generation, Trajectory, Turn
 
+log = logging.getLogger(__name__)
+
 TRUNCATED = " …[truncated]"
+_SIDE = 28  # pixels a side of the smallest image that a question is shown with
+_RATIOS = (180, 90, 45, 20, 10, 4, 2)  # of an image's sides: the first that the image processor takes is the most extreme shown
 
 
 @dataclass(slots=True)
@@ -99,8 +108,9 @@ class Transcript:
         """Add what stands between the last sampled token and the next one; the first observation becomes the prompt.
 
         Returns the messages as they were taken in: text possibly truncated, images that found no room, or that the policy does not
-        take, left out and counted in the text. Raises TokenBudgetExceeded, and changes nothing, if even the frame of the turn is
-        too long, and UsageError for a first observation with images if the policy takes none.
+        take, left out and counted in the text. Images of the first observation are never left out: they are scaled down until they
+        fit, and one of an extreme shape is put on a white canvas. Raises TokenBudgetExceeded, and changes nothing, if even the
+        frame of the turn is too long, and UsageError for a first observation with images if the policy takes none.
         """
         shown, added = self._fit(list(messages))
         if added.restarts:
@@ -170,10 +180,13 @@ class Transcript:
     def _fit(self, messages: list[ChatMessage]) -> tuple[list[ChatMessage], _Added]:
         """Images are kept in order while they fit beside the frame and truncation marks; text fills what is left."""
         chat = self._chat
-        kept: list[list[EncodedImage]] = [[] for _ in messages]
+        first = not self.token_ids
         offered = sum(len(message.images) for message in messages)
-        if offered and not chat.takes_images and not self.token_ids:
-            raise UsageError("this policy takes no images: choose one with an image processor, or tasks without images")
+        if offered and first:
+            if not chat.takes_images:
+                raise UsageError("this policy takes no images: choose one with an image processor, or tasks without images")
+            messages = self._scaled(messages)
+        kept: list[list[EncodedImage]] = [[] for _ in messages]
         for place, message in enumerate(messages):
             for image in message.images:
                 kept[place].append(image)
@@ -181,6 +194,8 @@ class Transcript:
                     kept[place].pop()
         left_out = offered - sum(map(len, kept))
         shown = self._with(messages, kept)
+        if left_out and first:
+            raise TokenBudgetExceeded(f"{left_out} of its {offered} images do not fit, even scaled down")
         if left_out:
             note = f"[{left_out} of {offered} images left out]\n"
             shown[0] = replace(shown[0], text=note + shown[0].text)
@@ -195,6 +210,35 @@ class Transcript:
                 raise TokenBudgetExceeded(f"the next turn needs {len(added.token_ids)} tokens, {over} more than are left")
             # Tokens may merge differently beside the frame than alone.
             room -= over
+
+    def _scaled(self, messages: list[ChatMessage]) -> list[ChatMessage]:
+        """A question's messages, with its images as large as they may be beside its text."""
+        images = [image for message in messages for image in message.images]
+        if not images:
+            return messages
+        ratio = next((ratio for ratio in _RATIOS if self._chat.accepts(np.empty((_SIDE, _SIDE * ratio, 3)))), 1)
+
+        def frames(most: int) -> list[Frame]:
+            return [Frame.of(*image.pixels.shape[:2], most, ratio) for image in images]
+
+        def tokens(most: int) -> int:
+            return sum(self._chat.image_tokens(frame.canvas_height, frame.canvas_width) for frame in frames(most))
+
+        # Around an image there are as many tokens whatever its size.
+        blank = encoded_image(np.full((_SIDE, _SIDE, 3), 255, np.uint8))
+        around = [replace(message, images=(blank,) * len(message.images)) for message in messages]
+        used = self._overflow(self._shorten(around, self._observation_tokens))
+        room = len(images) * self._chat.image_tokens(_SIDE, _SIDE) - used
+        low, high = _SIDE**2, max(image.pixels.shape[0] * image.pixels.shape[1] for image in images)
+        if tokens(high) <= room:
+            low = high
+        else:
+            _say_scaled(self._max_tokens)
+        while high - low > _SIDE**2:
+            middle = (low + high) // 2
+            low, high = (middle, high) if tokens(middle) <= room else (low, middle)
+        framed = iter([frame.show(image) for frame, image in zip(frames(low), images, strict=True)])
+        return [replace(message, images=tuple(islice(framed, len(message.images)))) for message in messages]
 
     def _over(self, added: _Added) -> int:
         """By how many tokens a chain would be too long."""
@@ -228,6 +272,13 @@ class Transcript:
         """The head of `text` with a truncation mark; nothing if not even the mark fits."""
         head_tokens = tokens - self._chat.count(TRUNCATED)
         return self._chat.cut(text, head_tokens) + TRUNCATED if head_tokens >= 0 else ""
+
+
+@cache
+def _say_scaled(max_tokens: int) -> None:
+    log.warning(
+        "images of questions are scaled down to fit rollout.episode.max_tokens=%d: raise it to show more of them", max_tokens
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from starter.policies import find_policy
 CALL = '<think>Whose?</think><tool_call>{"name": "image_search"}</tool_call>'
 CODE = "<code>\n```python\nprint(7)\n```\n</code>"
 ANSWER = "<answer>Neldova</answer>"
+USER_AND_ANSWER = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": ANSWER}]
 
 
 def png(colour):
@@ -117,3 +118,105 @@ def test_a_row_that_is_no_demonstration_is_named(tmp_path, chat, row, change, co
 def test_fewer_than_asked_for_are_refused(tmp_path, chat, row):
     with pytest.raises(UsageError, match=r"has 1 demonstrations: write cold_start\.demonstrations=1"):
         read(tmp_path, chat, row, count=2)
+
+
+def said(*texts):
+    return [{"from": "gpt" if place % 2 else "human", "value": text} for place, text in enumerate(texts)]
+
+
+def prompt(chat, trajectory):
+    return chat.decode(trajectory.token_ids[: trajectory.prompt_length])
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"system": "Answer in French.", "conversations": said("Q", ANSWER)},
+        {"system": "Answer in French.", "instruction": "Q", "output": ANSWER},
+        {"messages": [{"role": "system", "content": [{"type": "text", "text": "Answer in French."}]}, *USER_AND_ANSWER]},
+    ],
+    ids=["column", "alpaca", "parts"],
+)
+def test_the_system_prompt_of_a_row_is_shown(tmp_path, chat, row):
+    (episode,) = read(tmp_path, chat, row)
+    assert "Answer in French." in prompt(chat, episode.trajectory)
+
+
+def test_a_configured_system_prompt_comes_with_the_rows(tmp_path, chat):
+    row = {"system": "Answer in French.", "conversations": said("Q", ANSWER)}
+    path = tmp_path / "sft.json"
+    path.write_text(json.dumps([row]))
+    (episode,) = read_demonstrations(path, chat, EpisodeConfig(system_prompt="Be brief."), count=1, seed=0)
+    assert "Be brief.\n\nAnswer in French." in prompt(chat, episode.trajectory)
+    (episode,) = read_demonstrations(path, chat, EpisodeConfig(system_prompt="protocol"), count=1, seed=0)
+    assert "system\nAnswer in French." in prompt(chat, episode.trajectory)
+    path.write_text(json.dumps([{"conversations": said("Q", ANSWER)}]))
+    with pytest.raises(UsageError, match="give the rows a system message"):
+        read_demonstrations(path, chat, EpisodeConfig(system_prompt="protocol"), count=1, seed=0)
+
+
+def test_a_placeholder_in_the_models_own_code_is_its_text(tmp_path, chat):
+    code = "<code>\n```python\nprint('<image> tag')\n```\n</code>"
+    (episode,) = read(tmp_path, chat, {"conversations": said("Q", code, "ok", ANSWER)})
+    assert spoken(chat, episode.trajectory) == code + ANSWER
+
+
+def test_thoughts_that_a_template_opened_are_recorded_with_both_tags(tmp_path, chat):
+    (episode,) = read(tmp_path, chat, {"conversations": said("Q", f"I must use <answer> tags.\n</think>\n{ANSWER}")})
+    assert episode.trajectory.answer == "Neldova"
+    assert spoken(chat, episode.trajectory).startswith("<think>\nI must use")
+
+
+def test_calls_of_openai_and_results_of_tools_are_turns(tmp_path, chat):
+    calls = [{"id": "1", "type": "function", "function": {"name": "search", "arguments": '{"query": "x"}'}}]
+    messages = [
+        {"role": "user", "content": "Q"},
+        {"role": "assistant", "content": None, "reasoning_content": "Look.", "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "1", "content": "found"},
+        {"role": "assistant", "content": ANSWER},
+    ]
+    (episode,) = read(tmp_path, chat, {"messages": messages})
+    first = episode.trajectory.turns[0]
+    assert first.tool == "text_search"
+    assert first.action.startswith("<think>\nLook.\n</think>")
+    assert "found" in first.observation
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Q"}]}],
+        [{"role": "user", "content": [{"type": "image", "image": "a.png"}, {"type": "text", "text": "Q"}]}],
+        [{"role": "user", "content": "<image>"}, {"role": "user", "content": "Q"}],
+    ],
+    ids=["placeholder part", "part", "two messages"],
+)
+def test_images_of_any_form_are_shown(tmp_path, chat, row, messages):
+    row = {"messages": [*messages, USER_AND_ANSWER[1]], "images": ["a.png"]}
+    if "'image': 'a.png'" in str(messages):
+        del row["images"]
+    (episode,) = read(tmp_path, chat, row)
+    assert len(episode.trajectory.images) == 1
+
+
+def test_a_cut_off_image_is_named_and_left_out(tmp_path, chat, row, caplog):
+    (tmp_path / "b.png").write_bytes(png("blue")[:60])
+    plain = {"conversations": said("Q", ANSWER)}
+    with pytest.raises(DatasetError, match=r"row 1: the image .*b\.png cannot be opened"):
+        read(tmp_path, chat, row, plain)
+    assert len(read(tmp_path, chat, row, plain, malformed="skip")) == 1
+    assert "1 malformed rows are left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        ({"videos": ["a.mp4"]}, "videos looks like video"),
+        ({"history": [["a", "b"]]}, "history looks like more turns"),
+        ({"figure": "a.png"}, "figure looks like pictures"),
+    ],
+    ids=lambda value: str(value)[:12],
+)
+def test_a_column_that_would_be_lost_is_named(tmp_path, chat, row, more, complaint):
+    with pytest.raises(DatasetError, match=complaint):
+        read(tmp_path, chat, {"conversations": said("Q", ANSWER), **more})

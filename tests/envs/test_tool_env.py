@@ -7,9 +7,10 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from PIL import Image
 from turns import code
 
-import envs  # noqa: F401
+from envs import ToolEnv
 from envs.errors import UsageError
 from envs.types import Task, ToolStatus
 from sandbox import Pool
@@ -53,6 +54,27 @@ def test_the_same_seed_gives_the_same_observation(env):
     second, _ = env.reset(seed=3)
     assert first["text"] == second["text"]
     assert all(np.array_equal(a, b) for a, b in zip(first["images"], second["images"], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("image", "shape"),
+    [
+        (Image.new("RGB", (6000, 4000)), (3344, 5016, 3)),
+        (Image.new("RGB", (1, 20_000)), (16384, 1, 3)),
+        (Image.new("LA", (8, 6)), (6, 8, 3)),
+        (Image.new("I;16", (8, 6)), (6, 8, 3)),
+    ],
+    ids=["large", "long", "transparent", "16 bits"],
+)
+def test_an_observation_shows_a_picture_as_a_viewer_does_and_scales_a_large_one(image, shape):
+    env = ToolEnv([Task("t", "Q", "A", ("perception",), "test", images=(image,))])
+    observation, _ = env.reset(seed=0)
+    (shown,) = observation["images"]
+    assert shown.shape == shape
+    assert env.observation_space.contains(observation)
+    if image.mode == "LA":
+        assert shown.min() == 255
+    env.close()
 
 
 def test_vectorised_environments_step(env):

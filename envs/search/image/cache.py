@@ -16,9 +16,9 @@ from typing import Any
 from PIL import Image
 
 from envs.datasets.formats import question
-from envs.datasets.pictures import load
 from envs.datasets.rows import open_rows
-from envs.errors import RowError, UsageError
+from envs.errors import PictureError, RowError, UsageError
+from envs.pictures import decode, rgb
 from envs.search.image.catalogue import THUMBNAIL_SIDE
 from envs.search.types import Match
 
@@ -59,7 +59,7 @@ class CachedImageSearch:
         try:
             pictures = question(row, folder).pictures
             if pictures:
-                self._keys[_digest(load(pictures[0]))] = key
+                self._keys[_digest(decode(pictures[0]))] = key
         except RowError:
             return  # the dataset names such rows
 
@@ -77,9 +77,8 @@ class CachedImageSearch:
         if not name:
             return None
         try:
-            with Image.open(self._folder / name) as opened:
-                picture = opened.convert("RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            picture = decode(self._folder / name)
+        except PictureError:
             return None  # the copy of the cache is incomplete: the title can still be shown
         picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
         return picture
@@ -94,5 +93,5 @@ def _candidates(row: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _digest(image: Image.Image) -> str:
-    rgb = image.convert("RGB")
-    return hashlib.sha256(repr(rgb.size).encode() + rgb.tobytes()).hexdigest()
+    shown = rgb(image)
+    return hashlib.sha256(repr(shown.size).encode() + shown.tobytes()).hexdigest()

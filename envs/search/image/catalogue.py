@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from envs.errors import UsageError
+from envs.pictures import decode, rgb
 from envs.search.types import Match, Picture
 
 THUMBNAIL_SIDE = 112
@@ -33,8 +34,8 @@ class Catalogue:
         """The picture of that number, as a search result."""
         record = self.records[number]
         begin, size = record["thumbnail"]
-        with Image.open(io.BytesIO(self._thumbnails[begin : begin + size]), formats=["WEBP"]) as opened:
-            return Match(record["title"], record["source"], opened.convert("RGB"))
+        thumbnail = decode(self._thumbnails[begin : begin + size].tobytes(), ["WEBP"])
+        return Match(record["title"], record["source"], thumbnail)
 
 
 class StoredIndex(ABC):
@@ -97,7 +98,7 @@ class CatalogueWriter:
 
 
 def _encoded(image: Image.Image) -> bytes:
-    small = image.convert("RGB")
+    small = rgb(image)
     small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BOX)
     file = io.BytesIO()
     small.save(file, "WEBP", quality=90)

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from envs.errors import UsageError
+from envs.pictures import rgb
 
 
 class Embedder:
@@ -30,7 +31,7 @@ class Embedder:
 
         with self._lock, torch.inference_mode():
             model, processor = self._load()
-            inputs = processor(images=[image.convert("RGB") for image in images], return_tensors="pt").to(model.device)
+            inputs = processor(images=[rgb(image) for image in images], return_tensors="pt").to(model.device)
             features = model.get_image_features(pixel_values=inputs["pixel_values"])
             vectors = features if isinstance(features, torch.Tensor) else features.pooler_output
             return torch.nn.functional.normalize(vectors.float(), dim=-1).cpu().numpy()

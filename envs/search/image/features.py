@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from envs.pictures import rgb
+
 CORNERS = 200
 DESCRIPTOR_BYTES = 32
 _SIDE = 320  # corners are detected in a copy of this size: a camera's full resolution does not distinguish them better
@@ -44,14 +46,14 @@ class Corners:
 
 def colour_layout(image: Image.Image) -> np.ndarray:
     """The descriptor of a whole picture: float32 of shape (LAYOUT_SIZE,)."""
-    reduced = image.convert("RGB").resize((_GRID, _GRID), Image.Resampling.BOX)
+    reduced = rgb(image).resize((_GRID, _GRID), Image.Resampling.BOX)
     return _layouts(np.asarray(reduced)[None])[0]
 
 
 def window_layouts(image: Image.Image) -> np.ndarray:
     """The descriptors of all `WINDOWS`: float32 of shape (len(WINDOWS), LAYOUT_SIZE)."""
     # 160 cells a side: every window begins and ends at one.
-    fine = image.convert("RGB").resize((160, 160), Image.Resampling.BOX)
+    fine = rgb(image).resize((160, 160), Image.Resampling.BOX)
     cuts = [
         fine.resize((_GRID, _GRID), Image.Resampling.BOX, box=(160 * left, 160 * top, 160 * right, 160 * bottom))
         for left, top, right, bottom in WINDOWS
@@ -61,7 +63,7 @@ def window_layouts(image: Image.Image) -> np.ndarray:
 
 def corners(image: Image.Image) -> Corners:
     """The strongest `CORNERS` corners of a picture; fewer if it has fewer, none if it is flat."""
-    grey = image.convert("L")
+    grey = rgb(image).convert("L")
     grey.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
     # Not thread-safe, and made in microseconds. The low threshold finds corners in pale pictures too.
     orb = cv2.ORB.create(nfeatures=CORNERS, scaleFactor=1.2, nlevels=8, edgeThreshold=12, patchSize=24, fastThreshold=8)

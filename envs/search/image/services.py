@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import io
 from collections.abc import Mapping
 from typing import Any
 
 from PIL import Image
 
-from envs.errors import SearchUnavailable
+from envs.errors import PictureError, SearchUnavailable
+from envs.pictures import decode, from_base64, rgb
 from envs.search.http import HttpClient, Request
 from envs.search.types import Match
 
@@ -48,24 +48,21 @@ class ImageServer:
             return None
         try:
             is_link = given.startswith(("http://", "https://"))
-            content = await self._client.content(given) if is_link else base64.b64decode(given.rpartition(",")[2], validate=True)
+            content = await self._client.content(given) if is_link else from_base64(given)
             return await asyncio.to_thread(_decoded, content)
-        except (SearchUnavailable, binascii.Error, OSError, ValueError, Image.DecompressionBombError):
+        except (SearchUnavailable, PictureError):
             return None
 
 
 def _encoded(image: Image.Image) -> str:
-    small = image.convert("RGB")
+    small = rgb(image)
     small.thumbnail((_SENT_SIDE, _SENT_SIDE))
     file = io.BytesIO()
     small.save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()
 
 
-def _decoded(content: bytes) -> Image.Image | None:
-    with Image.open(io.BytesIO(content), formats=["PNG", "JPEG", "WEBP"]) as opened:
-        if opened.width * opened.height > _MOST_PIXELS:
-            return None
-        small = opened.convert("RGB")
+def _decoded(content: bytes) -> Image.Image:
+    small = decode(content, ["PNG", "JPEG", "WEBP"], _MOST_PIXELS)
     small.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
     return small

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from envs.errors import UsageError
+from envs.pictures import decode
 from envs.scoring.types import Scoring
 from envs.types import SPLITS, Task
 from envs.worlds.atlas.expert import expert
@@ -58,8 +59,7 @@ class Atlas:
         )
 
     def _image(self, name: str) -> Image.Image:
-        with Image.open(self.path / name) as opened:
-            return opened.convert("RGB")
+        return decode(self.path / name)
 
 
 @lru_cache(maxsize=8)

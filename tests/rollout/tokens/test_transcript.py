@@ -165,12 +165,46 @@ def test_long_text_is_cut_to_the_observation_limit_and_marked(chat):
     assert 40 <= chat.count(seen.text) <= 50
 
 
-def test_an_image_of_impossible_shape_is_left_out_with_its_placeholder(chat):
+def test_an_image_of_impossible_shape_is_left_out_of_a_result_with_its_placeholder(chat):
     transcript = Transcript(chat, max_tokens=500)
+    show(transcript, "q")
+    transcript.append_generation(sample(chat, "a"))
     seen = show(transcript, "look", [picture(0, 1, 300), picture(1)])
     assert len(seen.images) == 1
     assert "1 of 2 images left out" in seen.text
     assert len(placeholder_runs(chat, transcript.token_ids)) == 1
+
+
+@pytest.fixture(scope="module")
+def keen_chat(policy_directory):
+    """The chat format of a policy that takes larger images than the built-in one, as Qwen's do."""
+    processor = AutoProcessor.from_pretrained(policy_directory)
+    processor.image_processor.size = {"shortest_edge": 3136, "longest_edge": 12_845_056}
+    return ChatFormat(processor)
+
+
+@pytest.mark.parametrize("shapes", [[(1, 900)], [(5000, 1), (56, 84)], [(2000, 1500)], [(300, 400)] * 3], ids=str)
+def test_a_questions_images_are_scaled_until_they_fit_beside_its_text(keen_chat, shapes):
+    transcript = Transcript(keen_chat, max_tokens=300)
+    seen = show(transcript, "x" * 60, [picture(0, *shape) for shape in shapes])
+    assert seen.text == "x" * 60
+    sizes = [image.pixels.shape[:2] for image in seen.images]
+    assert placeholder_runs(keen_chat, transcript.token_ids) == [keen_chat.image_tokens(*size) for size in sizes]
+    assert len(sizes) == len(shapes)
+    if len(set(shapes)) == 1 and 1 not in shapes[0]:  # its proportions stay, and the room is used
+        assert sizes[0][0] / sizes[0][1] == pytest.approx(shapes[0][0] / shapes[0][1], rel=0.02)
+        assert len(transcript.token_ids) > 200
+
+
+def test_a_questions_images_that_fit_are_shown_as_they_are(chat):
+    pixels = picture(0, 112, 84)
+    (image,) = show(Transcript(chat, max_tokens=500), "q", [pixels]).images
+    assert np.array_equal(image.pixels, pixels)
+
+
+def test_a_question_whose_images_do_not_fit_however_small_is_refused(chat):
+    with pytest.raises(TokenBudgetExceeded, match="images do not fit"):
+        show(Transcript(chat, max_tokens=40), "q", [picture(number) for number in range(30)])
 
 
 def test_the_number_of_placeholders_is_the_image_processors(chat, policy_directory):

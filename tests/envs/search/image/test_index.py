@@ -1,6 +1,7 @@
 """The image index: a picture is found by a crop, a smaller or larger copy, a compressed one, one with other colours, also where it
 is flat; it is there whole or not at all; and an episode can search for a crop that its code made."""
 
+import base64
 import io
 import json
 import tempfile
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from envs.errors import UsageError
-from envs.search.corpora import read_gallery
+from envs.search.corpora import count_rows, read_gallery
 from envs.search.image.catalogue import THUMBNAIL_SIDE
 from envs.search.image.index import ImageIndex
 from envs.search.types import Picture
@@ -134,6 +135,43 @@ def test_a_file_that_is_no_picture_is_named(tmp_path):
     (tmp_path / "a.png").write_bytes(b"nonsense")
     with pytest.raises(UsageError, match=r"a\.png"):
         list(read_gallery(tmp_path))
+
+
+SUFFIXES = ["PNG", "JPG", "jpeg", "jfif", "webp", "bmp", "gif", "tif", "TIFF", "avif", "jp2"]
+
+
+def test_pictures_of_any_kind_and_in_any_folder_are_read(tmp_path):
+    (tmp_path / "dogs").mkdir()
+    for suffix in SUFFIXES:
+        emblem(1).save(tmp_path / "dogs" / f"{suffix}.{suffix}")
+    assert sorted(picture.title for picture in read_gallery(tmp_path)) == sorted(f"dogs/{suffix}" for suffix in SUFFIXES)
+    assert count_rows(tmp_path) == len(SUFFIXES)
+
+
+@pytest.mark.parametrize("name", ["b.jpg", "b.PNG", "._a.png", "notes.txt", "dogs/b.tif"])
+def test_what_is_no_picture_is_left_out_and_said(tmp_path, caplog, name):
+    emblem(1).save(tmp_path / "a.png")
+    (tmp_path / "dogs").mkdir()
+    (tmp_path / name).write_bytes(b"<html>")
+    assert [picture.title for picture in read_gallery(tmp_path)] == ["a"]
+    assert f"1 entries are left out: {name} (" in caplog.text
+
+
+def test_a_broken_row_of_a_parquet_is_left_out_and_said(tmp_path, caplog):
+    file = io.BytesIO()
+    emblem(1).save(file, "PNG")
+    images = [file.getvalue(), file.getvalue()[:50], base64.b64encode(file.getvalue()), None]
+    pq.write_table(pa.table({"title": ["T", "U", "V", "W"], "image": images}), tmp_path / "gallery.parquet")
+    assert [picture.title for picture in read_gallery(tmp_path / "gallery.parquet")] == ["T", "V"]
+    assert "2 entries are left out: row 2 (the image in the row cannot be opened" in caplog.text
+
+
+def test_a_photograph_of_a_gallery_is_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (80, 40), "white").save(tmp_path / "phone.jpg", exif=exif)
+    (picture,) = read_gallery(tmp_path)
+    assert picture.image.size == (40, 80)
 
 
 async def test_an_episode_searches_for_its_own_crop(index):
