@@ -35,8 +35,9 @@ def chosen(text: str, options: dict[str, str], several: bool = True) -> frozense
         return frozenset([one])
     if not several:
         return None
-    if re.fullmatch(r"[A-Z]{2,}", text) and set(text.casefold()) <= set(options) and len(set(text)) == len(text):
-        return frozenset(text.casefold())
+    letters = text.rstrip(".。")
+    if re.fullmatch(r"[A-Z]{2,}", letters) and set(letters.casefold()) <= set(options) and len(set(letters)) == len(letters):
+        return frozenset(letters.casefold())
     pieces = parts(text)
     if len(pieces) == 1 and len(text.split()) > 1 and all(_label(word) in options for word in text.split()):
         pieces = text.split()  # "A C"

@@ -13,7 +13,6 @@ from envs.scoring.quantities.units import CURRENCY_CODES, CURRENCY_SIGNS, conver
 from envs.scoring.quantities.words import (
     CHINESE_NUMERALS,
     NUMBER_WORDS,
-    OTHER_SCALES,
     SCALE_LETTERS,
     SCALE_WORDS,
     in_words,

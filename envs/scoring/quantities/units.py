@@ -125,6 +125,8 @@ def converted(value: Fraction, unit: str, target: str) -> Fraction | None:
 
 
 def _words(unit: str) -> str:
+    if len(unit) == 1:  # M is not m
+        return unit
     return unit.casefold().rstrip("s").replace("_", " ").replace(" ", "")
 
 
