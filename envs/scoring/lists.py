@@ -29,7 +29,7 @@ def parts(text: str, expected: int = 0) -> list[str]:
     text = without_latex(unwrapped(text)).strip().rstrip("。").strip()
     text = re.sub(r"(?<=[\])}])\s*\.\Z", "", text)
     text = re.sub(r"(?i)\Aboth\s+(?=.*\band\b)", "", text)
-    if len(text) > 1 and _BRACKETS.get(text[0]) == text[-1] and _encloses(text):
+    if encloses(text):
         text = text[1:-1].strip().rstrip(",")
     lines = [line for line in text.splitlines() if line.strip()]
     if len(lines) > 1:
@@ -92,8 +92,10 @@ def matched(rights: Sequence[Sequence[bool]], ordered: bool) -> bool:
     return all(assigned(index, set()) for index in range(len(rights)))
 
 
-def _encloses(text: str) -> bool:
-    """Whether the first bracket is closed by the last one."""
+def encloses(text: str) -> bool:
+    """Whether a text's first character is a bracket that its last one closes."""
+    if len(text) < 2 or _BRACKETS.get(text[0]) != text[-1]:
+        return False
     depth = 0
     for index, character in enumerate(text):
         depth += (character in _BRACKETS) - (character in _BRACKETS.values())
