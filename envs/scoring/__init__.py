@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from envs.scoring.lists import matched, parts
 from envs.scoring.mathematics import equivalent
-from envs.scoring.rules import exact, rule
+from envs.scoring.rules import rule
 from envs.scoring.types import MAX_ANSWER_CHARACTERS, Kind, Scoring
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ __all__ = ["MAX_ANSWER_CHARACTERS", "Kind", "Scoring", "is_right"]
 
 
 async def is_right(question: str, answer: str, truth: str, scoring: Scoring, judge: Judge | None = None) -> bool:
-    """Whether `answer` is the truth or one of the other accepted answers.
+    """Whether `answer` is the truth or one of the other accepted answers; docs/scoring.md says what each kind accepts.
 
     For the kind JUDGE, the judge is not asked if the text equals the truth. Raises InfrastructureError if no judge can be reached,
     UsageError if none is configured.
@@ -23,10 +24,14 @@ async def is_right(question: str, answer: str, truth: str, scoring: Scoring, jud
     if len(answer) >= MAX_ANSWER_CHARACTERS:
         return False
     truths = (truth, *scoring.accepted)
-    if any(rule(scoring.kind, answer, each, scoring) or exact(answer, each) for each in truths):
+    if any(rule(scoring.kind, answer, each, scoring) for each in truths):
         return True
+    if not answer.strip():
+        return False
     if scoring.kind is Kind.MATH:
         return any([await equivalent(answer, each) for each in truths])
+    if scoring.kind is Kind.LIST and scoring.item is Kind.MATH:
+        return any([await _equivalent_lists(answer, each, scoring) for each in truths])
     if scoring.kind is Kind.JUDGE:
         from envs.errors import UsageError
 
@@ -34,3 +39,11 @@ async def is_right(question: str, answer: str, truth: str, scoring: Scoring, jud
             raise UsageError("the tasks need a judge: write judge={url: …, model: …} among the environment's options")
         return await judge.agrees(question, answer, truth)
     return False
+
+
+async def _equivalent_lists(answer: str, truth: str, scoring: Scoring) -> bool:
+    expected = parts(truth)
+    given = parts(answer, len(expected))
+    if not expected or len(given) != len(expected):
+        return False
+    return matched([[await equivalent(one, other) for other in expected] for one in given], scoring.ordered)

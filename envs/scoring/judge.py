@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import random
-import re
 import secrets
 from collections import Counter
 from collections.abc import Mapping
@@ -25,6 +24,7 @@ from envs.runtime.chat_endpoint import ChatEndpoint, Message
 from envs.runtime.disk_cache import DiskCache
 from envs.runtime.loops import PerLoop
 from envs.scoring.types import MAX_ANSWER_CHARACTERS
+from envs.scoring.verdicts import verdict
 
 log = logging.getLogger(__name__)
 
@@ -34,15 +34,14 @@ _INSTRUCTIONS = (
     "detail is fine, a contradiction or several different answers are not). "
     'Reply with one JSON object and nothing else: {{"correct": true}} or {{"correct": false}}.'
 )
-_VERDICT = re.compile(r'\{\s*"correct"\s*:\s*(true|false)\s*\}')
-_MOST_TOKENS = 512  # a judge that thinks aloud first needs some
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeConfig:
     """The settings of one judge. At most `concurrency` requests run at a time; `key` names the environment variable of its key.
 
-    A verdict takes at most `deadline_s` seconds, including the wait and all attempts: it must end before the turn that it is part
+    A reply has `max_tokens` tokens, thoughts included. `attempts` counts requests that failed and replies without a verdict; a
+    verdict takes at most `deadline_s` seconds, including the wait and all attempts: it must end before the turn that it is part
     of, or the turn's deadline would count against the policy.
     """
 
@@ -52,6 +51,7 @@ class JudgeConfig:
     timeout_s: float = 20.0
     attempts: int = 4
     deadline_s: float = 50.0
+    max_tokens: int = 2048
     concurrency: int = 32
 
 
@@ -59,7 +59,8 @@ class Judge:
     """Asks `first`, and `second` if that fails. Both judge the share `agreement_share` of the answers, to count agreement.
 
     Verdicts are stored in the directory `cache` (JSON, no code) and not asked for again. `counts` has `asked`, `cached`,
-    `failed_over`, `compared` and `agreed`. One object serves any event loop.
+    `failed_over`, `compared`, `agreed`, and `no_verdict`: answers that the judge replied to without one, which are not right.
+    One object serves any event loop.
     """
 
     def __init__(
@@ -71,45 +72,64 @@ class Judge:
         self.counts: Counter[str] = Counter()
 
     async def agrees(self, question: str, answer: str, truth: str) -> bool:
-        """Whether the answer is right. Raises InfrastructureError if no judge answers: the episode is then run again."""
+        """Whether the answer is right. It is not if every judge that can be reached replies without a verdict.
+
+        Raises InfrastructureError if none can be reached: the episode is then run again.
+        """
         key = hashlib.sha256(json.dumps([self._judges[0].config.model, question, answer, truth]).encode()).hexdigest()
         if self._cache is not None and (known := await asyncio.to_thread(self._cache.get, key)) is not None:
             self.counts["cached"] += 1
             return bool(known)
         self.counts["asked"] += 1
-        verdict = await self._verdict(question, answer, truth, key)
+        right = await self._decision(question, answer, truth, key)
+        if right is None:
+            return False
         if self._cache is not None:
-            await asyncio.to_thread(self._cache.put, key, verdict)
-        return verdict
+            await asyncio.to_thread(self._cache.put, key, right)
+        return right
 
-    async def _verdict(self, question: str, answer: str, truth: str, key: str) -> bool:
+    async def _decision(self, question: str, answer: str, truth: str, key: str) -> bool | None:
+        """The verdict of the first judge that gives one; None if none does, though one replied."""
+        replied: _NoVerdict | None = None
         failure: Exception | None = None
         for number, judge in enumerate(self._judges):
             try:
-                verdict = await judge.ask(question, answer, truth)
+                right = await judge.ask(question, answer, truth)
             except _NoVerdict as error:
+                replied = error
+                continue
+            except _Unreachable as error:
                 failure = error
                 continue
             if number:
                 self.counts["failed_over"] += 1
             elif len(self._judges) > 1 and random.Random(key).random() < self._agreement_share:
-                await self._compare(verdict, question, answer, truth)
-            return verdict
-        raise InfrastructureError(f"no judge gave a verdict: {failure}")
+                await self._compare(right, question, answer, truth)
+            return right
+        if replied is None:
+            raise InfrastructureError(f"no judge gave a verdict: {failure}")
+        self.counts["no_verdict"] += 1
+        if self.counts["no_verdict"] == 1:
+            log.warning("an answer counts as not right, for the judge gave no verdict: %s; `no_verdict` counts all", replied)
+        return None
 
-    async def _compare(self, verdict: bool, question: str, answer: str, truth: str) -> None:
+    async def _compare(self, right: bool, question: str, answer: str, truth: str) -> None:
         try:
             other = await self._judges[1].ask(question, answer, truth)
-        except _NoVerdict as error:
+        except (_NoVerdict, _Unreachable) as error:
             log.warning("the second judge gave no verdict to compare: %s", error)
             return
         self.counts["compared"] += 1
-        self.counts["agreed"] += verdict == other
+        self.counts["agreed"] += right == other
         log.info("judges agree on %d of %d answers", self.counts["agreed"], self.counts["compared"])
 
 
 class _NoVerdict(Exception):
-    """An endpoint failed after all attempts, or its reply holds no verdict."""
+    """The endpoint replied, and no reply holds a verdict."""
+
+
+class _Unreachable(Exception):
+    """The endpoint did not reply."""
 
 
 class _Endpoint:
@@ -117,12 +137,13 @@ class _Endpoint:
 
     def __init__(self, config: JudgeConfig) -> None:
         self.config = config
-        self._endpoint = ChatEndpoint(
-            config.url, config.model, key=config.key, timeout_s=config.timeout_s, attempts=config.attempts
-        )
+        # Attempts are counted here: a request that waits to be repeated holds no place.
+        self._endpoint = ChatEndpoint(config.url, config.model, key=config.key, timeout_s=config.timeout_s, attempts=1)
         self._slots = PerLoop(lambda: asyncio.Semaphore(config.concurrency))
+        self._has_judged = False
 
     async def ask(self, question: str, answer: str, truth: str) -> bool:
+        """The verdict. Raises _NoVerdict or _Unreachable after all attempts."""
         mark = f"====={secrets.token_hex(8)}====="
         messages: list[Message] = [
             {"role": "system", "content": _INSTRUCTIONS.format(mark=mark)},
@@ -132,17 +153,41 @@ class _Endpoint:
                 f"{answer[:MAX_ANSWER_CHARACTERS]}\n{mark}",
             },
         ]
+        outcome: _NoVerdict | _Unreachable | None = None
         try:
-            async with asyncio.timeout(self.config.deadline_s), self._slots.get():
-                reply = await self._endpoint.complete(messages, temperature=0.0, max_tokens=_MOST_TOKENS)
+            async with asyncio.timeout(self.config.deadline_s):
+                for attempt in range(self.config.attempts):
+                    right, outcome = await self._attempt(messages)
+                    if right is not None:
+                        return right
+                    if attempt + 1 < self.config.attempts and isinstance(outcome, _Unreachable):
+                        await asyncio.sleep(min(8.0, 0.5 * 2**attempt) * random.uniform(0.75, 1.0))
         except TimeoutError:
-            raise _NoVerdict(f"{self.config.url} gave no verdict within {self.config.deadline_s:g} s") from None
-        except (EndpointFailed, EndpointRefused) as error:
-            raise _NoVerdict(str(error)) from error
-        verdicts = _VERDICT.findall(reply.text)
-        if not verdicts:
-            raise _NoVerdict(f"{self.config.url}: the reply holds no verdict")
-        return verdicts[-1] == "true"
+            if not isinstance(outcome, _NoVerdict):
+                raise _Unreachable(f"{self.config.url} gave no verdict within {self.config.deadline_s:g} s") from None
+        raise outcome or _Unreachable(f"{self.config.url} was not asked: attempts={self.config.attempts}")
+
+    async def _attempt(self, messages: list[Message]) -> tuple[bool | None, _NoVerdict | _Unreachable | None]:
+        url = self.config.url
+        try:
+            async with self._slots.get():
+                reply = await self._endpoint.complete(messages, temperature=0.0, max_tokens=self.config.max_tokens)
+        except EndpointFailed as error:
+            return None, _Unreachable(str(error))
+        except EndpointRefused as error:
+            # A judge that has judged others refuses this answer: its filter, or its context.
+            if self._has_judged and getattr(error.__cause__, "status_code", None) in (400, 413, 422):
+                return None, _NoVerdict(str(error))
+            return None, _Unreachable(str(error))
+        right = verdict(reply.text)
+        if right is not None:
+            self._has_judged = True
+            return right, None
+        if reply.finish_reason == "length":
+            spent = f"{self.config.max_tokens} tokens were spent before one: raise the judge's max_tokens"
+            return None, _NoVerdict(f"{url}: the reply holds no verdict, {spent}")
+        said = f"the reply holds no verdict: {reply.text.strip()[:80]!r}" if reply.text.strip() else "the reply is empty"
+        return None, _NoVerdict(f"{url}: {said}")
 
 
 def open_judge(settings: Judge | Mapping[str, Any]) -> Judge:

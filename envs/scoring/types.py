@@ -10,6 +10,9 @@ from typing import Any
 MAX_ANSWER_CHARACTERS = 300
 """An answer as long as this scores 0: it is a search through candidates, not an answer."""
 
+DEFAULT_RELATIVE = 1e-6
+"""The tolerance of a NUMBER that names none. It forgives rounding, so whole numbers must be equal."""
+
 
 class Kind(StrEnum):
     """The kind of answer that a question asks for."""
@@ -36,7 +39,7 @@ class Scoring:
 
     kind: Kind = Kind.EXACT
     accepted: tuple[str, ...] = ()
-    relative: float = 1e-6
+    relative: float = DEFAULT_RELATIVE
     absolute: float = 1e-9
     unit: str = ""
     options: tuple[tuple[str, str], ...] = ()

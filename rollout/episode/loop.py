@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast
 
 import gymnasium
 
-from envs.errors import DatasetError, EndpointRefused, InfrastructureError, TokenBudgetExceeded, UsageError
+from envs.errors import EndpointRefused, InfrastructureError, ItemError, TokenBudgetExceeded, UsageError
 from envs.protocols import Message, Protocol
 from envs.runtime.threads import Threads
 from envs.types import Observation, ToolCall, ToolStatus
@@ -65,7 +65,7 @@ async def run_episode(
         stop = StopReason.TIME_LIMIT
     except asyncio.CancelledError:
         stop = StopReason.ABORTED
-    except (DatasetError, EndpointRefused) as refusal:
+    except (ItemError, EndpointRefused) as refusal:
         stop, error = StopReason.ABORTED, str(refusal)
     except _DoesNotFit as refusal:
         stop, error = StopReason.TOKEN_LIMIT, str(refusal)

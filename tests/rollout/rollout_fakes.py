@@ -16,7 +16,7 @@ import gymnasium
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from envs.errors import DatasetError, InfrastructureError
+from envs.errors import InfrastructureError, ItemError
 from envs.types import ToolCall, ToolStatus
 from rollout.config import RolloutConfig
 from rollout.tokens.chat_format import ChatFormat, ChatMessage
@@ -172,7 +172,7 @@ class Fake(gymnasium.Env):
             if self._trouble == "crash":
                 raise KeyError("a bug of the environment")
             if self._trouble == "row":
-                raise DatasetError(f"row {self._seed} is broken")
+                raise ItemError(f"row {self._seed} is broken")
             if self._trouble == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             if self._trouble == "hang":

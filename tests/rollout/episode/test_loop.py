@@ -8,7 +8,7 @@ import threading
 import pytest
 from rollout_fakes import Fake, Plain, ScriptedPolicy, spec
 
-from envs.errors import DatasetError, UsageError
+from envs.errors import ItemError, UsageError
 from envs.runtime.threads import Threads
 from rollout.config import EpisodeConfig
 from rollout.episode.environments import make
@@ -175,7 +175,7 @@ async def test_a_prompt_that_cannot_fit_says_which_setting_to_raise(chat):
 async def test_a_row_that_turns_out_broken_is_an_outcome_of_its_episode_alone(chat):
     class Broken(Fake):
         async def reset_async(self, **_):
-            raise DatasetError("q.jsonl, row 3: the image cannot be opened")
+            raise ItemError("q.jsonl, row 3: the image cannot be opened")
 
     trajectory = (await run_episode(spec(), Broken(), ScriptedPolicy(chat), chat)).trajectory
     assert (trajectory.stop_reason, trajectory.error) == (StopReason.ABORTED, "q.jsonl, row 3: the image cannot be opened")
