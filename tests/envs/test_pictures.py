@@ -63,6 +63,7 @@ def test_what_is_transparent_is_white(mode):
         (Image.new("RGB", (8, 8), "red"), "PNG", {"save_all": True, "append_images": [Image.new("RGB", (8, 8))]}, (255, 0, 0)),
         (Image.new("RGB", (8, 8), "red"), "TIFF", {"save_all": True, "append_images": [Image.new("RGB", (9, 9))]}, (255, 0, 0)),
     ],
+    ids=lambda value: value.mode if isinstance(value, Image.Image) else str(sorted(value)) if isinstance(value, dict) else None,
 )
 def test_palettes_print_colours_and_animations_are_shown(image, kind, options, colour):
     assert decode(encoded(image, kind, **options)).getpixel((0, 0)) == colour
