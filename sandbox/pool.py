@@ -184,10 +184,12 @@ class Pool:
                 limits = self.limits
                 settings = {
                     "preload": self._preload,
+                    "packages": rootfs.offered(self._packages),
                     "disk_bytes": limits.disk_bytes,
                     "memory_bytes": limits.memory_bytes,
                     "pids": limits.pids,
                     "cpu_s": limits.cpu_s,
+                    "images": limits.images,
                     "image_side": limits.image_side,
                     "image_pixels": limits.image_pixels,
                 }
