@@ -11,6 +11,14 @@ from collections.abc import Iterator, Sequence
 
 _PICTURE = re.compile(r"im(?:g|age)|^im\d*$|pic(?:ture)?s?\b|photo|screenshot|frame", re.IGNORECASE)
 _PICTURE_FILE = re.compile(r"\.(?:png|jpe?g|webp|bmp|gif|tiff?)$", re.IGNORECASE)
+_IMPORTS = {
+    "np": "import numpy as np",
+    "plt": "import matplotlib.pyplot as plt",
+    "pd": "import pandas as pd",
+    "sns": "import seaborn as sns",
+    "cv2": "import cv2",
+    **{name: f"from PIL import {name}" for name in ("Image", "ImageDraw", "ImageFont", "ImageOps", "ImageEnhance", "ImageFilter")},
+}
 _MOST_CAUSES = 8
 _UNREACHABLE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
@@ -31,6 +39,8 @@ class Advice:
             missing = (error.name or "").partition(".")[0]
             return f"{missing} cannot be installed; {self.modules()}" if missing and not _importable(missing) else ""
         if isinstance(error, NameError):
+            if wanted := _IMPORTS.get(error.name or ""):
+                return f"write {wanted} first"
             return self.question() if _PICTURE.search(error.name or "") else ""
         if isinstance(error, FileNotFoundError):
             return self.on_file(error.filename)
@@ -47,8 +57,12 @@ class Advice:
         """Under which names the question's pictures are there."""
         if not self.pictures:
             return "the question has no pictures"
-        more = f", image_{self.pictures} the last of {self.pictures}" if self.pictures > 1 else ""
-        return f"image_1 is the question's {'first ' if more else ''}picture{more}: a variable, and a file image_1.png"
+        if self.pictures == 1:
+            return "image_1 is the question's picture: a variable, and a file image_1.png"
+        numbers = range(1, self.pictures + 1)
+        names = [f"image_{number}" for number in numbers if number <= 3 or number == self.pictures]
+        names[3:] = [f"… {name}" for name in names[3:]]
+        return f"{', '.join(names)} are the question's pictures: variables, and files image_1.png and so on"
 
     def modules(self) -> str:
         """Which packages there are, by the names that code imports."""
@@ -72,10 +86,10 @@ def _importable(name: str) -> bool:
 
 
 def _modules(packages: Sequence[str]) -> set[str]:
-    wanted = set(packages)
-    return {
-        module
-        for module, distributions in importlib.metadata.packages_distributions().items()
-        if module.isidentifier() and not module.startswith("_") and module not in ("pylab", "mpl_toolkits", "isympy")
-        if not wanted.isdisjoint(re.sub(r"[-_.]+", "-", name).lower() for name in distributions)
-    }
+    """The modules of the packages; `importlib.metadata.packages_distributions` would read the file lists of all others, too."""
+    modules: set[str] = set()
+    for distribution in importlib.metadata.distributions():
+        if re.sub(r"[-_.]+", "-", distribution.name).lower() in packages:
+            files = distribution.read_text("RECORD") or ""
+            modules |= {line.partition("/")[0] for line in files.splitlines() if "/__init__.py," in line}
+    return {module for module in modules if module.isidentifier() and not module.startswith("_") and module != "mpl_toolkits"}

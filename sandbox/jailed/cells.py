@@ -114,7 +114,7 @@ def _without_magic(lines: list[str], number: int, notes: list[str], offered: Cal
     elif magic.startswith("!") or name in ("pip", "conda", "mamba", "sh", "bash", "system"):
         notes.append(f"{magic}: {_no_shell(magic, offered)}")
     elif not magic.startswith("%"):
-        instead = f"help({magic.strip('?')})"
+        instead = f"print(({magic.strip('?')}).__doc__)"
     elif name not in _SILENT:
         notes.append(f"{magic} is not known here and is left out")
     lines[number] = indent + instead

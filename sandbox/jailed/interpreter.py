@@ -42,9 +42,10 @@ class Interpreter:
     def __init__(self, channel: socket.socket, settings: Mapping[str, Any]) -> None:
         self._channel = channel
         self._cpu_s, self._side, self._pixels = settings["cpu_s"], settings["image_side"], settings["image_pixels"]
-        self._most_images, self._images_sent = settings["images"], 0
+        self._images_sent = 0
         self._advice = advice.Advice(settings["packages"])
         self._loop: Any = None
+        shown.most_images = settings["images"]
         shown.send, libraries.on_missing_file = self.send_image, self._advice.on_file
         self._readable = select.poll()
         self._readable.register(channel, select.POLLIN)
@@ -92,13 +93,13 @@ class Interpreter:
         else:
             plain = _plain(image)
             self._send(wire.IMAGE, wire.PIXELS.pack(plain.mode.encode(), *plain.size) + plain.tobytes())
-        return self._images_sent < self._most_images
+        return self._images_sent < shown.most_images
 
     def _refuse_image(self, image: Any, reason: str) -> None:
         print(f"[sandbox] image not returned: {image.width} x {image.height} pixels, {reason}", file=self._stderr)
 
     def _run(self, source: str, filename: str) -> bytes:
-        linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+        linecache.cache[filename] = (len(source), None, f"{source}\n".splitlines(keepends=True), filename)
         self._images_sent = 0
         outcome = self._outcome(self._execute, source, filename)
         if shown.open_figures() and outcome in (wire.OUTCOME_OK, wire.OUTCOME_EXCEPTION) and os.getpid() == self._pid:
@@ -166,13 +167,15 @@ class Interpreter:
             raise KeyboardInterrupt("processor time limit" if number == signal.SIGXCPU else "time limit")
 
     def _print_traceback(self, error: BaseException) -> None:
-        """Prints the traceback as a notebook does, with only the frames of the cells."""
+        """Prints the traceback as a notebook does, with only the frames of the cells, and names what is there instead."""
         with contextlib.suppress(BaseException):
             report = traceback.TracebackException.from_exception(error)
             _keep_cell_frames(report)
             text = "".join(report.format())
             if len(text) > _TRACEBACK_CHARS:  # its last line says most: the output limit must not cut it off
                 text = f"{text[: _TRACEBACK_CHARS // 2]}\n…\n{text[-_TRACEBACK_CHARS // 2 :]}"
+            if line := self._advice.on(error):
+                text += f"[sandbox] {line}\n"
             self._stderr.write(text)
 
     def _define_images(self, payload: bytes) -> None:

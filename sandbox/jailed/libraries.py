@@ -10,6 +10,7 @@ import builtins
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import logging
 import os
 import sys
 import types
@@ -100,7 +101,7 @@ def _change_pyplot(pyplot: Any) -> None:
 
 
 def _add_fallback_fonts() -> None:
-    """Lets matplotlib draw a character that the chosen font has not with one that has it."""
+    """Lets matplotlib draw a character that the chosen font has not with one that has it, and name a missing font only once."""
     from matplotlib import font_manager  # ty: ignore[import-not-found]
 
     manager = font_manager.fontManager
@@ -115,6 +116,15 @@ def _add_fallback_fonts() -> None:
         return [*found, *(font for font in fallbacks if font not in found)]
 
     manager._find_fonts_by_props = find_all
+    told: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        """Whether this has not been said yet: a figure asks for its font at each of its labels."""
+        known = record.getMessage() in told
+        told.add(record.getMessage())
+        return not known
+
+    logging.getLogger(font_manager.__name__).addFilter(is_new)
 
 
 def _change_cv2(cv2: Any) -> None:

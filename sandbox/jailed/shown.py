@@ -12,6 +12,8 @@ _LEAST_SIDE = 8  # smaller arrays are data
 
 send: Callable[[Any], bool] = lambda _: True  # noqa: E731
 """Sends a PIL image or a matplotlib figure to the host; False if the run may show no more. Set by the interpreter."""
+most_images = 1
+"""How many images a run may show. Set by the interpreter."""
 pyplot: Any = None
 """`matplotlib.pyplot`, once it is imported."""
 
@@ -35,9 +37,8 @@ def figures() -> None:
     try:
         for done, number in enumerate(numbers):
             if not send(pyplot.figure(number)):
-                left = len(numbers) - done - 1
-                if left:
-                    print(f"[sandbox] {left} more figures not returned: there were enough images in this run", file=sys.stderr)
+                if left := len(numbers) - done - 1:  # each takes time to draw
+                    print(f"[sandbox] {left} figures not returned: the limit for one run is {most_images} images", file=sys.stderr)
                 break
     finally:
         pyplot.close("all")
