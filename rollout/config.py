@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from sandbox.types import Limits
+
 PROTOCOL_PROMPT = "protocol"
 
 
@@ -119,6 +121,8 @@ class RolloutConfig:
     packages: list[str] = field(default_factory=list)
     """Packages that the jail's Python has in addition to those of `sandbox/packages.txt`, each as NAME==VERSION.
     On the command line: rollout.packages='["shapely==2.1.2"]'."""
+    limits: Limits = field(default_factory=Limits)
+    """The limits of each sandbox session, for example rollout.limits.memory_bytes=4294967296 for pictures of 100 megapixels."""
     accept_reduced_isolation: bool = False
     """Run sandboxes even if a protection that is not indispensable is missing (`toolwise doctor` says which)."""
     environment_threads: int = 16

@@ -125,7 +125,8 @@ async def test_it_cannot_become_root(session: Session) -> None:
 OWN_FILES = {
     "oom_score_adj": "-1000", "oom_adj": "-17", "autogroup": "-20", "timerslack_ns": "1", "comm": "init", "coredump_filter": "0x7f",
     "clear_refs": "1", "uid_map": "0 0 1", "gid_map": "0 0 1", "projid_map": "0 0 1", "setgroups": "allow", "loginuid": "0",
-    "timens_offsets": "1 9 0", "sched": "0", "mem": "x", "make-it-fail": "1", "fail-nth": "1", "attr/current": "x", "attr/exec": "x",
+    "timens_offsets": "1 9 0", "sched": "0", "mem": "x", "make-it-fail": "1", "fail-nth": "1", "attr/current": "x",
+    "attr/exec": "x",
     "attr/fscreate": "x", "attr/keycreate": "x", "attr/sockcreate": "x", "patch_state": "1", "seccomp_cache": "1",
 }  # fmt: skip
 
