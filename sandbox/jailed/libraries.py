@@ -181,7 +181,9 @@ class _IPythonFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return importlib.machinery.ModuleSpec(name, self, is_package=True) if name in _IPYTHON else None
 
     def exec_module(self, module: types.ModuleType) -> None:
+        module.__dict__["get_ipython"] = _Shell
+        if not module.__name__.endswith("display"):
+            importlib.import_module(f"{module.__name__}.display")
+            return
         texts = {name: type(name, (shown.Displayed,), {}) for name in _TEXTS}
-        module.__dict__.update(
-            texts, display=shown.display, Image=shown.DisplayedImage, clear_output=lambda *_, **__: None, get_ipython=_Shell
-        )
+        module.__dict__.update(texts, display=shown.display, Image=shown.DisplayedImage, clear_output=lambda *_, **__: None)

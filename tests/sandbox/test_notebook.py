@@ -153,11 +153,12 @@ READERS = {
 NAMES = ("image_1.png", "image_1.jpg", "./image_1.jpeg", "/work/image_1.png", "/mnt/data/image_1.png", "/mnt/data/image_1.jpg")
 
 
-@pytest.mark.parametrize(
-    ("reader", "name"), [(reader, name) for reader in READERS.values() for name in NAMES if reader != "a copy"]
-)
+READ = [(reader, NAMES[0]) for reader in READERS] + [(reader, name) for reader in ("Pillow", "OpenCV") for name in NAMES[1:]]
+
+
+@pytest.mark.parametrize(("reader", "name"), READ)
 async def test_the_pictures_are_files(notebook: Session, reader: str, name: str) -> None:
-    result = await notebook.run(reader.format(repr(name)))
+    result = await notebook.run(READERS[reader].format(repr(name)))
     assert result.stdout == "(64, 48)\n", result.stderr
 
 
@@ -189,7 +190,8 @@ async def test_a_file_is_the_picture_to_the_pixel(notebook_pool: Pool) -> None:
     for mode in ("L", "RGB", "RGBA"):
         noise = Image.effect_noise((40, 30), 90).convert(mode)
         async with notebook_pool.session(images=[noise]) as session:
-            cell = "from PIL import Image\nread = Image.open('image_1.jpg')\n(read.mode, read.tobytes()) == (image_1.mode, image_1.tobytes())"
+            same = "(read.mode, read.tobytes()) == (image_1.mode, image_1.tobytes())"
+            cell = f"from PIL import Image\nread = Image.open('image_1.jpg')\n{same}"
             assert (await session.run(cell)).stdout == "True\n"
 
 
@@ -200,7 +202,7 @@ ORDINARY = {
     "image_1.thumbnail((8, 8)), image_1.size": "(None, (8, 6))",
     "image_1.putpixel((0, 0), (1, 2, 3)), image_1.getpixel((0, 0))": "(None, (1, 2, 3))",
     "image_1.paste((0, 0, 0), (0, 0, 9, 9)), image_1.getpixel((0, 0))": "(None, (0, 0, 0))",
-    "np.asarray(image_2).sum(), np.array(image_1).shape": f"(np.int64({9 * 600}), (48, 64, 3))",
+    "int(np.asarray(image_2).sum()), np.array(image_1).shape": f"({9 * 600}, (48, 64, 3))",
     "image_1.im.size, image_2.getextrema(), image_1.histogram()[255]": "((64, 48), (9, 9), 3072)",
     "[image.size for image in (image_1.__enter__(), image_2.rotate(90, expand=True))]": "[(64, 48), (20, 30)]",
     "repr(image_1).startswith('<PIL.Image.Image image mode=RGB size=64x48 at ')": "True",
@@ -290,7 +292,7 @@ async def test_every_script_is_drawn_whatever_font_is_asked_for(notebook: Sessio
 
 
 async def test_a_font_that_is_not_there_is_named_once(notebook: Session) -> None:
-    cell = PLOT + "plt.rcParams['font.family'] = 'Comic Sans MS'\naxes.set_title('京')\nNone"
+    cell = "import matplotlib.pyplot as plt\nplt.rcParams['font.family'] = 'Comic Sans MS'\nplt.plot([1])\nplt.title('京')\nNone"
     assert (await notebook.run(cell)).stderr == "findfont: Font family 'Comic Sans MS' not found.\n"
 
 
