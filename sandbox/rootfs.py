@@ -96,7 +96,7 @@ def locate(packages: Sequence[str] = ()) -> Path | None:
 
 
 def build(packages: Sequence[str] = ()) -> Path:
-    """The path of the environment with `packages` added, built first if it is missing (about a minute; 800 MB).
+    """The path of the environment with `packages` added, built first if it is missing (about a minute; 870 MB).
 
     Raises SandboxUnavailable, with the remedy, if it cannot be built.
     """

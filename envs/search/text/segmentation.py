@@ -79,14 +79,15 @@ def _windows(run: str, length: int) -> Iterator[str]:
 def passages(text: str, words: int = PASSAGE_WORDS) -> Iterator[str]:
     """A text in pieces of about `words` words that end where sentences do; a sentence longer than that is cut.
 
-    In a script without spaces, two characters count as a word (three, in an alphabet).
+    In a script without spaces, two characters count as a word (three, in an alphabet), and the pieces are of like length: else
+    BM25, which favours short texts, would prefer a rest to the piece that answers.
     """
     if text.isascii() and len(spaced := text.split()) <= words:  # most texts, and fast
         if spaced:
             yield " ".join(spaced)
         return
     sentences = [(sentence, gap, _length(sentence)) for sentence, gap in _sentences(text)]
-    share = _share(sum(length for _, _, length in sentences), words)
+    share = _share(text, sum(length for _, _, length in sentences), words)
     piece, size, gap, done, cut = "", 0.0, "", 0.0, 1
     for sentence, following_gap, length in sentences:
         if piece and (size + length > words or done + length / 2 > cut * share):
@@ -123,7 +124,7 @@ def _length(text: str) -> float:
 def _cut(sentence: str, words: int) -> list[str]:
     """The sentence in pieces of like length and at most `words` words, cut at spaces, else after a comma, else anywhere."""
     parts = [(part, glue, _length(part)) for part, glue in _parts(sentence, words)]
-    share = _share(sum(length for _, _, length in parts), words)
+    share = _share(sentence, sum(length for _, _, length in parts), words)
     pieces, size, done = [""], 0.0, 0.0
     for part, glue, length in parts:
         if pieces[-1] and (size + length > words or done + length / 2 > len(pieces) * share):
@@ -134,9 +135,9 @@ def _cut(sentence: str, words: int) -> list[str]:
     return pieces
 
 
-def _share(total: float, words: int) -> float:
-    """The length of a piece if all are equal and have at most `words` words: BM25 would prefer a short rest to all others."""
-    return total / math.ceil(_SLACK * total / words) if total > words else words
+def _share(text: str, length: float, words: int) -> float:
+    """The length of a piece if all are equal and have at most `words` words; of a text with spaces, no limit."""
+    return length / math.ceil(_SLACK * length / words) if length > words and _RUN.search(text) else math.inf
 
 
 def _parts(sentence: str, words: int) -> Iterator[tuple[str, str]]:

@@ -100,9 +100,9 @@ def test_passages_lose_nothing_in_any_script(text, words):
     assert "".join("".join(passages(text, words)).split()) == "".join(text.split())
 
 
-@pytest.mark.parametrize("filler", FILLERS.values(), ids=FILLERS)
-def test_passages_are_of_like_length(filler):
-    lengths = [len(piece) for piece in passages(filler * 700)]
+@pytest.mark.parametrize("name", sorted(FILLERS.keys() - {"en", "hi"}))
+def test_passages_without_spaces_are_of_like_length(name):
+    lengths = [len(piece) for piece in passages(FILLERS[name] * 700)]
     assert len(lengths) > 2
     assert min(lengths) > 0.6 * max(lengths)
 
