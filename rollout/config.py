@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from sandbox.types import Limits
+
 PROTOCOL_PROMPT = "protocol"
 
 
@@ -128,7 +130,9 @@ class RolloutConfig:
     """Size of a sandbox actor's pool, and the units of `sandbox` that it asks Ray for."""
     packages: list[str] = field(default_factory=list)
     """Packages that the jail's Python has in addition to those of `sandbox/packages.txt`, each as NAME==VERSION.
-    On the command line: rollout.packages='["shapely==2.1.2"]'."""
+    On the command line: rollout.packages='["pyyaml==6.0.2"]'."""
+    limits: Limits = field(default_factory=Limits)
+    """The limits of each sandbox session, for example rollout.limits.memory_bytes=4294967296 for pictures of 100 megapixels."""
     accept_reduced_isolation: bool = False
     """Run sandboxes even if a protection that is not indispensable is missing (`toolwise doctor` says which)."""
     environment_threads: int = 16

@@ -38,6 +38,8 @@ import ctypes, os
 status = dict(line.split(':', 1) for line in open('/proc/self/status'))
 if os.getuid() == 0 or int(status['CapEff'], 16) or int(status['CapBnd'], 16): print('capabilities')
 if (status['NoNewPrivs'].strip(), status['Seccomp'].strip()) != ('1', '2'): print('no filter')
+try: open('/proc/self/oom_score_adj', 'w'); print('a longer life when memory ends')
+except OSError: pass
 calls = {'unshare': (272, 0x10000000), 'ptrace': (101, 0), 'bpf': (321, 0), 'io_uring': (425, 1), 'add_key': (248, 0)}
 for name, (number, argument) in calls.items():
     if ctypes.CDLL(None).syscall(number, argument, 0, 0, 0, 0) != -1: print(name)

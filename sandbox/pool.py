@@ -93,7 +93,7 @@ class Pool:
 
     @contextlib.asynccontextmanager
     async def session(self, images: Sequence[Image.Image] = ()) -> AsyncGenerator[Session]:
-        """A fresh session with `images` as `image_1 … image_n` (PIL images). Waits while `size` sessions are open.
+        """A fresh session with `images` as `image_1 … image_n` (PIL images, and files). Waits while `size` sessions are open.
 
         Raises RuntimeError if the pool is closed. If the sandbox fails, the session's runs return SANDBOX_FAILURE.
         """
@@ -184,10 +184,12 @@ class Pool:
                 limits = self.limits
                 settings = {
                     "preload": self._preload,
+                    "packages": rootfs.offered(self._packages),
                     "disk_bytes": limits.disk_bytes,
                     "memory_bytes": limits.memory_bytes,
                     "pids": limits.pids,
                     "cpu_s": limits.cpu_s,
+                    "images": limits.images,
                     "image_side": limits.image_side,
                     "image_pixels": limits.image_pixels,
                 }

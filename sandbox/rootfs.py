@@ -5,7 +5,7 @@ below a user's private home. The environment is therefore *copied* into a separa
 
     <home>/rootfs-<key>/python   CPython with its standard library, and `packages.txt` installed as site-packages
     <home>/rootfs-<key>/lib      the dynamic loader and exactly the system libraries that these need, mounted as /lib64
-    <home>/rootfs-<key>/fonts    matplotlib's font cache, so that a first plot need not build it
+    <home>/rootfs-<key>/fonts    matplotlib's font cache, so that a first plot need not build it, and fonts by name
 
 `packages.txt` declares the packages; if a pool adds pins, a separate environment is built for them.
 `python -m sandbox.rootfs [NAME==VERSION …]` builds it and prints the path.
@@ -28,9 +28,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from sandbox import fonts
 from sandbox.types import SandboxUnavailable
 
-RECIPE = 3  # increase it when this module builds something different from the same packages
+RECIPE = 4  # increase it when this module builds something different from the same packages
 PACKAGES = Path(__file__).with_name("packages.txt")
 SYSTEM_HOME = Path("/var/lib/toolwise")
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -58,6 +59,13 @@ def pins(extra: Sequence[str] = ()) -> list[str]:
             raise SandboxUnavailable(f"{pin!r} does not pin a package for the jail: write NAME==VERSION")
         chosen[_normalised(pin.partition("==")[0])] = pin
     return sorted(chosen.values())
+
+
+def offered(extra: Sequence[str] = ()) -> list[str]:
+    """The names of the packages that are there for model-written code, sorted: without fonts and what the others need."""
+    first = PACKAGES.read_text().split("# Fonts", 1)[0].splitlines()
+    names = {_normalised(line.partition("==")[0]) for line in (*first, *extra) if line and not line.startswith("#")}
+    return sorted(names)
 
 
 def _normalised(name: str) -> str:
@@ -88,7 +96,7 @@ def locate(packages: Sequence[str] = ()) -> Path | None:
 
 
 def build(packages: Sequence[str] = ()) -> Path:
-    """The path of the environment with `packages` added, built first if it is missing (about a minute; 800 MB).
+    """The path of the environment with `packages` added, built first if it is missing (about a minute; 870 MB).
 
     Raises SandboxUnavailable, with the remedy, if it cannot be built.
     """
@@ -116,7 +124,7 @@ def build(packages: Sequence[str] = ()) -> Path:
             _install(pins(packages), staging / "python")
             _require_closure(pins(packages), versions(staging))
             _copy_libraries(staging)
-            _build_font_cache(staging)
+            _prepare_fonts(staging)
             _make_readable(staging)
             final = directory / f"rootfs-{key(packages)}"
             staging.rename(final)
@@ -183,18 +191,11 @@ def _copy_libraries(staging: Path) -> None:
             shutil.copy2(os.path.realpath(source), libraries / Path(source).name)
 
 
-def _build_font_cache(staging: Path) -> None:
-    """Lets matplotlib list its own fonts; the host's fonts are removed, since the jail does not have them."""
-    fonts = staging / "fonts"
-    fonts.mkdir()
-    environment = {"LD_LIBRARY_PATH": str(staging / "python/lib"), "MPLCONFIGDIR": str(fonts), "OPENBLAS_NUM_THREADS": "1"}
-    command = [str(staging / "python/bin" / PYTHON), "-I", "-c", "import matplotlib.font_manager"]
-    subprocess.run(command, env=environment, capture_output=True, check=False)  # no matplotlib in packages.txt: no cache
-    for cache in fonts.glob("fontlist-*.json"):
-        content = json.loads(cache.read_text())
-        for fonts_of_kind in ("ttflist", "afmlist"):
-            content[fonts_of_kind] = [font for font in content[fonts_of_kind] if not font["fname"].startswith("/")]
-        cache.write_text(json.dumps(content))
+def _prepare_fonts(staging: Path) -> None:
+    python = staging / "python"
+    environment = {"LD_LIBRARY_PATH": str(python / "lib"), "OPENBLAS_NUM_THREADS": "1"}
+    command = [str(python / "bin" / PYTHON), "-I", "-c"]
+    fonts.prepare(staging, python / "lib" / PYTHON / "site-packages", command, environment)
 
 
 def _make_readable(staging: Path) -> None:

@@ -21,7 +21,7 @@ class Status(StrEnum):
     SANDBOX_FAILURE = "sandbox_failure"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: Hydra could not set the fields from the command line
 class Limits:
     """The limits of a session, in bytes, seconds and counts; image sides in pixels; `image_pixels` is for all images of a run."""
 

@@ -16,6 +16,7 @@ from envs.errors import UsageError
 from learner.experiment import Experiment, Stage
 from rollout.collect import CollectConfig
 from rollout.config import EngineConfig, RolloutConfig
+from sandbox import Limits
 from starter.pretraining import PretrainingConfig
 
 ROOT = Path(__file__).parents[1]
@@ -48,6 +49,13 @@ def test_a_run_of_an_earlier_version_is_gone_on_with(tmp_path):
 
 def test_the_command_line_outranks_the_experiment():
     assert compose("train", Experiment, ["experiment=study", "evaluation.episodes=7"]).evaluation.episodes == 7
+
+
+def test_the_limits_of_a_session_are_settings():
+    limits = compose(
+        "collect", CollectConfig, ["rollout.limits.memory_bytes=4294967296", "rollout.limits.wall_s=30"]
+    ).rollout.limits
+    assert limits == Limits(memory_bytes=4 << 30, wall_s=30)
 
 
 def test_the_cold_start_command_does_only_that():

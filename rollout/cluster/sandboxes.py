@@ -27,7 +27,7 @@ from ray.exceptions import RayError
 from envs.errors import UsageError
 from rollout.cluster.sandbox_metrics import SandboxMetrics
 from rollout.config import RolloutConfig
-from sandbox import Pool, Result, Session, Status
+from sandbox import Limits, Pool, Result, Session, Status
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def spawn(config: RolloutConfig, silence_s: float = SILENCE_S) -> Any:
             max_restarts=-1,
             max_concurrency=calls,
         )
-        .remote(config.sandboxes_per_actor, config.accept_reduced_isolation, config.packages, silence_s)
+        .remote(config.sandboxes_per_actor, config.accept_reduced_isolation, config.packages, silence_s, config.limits)
     )
 
 
@@ -84,9 +84,15 @@ class SandboxActor:
     """
 
     def __init__(
-        self, size: int, accept_reduced_isolation: bool = False, packages: Sequence[str] = (), silence_s: float = SILENCE_S
+        self,
+        size: int,
+        accept_reduced_isolation: bool = False,
+        packages: Sequence[str] = (),
+        silence_s: float = SILENCE_S,
+        limits: Limits | None = None,
     ) -> None:
         self._settings: dict[str, Any] = {
+            "limits": limits,
             "size": size,
             "accept_reduced_isolation": accept_reduced_isolation,
             "packages": packages,

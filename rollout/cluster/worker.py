@@ -77,6 +77,7 @@ class RolloutWorker:
             self._pool = await RemotePool(self._sandboxes).__aenter__()
         elif self._config.sandboxes_per_worker:
             pool = Pool(
+                self._config.limits,
                 size=self._config.sandboxes_per_worker,
                 accept_reduced_isolation=self._config.accept_reduced_isolation,
                 packages=self._config.packages,

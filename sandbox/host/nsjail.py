@@ -22,7 +22,9 @@ from sandbox.types import SandboxUnavailable
 
 _UNPRIVILEGED_ID = 65534
 _INNER_ID = "1000"
-_JAIL_MODULES = ("wire.py", "confinement.py", "interpreter.py", "zygote.py")
+_JAIL_MODULES = (
+    "wire.py", "confinement.py", "cells.py", "advice.py", "pictures.py", "shown.py", "libraries.py", "interpreter.py", "zygote.py",
+)  # fmt: skip
 _CODE = "/opt/toolwise"
 _START = f"import sys; sys.path.append({_CODE!r}); from sandbox.jailed.zygote import main; main()"
 
@@ -35,6 +37,7 @@ ENVIRONMENT = {
     "LD_LIBRARY_PATH": "/opt/python/lib:/lib64",
     "MPLBACKEND": "agg",
     "MPLCONFIGDIR": "/tmp/.matplotlib",
+    "XDG_DATA_DIRS": "/opt",  # Pillow looks for fonts below its folder `fonts`
     # Only a single-threaded process may fork sessions, and a session has one processor's worth of time.
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
@@ -80,7 +83,8 @@ def zygote_config(root: Path, control_fd: int, log_fd: int, settings: dict[str, 
     """The configuration of the zygote's jail.
 
     `root` is a built environment (`sandbox.rootfs`); `control_fd` is passed into the jail; nsjail's own log goes to `log_fd`.
-    `settings` are `preload` (module names), `disk_bytes`, `memory_bytes`, `pids` and `cpu_s`.
+    `settings` are `preload` (module names), `packages` (names that an ImportError lists), and the fields of `Limits` that hold in
+    the jail.
     """
     code = Path(__file__).parents[1] / "jailed"
     config = python_config(root, log_fd, _START, str(control_fd), json.dumps(settings))
@@ -116,6 +120,7 @@ def python_config(root: Path, log_fd: int, program: str, *arguments: str) -> NsJ
             MountPt(dst="/proc", fstype="proc", rw=True),
             MountPt(dst="/tmp", fstype="tmpfs", rw=True, options="size=1m", nosuid=True, nodev=True),
             *(MountPt(dst=name, fstype="tmpfs", options="size=4k") for name in ("/work", "/mnt", "/dev/shm")),
+            MountPt(src="/work", dst="/mnt/data", is_symlink=True),  # hosted notebooks keep their files there
         ],
         seccomp_string=[str(SeccompPolicy("outer").errno(errno.EPERM, *_DENIED_TO_ALL).default_allow())],
         exec_bin=Exe(path=f"/opt/python/bin/{interpreter.name}", arg=["-I", "-B", "-X", "utf8", "-c", program, *arguments]),

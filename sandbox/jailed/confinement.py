@@ -18,7 +18,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc_with_gil = ctypes.PyDLL(None, use_errno=True)  # a child must start with the lock that its parent held
 
 _INNER_ID = 1000
-_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_PRIVATE = 1, 2, 4, 8, 4096, 16384, 1 << 18
 _MNT_DETACH = 2
 _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 4, 22, 24, 38, 47
 _SYS_CAPSET = 126
@@ -50,8 +50,11 @@ _DENIED = {
     "inotify_init": 253, "inotify_add_watch": 254, "inotify_init1": 294,
     # Descriptors in transit in messages are also counted per user. Sockets send with sendto.
     "sendmsg": 46, "sendmmsg": 307,
+    # With them a process gets more of a shared processor or disk than others without any privilege.
+    "ioprio_set": 251, "sched_setattr": 314,
 }  # fmt: skip
-_SYS_SOCKET, _SYS_SOCKETPAIR, _SYS_CLONE, _SYS_CLONE3 = 41, 53, 56, 435
+_SYS_SOCKET, _SYS_SOCKETPAIR, _SYS_CLONE, _SYS_PRCTL, _SYS_CLONE3 = 41, 53, 56, 157, 435
+_PR_SET_TIMERSLACK, _PR_SCHED_CORE = 29, 62  # wake-ups that are more exact than others'; a core that nobody else may use
 _FAMILIES = (1, 2, 10)  # unix, inet, inet6: harmless in an empty network namespace, and libraries expect to be able to make one
 _CLONE_NAMESPACE_FLAGS = 0x7E020000
 
@@ -93,6 +96,23 @@ def map_identity(outer_uid: int, outer_gid: int) -> None:
             file.write(content)
 
 
+class MemoryPriority:
+    """What the kernel ends first if memory runs out: a session before the rest of the machine, its code before its init.
+
+    Made before the session's /proc is mounted, which is read-only: `code_first` writes through the file that was opened here.
+    """
+
+    def __init__(self) -> None:
+        """Sets this process, and those that it will fork, to be ended first."""
+        self._fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+        os.write(self._fd, b"1000")
+
+    def code_first(self) -> None:
+        """Called by the init once it has forked the interpreter: sets the init alone to be ended after it."""
+        os.pwrite(self._fd, b"500", 0)
+        os.close(self._fd)
+
+
 def mount_private_files(disk_bytes: int) -> None:
     """Mounts the session's only writable directories (/work, /tmp, /dev/shm), in one tmpfs of `disk_bytes`, and its own /proc."""
     _mount("none", "/", "", _MS_REC | _MS_PRIVATE)
@@ -102,8 +122,9 @@ def mount_private_files(disk_bytes: int) -> None:
         os.mkdir(f"/mnt/{name}", 0o700)
         _mount(f"/mnt/{name}", target, "", _MS_BIND)
     _check(_libc.umount2(b"/mnt", _MNT_DETACH), "umount /mnt")
-    # Only the session's own processes, without the init, and nothing about the machine.
-    _mount("proc", "/proc", "proc", flags, "subset=pid,hidepid=ptraceable")
+    # Only the session's own processes, without the init, and nothing about the machine. Read-only: a process may otherwise write to
+    # its oom_score_adj (and so survive the end of a node's memory), autogroup, timerslack_ns, coredump_filter and their like.
+    _mount("proc", "/proc", "proc", flags | _MS_RDONLY, "subset=pid,hidepid=ptraceable")
     os.chdir("/work")
 
 
@@ -167,6 +188,10 @@ def _filter_program() -> bytes:
 
     families = b"".join(step(jump_equal, family, 0, 1) + step(give, allow) for family in _FAMILIES)
     by_family = step(load, 16) + families + step(give, deny | errno.EAFNOSUPPORT)
+    denied_options = b"".join(
+        step(jump_equal, option, 0, 1) + step(give, deny | errno.EPERM) for option in (_PR_SET_TIMERSLACK, _PR_SCHED_CORE)
+    )
+    by_option = step(load, 16) + denied_options + step(give, allow)
     by_flags = (
         step(load, 16) + step(jump_any_bit, _CLONE_NAMESPACE_FLAGS, 1, 0) + step(give, allow) + step(give, deny | errno.EPERM)
     )
@@ -175,6 +200,7 @@ def _filter_program() -> bytes:
             step(load, 4) + step(jump_equal, 0xC000003E, 1, 0) + step(give, kill),  # x86-64 only
             step(load, 0) + step(jump_at_least, 0x40000000, 0, 1) + step(give, kill),  # the x32 numbers of the same calls
             step(jump_equal, _SYS_CLONE, 0, len(by_flags) // 8) + by_flags,
+            step(jump_equal, _SYS_PRCTL, 0, len(by_option) // 8) + by_option,
             step(jump_equal, _SYS_SOCKET, 0, len(by_family) // 8) + by_family,
             step(jump_equal, _SYS_SOCKETPAIR, 0, len(by_family) // 8) + by_family,
             fail(_SYS_CLONE3, errno.ENOSYS),  # its flags are in memory, which a filter cannot read; libc then falls back to clone

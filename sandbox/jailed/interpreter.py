@@ -7,11 +7,9 @@ what is in it.
 from __future__ import annotations
 
 import _signal  # ty: ignore[import-not-found]
-import ast
 import builtins
 import contextlib
-import importlib.abc
-import importlib.util
+import inspect
 import io
 import linecache
 import mmap
@@ -25,29 +23,30 @@ import sys
 import time
 import traceback
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from sandbox.jailed import wire
+from sandbox.jailed import advice, cells, libraries, pictures, shown, wire
 
 _FONTS = "/opt/fonts"
-_FIGURES_MODULE = "matplotlib.pyplot"
 _TRACEBACK_CHARS = 8192
 _AT_ONCE_BYTES = 1 << 12
 _INTERRUPTS = (signal.SIGINT, signal.SIGXCPU)
 # The functions of `signal` convert their results to enumeration members, which takes longer than a small cell.
 _handler, _change_mask = _signal.getsignal, _signal.pthread_sigmask
-_current: Interpreter | None = None
 
 
 class Interpreter:
     """One namespace and one channel to the host. `serve` returns when the host closes the channel."""
 
     def __init__(self, channel: socket.socket, settings: Mapping[str, Any]) -> None:
-        global _current
-        _current = self
         self._channel = channel
         self._cpu_s, self._side, self._pixels = settings["cpu_s"], settings["image_side"], settings["image_pixels"]
+        self._images_sent = 0
+        self._advice = advice.Advice(settings["packages"])
+        self._loop: Any = None
+        shown.most_images = settings["images"]
+        shown.send, libraries.on_missing_file = self.send_image, self._advice.on_file
         self._readable = select.poll()
         self._readable.register(channel, select.POLLIN)
         self._most_cpu_s = resource.getrlimit(resource.RLIMIT_CPU)[1]
@@ -77,8 +76,12 @@ class Interpreter:
                     os._exit(0)  # the cell forked, and this is the child: it must not talk to the host
                 self._send(wire.DONE, token + outcome)
 
-    def send_image(self, image: Any) -> None:
-        """Sends a PIL image or a matplotlib figure to the host, or says on standard error why not."""
+    def send_image(self, image: Any) -> bool:
+        """Sends a PIL image or a matplotlib figure to the host, or says on standard error why not.
+
+        False if that is the last that the run may send: whoever has many to draw may stop.
+        """
+        self._images_sent += 1
         if hasattr(image, "savefig"):
             image = _rendered(image)
         if 0 in image.size:
@@ -90,17 +93,27 @@ class Interpreter:
         else:
             plain = _plain(image)
             self._send(wire.IMAGE, wire.PIXELS.pack(plain.mode.encode(), *plain.size) + plain.tobytes())
+        return self._images_sent < shown.most_images
 
     def _refuse_image(self, image: Any, reason: str) -> None:
         print(f"[sandbox] image not returned: {image.width} x {image.height} pixels, {reason}", file=self._stderr)
 
     def _run(self, source: str, filename: str) -> bytes:
-        linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+        linecache.cache[filename] = (len(source), None, f"{source}\n".splitlines(keepends=True), filename)
+        self._images_sent = 0
+        outcome = self._outcome(self._execute, source, filename)
+        if shown.open_figures() and outcome in (wire.OUTCOME_OK, wire.OUTCOME_EXCEPTION) and os.getpid() == self._pid:
+            showing = self._outcome(shown.figures)
+            return showing if outcome == wire.OUTCOME_OK else outcome
+        return outcome
+
+    def _outcome(self, step: Callable[..., None], *arguments: str) -> bytes:
+        """Takes a step of the cell, and prints the traceback if it raises."""
         try:
             self._be_interruptible()
             self._running = True
             try:
-                self._execute(source, filename)
+                step(*arguments)
             finally:
                 self._running = False
         except SystemExit as end:
@@ -126,17 +139,27 @@ class Interpreter:
         _change_mask(signal.SIG_UNBLOCK, _INTERRUPTS)
 
     def _execute(self, source: str, filename: str) -> None:
-        statements, last = _compiled(source, filename)
-        namespace = self._module.__dict__
-        if statements is not None:
-            exec(statements, namespace)
-        if last is None or (value := eval(last, namespace)) is None:
-            return
-        namespace["_"] = value
-        if _is_image(value):
-            self.send_image(value)
-        else:
-            sys.stdout.write(f"{value!r}\n")
+        cell = cells.compiled(source, filename, self._advice.modules)
+        for note in cell.notes:
+            print(f"[sandbox] {note}", file=self._stderr)
+        if cell.statements is not None:
+            self._evaluate(cell.statements)
+        if cell.last is not None and (value := self._evaluate(cell.last)) is not None:
+            self._module.__dict__["_"] = value
+            shown.echo(value)
+
+    def _evaluate(self, code: types.CodeType) -> Any:
+        value = eval(code, self._module.__dict__)
+        return self._await(value) if code.co_flags & inspect.CO_COROUTINE else value
+
+    def _await(self, coroutine: Any) -> Any:
+        """Runs code that awaits at its top level, in one event loop for all cells, so that the tasks of one live on in the next."""
+        import asyncio
+
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            asyncio.set_event_loop(self._loop)
+        return self._loop.run_until_complete(coroutine)
 
     def _interrupt(self, number: int, _frame: object) -> None:
         # Between runs there is nothing to interrupt: the signal arrived too late.
@@ -144,27 +167,26 @@ class Interpreter:
             raise KeyboardInterrupt("processor time limit" if number == signal.SIGXCPU else "time limit")
 
     def _print_traceback(self, error: BaseException) -> None:
-        """Prints the traceback as a notebook does, with only the frames of the cells."""
+        """Prints the traceback as a notebook does, with only the frames of the cells, and names what is there instead."""
         with contextlib.suppress(BaseException):
             report = traceback.TracebackException.from_exception(error)
             _keep_cell_frames(report)
             text = "".join(report.format())
             if len(text) > _TRACEBACK_CHARS:  # its last line says most: the output limit must not cut it off
                 text = f"{text[: _TRACEBACK_CHARS // 2]}\n…\n{text[-_TRACEBACK_CHARS // 2 :]}"
+            if line := self._advice.on(error):
+                text += f"[sandbox] {line}\n"
             self._stderr.write(text)
 
     def _define_images(self, payload: bytes) -> None:
-        from PIL import Image
-
+        sizes = [(mode.rstrip(b"\0").decode(), width, height) for mode, width, height in wire.PIXELS.iter_unpack(payload)]
         fd = self._fds.pop()
-        with mmap.mmap(fd, 0, prot=mmap.PROT_READ) as file, memoryview(file) as pixels:
-            start = 0
-            for number, (mode, width, height) in enumerate(wire.PIXELS.iter_unpack(payload), 1):
-                name = mode.rstrip(b"\0").decode()
-                end = start + width * height * len(name)  # L, RGB, RGBA: a byte per band
-                self._module.__dict__[f"image_{number}"] = Image.frombytes(name, (width, height), pixels[start:end])
-                start = end
+        pixels = memoryview(mmap.mmap(fd, 0, prot=mmap.PROT_READ))  # stays mapped: the pixels are copied when they are used
         os.close(fd)
+        question = pictures.Pictures(pixels, sizes)
+        self._module.__dict__.update(question.variables)
+        self._advice.pictures = len(sizes)
+        libraries.before_reading = question.before_reading
 
     def _send(self, kind: bytes, payload: bytes | memoryview) -> None:
         header = wire.HEADER.pack(kind, len(payload))
@@ -193,62 +215,10 @@ class Interpreter:
             self._buffer += data
 
 
-class _FigureHook(importlib.abc.MetaPathFinder):
-    """Makes `plt.show()` send figures if the user's code imports pyplot."""
-
-    def find_spec(self, name: str, path: Sequence[str] | None, target: types.ModuleType | None = None) -> Any:
-        if name != _FIGURES_MODULE:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        if spec is None or spec.loader is None:
-            return spec
-        execute = spec.loader.exec_module
-
-        def exec_module(module: types.ModuleType) -> None:
-            execute(module)
-            _capture_figures(module)
-
-        spec.loader.exec_module = exec_module
-        return spec
-
-
 def prepare() -> None:
     """Called once, in the zygote: images and figures are then shown to the host instead of on a screen."""
-    from PIL import Image
-
     _link_fonts()
-    Image.Image.show = lambda self, *_, **__: _show(self)
-    sys.meta_path.insert(0, _FigureHook())
-
-
-def _compiled(source: str, filename: str) -> tuple[types.CodeType | None, types.CodeType | None]:
-    """A cell's statements, and separately the expression that it ends with: each None if there is none."""
-    if "\n" not in source:
-        with contextlib.suppress(SyntaxError):  # most cells of one line are an expression: compiled at once, in half the time
-            return None, compile(source, filename, "eval", dont_inherit=True)
-    tree = ast.parse(source, filename)
-    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-    return (
-        compile(tree, filename, "exec", dont_inherit=True) if tree.body else None,
-        compile(ast.Expression(last.value), filename, "eval", dont_inherit=True) if isinstance(last, ast.Expr) else None,
-    )
-
-
-def _show(image: Any) -> None:
-    if _current is not None:
-        _current.send_image(image)
-
-
-def _capture_figures(pyplot: Any) -> None:
-    def show(*_: Any, **__: Any) -> None:
-        """Returns the open figures as images and closes them."""
-        for number in pyplot.get_fignums():
-            _show(pyplot.figure(number))
-        pyplot.close("all")
-
-    pyplot.show = show
-    pyplot.Figure.show = lambda self, *_, **__: _show(self)
+    libraries.prepare()
 
 
 def _rendered(figure: Any) -> Any:
@@ -267,11 +237,6 @@ def _plain(image: Any) -> Any:
     if image.mode.startswith("I;16"):  # of the 16 bits, the upper 8; PIL would clip
         return image.convert("I").point(lambda level: level / 256).convert("L")
     return image.convert("RGBA" if image.has_transparency_data else "RGB")
-
-
-def _is_image(value: Any) -> bool:
-    kinds = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(value).__mro__}
-    return not kinds.isdisjoint(("PIL.Image.Image", "matplotlib.figure.Figure"))
 
 
 def _text_stream(fd: int) -> io.TextIOWrapper:
@@ -301,5 +266,5 @@ def _link_fonts() -> None:
     """Links the prebuilt font cache into matplotlib's directory, which must be writable."""
     fonts = os.environ["MPLCONFIGDIR"]
     os.makedirs(fonts, exist_ok=True)
-    for name in os.listdir(_FONTS):
+    for name in filter(lambda name: name.startswith("fontlist-"), os.listdir(_FONTS)):
         os.symlink(f"{_FONTS}/{name}", f"{fonts}/{name}")

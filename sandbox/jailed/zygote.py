@@ -82,6 +82,7 @@ def _init(supervision: socket.socket, fds: list[int], settings: dict[str, Any], 
         try:
             os.setsid()  # otherwise kill(0, …) in the session would reach the zygote, which shares the process group
             confinement.map_identity(*identity)
+            memory_priority = confinement.MemoryPriority()
             confinement.mount_private_files(settings["disk_bytes"])
             confinement.drop_privileges()
             confinement.set_inspectable(False)
@@ -95,6 +96,7 @@ def _init(supervision: socket.socket, fds: list[int], settings: dict[str, Any], 
         if child == 0:
             supervision.close()
             _interpreter(fds, settings)
+        memory_priority.code_first()
         for fd in fds:
             os.close(fd)
         _supervise(supervision, child)
@@ -142,8 +144,6 @@ def _interpreter(fds: list[int], settings: dict[str, Any]) -> NoReturn:
         os.dup2(channel, 3)
         os.closerange(4, 1 << 16)
         confinement.set_inspectable(True)
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write("1000")  # when the session's memory is spent, its code dies before its init
         confinement.limit_resources(settings["memory_bytes"], settings["pids"], settings["disk_bytes"])
         confinement.filter_system_calls()
         interpreter.Interpreter(socket.socket(fileno=3), settings).serve()

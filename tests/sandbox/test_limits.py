@@ -128,11 +128,6 @@ libc.shmat.restype = ctypes.c_void_p
 ctypes.memset(libc.shmat(libc.shmget(0, 200 << 20, 0o1600), None, 0), 1, 200 << 20)
 blocks = [mmap.mmap(-1, 100 << 20) for _ in range(3)]
 for block in blocks: block.write(bytes(100 << 20))""",
-    "files in memory, without being the first to die": """
-import os
-open('/proc/self/oom_score_adj', 'w').write('0')
-fds = [os.memfd_create('x') for _ in range(60)]
-for fd in fds: os.write(fd, bytes(15 << 20))""",
 }
 
 

@@ -3,14 +3,15 @@
 Title and text are indexed together in one field, the title `_TITLE_WEIGHT` times: a simple form of BM25F (Robertson, Zaragoza and
 Taylor 2004). The title is also indexed alone in another field, in which the frequency of its words is that in titles, however many
 texts mention them. A short query is one flat disjunction of terms over both fields, a longer one over the first, the form that
-tantivy answers by block-max WAND (Ding and Suel 2011).
+tantivy answers by block-max WAND (Ding and Suel 2011). Scripts without spaces are indexed in pieces (see `segmentation`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import tantivy
@@ -18,15 +19,19 @@ import tantivy
 from envs.errors import UsageError
 from envs.protocols.text import encodable
 from envs.runtime.atomic import new_directory
+from envs.search.text.segmentation import as_letters, in_words, normalised, passages
 from envs.search.types import Document, Passage
 
-PASSAGE_WORDS = 120
 SNIPPET_CHARACTERS = 400
 _TITLE_WEIGHT = 3
 _QUERY_WORDS = 64
+_QUERY_TERMS = 128
 _HEADING_TERMS = 4  # a query of more words is not a title, and each of its clauses costs time
-_ANALYZER = "english"
-_WORDS, _HEADING = _FIELDS = ("words", "heading")  # what is indexed; the other fields are only stored
+_ANALYZER = "international"
+_LONGEST_WORD_BYTES = 1000
+_LATIN_BYTES = 1.2  # bytes per character of a text in Latin script, accents included
+_WORDS, _HEADING = _FIELDS = ("terms", "title_terms")  # what is indexed; the other fields are only stored
+_QUOTES = str.maketrans(dict.fromkeys("“”„‟«»「」『』《》〈〉＂", '"'))
 _HEAP_BYTES = 128 << 20  # what the writer gathers before it writes a segment: memory does not grow with the corpus
 _FEW = 10_000
 _STOP_WORDS = frozenset(
@@ -94,11 +99,12 @@ class TextIndex:
     def find_scored(self, query: str, top_k: int) -> list[tuple[float, Passage]]:
         """As `find`, with BM25's score of each passage."""
         words, phrases = _words_and_phrases(query)
-        terms = dict.fromkeys(self._analyzer.analyze(" ".join(words)))  # each once, in order
-        fields = _FIELDS if len(terms) <= _HEADING_TERMS else (_WORDS,)
+        pieces, shorter = in_words(" ".join(words))
+        terms = list(dict.fromkeys(self._analyzer.analyze(pieces)))[:_QUERY_TERMS]  # each once, in order
+        fields = _FIELDS if len(terms) <= (2 * _HEADING_TERMS if shorter else _HEADING_TERMS) else (_WORDS,)
         clauses = [self._term(name, term) for term in terms for name in fields]
         for phrase in phrases:
-            if len(stems := self._analyzer.analyze(phrase)) > 1:
+            if len(stems := self._analyzer.analyze(in_words(phrase)[0])) > 1:
                 clauses.append(tantivy.Query.phrase_query(self._index.schema, _WORDS, list(stems)))
         parsed = tantivy.Query.boolean_query([(tantivy.Occur.Should, clause) for clause in clauses])
         hits = self._searcher.search(parsed, top_k, count=False).hits
@@ -106,18 +112,35 @@ class TextIndex:
             return []
         snippets = tantivy.SnippetGenerator.create(self._searcher, parsed, self._index.schema, _WORDS)
         snippets.set_max_num_chars(SNIPPET_CHARACTERS)
-        return [(score, self._passage(snippets, address)) for score, address in hits]
+        return [(score, self._passage(snippets, terms, address)) for score, address in hits]
 
     def _term(self, field: str, term: str) -> tantivy.Query:
         return tantivy.Query.term_query(self._index.schema, field, term)
 
-    def _passage(self, snippets: tantivy.SnippetGenerator, address: tantivy.DocAddress) -> Passage:
+    def _passage(self, snippets: tantivy.SnippetGenerator, terms: Sequence[str], address: tantivy.DocAddress) -> Passage:
         document = self._searcher.doc(address)
         body = document.get_first("body") or ""
         if len(body) > SNIPPET_CHARACTERS:
-            fragment = snippets.snippet_from_doc(tantivy.Document(**{_WORDS: body})).fragment()
-            body = fragment or f"{body[:SNIPPET_CHARACTERS]} …"
+            fragment = ""
+            if len(body.encode()) <= _LATIN_BYTES * len(body):  # in other scripts tantivy's snippets know no words, and count bytes
+                fragment = snippets.snippet_from_doc(tantivy.Document(**{_WORDS: body})).fragment()
+            body = fragment or (f"{body[:SNIPPET_CHARACTERS]} …" if body.isascii() else _densest_part(body, terms))
         return Passage(document.get_first("title") or "", document.get_first("source") or "", body)
+
+
+def _densest_part(body: str, terms: Sequence[str]) -> str:
+    """The `SNIPPET_CHARACTERS` of a longer text that hold most of the terms, marked where they were cut off."""
+    lowered = as_letters(body.lower())
+    found = sorted((place.start(), term) for term in terms for place in re.finditer(re.escape(term), lowered))
+    starts = [place for place, _ in found] or [0]
+
+    def terms_from(start: int) -> int:
+        return len({term for place, term in found if start <= place < start + SNIPPET_CHARACTERS - len(term)})
+
+    best = max(starts, key=terms_from) - SNIPPET_CHARACTERS // 8  # with some words of what comes before
+    best = max(0, min(best, len(body) - SNIPPET_CHARACTERS))
+    part = body[best : best + SNIPPET_CHARACTERS]
+    return f"{'… ' if best else ''}{part}{' …' if best + SNIPPET_CHARACTERS < len(body) else ''}"
 
 
 def _words_and_phrases(query: str) -> tuple[list[str], list[str]]:
@@ -125,27 +148,20 @@ def _words_and_phrases(query: str) -> tuple[list[str], list[str]]:
 
     At most `_QUERY_WORDS` words: more would only cost time.
     """
-    words = re.sub(r'[^\w"]+', " ", query[: _QUERY_WORDS * 32]).split()[:_QUERY_WORDS]
+    query = normalised(query[: _QUERY_WORDS * 32])
+    words = _separated(query).split()[:_QUERY_WORDS]
     *parts, last = " ".join(words).split('"')
     phrases = parts[1::2]  # a quote that is never closed opens no phrase
     words = " ".join([*parts, last]).split()
     return [word for word in words if word.lower() not in _STOP_WORDS] or words, phrases
 
 
-def passages(text: str, words: int = PASSAGE_WORDS) -> Iterator[str]:
-    """A text in pieces of about `words` words that end where sentences do; a sentence longer than that is cut."""
-    piece: list[str] = []
-    for sentence in re.split(r"(?<=[.!?])\s+|\n{2,}", text):
-        rest = sentence.split()
-        if piece and len(piece) + len(rest) > words:
-            yield " ".join(piece)
-            piece = []
-        while len(rest) > words:
-            yield " ".join(rest[:words])
-            rest = rest[words:]
-        piece += rest
-    if piece:
-        yield " ".join(piece)
+def _separated(query: str) -> str:
+    """The query with a space for each character that belongs to no word and is no quote."""
+    if query.isascii():
+        return re.sub(r'[^\w"]+', " ", query)
+    query = query.translate(_QUOTES)
+    return "".join(each if each == '"' or unicodedata.category(each)[0] in "LMN" else " " for each in query)
 
 
 def _schema() -> tantivy.Schema:
@@ -160,7 +176,7 @@ def _schema() -> tantivy.Schema:
 def _analyzer() -> tantivy.TextAnalyzer:
     """An analyzer that lower-cases words, removes accents and stems. Stop words stay, for phrases; queries leave them out."""
     builder = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple())
-    for step in (tantivy.Filter.remove_long(40), tantivy.Filter.lowercase(), tantivy.Filter.ascii_fold()):
+    for step in (tantivy.Filter.remove_long(_LONGEST_WORD_BYTES), tantivy.Filter.lowercase(), tantivy.Filter.ascii_fold()):
         builder = builder.filter(step)
     return builder.filter(tantivy.Filter.stemmer("english")).build()
 
@@ -171,10 +187,13 @@ def _write(index: tantivy.Index, documents: Iterable[Document], on_progress: Cal
     count = 0
     try:
         for count, document in enumerate(documents, 1):
-            for passage in passages(document.text):
-                title, body, source = map(encodable, (document.title, passage, document.source))
-                entry = tantivy.Document(title=title, body=body, source=source, heading=title)
-                for value in (*(title,) * _TITLE_WEIGHT, body):
+            title, source = encodable(document.title), encodable(document.source)
+            heading = in_words(normalised(title))
+            for passage in passages(encodable(document.text)) if document.text.strip() else ("",):
+                entry = tantivy.Document(title=title, body=passage, source=source)
+                for value in filter(None, heading):
+                    entry.add_text(_HEADING, value)
+                for value in filter(None, (*heading * _TITLE_WEIGHT, *in_words(normalised(passage)))):
                     entry.add_text(_WORDS, value)  # separate values: no phrase can span two of them
                 writer.add_document(entry)
             if on_progress is not None and count % _FEW == 0:

@@ -14,13 +14,14 @@ from typing import Any
 
 from envs.errors import SearchUnavailable, UsageError
 from envs.search.http import HttpClient, Request
+from envs.search.text.contents import title_and_text
 from envs.search.types import Passage
 
 
 class RetrievalServer:
     """A server in the form of Search-R1's `retrieval_server.py`: POST /retrieve with all queries at once.
 
-    A document's `contents` is its title in quotes on the first line and then its text.
+    A document's `contents` is its title on the first line, in quotes, and then its text; or its text alone.
     """
 
     def __init__(self, url: str, client: HttpClient) -> None:
@@ -127,8 +128,8 @@ class WebSearch:
 
 
 def _from_contents(document: Mapping[str, Any]) -> Passage:
-    title, _, text = str(document["contents"]).partition("\n")
-    return Passage(title.strip().strip('"'), _text(document.get("source") or document.get("id")), text.strip())
+    title, text = title_and_text(str(document["contents"]))
+    return Passage(_text(document.get("title")) or title, _text(document.get("source") or document.get("id")), text)
 
 
 def _text(value: Any) -> str:

@@ -1,16 +1,12 @@
 """The text index: finds by words and stems, whatever stands in the query; titles weigh more; long texts are found by the passage
-that answers; it is there whole or not at all; and it reads corpora row by row, naming the one that is wrong."""
+that answers; and it is there whole or not at all."""
 
-import json
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+import tantivy
 from hypothesis import given
 from hypothesis import strategies as st
 
 from envs.errors import UsageError
-from envs.search.corpora import read_corpus
 from envs.search.text.index import TextIndex, passages
 from envs.search.types import Document
 
@@ -134,31 +130,15 @@ def test_an_index_is_not_overwritten(tmp_path):
         TextIndex.build(DOCUMENTS, tmp_path / "index")
 
 
-def test_a_directory_without_an_index_is_named(tmp_path):
-    with pytest.raises(UsageError, match="toolwise index"):
+def test_an_index_of_an_earlier_form_is_to_be_built_again(tmp_path):
+    schema = tantivy.SchemaBuilder()
+    for name in ("words", "heading"):
+        schema.add_text_field(name, tokenizer_name="english")
+    tantivy.Index(schema.build(), path=str(tmp_path))
+    with pytest.raises(UsageError, match="build it again"):
         TextIndex.open(tmp_path)
 
 
-ROWS = [
-    {"title": "T", "text": "Words.", "source": "s"},
-    {"id": 7, "contents": '"Wiki"\nWords.'},
-    {"text": "Only words.", "url": "https://u"},
-]
-READ = [Document("T", "Words.", "s"), Document("Wiki", "Words.", "7"), Document("", "Only words.", "https://u")]
-
-
-def test_json_lines_are_read_in_their_forms(tmp_path):
-    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    assert list(read_corpus(tmp_path / "corpus.jsonl")) == READ
-
-
-def test_parquet_is_read(tmp_path):
-    pq.write_table(pa.Table.from_pylist([ROWS[0]] * 600), tmp_path / "corpus.parquet")
-    assert list(read_corpus(tmp_path / "corpus.parquet")) == [READ[0]] * 600
-
-
-@pytest.mark.parametrize("line", ['{"title": "T"}', "nonsense", "[1]", '{"text": " "}'])
-def test_a_row_that_is_no_text_is_named(tmp_path, line):
-    (tmp_path / "corpus.jsonl").write_text(json.dumps(ROWS[0]) + "\n" + line + "\n")
-    with pytest.raises(UsageError, match=r"corpus\.jsonl, row 2"):
-        list(read_corpus(tmp_path / "corpus.jsonl"))
+def test_a_directory_without_an_index_is_named(tmp_path):
+    with pytest.raises(UsageError, match="toolwise index"):
+        TextIndex.open(tmp_path)
