@@ -38,6 +38,8 @@ def join(config: RolloutConfig, gpus: float = 0) -> None:
         # The fleet raises the first error of a collection; Ray would print the others, hundreds of lines for one mistake.
         os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
         os.environ.setdefault("RAY_worker_niceness", str(config.worker_niceness))
+        # Ray gives its workers 1000, the value of the jails, which are to be killed before them when memory ends.
+        os.environ.setdefault("RAY_worker_oom_score_adjustment", "300")
         try:
             if not local:
                 _knock(os.environ["RAY_ADDRESS"])

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import ray
@@ -33,3 +34,8 @@ def test_a_driver_that_gets_sigterm_can_close_what_it_holds(cluster):
 def test_workers_have_the_priority_of_the_command_that_started_them(cluster):
     niceness = ray.remote(num_cpus=0)(lambda: os.getpriority(os.PRIO_PROCESS, 0)).remote()
     assert ray.get(niceness, timeout=60) == os.getpriority(os.PRIO_PROCESS, 0)
+
+
+def test_workers_outlive_jails_when_memory_ends(cluster):
+    score = ray.remote(num_cpus=0)(lambda: int(Path("/proc/self/oom_score_adj").read_text())).remote()
+    assert ray.get(score, timeout=60) < 500  # of a jail's init; its interpreters have 1000
