@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from envs.scoring.lists import parts
+from envs.scoring.lists import encloses, parts
 from envs.scoring.markup import unwrapped, without_latex
 from envs.scoring.quantities import quantity
 from envs.scoring.texts import exact
@@ -35,8 +35,9 @@ def chosen(text: str, options: dict[str, str], several: bool = True) -> frozense
         return frozenset([one])
     if not several:
         return None
-    if re.fullmatch(r"[A-Z]{2,}", text) and set(text.casefold()) <= set(options) and len(set(text)) == len(text):
-        return frozenset(text.casefold())
+    letters = text.rstrip(".。")
+    if re.fullmatch(r"[A-Z]{2,}", letters) and set(letters.casefold()) <= set(options) and len(set(letters)) == len(letters):
+        return frozenset(letters.casefold())
     pieces = parts(text)
     if len(pieces) == 1 and len(text.split()) > 1 and all(_label(word) in options for word in text.split()):
         pieces = text.split()  # "A C"
@@ -49,6 +50,8 @@ def chosen(text: str, options: dict[str, str], several: bool = True) -> frozense
 def _bare(text: str) -> str:
     text = without_latex(unwrapped(text)).strip()
     for _ in range(3):
+        if encloses(text) and len(text) > 6:  # a label in brackets is one
+            text = text[1:-1]
         text = unwrapped(_AFTER.sub("", _BEFORE.sub("", text))).strip()
     return " ".join(text.split()) if "\n" not in text else text
 
@@ -69,6 +72,9 @@ def _one(text: str, options: dict[str, str]) -> str | None:
     if (label := _label(text)) in options:
         return label
     by_text = _by_text(text, options)
+    marked = re.match(r"\s*(?:[(\[{【<]\s*([^\W_]{1,4})\s*[)\]}】>]|([^\W_]{1,4})\s*[.:)、](?!\w))", text)
+    if marked and (label := (marked[1] or marked[2]).casefold()) in options and text.strip() not in options.values():
+        by_text = by_text if by_text == label else None  # "A. dog" is no article
     first = re.match(r"\s*([(\[{【<]?\s*[^\W_]{1,4}\s*[)\]}】>]?)\s*([.:,。、)\-]?)\s*(?:is\s+)?(.+)", text, re.DOTALL)
     last = re.fullmatch(r"(.+?)[\s,]*([(\[{【]\s*[^\W_]{1,4}\s*[)\]}】])\s*\.?", text, re.DOTALL)
     for label, rest in ((first[1], first[3]) if first else ("", ""), (last[2], last[1]) if last else ("", "")):

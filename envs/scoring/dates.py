@@ -6,7 +6,9 @@ import re
 from dataclasses import dataclass
 from datetime import date as Day
 
+from envs.scoring.lists import encloses
 from envs.scoring.markup import unwrapped, without_latex
+from envs.scoring.quantities.words import ORDINALS
 from envs.scoring.texts import exact, without_accents
 
 _MONTHS: dict[str, int] = {}
@@ -83,8 +85,11 @@ def date(answer: str, truth: str) -> bool:
 
 def read(text: str) -> _Date | None:
     """The date that the whole text is; None if it is none, is ambiguous, or contradicts itself."""
-    text = " ".join(without_accents(without_latex(unwrapped(text)).casefold()).split()).strip("()[] ")
+    text = " ".join(without_accents(without_latex(unwrapped(text)).casefold()).split())
+    text = re.sub(r"(?<=\))\.\Z", "", text).strip("[] ")
+    text = text[1:-1] if encloses(text) else text
     text = re.sub(r"\A(?:on|in|am|le|el|il) (?=\S)", "", text).removesuffix("。")
+    text = re.sub(r"[a-z]{5,8}(?= (?:of|day))|(?<= )[a-z]{5,8}(?=,? \d{4})", lambda found: ORDINALS.get(found[0], found[0]), text)
     weekday, text = _weekday(text)
     era = _ERA.fullmatch(text)
     before_christ = era is not None and (era[3] or "").startswith("b")

@@ -11,6 +11,9 @@ _NUMBERING = re.compile(r"^\s*(?:\(?\d{1,2}[.)]\s+|[-–•*‣▪●◦+]\s+|\(
 _BRACKETS = {"[": "]", "{": "}", "(": ")", "<": ">"}
 _QUOTED = re.compile(r"""("(?:[^"\\]|\\.)*"|(?<![^\W_])'(?:[^'\\]|\\.)*'(?![^\W_])|“[^”]*”|「[^」]*」|《[^》]*》)""")
 _WORDS = re.compile(r"\s*(?:,\s*)?(?<![^\W_])(?:and|und|et)(?![^\W_])\s*|\s*,?\s*&\s*|\s*(?:->|→|⇒|⟶)\s*", re.IGNORECASE)
+_AND = re.compile(r"\A(?:and|&)\s+", re.IGNORECASE)
+_STRONGEST = re.compile(r"[;；؛|\n]")
+_COMMAS = re.compile(r"[、،，]|(?<!\d),|,(?!\d)")
 _STRONG = re.compile(r"[;；、،؛|\n]|[,，]\s")
 _CHINESE_AND = re.compile(r"以及|及|和|与|與|跟|と|および|그리고|및")
 
@@ -18,13 +21,15 @@ _CHINESE_AND = re.compile(r"以及|及|和|与|與|跟|と|および|그리고|�
 def parts(text: str, expected: int = 0) -> list[str]:
     """The parts of a list: between commas, semicolons, lines, arrows, `&` or "and", without brackets, quotes and numbering.
 
-    A comma inside a number (1,234; 1,5) separates only if nothing else in the list does. `expected` is the number of parts of the
-    truth: if one is missing, the last part is also divided at a Chinese, Japanese or Korean "and".
+    A comma inside a number (1,234; 1,5) separates only if nothing else in the list does. Where semicolons or lines separate, commas
+    and "and" belong to the parts. `expected` is the number of the truth's parts, 0 for the truth itself: separators are tried from
+    the strongest on until there are so many parts; if one is missing, the last is divided at a Chinese, Japanese or Korean "and".
     """
     text = re.sub(r"\\([{}])", r"\1", text)
     text = without_latex(unwrapped(text)).strip().rstrip("。").strip()
+    text = re.sub(r"(?<=[\])}])\s*\.\Z", "", text)
     text = re.sub(r"(?i)\Aboth\s+(?=.*\band\b)", "", text)
-    if len(text) > 1 and _BRACKETS.get(text[0]) == text[-1] and _encloses(text):
+    if encloses(text):
         text = text[1:-1].strip().rstrip(",")
     lines = [line for line in text.splitlines() if line.strip()]
     if len(lines) > 1:
@@ -39,15 +44,31 @@ def parts(text: str, expected: int = 0) -> list[str]:
         return f"\0{len(held) - 1}\0"
 
     text = _QUOTED.sub(hold, text)
-    strong = bool(_STRONG.search(text)) or bool(_WORDS.search(text))
-    if strong:
-        text = re.sub(r"(?<=\d),(?=\d)", "\1", text)
-    pieces = re.split(r"\n", _WORDS.sub("\n", re.sub(r"\s*[;；、،؛|,，\n]\s*", "\n", text)))
-    found = [_NUMBERING.sub("", piece).strip() if len(pieces) == 1 else piece.strip() for piece in pieces]
-    found = [re.sub(r"\0(\d+)\0", lambda match: held[int(match[1])], part).replace("\1", ",") for part in found if part]
+    found: list[str] = []
+    for separator in (_STRONGEST, _COMMAS, _WORDS, None):
+        if separator is None:
+            found = _pieces(text)
+        elif separator.search(text) and (expected or separator is _STRONGEST):
+            found = [_AND.sub("", piece.strip()) for piece in separator.split(text)]
+        else:
+            continue
+        found = [piece for piece in (piece.strip(" ,，") for piece in found) if piece]
+        if len(found) == expected or (separator is _STRONGEST and not expected):
+            break
+    if len(found) == 1:
+        found = [_NUMBERING.sub("", found[0])]
+    found = [re.sub(r"\0(\d+)\0", lambda match: held[int(match[1])], part) for part in found]
     if found and len(found) == expected - 1 and len(last := _CHINESE_AND.split(found[-1])) == 2 and all(last):
         found[-1:] = last
     return found
+
+
+def _pieces(text: str) -> list[str]:
+    """The pieces between separators of any kind."""
+    if _STRONG.search(text) or _WORDS.search(text):
+        text = re.sub(r"(?<=\d),(?=\d)", "\1", text)
+    pieces = re.sub(r"\s*[;；、،؛|,，\n]\s*", "\n", text)
+    return [piece.replace("\1", ",") for piece in _WORDS.sub("\n", pieces).split("\n")]
 
 
 def matched(rights: Sequence[Sequence[bool]], ordered: bool) -> bool:
@@ -71,8 +92,10 @@ def matched(rights: Sequence[Sequence[bool]], ordered: bool) -> bool:
     return all(assigned(index, set()) for index in range(len(rights)))
 
 
-def _encloses(text: str) -> bool:
-    """Whether the first bracket is closed by the last one."""
+def encloses(text: str) -> bool:
+    """Whether a text's first character is a bracket that its last one closes."""
+    if len(text) < 2 or _BRACKETS.get(text[0]) != text[-1]:
+        return False
     depth = 0
     for index, character in enumerate(text):
         depth += (character in _BRACKETS) - (character in _BRACKETS.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 
 _INVISIBLE = dict.fromkeys([0xAD, 0x200B, 0x200C, 0x200D, 0x200E, 0x200F, 0x2060, 0xFEFF, *range(0x202A, 0x202F)])
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
@@ -14,7 +15,10 @@ _COMMAND = re.compile(rf"\\({'|'.join(sorted(_COMMANDS))})\*?\s*\{{")
 _SPACES = re.compile(
     r"(?<!\\)\\(?:[,;:! ]|quad\b|qquad\b|enspace\b|thinspace\b|displaystyle\b|textstyle\b|left(?![a-z])|right(?![a-z]))"
 )
-_MATHS = re.compile(r"(?s)\$\$(.+?)\$\$|(?<![\\$\w])\$(?![\s$])([^$\n]*[^$\s\\])\$(?![\d$])|\\\((.+?)\\\)|\\\[(.+?)\\\]")
+_MATHS = re.compile(
+    r"(?s)\A\$\s+([^$]+?)\s+\$\.?\Z|\$\$(.+?)\$\$|(?<![\\$\w])\$(?![\s$])([^$\n]*[^$\s\\])\$(?![\d$])"
+    r"|\\\((.+?)\\\)|\\\[(.+?)\\\]"
+)
 _EMPHASES = [
     re.compile(r"(?s)\A```[\w+-]*\n(.*?)\n?```\Z"),
     re.compile(r"\*\*\*(?=\S)([^*\n]+)\*\*\*"),
@@ -57,6 +61,7 @@ def plain(text: str) -> str:
     return "".join(str(unicodedata.decimal(character)) if character.isdecimal() else character for character in text)
 
 
+@lru_cache(maxsize=1024)  # each option and each accepted answer asks anew
 def unwrapped(text: str) -> str:
     """The answer itself, in compatible characters: no Markdown, no wrapper of LaTeX's, no words that only say that it is one.
 

@@ -89,6 +89,8 @@ def _word(token: str) -> str:
 
 
 def _without_articles(words: list[str]) -> list[str]:
+    if all(word == "the" for word in words):
+        return words
     kept = [word for position, word in enumerate(words) if word != "the" or position == len(words) - 1]
     # "A" may be a letter: of a grade, of a type, of "A or B", of "A 380".
     if len(kept) > 1 and kept[0] in ("a", "an") and len(kept[1]) > 1 and not kept[1][0].isdigit() and kept[1] not in _CONNECTIVES:
@@ -104,16 +106,18 @@ def _counted(words: list[str]) -> list[str]:
     counted: list[str] = []
     position = 0
     while position < len(words):
-        end = position
-        run: list[str] = []
-        while end < len(words) and (parts := words[end].split("-")) and all(part in NUMBER_WORDS for part in parts):
-            run += parts
-            end += 1
-        value = cardinal(run) if run else None
-        if value is not None:
-            counted.append(str(value))
-            position = end
+        runs = [parts for word in words[position : position + 12] for parts in [word.split("-")]]
+        known = next((count for count, parts in enumerate(runs) if not _IN_NUMBERS.issuperset(parts)), len(runs))
+        for count in range(known, 0, -1):
+            value = cardinal([part for parts in runs[:count] for part in parts])
+            if value is not None:
+                counted.append(str(value))
+                position += count
+                break
         else:
             counted.append(ORDINALS.get(words[position], words[position]))
             position += 1
     return counted
+
+
+_IN_NUMBERS = NUMBER_WORDS | {"and"}

@@ -13,7 +13,6 @@ from envs.scoring.quantities.units import CURRENCY_CODES, CURRENCY_SIGNS, conver
 from envs.scoring.quantities.words import (
     CHINESE_NUMERALS,
     NUMBER_WORDS,
-    OTHER_SCALES,
     SCALE_LETTERS,
     SCALE_WORDS,
     in_words,
@@ -35,6 +34,9 @@ _AFTER = re.compile(
 _SIGNS = sorted((*CURRENCY_SIGNS, *CURRENCY_CODES), key=len, reverse=True)
 _CURRENCY = re.compile(rf"(?i)\A([+-]?)\s*({'|'.join(map(re.escape, _SIGNS))})(?![a-z])\s*(?=[\d.+-])")
 _PIECE = re.compile(r"\s*(?:,\s*|and\s+|,\s*and\s+)?(\d+(?:\.\d+)?)\s*([^\W\d_]+\.?|''|[\"'°])")
+
+
+_ROUNDING = Fraction(1, 10_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +104,10 @@ def _agree(given: Quantity, expected: Quantity, scoring: Scoring) -> bool:
 
 
 def within(value: Fraction, truth: Fraction, scoring: Scoring) -> bool:
-    """Whether the value is within the tolerance. By default whole numbers must be equal: the default is for rounded decimals."""
-    if scoring.relative == DEFAULT_RELATIVE and value.denominator == truth.denominator == 1:
-        return abs(value - truth) <= Fraction(str(scoring.absolute))
+    """Whether the value is within the tolerance. The default is for rounded decimals: whole numbers must be equal."""
+    if scoring.relative == DEFAULT_RELATIVE and truth.denominator == 1:
+        rounding = 0 if value.denominator == 1 else min(_ROUNDING, Fraction(str(DEFAULT_RELATIVE)) * abs(truth))
+        return abs(value - truth) <= max(rounding, Fraction(str(scoring.absolute)))
     return abs(value - truth) <= max(Fraction(str(scoring.relative)) * abs(truth), Fraction(str(scoring.absolute)))
 
 

@@ -7,7 +7,7 @@ import re
 from envs.scoring.quantities.words import CHINESE_NUMERALS, NUMBER_WORDS, OTHER_SCALES, SCALE_WORDS
 
 _COUNTED = re.compile(r"[^\W\d_]+(?:\^?[23])?(?:/[^\W\d_]+(?:\^?[23])?)?|°[CF]?", re.IGNORECASE)
-_LETTERS_COUNTED = frozenset("gshdlLWVm")
+_LETTERS_COUNTED = frozenset("gshdlLWVm°")
 # What follows a number and takes it back, bounds it, or adds another.
 _TAKING_BACK = (
     "or and nor not no but is are was were be than to from until till through between minus plus times over under above below more "
@@ -17,7 +17,7 @@ _TAKING_BACK = (
     "et o y e nicht kein non ni ne pas sino pero aber mais"
 )
 _NOT_COUNTED = frozenset(_TAKING_BACK.split())
-_OTHER_SCRIPTS_NOT = frozenset("或和与與不非到至多几幾余半未否以")
+_OTHER_SCRIPTS_NOT = frozenset("십백여쯤상미초或和与與不非到至多几幾余半未否以")
 
 
 def is_counted(name: str, glued: bool) -> bool:
@@ -31,7 +31,7 @@ def is_counted(name: str, glued: bool) -> bool:
             return False
         if lower in SCALE_WORDS or any(character in CHINESE_NUMERALS or character in _OTHER_SCRIPTS_NOT for character in word):
             return False
-        if len(lower) == 1 and lower.isascii() and (position or word not in _LETTERS_COUNTED or (word == "m" and glued)):
+        if len(lower) == 1 and lower < "\u2e80" and (position or word not in _LETTERS_COUNTED or (word == "m" and glued)):
             return False
     # "5 of them" is 5, "5 of" and "of 5" are not.
     return words[-1].casefold() not in ("of", "the", "a", "an") and words[0].casefold() not in ("the", "a", "an")

@@ -125,6 +125,8 @@ def converted(value: Fraction, unit: str, target: str) -> Fraction | None:
 
 
 def _words(unit: str) -> str:
+    if len(unit) == 1:  # M is not m
+        return unit
     return unit.casefold().rstrip("s").replace("_", " ").replace(" ", "")
 
 
@@ -176,5 +178,5 @@ def _units() -> UnitRegistry:
     registry = pint.UnitRegistry(autoconvert_offset_to_baseunit=True)
     for code, names in _CURRENCIES.items():  # each is a dimension: currencies are not converted
         registry.define(" = ".join((code, f"[{code}]", code.upper(), *names)))
-    registry.define("person = [person] = people = persons = inhabitants = residents = citizens = persons")
+    registry.define("person = [person] = people = persons = inhabitants = residents = citizens")
     return registry

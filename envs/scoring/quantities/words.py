@@ -40,7 +40,8 @@ SCALE_LETTERS = {"M": 10**6, "B": 10**9, "b": 10**9, "K": 10**3, "T": 10**12}
 """Letters after digits that multiply them. "m" is among them only after a currency: it is also metre and minute."""
 _UNREAD = (
     "mil pair pairs couple couples score scores gross myriad tens ones half halves third thirds quarter quarters kilo mega giga "
-    "quintillion quintillions percentile percentiles point percentage pp bp bps basis mm ppm ppb milliard"
+    "quintillion quintillions percentile percentiles point percentage pp bp bps basis mm ppm ppb milliard kk "
+    "hundredth hundredths thousandth thousandths millionth millionths ninths sevenths seventh ninth"
 )
 OTHER_SCALES = frozenset((*_UNREAD.split(), *_PARTS))
 """Words after a number that change its value and are not read: a number before one of them is refused."""

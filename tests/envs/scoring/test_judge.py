@@ -41,7 +41,7 @@ async def test_a_busy_judge_is_asked_again(serve):
     assert len(server.requests) == 2
 
 
-@pytest.mark.parametrize("trouble", [500, "garbage", "I think so."])
+@pytest.mark.parametrize("trouble", [500, "garbage", "I think so.", {"content": None}])
 async def test_a_second_judge_takes_over(serve, trouble):
     judge = Judge(config(serve(trouble)), config(serve('{"correct": true}')))
     assert await is_right("Who?", "Ada L.", "Ada", ASKED, judge)
@@ -53,6 +53,29 @@ async def test_a_judge_that_is_down_is_our_failure_and_not_the_models(serve):
     server.close()
     with pytest.raises(InfrastructureError, match="no judge"):
         await is_right("Who?", "Ada L.", "Ada", ASKED, Judge(config(server)))
+
+
+@pytest.mark.parametrize("odd", ["I think so.", '{"correct": true} {"correct": false}', '{"correct": null}'])
+async def test_a_judge_that_answers_without_a_verdict_makes_an_answer_wrong(serve, odd, caplog):
+    server = serve(odd)
+    judge = Judge(config(server))
+    for _ in range(2):
+        assert not await is_right("Who?", "Ada L.", "Ada", ASKED, judge)
+    assert (judge.counts["no_verdict"], len(server.requests)) == (2, 4)
+    assert sum("no verdict" in record.message for record in caplog.records) == 1
+
+
+async def test_an_odd_reply_is_asked_for_again(serve):
+    server = serve("I think so.", '{"correct": true}')
+    assert await is_right("Who?", "Ada L.", "Ada", ASKED, Judge(config(server)))
+
+
+async def test_a_judge_whose_tokens_are_spent_on_thoughts_says_so(serve, caplog):
+    server = serve(("Let me think", "length"))
+    judge = Judge(JudgeConfig(server.url, "judge", attempts=1, max_tokens=7))
+    assert not await is_right("Who?", "Ada L.", "Ada", ASKED, judge)
+    assert server.requests[0]["max_tokens"] == 7
+    assert "max_tokens" in caplog.text
 
 
 async def test_agreement_of_two_judges_is_counted(serve):
