@@ -7,7 +7,7 @@ import re
 from envs.scoring.quantities.words import CHINESE_NUMERALS, NUMBER_WORDS, OTHER_SCALES, SCALE_WORDS
 
 _COUNTED = re.compile(r"[^\W\d_]+(?:\^?[23])?(?:/[^\W\d_]+(?:\^?[23])?)?|°[CF]?", re.IGNORECASE)
-_LETTERS_COUNTED = frozenset("gshdlLWVm")
+_LETTERS_COUNTED = frozenset("gshdlLWVm°")
 # What follows a number and takes it back, bounds it, or adds another.
 _TAKING_BACK = (
     "or and nor not no but is are was were be than to from until till through between minus plus times over under above below more "

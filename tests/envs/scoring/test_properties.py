@@ -56,7 +56,7 @@ def near(number):
     return sorted((others | {int(text[::-1]), int(text + text[-1]), int(text.replace("0", "") or "0")}) - {number})
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(number=NUMBERS, data=st.data(), wrapper=WRAPPER)
 def test_different_whole_numbers_are_never_the_same_number(number, data, wrapper):
     other = data.draw(st.sampled_from(near(number)))
@@ -71,7 +71,7 @@ def test_different_whole_numbers_are_never_the_same_number(number, data, wrapper
         assert not rule(Kind.NUMBER, answer, str(number), Scoring(Kind.NUMBER)), answer
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(number=NUMBERS, wrapper=WRAPPER)
 def test_a_spelling_is_read_with_its_value_or_refused(number, wrapper):
     for spelling in NUMBER_SPELLINGS:
@@ -93,7 +93,7 @@ CODE_CHANGES = [
 ]  # fmt: skip
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(
     code=st.from_regex(
         r"\A(?:0[0-9]{1,5}|[0-9]{2,3}-[0-9]{2,4}|[0-9]\.[1-9]{1,2}0|[0-9]\.[1-9]\.[0-9]|[1-9]e[0-9]|[A-Z]{1,2}-?[0-9]{2,3})\Z"
@@ -124,7 +124,7 @@ LABEL_HEDGES = [
 ]  # fmt: skip
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(pair=st.permutations(range(8)), wrapper=WRAPPER)
 def test_a_label_is_taken_for_no_other(pair, wrapper):
     (a, t), (b, u) = ((LABELS[index], COLOURS[index]) for index in pair[:2])
@@ -167,7 +167,7 @@ DATE_HEDGES = [
 ]
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     day=st.dates(date(1000, 1, 1), date(2999, 12, 1)),
     shift=st.sampled_from([1, -1, 7, 30, 31, 365, 366, 3653, -29]),
