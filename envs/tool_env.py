@@ -23,7 +23,7 @@ from envs.protocols.text import encodable, escape
 from envs.rewards import Reward, open_reward
 from envs.runtime.loops import LoopThread
 from envs.runtime.spaces import RGBImage, Unicode
-from envs.scoring import is_right
+from envs.scoring import Kind, verdict_on
 from envs.search.types import ImageSearch, TextSearch
 from envs.tools.opening import SearchOptions, ToolSetting, open_tools, require_different
 from envs.tools.outputs import REAL
@@ -300,13 +300,17 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         task = self._task
         assert task is not None
         correct = False if task.answer else None
+        facts: dict[str, float] = {}
         if task.answer and answer is not None:
-            correct = await is_right(task.question, answer, task.answer, task.scoring, self._judge)
+            verdict = await verdict_on(task.question, answer, task.answer, task.scoring, self._judge)
+            correct = bool(verdict)
+            if task.scoring.kind is Kind.JUDGE:
+                facts["judge_no_verdict"] = float(verdict is None)
         well_formed = answer is not None and all(map(self.protocol.is_well_formed, self._actions))
         outcome = Outcome(task, answer, tuple(self._actions), tuple(self._calls), self._turns, correct, well_formed)
         reward, parts = await self._reward(outcome)
         await self._close_tools()
-        return reward, ({} if correct is None else {"accuracy": float(correct)}) | parts
+        return reward, ({} if correct is None else {"accuracy": float(correct)}) | facts | parts
 
     async def _pool(self) -> Pool:
         if self.sandbox is not None:

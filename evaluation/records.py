@@ -60,6 +60,7 @@ def evaluation_record(
         **_effort([episode for item in items for episode in item]),
         left_out=sum(episode.failed for episode in everything),
         unplayed=sum(episode.unplayed for episode in everything),
+        unjudged=sum(int(episode.chains[0].reward_parts.get("judge_no_verdict", 0.0)) for episode in everything),
         problems=tuple(Unplayed(_name(episode.chains[0]), episode.error or "") for episode in problems[:_MOST_NAMED]),
         by_ability={name: Results(**_results(_of_ability(items, name))) for name in abilities},
     )

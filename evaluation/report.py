@@ -16,27 +16,29 @@ def markdown(records: Sequence[EvaluationRecord]) -> str:
     """RealX-Bench's form: a row for each record, the accuracy in percent on all tasks and by ability, and calls per episode."""
     present = {ability for record in records for ability in record.by_ability}
     abilities = [*(name for name in _REALX if name in present), *sorted(present - set(_REALX))]
-    header = ["", "all", *abilities, "calls per episode", "episodes", "not played", "left out"]
+    header = ["", "all", *abilities, "calls per episode", "episodes", "not played", "not judged", "left out"]
     rows = []
     for record in records:
         parts = [record, *(record.by_ability.get(ability) for ability in abilities)]
         calls = f"{record.calls_per_episode.mean:.2f}"
-        counts = map(str, (record.episodes, record.unplayed, record.left_out))
+        counts = map(str, (record.episodes, record.unplayed, record.unjudged, record.left_out))
         rows.append([record.label, *map(_accuracy_text, parts), calls, *counts])
     lines = [header, ["---"] * len(header), *rows]
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     named = [f"- {record.label}: {problem.task}: {problem.reason}\n" for record in records for problem in record.problems]
-    return text + "".join(["\n", *(f"{line}\n" for line in warnings(records)), "\n" if named else "", *named] if named else [])
+    warned = [f"{line}\n" for line in warnings(records)]
+    return text + "".join([*(["\n"] if warned else []), *warned, *(["\n"] if named else []), *named])
 
 
 def warnings(records: Sequence[EvaluationRecord]) -> list[str]:
-    """A line for each record of which more than 1 % of the episodes are left out or were not played."""
+    """A line for each record of which more than 1 % of the episodes are left out, were not played or not judged."""
     lines = []
     for record in records:
         if record.problem_share > _WARNING:
             parts = [
                 f"{record.left_out} are left out, since they failed for infrastructure reasons" if record.left_out else "",
                 f"{record.unplayed} could not be put to the policy and count as wrong" if record.unplayed else "",
+                f"{record.unjudged} got no verdict of the judge and count as wrong" if record.unjudged else "",
             ]
             first = record.problems[0] if record.problems else None
             example = f" ({first.task}: {first.reason})" if first else ""
@@ -46,7 +48,7 @@ def warnings(records: Sequence[EvaluationRecord]) -> list[str]:
 
 
 def is_reliable(records: Sequence[EvaluationRecord]) -> bool:
-    """Whether no record has more than 10 % of its episodes left out or not played."""
+    """Whether no record has more than 10 % of its episodes left out, not played or not judged."""
     return all(record.problem_share <= _FAILURE for record in records)
 
 
@@ -67,9 +69,10 @@ def table(records: Sequence[EvaluationRecord]) -> Table:
         result.add_row("  calls per episode: mean (variance)", *map(_calls_text, parts))
         for need, name in (("needed", "  used a tool if one is needed"), ("not_needed", "  used a tool if none is needed")):
             result.add_row(name, *(_tool_use_text(part, need) for part in parts))
-    if any(record.unplayed or record.left_out for record in records):
+    if any(record.unplayed or record.left_out or record.unjudged for record in records):
         result.add_section()
         result.add_row("not played: counted as wrong", *(str(record.unplayed) for record in records))
+        result.add_row("no verdict of the judge: counted as wrong", *(str(record.unjudged) for record in records))
         result.add_row("left out: infrastructure failed", *(str(record.left_out) for record in records))
     return result
 

@@ -84,7 +84,7 @@ class EvaluationRecord(Results):
 
     `left_out` is the number of episodes that are in no figure: they failed for infrastructure reasons after all retries. `unplayed`
     is the number of those whose question could not be put to the policy: they are wrong in every figure. `problems` names the first
-    of both.
+    of both. `unjudged` is the number of answers on which the judge gave no verdict: they are wrong, too.
     """
 
     label: str
@@ -101,6 +101,7 @@ class EvaluationRecord(Results):
     ends: dict[str, float] | None = None
     left_out: int = 0
     unplayed: int = 0
+    unjudged: int = 0
     problems: tuple[Unplayed, ...] = ()
     by_ability: dict[str, Results] = field(default_factory=dict)
 
@@ -111,8 +112,8 @@ class EvaluationRecord(Results):
 
     @property
     def problem_share(self) -> float:
-        """The share of the episodes that are left out or were not played."""
-        return (self.left_out + self.unplayed) / self.dispatched
+        """The share of the episodes that are left out, were not played or not judged."""
+        return (self.left_out + self.unplayed + self.unjudged) / self.dispatched
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -151,6 +152,7 @@ _EFFORT = (
     "ends",
     "left_out",
     "unplayed",
+    "unjudged",
     "problems",
 )
 

@@ -12,14 +12,19 @@ from envs.scoring.types import MAX_ANSWER_CHARACTERS, Kind, Scoring
 if TYPE_CHECKING:
     from envs.scoring.judge import Judge
 
-__all__ = ["MAX_ANSWER_CHARACTERS", "Kind", "Scoring", "is_right"]
+__all__ = ["MAX_ANSWER_CHARACTERS", "Kind", "Scoring", "is_right", "verdict_on"]
 
 
 async def is_right(question: str, answer: str, truth: str, scoring: Scoring, judge: Judge | None = None) -> bool:
+    """Whether `answer` is right; it is not if a judge gives no verdict. Raises as `verdict_on`."""
+    return bool(await verdict_on(question, answer, truth, scoring, judge))
+
+
+async def verdict_on(question: str, answer: str, truth: str, scoring: Scoring, judge: Judge | None = None) -> bool | None:
     """Whether `answer` is the truth or one of the other accepted answers; docs/scoring.md says what each kind accepts.
 
-    For the kind JUDGE, the judge is not asked if the text equals the truth. Raises InfrastructureError if no judge can be reached,
-    UsageError if none is configured.
+    None if the judge was asked and replied without a verdict. For the kind JUDGE, the judge is not asked if the text equals the
+    truth. Raises InfrastructureError if no judge can be reached, UsageError if none is configured.
     """
     if len(answer) >= MAX_ANSWER_CHARACTERS:
         return False
@@ -37,7 +42,7 @@ async def is_right(question: str, answer: str, truth: str, scoring: Scoring, jud
 
         if judge is None:
             raise UsageError("the tasks need a judge: write judge={url: …, model: …} among the environment's options")
-        return await judge.agrees(question, answer, truth)
+        return await judge.verdict(question, answer, truth)
     return False
 
 

@@ -13,13 +13,13 @@ import logging
 import random
 import secrets
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from envs.errors import EndpointFailed, EndpointRefused, InfrastructureError, UsageError
+from envs.errors import EndpointFailed, EndpointRefused, EndpointUnusable, InfrastructureError, UsageError
 from envs.runtime.chat_endpoint import ChatEndpoint, Message
 from envs.runtime.disk_cache import DiskCache
 from envs.runtime.loops import PerLoop
@@ -42,7 +42,8 @@ class JudgeConfig:
 
     A reply has `max_tokens` tokens, thoughts included. `attempts` counts requests that failed and replies without a verdict; a
     verdict takes at most `deadline_s` seconds, including the wait and all attempts: it must end before the turn that it is part
-    of, or the turn's deadline would count against the policy.
+    of, or the turn's deadline would count against the policy. `omit`, `rename` and `extra` are the form of the request, as for a
+    policy behind an endpoint.
     """
 
     url: str
@@ -53,6 +54,9 @@ class JudgeConfig:
     deadline_s: float = 50.0
     max_tokens: int = 2048
     concurrency: int = 32
+    omit: Sequence[str] = ()
+    rename: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Judge:
@@ -72,7 +76,11 @@ class Judge:
         self.counts: Counter[str] = Counter()
 
     async def agrees(self, question: str, answer: str, truth: str) -> bool:
-        """Whether the answer is right. It is not if every judge that can be reached replies without a verdict.
+        """Whether the answer is right; it is not if there is no verdict. Raises as `verdict`."""
+        return bool(await self.verdict(question, answer, truth))
+
+    async def verdict(self, question: str, answer: str, truth: str) -> bool | None:
+        """Whether the answer is right; None if every judge that can be reached replies without a verdict.
 
         Raises InfrastructureError if none can be reached: the episode is then run again.
         """
@@ -82,9 +90,7 @@ class Judge:
             return bool(known)
         self.counts["asked"] += 1
         right = await self._decision(question, answer, truth, key)
-        if right is None:
-            return False
-        if self._cache is not None:
+        if right is not None and self._cache is not None:
             await asyncio.to_thread(self._cache.put, key, right)
         return right
 
@@ -138,7 +144,16 @@ class _Endpoint:
     def __init__(self, config: JudgeConfig) -> None:
         self.config = config
         # Attempts are counted here: a request that waits to be repeated holds no place.
-        self._endpoint = ChatEndpoint(config.url, config.model, key=config.key, timeout_s=config.timeout_s, attempts=1)
+        self._endpoint = ChatEndpoint(
+            config.url,
+            config.model,
+            key=config.key,
+            timeout_s=config.timeout_s,
+            attempts=1,
+            omit=config.omit,
+            rename=config.rename,
+            extra=config.extra,
+        )
         self._slots = PerLoop(lambda: asyncio.Semaphore(config.concurrency))
         self._has_judged = False
 
@@ -176,7 +191,7 @@ class _Endpoint:
             return None, _Unreachable(str(error))
         except EndpointRefused as error:
             # A judge that has judged others refuses this answer: its filter, or its context.
-            if self._has_judged and getattr(error.__cause__, "status_code", None) in (400, 413, 422):
+            if self._has_judged and not isinstance(error, EndpointUnusable):
                 return None, _NoVerdict(str(error))
             return None, _Unreachable(str(error))
         right = verdict(reply.text)
@@ -210,5 +225,5 @@ def _opened(settings: str) -> Judge:
             agreement_share=float(share or 0.0),
         )
     except (TypeError, ValueError) as error:
-        known = ", ".join((*(field.name for field in fields(JudgeConfig)), "cache", "agreement_share", "second"))
+        known = ", ".join((*(each.name for each in fields(JudgeConfig)), "cache", "agreement_share", "second"))
         raise UsageError(f"judge={settings} cannot be read ({error}): write url and model, and of {known} what you like") from error

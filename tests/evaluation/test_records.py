@@ -55,6 +55,7 @@ def test_the_json_of_a_record_is_the_contracts():
         "ends": {"ANSWERED": 1.0},
         "left_out": 1,
         "unplayed": 0,
+        "unjudged": 0,
         "problems": [{"task": FAILED.task_id, "reason": FAILED.error}],
         "by_ability": {
             "faking": {
@@ -172,6 +173,15 @@ def test_episodes_that_are_missing_or_not_played_are_told_in_table_and_markdown(
     assert "left out: infrastructure failed" in text and "not played: counted as wrong" in text
     assert f"({found.episodes}{' of 20' if problem is FAILED else ''} episodes)" in text
     assert f"- rl: {problem.task_id}: {problem.error}" in markdown([found]).splitlines()
+
+
+UNJUDGED = trajectory(group="u", reward_parts={"accuracy": 0.0, "judge_no_verdict": 1.0})
+
+
+def test_an_answer_without_a_verdict_is_counted():
+    found = record(groups=grouped(trajectory(correct=True), UNJUDGED))
+    assert (found.episodes, found.accuracy, found.unjudged) == (2, 0.5, 1)
+    assert "1 got no verdict of the judge" in markdown([found])
 
 
 @pytest.mark.parametrize(("others", "warned", "reliable"), [(199, False, True), (50, True, True), (8, True, False)])
