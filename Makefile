@@ -37,8 +37,9 @@ libraries:
 	@$(PYTHON) -m sandbox.rootfs
 	@rm -f .venv/.installed-* && touch $@
 
+# More settings: make demo SETTINGS="seed=1 tracking.mode=disabled"
 demo: install
-	@.venv/bin/toolwise train experiment=demo resume=true
+	@.venv/bin/toolwise train experiment=demo resume=true $(SETTINGS)
 
 # Atlas's tests need the flags; if they cannot be installed, those tests are skipped.
 flags:

@@ -133,8 +133,9 @@ class RolloutConfig:
     On the command line: rollout.packages='["pyyaml==6.0.2"]'."""
     limits: Limits = field(default_factory=Limits)
     """The limits of each sandbox session, for example rollout.limits.memory_bytes=4294967296 for pictures of 100 megapixels."""
-    accept_reduced_isolation: bool = False
-    """Run sandboxes even if a protection that is not indispensable is missing (`toolwise doctor` says which)."""
+    accept_reduced_isolation: bool | None = None
+    """Run sandboxes even if a protection that is not indispensable is missing (`toolwise doctor` says which); null does so if the
+    environment variable TOOLWISE_ACCEPT_REDUCED_ISOLATION is 1."""
     environment_threads: int = 16
     """Threads that make environments, and that run plain Gymnasium environments, whose `step` blocks."""
     group_s: float = 900.0

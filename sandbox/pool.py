@@ -15,7 +15,7 @@ from PIL import Image
 from sandbox.host import cgroups, jail, nsjail
 from sandbox.process import Process
 from sandbox.session import Session
-from sandbox.types import Limits, Observer, SandboxUnavailable
+from sandbox.types import ACCEPT_REDUCED, Limits, Observer, SandboxUnavailable, accepts_reduced_isolation
 
 PRELOAD = (
     "numpy", "numpy.random", "PIL.Image", "PIL.ImageDraw", "PIL.ImageFilter", "PIL.PngImagePlugin", "matplotlib.pyplot",
@@ -45,7 +45,8 @@ class Pool:
     `async with Pool(...) as pool` starts the jail (about two seconds; the first time on a machine, a minute, to build the jail's
     environment) and leaves no process, cgroup, mount or file. Raises SandboxUnavailable if a protection is missing; with
     `accept_reduced_isolation=True` the pool starts without cgroups, so that memory and processor time are limited for each
-    process but not for all of a session's processes together. No other protection can be waived. `preload` are the modules
+    process but not for all of a session's processes together; None asks the environment (see `accepts_reduced_isolation`). No
+    other protection can be waived. `preload` are the modules
     imported before sessions are forked; any other module of the environment is imported by the code that uses it. `packages` are
     pins (`NAME==VERSION`) that are added to those of `sandbox/packages.txt` or replace them. `observer` is notified of starts,
     sessions and runs.
@@ -56,14 +57,14 @@ class Pool:
         limits: Limits | None = None,
         size: int | None = None,
         *,
-        accept_reduced_isolation: bool = False,
+        accept_reduced_isolation: bool | None = None,
         preload: Sequence[str] = PRELOAD,
         packages: Sequence[str] = (),
         observer: Observer | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.size = size or 4 * (os.cpu_count() or 1)
-        self._accept_reduced_isolation = accept_reduced_isolation
+        self._accept_reduced_isolation = accepts_reduced_isolation(accept_reduced_isolation)
         self._preload = tuple(preload)
         self._packages = tuple(packages)
         self._observer = observer
@@ -160,7 +161,7 @@ class Pool:
             return None
         raise SandboxUnavailable(
             f"no cgroup to limit memory and processes with ({reason}): run `toolwise doctor` for the remedy, "
-            "or accept it with accept_reduced_isolation=True"
+            f"or accept it with accept_reduced_isolation=True or {ACCEPT_REDUCED}=1"
         )
 
     async def _running_jail(self) -> jail.Jail:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
 from PIL import Image
+
+ACCEPT_REDUCED = "TOOLWISE_ACCEPT_REDUCED_ISOLATION"
+"""The environment variable that accepts reduced isolation wherever nothing else is said, if it is 1."""
+
+
+def accepts_reduced_isolation(setting: bool | None) -> bool:
+    """Whether a pool may start without cgroups: `setting`, or what the environment variable says if it is None."""
+    return os.environ.get(ACCEPT_REDUCED) == "1" if setting is None else setting
 
 
 class Status(StrEnum):

@@ -15,6 +15,7 @@ from envs.errors import InfrastructureError, UsageError
 from rollout.config import RolloutConfig
 from sandbox import rootfs
 from sandbox.doctor import probe
+from sandbox.types import ACCEPT_REDUCED, accepts_reduced_isolation
 
 _KNOCK_S = 10.0
 
@@ -81,9 +82,11 @@ def _knock(address: str) -> None:
 
 def _require_sandbox(config: RolloutConfig) -> None:
     """Find out now what a worker would only find out once its engine has started."""
+    accepted = accepts_reduced_isolation(config.accept_reduced_isolation)
     for check in probe().checks:
-        if not check.ok and (check.required or not config.accept_reduced_isolation):
-            waive = "" if check.required else ", or accept it with rollout.accept_reduced_isolation=true"
+        if not check.ok and (check.required or not accepted):
+            accept = f", or accept it with rollout.accept_reduced_isolation=true, or {ACCEPT_REDUCED}=1 for all commands"
+            waive = "" if check.required else accept
             raise UsageError(
                 f"the sandbox cannot run here: {check.name}: {check.found}; {check.remedy}{waive} (more: toolwise doctor)"
             )

@@ -86,7 +86,7 @@ class SandboxActor:
     def __init__(
         self,
         size: int,
-        accept_reduced_isolation: bool = False,
+        accept_reduced_isolation: bool | None = None,
         packages: Sequence[str] = (),
         silence_s: float = SILENCE_S,
         limits: Limits | None = None,

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 
 import pytest
 import pytest_asyncio
@@ -27,6 +27,7 @@ from sandbox_host import AS_ROOT, LIMITS, AttackedPool, AttackedSession, session
 from sandbox_unprivileged import UnprivilegedPool
 
 from sandbox import Pool, SandboxUnavailable
+from sandbox.types import ACCEPT_REDUCED
 
 _NEEDS_ROOT = pytest.mark.skipif(not AS_ROOT, reason="not root: the unprivileged half is this user's own")
 
@@ -56,6 +57,23 @@ def temptations() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def full_isolation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing but the test itself accepts reduced isolation."""
+    monkeypatch.delenv(ACCEPT_REDUCED, raising=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call() -> Generator[None, object, object]:
+    """An ordinary user may have no cgroup: what needs one is skipped, with the reason."""
+    try:
+        return (yield)
+    except SandboxUnavailable as reason:
+        if AS_ROOT:
+            raise
+        pytest.skip(str(reason))
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session", params=[pytest.param("root", marks=_NEEDS_ROOT), "unprivileged"])
 async def pool(request: pytest.FixtureRequest) -> AsyncIterator[AttackedPool | Pool]:
     """A pool of root, and one of an ordinary user, which runs in a separate process if root runs the tests."""
@@ -63,7 +81,8 @@ async def pool(request: pytest.FixtureRequest) -> AsyncIterator[AttackedPool | P
         try:
             with temptation():  # a fixture for the whole run is made before the one for a test
                 elsewhere = AS_ROOT and request.param == "unprivileged"
-                pool = await stack.enter_async_context(UnprivilegedPool.start(LIMITS) if elsewhere else Pool(LIMITS, size=4))
+                own = Pool(LIMITS, size=4, accept_reduced_isolation=False)
+                pool = await stack.enter_async_context(UnprivilegedPool.start(LIMITS) if elsewhere else own)
         except SandboxUnavailable as reason:
             pytest.skip(str(reason))
         yield pool
