@@ -54,7 +54,7 @@ def compose_again[T](saved: Path, schema: type[T], overrides: Sequence[str]) -> 
 
 
 def _read(schema: type, overrides: Sequence[str]) -> dict[str, tuple[str, Any]]:
-    """Text and value of each setting that is given. Raises UsageError if one cannot be read or is given twice."""
+    """Text and value of each setting that is given; of one that is given twice, the last. Raises UsageError if one cannot be read."""
     _check(OmegaConf.structured(schema), overrides)
     given: dict[str, tuple[str, Any]] = {}
     for override in overrides:
@@ -62,8 +62,6 @@ def _read(schema: type, overrides: Sequence[str]) -> dict[str, tuple[str, Any]]:
         path = key.lstrip("+")
         if path == "experiment":
             continue
-        if path in given and given[path][0] != text:
-            raise UsageError(f"{path} is given twice, as {given[path][0]!r} and as {text!r}: write it once")
         given[path] = text, read_value(path, text, hint_of(schema, path), default_of(schema, path))
     return given
 
