@@ -54,7 +54,7 @@ def compose_again[T](saved: Path, schema: type[T], overrides: Sequence[str]) -> 
 
 
 def _read(schema: type, overrides: Sequence[str]) -> dict[str, tuple[str, Any]]:
-    """Text and value of each setting that is given; of one that is given twice, the last. Raises UsageError if one cannot be read."""
+    """Text and value of each setting that is given; of one given twice, the last. Raises UsageError if one cannot be read."""
     _check(OmegaConf.structured(schema), overrides)
     given: dict[str, tuple[str, Any]] = {}
     for override in overrides:
