@@ -49,7 +49,7 @@ class Advice:
         return "nobody is there to answer input()" if isinstance(error, EOFError) and "reading a line" in str(error) else ""
 
     def on_file(self, path: object) -> str:
-        """What to use instead of a file that is not there, if it is called as a picture would be or has no directory; else empty."""
+        """What to use instead of a file that is not there, if it is called as a picture or its directory is missing, too."""
         name = os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else ""
         folder = os.path.dirname(name)
         if folder and not os.path.isdir(folder):
