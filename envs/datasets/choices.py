@@ -68,8 +68,8 @@ def chosen(answer: Any, options: Options, column: str = "", labels: Mapping[str,
     """The truth of a multiple choice: its letter, or letters like "A, C" if all of them are right, and the other accepted letters.
 
     `answer` is a letter in any dress, the text of an option, a position counted from 0, or several of them. `column` is the name of
-    the options' column, `labels` are `own_labels`: an answer that is one of them means it. Raises RowError if it names no option, or
-    may mean two.
+    the options' column, `labels` are `own_labels`: an answer that is one of them means it. Raises RowError if it names no option,
+    or may mean two.
     """
     letters = [letter for letter, _ in options]
     if isinstance(answer, list | tuple):
