@@ -124,6 +124,8 @@ def _begun[C: CollectConfig](config: C, overrides: Sequence[str]) -> C:
     from configs import compose_again
 
     saved = Path(config.out, "config.yaml")
+    if config.resume and not saved.exists():
+        say(f"resume=true: {config.out} holds nothing to go on with, so all is run with the settings of this command")
     return compose_again(saved, type(config), overrides) if config.resume and saved.exists() else config
 
 

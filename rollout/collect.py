@@ -188,6 +188,8 @@ def _require_same(saved: Path, config: CollectConfig) -> None:
             raise UsageError(
                 f"{config.out} was begun with {name}={before}, not {after}: leave the setting out, or write another out="
             )
+    if config.episodes < (before := OmegaConf.select(begun, "episodes")):  # the others would be removed
+        raise UsageError(f"{config.out} was begun with episodes={before}: write at least as many, or another out=")
 
 
 def _rollout_of(config: CollectConfig, policy_dir: str) -> RolloutConfig:

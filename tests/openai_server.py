@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 class Server:
     """An endpoint in OpenAI's form. `replies` are texts, texts with a finish reason, tool calls (see `asking`), statuses
-    of failures, those with an error, "slow" or "garbage", or functions of the request's body to one of these; the last one for
-    ever."""
+    of failures, those with an error, 200 with a whole body, "slow" or "garbage", or functions of the request's body to one of
+    these; the last one for ever."""
 
     def __init__(self, *replies):
         self.requests = []
@@ -58,6 +58,8 @@ def asking(*calls, text=None):
 
 def _failure(reply):
     status, error = reply if isinstance(reply, tuple) else (reply, None)
+    if status == 200:
+        return status, error if isinstance(error, bytes) else json.dumps(error).encode()
     return (status, json.dumps({"error": error} if error else {}).encode()) if isinstance(status, int) else None
 
 

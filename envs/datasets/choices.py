@@ -21,6 +21,7 @@ _LEAD = r"\s*(?:the\s+)?(?:(?:correct\s+)?(?:answer|option|choice)\s*(?:is)?\s*:
 _LED = re.compile(rf"{_LEAD}?\(?([a-z])\s*[).:]\s*(\S.*)", re.IGNORECASE | re.DOTALL)
 _NAMED = re.compile(rf"{_LEAD}\(?([a-z])\)?\.?\s*", re.IGNORECASE)
 _IN_LINE = re.compile(r"[(\[]?\b([A-Z])[)\].:]\s*(.*?)\s*(?=[,;\n]?\s*[(\[]?\b[A-Z][)\].:]\s|\Z)", re.DOTALL)
+_HEADED = re.compile(r"\b(?:options|choices)\s*[:：]\s*(\(?A[).:][^\n]+)\s*\Z", re.IGNORECASE)
 _SEVERAL = re.compile(r"\s*(?:\)\s*\(|,|;|/|&|\+|、|\band\b|\s)\s*", re.IGNORECASE)
 _EITHER = re.compile(r"\s+or\s+", re.IGNORECASE)
 
@@ -44,23 +45,40 @@ def options_of(row: Mapping[str, Any]) -> Options:
     return () if given is None else _listed(*given)
 
 
+def own_labels(row: Mapping[str, Any]) -> dict[str, str]:
+    """The letters of the options by the labels that the row gives them, as ARC's "1" to "4", if those are no letters."""
+    numbered = sorted((int(label), label) for name in row if (label := option_of(name)) is not None and label.isdigit())
+    given = first(row, "options")
+    pairs = None if given is None else _pairs(given[0], _literal(given[1]))
+    labels = [str(label) for label, _ in pairs] if pairs is not None else [label for _, label in numbered]
+    return dict(zip(labels, string.ascii_uppercase, strict=False)) if all(map(str.isdecimal, labels)) else {}
+
+
 def inline_options(question: str) -> Options:
-    """The options that stand in the question's own text, one a line from A on; none if they do not."""
+    """The options that stand in the question's own text, one a line from A on, or in one line after "Options:"; none if they do
+    not."""
     found = [(match[1] or match[2], match[3]) for match in _LINE.finditer(question)]
     letters = [letter for letter, _ in found]
-    return tuple(found) if len(found) > 1 and letters == list(string.ascii_uppercase[: len(found)]) else ()
+    if len(found) > 1 and letters == list(string.ascii_uppercase[: len(found)]):
+        return tuple(found)
+    return _in_line(match[1]) if (match := _HEADED.search(question)) else ()
 
 
-def chosen(answer: Any, options: Options, column: str = "") -> tuple[str, tuple[str, ...]]:
+def chosen(answer: Any, options: Options, column: str = "", labels: Mapping[str, str] | None = None) -> tuple[str, tuple[str, ...]]:
     """The truth of a multiple choice: its letter, or letters like "A, C" if all of them are right, and the other accepted letters.
 
     `answer` is a letter in any dress, the text of an option, a position counted from 0, or several of them. `column` is the name of
-    the options' column. Raises RowError if it names no option, or may mean two.
+    the options' column, `labels` are `own_labels`: an answer that is one of them means it. Raises RowError if it names no option,
+    or may mean two.
     """
     letters = [letter for letter, _ in options]
     if isinstance(answer, list | tuple):
-        several = sorted({chosen(one, options, column)[0] for one in answer}, key=letters.index)
+        several = sorted({chosen(one, options, column, labels)[0] for one in answer}, key=letters.index)
         return ", ".join(several), ()
+    if labels and not isinstance(answer, bool) and (named := labels.get(text(answer))) is not None:
+        if isinstance(answer, int | float) and _position(int(answer), options, "choices") != named:
+            raise RowError(f"the answer {answer} may be an option's label or its position: write the letter of the right option")
+        return named, ()
     if isinstance(answer, bool):
         said = [one for word in (str(answer), "yes" if answer else "no") if (one := _one(word, options))]
         return chosen(said[0] if said else str(answer), options)
@@ -82,7 +100,8 @@ def chosen(answer: Any, options: Options, column: str = "") -> tuple[str, tuple[
     found = [_one(part.strip("'\""), options) for part in parts]
     if len(found) > 1 and None not in found:
         return ", ".join(sorted(set(map(str, found)), key=letters.index)), ()
-    raise RowError(f"the answer {written!r} is none of the options {', '.join(letters)}")
+    remedy = ": write its letter, or a number that is not a text for its position from 0" if written.isdecimal() else ""
+    raise RowError(f"the answer {written!r} is none of the options {', '.join(letters)}{remedy}")
 
 
 def shown(options: Options, question: str) -> list[str]:
@@ -133,30 +152,46 @@ def _position(answer: int, options: Options, column: str) -> str:
 
 def _listed(name: str, value: Any) -> Options:
     value = _literal(value)
+    if (pairs := _pairs(name, value)) is not None:
+        labels = [label for label, _ in pairs if label is not None]
+        texts = [option for _, option in pairs]
+        return _relabelled(list(zip(labels, texts, strict=True))) if len(labels) == len(pairs) else _lettered(texts)
+    if isinstance(value, str):
+        found = inline_options(value) or _in_line(value)
+        if not found:
+            raise RowError(f"{name} is {value[:80]!r}: write a list of texts")
+        return found
+    if not isinstance(value, Sequence):
+        raise RowError(f"{name} is {value!r}: write a list of texts")
+    return _lettered([text(option) for option in value])
+
+
+def _pairs(name: str, value: Any) -> list[tuple[str | None, str]] | None:
+    """Options that come with labels of their own, as pairs of a label and a text; None if they are in another form."""
     if isinstance(value, Mapping):
         texts, labels = value.get("text", value.get("texts")), value.get("label", value.get("labels"))
         if isinstance(texts, list) and isinstance(labels, list):
             if len(texts) != len(labels):
                 raise RowError(f"{name} has {len(texts)} texts and {len(labels)} labels")
-            return _relabelled([(str(label), text(option)) for label, option in zip(labels, texts, strict=True)])
-        return _relabelled([(str(label), text(option)) for label, option in value.items() if option is not None])
-    if isinstance(value, str):
-        found = inline_options(value) or tuple((letter, option.strip()) for letter, option in _IN_LINE.findall(value))
-        if len(found) < 2 or [letter for letter, _ in found] != list(string.ascii_uppercase[: len(found)]):
-            raise RowError(f"{name} is {value[:80]!r}: write a list of texts")
-        return found
-    if not isinstance(value, Sequence):
-        raise RowError(f"{name} is {value!r}: write a list of texts")
-    if value and all(isinstance(option, Mapping) for option in value):
-        pairs = []
-        for option in value:
-            label = next((option[key] for key in ("label", "key", "letter", "id") if option.get(key) is not None), None)
-            content = next((option[key] for key in ("text", "value", "content", "option") if option.get(key) is not None), None)
-            if content is None:
-                raise RowError(f"{name} has {option!r}: write a list of texts")
-            pairs.append((label, text(content)))
-        return _lettered([option for _, option in pairs]) if None in dict(pairs) else _relabelled([(str(a), b) for a, b in pairs])
-    return _lettered([text(option) for option in value])
+            return [(str(label), text(option)) for label, option in zip(labels, texts, strict=True)]
+        return [(str(label), text(option)) for label, option in value.items() if option is not None]
+    if not isinstance(value, list | tuple) or not value or not all(isinstance(option, Mapping) for option in value):
+        return None
+    pairs = []
+    for option in value:
+        label = next((option[key] for key in ("label", "key", "letter", "id") if option.get(key) is not None), None)
+        content = next((option[key] for key in ("text", "value", "content", "option") if option.get(key) is not None), None)
+        if content is None:
+            raise RowError(f"{name} has {option!r}: write a list of texts")
+        pairs.append((None if label is None else text(label), text(content)))
+    return pairs
+
+
+def _in_line(written: str) -> Options:
+    """Options one after the other in a line, as in "A: red, B: blue"; none if they are not those from A on."""
+    found = tuple((letter, option.strip()) for letter, option in _IN_LINE.findall(written))
+    letters = [letter for letter, _ in found]
+    return found if len(found) > 1 and letters == list(string.ascii_uppercase[: len(found)]) else ()
 
 
 def _relabelled(pairs: list[tuple[str, str]]) -> Options:

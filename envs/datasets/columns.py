@@ -25,7 +25,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "explanation": ("solution", "output", "completion", "response"),
     "accepted": (
         *("accepted", "accepted_answers", "answers", "golden_answers", "gold_answers", "ground_truths", "correct_answers"),
-        *("acceptable_answers", "alternative_answers", "answer_aliases", "aliases"),
+        *("acceptable_answers", "alternative_answers", "candidate_answers", "possible_answers", "answer_aliases", "aliases"),
     ),
     "options": ("options", "choices", "candidates"),
     "images": (
@@ -52,7 +52,17 @@ _DESCRIBES = re.compile(
 )
 _SUSPECTS: tuple[tuple[re.Pattern[str], str, str | None], ...] = (
     (re.compile(r"(?:\w+_)?(?:videos?|audios?|speech|sound)(?:_(?:path|file|bytes))?s?"), "video or sound", None),
-    (re.compile(r"(?:\w+_)?(?:options?|choices?|candidates?|distractors?)(?:_?\w)?"), "options", "options"),
+    (
+        re.compile(r"(?:\w+_)?(?:options?|choices?|candidates?|distractors?|endings?|(?:incorrect|wrong)_answers?)(?:_?\w)?"),
+        "options",
+        "options",
+    ),
+    (re.compile(r"\w+_answers|\w+_answer_list|\w*(?:truth|answer)s?_list|\w*aliases"), "several right answers", "accepted"),
+    (
+        re.compile(r"(?:\w+_)?(?:articles?|stor(?:y|ies)|table|body|support|paragraphs?|passages|contexts|documents?|premise)"),
+        "a part of the question",
+        "hint",
+    ),
     (
         re.compile(
             r"(?:\w+_)?(?:scorer|grader|rubrics?|metric|evaluator|verifier|checker|tolerance|reward_(?:fn|function|type)"
@@ -63,6 +73,7 @@ _SUSPECTS: tuple[tuple[re.Pattern[str], str, str | None], ...] = (
     ),
     (re.compile(r"(?:\w+_)?(?:history|dialog(?:ue)?|turns|rounds|follow_?ups?|questions)"), "more turns", None),
 )
+_PICTURE_NAME = re.compile(r"(?:image|img|picture|photo)_?(?:id|name|file_?name)")
 _NUMBERED = re.compile(r"(?:images?|img|picture|photo)[ _-]?(\d+)")
 _OPTION = re.compile(r"(?:option|choice|opt|op)[ _-]?([a-j]|\d{1,2})")
 _PICTURE_FILE = re.compile(r"[^\n]{1,300}\.(?:png|jpe?g|jfif|webp|bmp|gif|tiff?|avif)", re.IGNORECASE)
@@ -179,6 +190,7 @@ def require_understood(row: Mapping[str, Any], has_pictures: bool) -> None:
     for name, value in row.items():
         if _is_read(name):
             continue
+        plain_name = name.lower().replace(" ", "_")
         what, ours = None, None
         items = value if isinstance(value, list | tuple) else [value]
         if any(map(looks_encoded, items)) or (
@@ -186,7 +198,11 @@ def require_understood(row: Mapping[str, Any], has_pictures: bool) -> None:
         ):
             what, ours = "pictures", "images"
         elif not _DESCRIBES.fullmatch(name.lower()):
-            what, ours = next(((what, ours) for pattern, what, ours in _SUSPECTS if pattern.fullmatch(name.lower())), (None, None))
+            what, ours = next(((what, ours) for pattern, what, ours in _SUSPECTS if pattern.fullmatch(plain_name)), (None, None))
+            if ours == "hint" and not isinstance(value, str | list | tuple | Mapping):
+                what = None
+        if what is None and not has_pictures and _PICTURE_NAME.fullmatch(name.lower()) and isinstance(value, str | int):
+            what, ours = "the name of a picture that the row does not have", "images"
         if what is not None:
             remedy = f"write columns={{{ours}: {name}}} to read it, or " if ours else "write "
             raise RowError(f"the column {name} looks like {what} and is not read: {remedy}columns={{{name}: null}} to leave it out")

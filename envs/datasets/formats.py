@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from envs.datasets.choices import Options, chosen, inline_options, options_of, shown
+from envs.datasets.choices import Options, chosen, inline_options, options_of, own_labels, shown
 from envs.datasets.columns import NAMES, Renames, absent, cleaned, first, number, parsed, plain, require_understood, text
 from envs.datasets.conversations import PLACEHOLDER, Asked, asked, conversation, referenced, settled, with_pictures
 from envs.datasets.pictures import row_pictures
@@ -156,8 +156,9 @@ def _scored(row: Mapping[str, Any], found: Truth, options: Options) -> tuple[Sco
     if options or (stated is not None and stated.options):
         options = stated.options if stated is not None and stated.options else options
         given = first(row, "options")
-        letter, accepted = chosen(found.value, options, given[0] if given else "")
-        more = tuple(chosen(one, options)[0] for one in found.accepted)
+        labels = own_labels(row)
+        letter, accepted = chosen(found.value, options, given[0] if given else "", labels)
+        more = tuple(chosen(one, options, labels=labels)[0] for one in found.accepted)
         return Scoring(Kind.CHOICE, accepted=(*accepted, *more), options=options), letter
     return _by_form(row, found, answer, style), answer
 
@@ -170,6 +171,10 @@ def _by_form(row: Mapping[str, Any], found: Truth, answer: str, style: str) -> S
         return Scoring(Kind.NUMBER, found.accepted, absolute=absolute, unit=unit)
     if form == "list":
         return Scoring(Kind.LIST, found.accepted)
+    if "<AND>" in answer:  # MM-Vet
+        raise RowError('the answer has several parts joined by <AND>: write "scoring": {"kind": "judge"}, or "list" and commas')
+    if "<OR>" in answer:
+        raise RowError("the answer has several right answers joined by <OR>: write a list of them")
     names = [style, _extra(row, "data_source") or "", *(text(row.get(name)) for name in ("data_source", "source", "ability"))]
     if found.kind is Kind.MATH or is_latex(answer) or any(map(is_mathematical, names)):
         return Scoring(Kind.MATH, found.accepted)

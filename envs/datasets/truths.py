@@ -19,6 +19,7 @@ _THOUGHTS = re.compile(r"\s*(?:<(think|thinking|thought|thoughts|reasoning|reaso
 _OPEN = re.compile(r"</?(?:think|thinking|reasoning)>")
 _END = re.compile(r"\s*(?:<\|im_end\|>|<\|endoftext\|>|<\|eot_id\|>|</s>)\s*\Z")
 _ANSWER = re.compile(r"<(answer|CONCLUSION)>(.*?)</\1>", re.DOTALL)
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(?<=\s)([^\s{}$.,]+))")
 _LATEX = re.compile(
     r"\\(?:[dt]?frac|sqrt|boxed|pi|times|cdot|text|mathrm|left|infty|circ|pm|theta|alpha|angle|sin|cos|log|ln|begin)(?![a-zA-Z])"
 )
@@ -46,7 +47,7 @@ def truth(row: Mapping[str, Any], reply: str | None, choice: bool) -> Truth:
     none, or none that is understood.
     """
     stated = _stated(row)
-    accepted = next((_read(row[name], name, choice) for name in NAMES["accepted"] if name in row), None)
+    accepted = next((_read(value, name, choice) for name, value in _accepted(row)), None)
     if stated is None and accepted is not None:
         return accepted
     if stated is None:
@@ -102,6 +103,15 @@ def _stated(row: Mapping[str, Any]) -> tuple[str, Any] | None:
     return given[0]
 
 
+def _accepted(row: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    """The columns of further right answers, and the parts of verl's `reward_model` (MMSearch-R1)."""
+    model = reward_model(row)
+    for name in NAMES["accepted"]:
+        for holder, prefix in ((row, ""), (model, "reward_model.")):
+            if not absent(holder.get(name)):
+                yield prefix + name, holder[name]
+
+
 def _plain(value: Any) -> str:
     try:
         return _clean(text(value)).casefold()
@@ -128,7 +138,7 @@ def _read(value: Any, name: str, choice: bool) -> Truth:
     cleaned = _clean(value)
     if not cleaned:
         raise RowError("there is no answer; every row needs a question and an answer")
-    mathematical = is_latex(cleaned) or "\\boxed" in value or bool(re.search(r"^####", value, re.MULTILINE))
+    mathematical = is_latex(cleaned) or bool(_BOX.search(value)) or bool(re.search(r"^####", value, re.MULTILINE))
     return Truth(cleaned, (), Kind.MATH if mathematical else None)
 
 
@@ -190,11 +200,12 @@ def _clean(written: str) -> str:
 
 
 def _boxed(written: str) -> str | None:
-    """What the last `\\boxed{}` holds, braces matched."""
-    start = written.rfind("\\boxed{")
-    if start < 0:
+    """What the last `\\boxed{}` or `\\fbox{}` holds, braces matched, or the sign behind a `\\boxed` without braces."""
+    if not (found := list(_BOX.finditer(written))):
         return None
-    depth, begin = 0, start + len("\\boxed")
+    if found[-1][1]:
+        return found[-1][1]
+    depth, begin = 0, found[-1].end() - 1
     for place in range(begin, len(written)):
         depth += {"{": 1, "}": -1}.get(written[place], 0)
         if depth == 0:

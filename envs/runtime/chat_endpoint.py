@@ -13,11 +13,12 @@ import openai
 
 from envs.errors import ConversationTooLong, EndpointFailed, EndpointRefused, EndpointUnusable
 from envs.runtime.loops import PerLoop
-from envs.runtime.refusals import Message, RequestForm, is_for_every_request, is_too_long, takes_no_tools
+from envs.runtime.refusals import Message, RequestForm, is_for_every_request, is_too_long, takes_no_pictures, takes_no_tools
 
 log = logging.getLogger(__name__)
 
 _REASONING = ("reasoning_content", "reasoning", "thinking")
+_CUT_OFF = ("length", "max_tokens", "MAX_TOKENS", "model_length")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,17 @@ class Reply:
     finish_reason: str
     tool_calls: tuple[RequestedCall, ...] = ()
     reasoning: str = ""
+
+
+class _Reported(Exception):
+    """An error that a server reports with status 200, as OpenRouter does once it has begun to answer."""
+
+    def __init__(self, message: str, status: int, body: object) -> None:
+        super().__init__(message)
+        self.status_code, self.body = status, body
+
+
+_Said = openai.APIStatusError | _Reported
 
 
 class ChatEndpoint:
@@ -86,7 +98,7 @@ class ChatEndpoint:
             known = len(self._form.notes)
             try:
                 return await self._ask(messages, sampling)
-            except openai.APIStatusError as error:
+            except (openai.APIStatusError, _Reported) as error:
                 if len(self._form.notes) > known:  # another request has learned meanwhile
                     continue
                 refusal = self._refusal(error, sampling)
@@ -94,7 +106,8 @@ class ChatEndpoint:
                     continue
                 raise refusal from error
             except (openai.OpenAIError, ValueError, AttributeError, IndexError, TypeError) as error:
-                raise EndpointFailed(f"{self._url} gave no answer: {_line(error)}") from error
+                reason = _no_completion(error.doc) if isinstance(error, json.JSONDecodeError) else _line(error)
+                raise EndpointFailed(f"{self._url} gave no answer: {reason}") from error
 
     async def close(self) -> None:
         """Close the running loop's connections."""
@@ -105,58 +118,89 @@ class ChatEndpoint:
         # In the body as they are: the client itself takes only the names that OpenAI knows.
         body = self._form.parameters(sampling) | self._extra
         answer = await self._clients.get().chat.completions.create(model=self._model, messages=conversation, extra_body=body)
-        choice = answer.choices[0]
-        message = choice.message
+        choices = getattr(answer, "choices", None)
+        if not isinstance(choices, list) or not choices or getattr(choices[0], "message", None) is None:
+            raise _reported(answer)
+        choice, message = choices[0], choices[0].message
+        if choice.finish_reason == "error":
+            raise _reported(choice)
         reasoning = next((text for name in _REASONING if isinstance(text := getattr(message, name, None), str)), "")
-        calls = tuple(_call(call) for call in message.tool_calls or ())
         text = _text(message.content) or (getattr(message, "refusal", None) or "")
-        return Reply(text, "length" if choice.finish_reason == "length" else "stop", calls, reasoning)
+        return Reply(text, "length" if choice.finish_reason in _CUT_OFF else "stop", _calls(message), reasoning)
 
-    def _learned(self, error: openai.APIStatusError, messages: Sequence[Message], sampling: Mapping[str, Any]) -> bool:
+    def _learned(self, error: _Said, messages: Sequence[Message], sampling: Mapping[str, Any]) -> bool:
         known = len(self._form.notes)
         learned = self._form.learn(_said(error), getattr(error, "param", None), messages, sampling)
         for note in self._form.notes[known:]:
             log.warning("%s: %s", self._url, note)
         return learned
 
-    def _refusal(self, error: openai.APIStatusError, sampling: Mapping[str, Any]) -> EndpointRefused | EndpointFailed:
+    def _refusal(self, error: _Said, sampling: Mapping[str, Any]) -> EndpointRefused | EndpointFailed:
         status, said = error.status_code, _said(error)
         message = f"{self._url} refuses the request ({status}): {_line(error)}"
+        if takes_no_tools(said, sampling):
+            return EndpointUnusable(f"{message}: write +options.protocol=hermes, which needs no tools= of the API")
+        if takes_no_pictures(said):
+            return EndpointRefused(message)
         if is_for_every_request(status, said):
             return EndpointUnusable(message)
         if status in (408, 409, 425, 429) or status >= 500:
             return EndpointFailed(f"{self._url} gave no answer: {_line(error)}")
         if is_too_long(said, getattr(error, "code", None)):
             return ConversationTooLong(message)
-        if takes_no_tools(said, sampling):
-            return EndpointUnusable(f"{message}: write +options.protocol=hermes, which needs no tools= of the API")
         return EndpointRefused(message)
 
 
-def _said(error: openai.APIStatusError) -> str:
+def _reported(answer: Any) -> Exception:
+    """The error that an answer without a message reports; its code is read as a status."""
+    error = getattr(answer, "error", None)
+    if not error:
+        return ValueError(_no_completion(answer))
+    message, code = (error.get("message"), error.get("code")) if isinstance(error, Mapping) else (error, None)
+    return _Reported(str(message), int(str(code)) if str(code).isdecimal() else 500, error)
+
+
+def _no_completion(answer: object) -> str:
+    return f"its reply is no chat completion: {_line(answer)[:80]!r} (is the address right? most end in /v1)"
+
+
+def _said(error: _Said) -> str:
     """All that the server said: its message, and the body for servers that put it elsewhere."""
     return f"{error} {json.dumps(error.body, default=str) if error.body is not None else ''}"
 
 
 def _text(content: Any) -> str:
     """The text of a message's content, which some servers give in parts."""
+    if isinstance(content, Mapping):
+        content = [content]
     if isinstance(content, Sequence) and not isinstance(content, str):
         parts = [part if isinstance(part, Mapping) else {"text": part} for part in content]
         return "".join(str(part.get("text") or "") for part in parts if part.get("type") in (None, "text", "output_text"))
     return content if isinstance(content, str) else ""
 
 
-def _call(call: Any) -> RequestedCall:
-    """A call whose arguments are not a JSON object keeps them as text under one name, so that the tool can say what is wrong."""
-    given = call.function.arguments
+def _calls(message: Any) -> tuple[RequestedCall, ...]:
+    """The calls of a message, also those in the older field `function_call`."""
+    older = getattr(message, "function_call", None)
+    calls = [_call("", older)] if older is not None else []
+    given = message.tool_calls
+    for call in given if isinstance(given, list) else [given] if given else []:
+        calls.append(_call(getattr(call, "id", None) or "", getattr(call, "function", None) or getattr(call, "custom", None)))
+    return tuple(calls)
+
+
+def _call(identifier: str, function: Any) -> RequestedCall:
+    """A call whose arguments are not a JSON object keeps them as text under one name, so that the tool can say what is wrong. One
+    without a name has the name ""."""
+    given = getattr(function, "arguments", None) or getattr(function, "input", None)
     try:
         arguments = given if isinstance(given, dict) else json.loads(given or "{}", strict=False)
-    except ValueError:
+    except (ValueError, TypeError):
         arguments = None
     if not isinstance(arguments, dict):
         arguments = {"arguments": given}
-    return RequestedCall(call.id or "", call.function.name, arguments)
+    return RequestedCall(identifier, str(getattr(function, "name", None) or ""), arguments)
 
 
-def _line(error: Exception) -> str:
+def _line(error: object) -> str:
     return " ".join(str(error).split())[:200]

@@ -25,13 +25,14 @@ _TOO_LONG = re.compile(
 _NOT_TAKEN = re.compile(
     r"unsupported|not (?:be )?support|n't support|unrecogni[sz]ed|unknown|unexpected|extra[ _](?:forbidden|input|field|param)"
     r"|not (?:permitted|allowed|available|accepted|valid|implemented)|no longer|deprecated|cannot be (?:set|specified|used)"
-    r"|only the default|invalid (?:param|argument|field)",
+    r"|only the default|only (?:be )?(?:set to )?1\b|invalid (?:param|argument|field)|no endpoints found that support",
     re.IGNORECASE,
 )
 _NO_TOOLS = re.compile(r"enable-auto-tool-choice|tool[ _-]?(?:choice|call\w*|use)s?\b|\btools\b|function[ _-]call", re.IGNORECASE)
+_NO_PICTURES = re.compile(r"no endpoints found that support image", re.IGNORECASE)
 _NO_SYSTEM = re.compile(
     r"\bsystem[ '\"`]*(?:role|message|prompt|instruction|turn)|developer instruction|role.{0,40}\bsystem\b|\bsystem\b.{0,40}role"
-    r"|roles must alternate",
+    r"|roles must alternate|\brole\b.{0,120}permitted: 'user', 'assistant'",
     re.IGNORECASE,
 )
 _UNPAID = re.compile(r"insufficient[ _](?:quota|balance|credit|fund)|exceeded your current quota|billing", re.IGNORECASE)
@@ -56,6 +57,11 @@ def takes_no_tools(message: str, sampling: Mapping[str, Any]) -> bool:
     return (
         "tools" in sampling and bool(_NO_TOOLS.search(message)) and ("enable-auto" in message or bool(_NOT_TAKEN.search(message)))
     )
+
+
+def takes_no_pictures(message: str) -> bool:
+    """Whether a refusal that has the status of a wrong address says that the model is not shown pictures: others may be asked."""
+    return bool(_NO_PICTURES.search(message))
 
 
 @dataclass

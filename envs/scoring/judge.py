@@ -210,7 +210,11 @@ def open_judge(settings: Judge | Mapping[str, Any]) -> Judge:
 
     Raises UsageError if the settings cannot be read.
     """
-    return settings if isinstance(settings, Judge) else _opened(json.dumps(dict(settings), sort_keys=True))
+    if isinstance(settings, Judge):
+        return settings
+    if not isinstance(settings, Mapping):
+        raise UsageError(f"judge={settings} is no mapping: write judge={{url: http://localhost:8000/v1, model: NAME}}")
+    return _opened(json.dumps(dict(settings), sort_keys=True))
 
 
 @lru_cache(maxsize=8)

@@ -15,6 +15,7 @@ _ONE_SAYING = {"true": "yes", "false": "no"}
 _YES_NO = re.compile(
     r"(yes|no)[,.;]? (?:it|he|she|they|there|this|that|you|we|i) (?:is|are|was|were|does|do|did|has|have|had|can|will)( not|n't)?"
 )
+_PAIR = re.compile(r"(?:\w+\s*(?:=|∈|in|is)\s*)?([\[(])[^,]+,[^,]+([\])])")
 _MARKS = re.compile(r"""[.,;:!?"'()\[\]{}。、，；：！？।「」『』《》]""")
 
 
@@ -64,7 +65,7 @@ def without_accents(text: str) -> str:
 
 def _other_interval(answer: str, truth: str) -> bool:
     """Whether two pairs stand in other brackets: [1, 2) is not (1, 2)."""
-    pairs = [re.fullmatch(r"([\[(])[^,]+,[^,]+([\])])", unwrapped(text)) for text in (answer, truth)]
+    pairs = [_PAIR.fullmatch(unwrapped(text).rstrip(" .。!")) for text in (answer, truth)]
     return all(pairs) and len({(pair[1], pair[2]) for pair in pairs if pair}) == 2
 
 

@@ -49,8 +49,12 @@ class Advice:
         return "nobody is there to answer input()" if isinstance(error, EOFError) and "reading a line" in str(error) else ""
 
     def on_file(self, path: object) -> str:
-        """What to use instead of a file that is not there, if it is called as a picture would be; else empty."""
+        """What to use instead of a file that is not there, if it is called as a picture or its directory is missing, too."""
         name = os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else ""
+        folder = os.path.dirname(name)
+        if folder and not os.path.isdir(folder):
+            lines = [f"there is no directory {folder}; /work, which is also /mnt/data, is the one to write to"]
+            return "; ".join([*lines, *([self.question()] if _PICTURE.search(os.path.basename(name)) else [])])
         return self.question() if _PICTURE_FILE.search(name) or _PICTURE.search(os.path.basename(name)) else ""
 
     def question(self) -> str:

@@ -1,7 +1,7 @@
 """Changes libraries as they are imported, so that code written for a notebook or a desktop finds what it expects. Runs in the jail.
 
-pyplot's and OpenCV's windows send pictures to the host, and matplotlib draws every script that the jail has a font for. IPython,
-unless it is installed, is stood in for by what code imports from it.
+pyplot's and OpenCV's windows send pictures to the host, and matplotlib draws every script that the jail has a font for. IPython and
+Colab's `cv2_imshow`, unless they are installed, are stood in for by what code imports from them.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ _WINDOWS = (
     "namedWindow", "destroyWindow", "destroyAllWindows", "moveWindow", "resizeWindow", "setWindowTitle", "startWindowThread",
 )  # fmt: skip
 _IPYTHON = ("IPython", "IPython.display", "IPython.core", "IPython.core.display")
+_COLAB = ("google", "google.colab", "google.colab.patches")
 _TEXTS = ("HTML", "Markdown", "Latex", "Math", "Pretty", "JSON", "Code", "SVG")
 
 before_reading: Callable[[Any], None] = lambda _: None  # noqa: E731
@@ -44,7 +45,7 @@ def prepare() -> None:
 
     Image.Image.show = _show_itself
     sys.meta_path.insert(0, _Changes())
-    sys.meta_path.append(_IPythonFinder())
+    sys.meta_path.append(_NotebookFinder())
     builtins.display = shown.display  # ty: ignore[missing-attribute]
     builtins.get_ipython = _Shell  # ty: ignore[missing-attribute]
     warnings.formatwarning = _formatted_warning  # ty: ignore[invalid-assignment]
@@ -67,7 +68,11 @@ class _Changes(importlib.abc.MetaPathFinder):
     """Changes a library when it is imported."""
 
     def __init__(self) -> None:
-        self._left: dict[str, Callable[[Any], None]] = {"matplotlib.pyplot": _change_pyplot, "cv2": _change_cv2}
+        self._left: dict[str, Callable[[Any], None]] = {
+            "matplotlib.pyplot": _change_pyplot,
+            "cv2": _change_cv2,
+            "sympy.interactive.printing": _change_sympy,
+        }
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: types.ModuleType | None = None) -> Any:
         change = self._left.pop(name, None)  # OpenCV's package imports a second module of its own name
@@ -127,6 +132,10 @@ def _add_fallback_fonts() -> None:
     logging.getLogger(font_manager.__name__).addFilter(is_new)
 
 
+def _change_sympy(printing: Any) -> None:
+    printing.get_ipython = lambda: None  # `init_printing` would set up a whole IPython
+
+
 def _change_cv2(cv2: Any) -> None:
     read = cv2.imread
 
@@ -151,20 +160,18 @@ def _change_cv2(cv2: Any) -> None:
 
     cv2.imread, cv2.imshow = imread, imshow
     cv2.waitKey = cv2.waitKeyEx = cv2.pollKey = lambda *_: _QUIT
-    for name in (
-        "namedWindow",
-        "destroyWindow",
-        "destroyAllWindows",
-        "moveWindow",
-        "resizeWindow",
-        "setWindowTitle",
-        "startWindowThread",
-    ):
+    for name in _WINDOWS:
         setattr(cv2, name, lambda *_: None)
 
 
 class _Shell:
-    """What `get_ipython()` returns. Every magic command is left out, and it is said."""
+    """What `get_ipython()` returns. Every magic command is left out, and it is said.
+
+    It is false, which tells matplotlib that there is no shell whose events it could use.
+    """
+
+    def __bool__(self) -> bool:
+        return False
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         def left_out(*arguments: Any, **_: Any) -> None:
@@ -174,14 +181,17 @@ class _Shell:
         return left_out
 
 
-class _IPythonFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds IPython if nothing else does."""
+class _NotebookFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds IPython and Colab if nothing else does."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: types.ModuleType | None = None) -> Any:
-        return importlib.machinery.ModuleSpec(name, self, is_package=True) if name in _IPYTHON else None
+        return importlib.machinery.ModuleSpec(name, self, is_package=True) if name in (*_IPYTHON, *_COLAB) else None
 
     def exec_module(self, module: types.ModuleType) -> None:
-        module.__dict__["get_ipython"] = _Shell
+        if module.__name__ in _COLAB:
+            module.__dict__["cv2_imshow"] = lambda image: importlib.import_module("cv2").imshow("", image)
+            return
+        module.__dict__.update(get_ipython=_Shell, version_info=(9, 0, 0), __version__="9.0.0")
         if not module.__name__.endswith("display"):
             importlib.import_module(f"{module.__name__}.display")
             return

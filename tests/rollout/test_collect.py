@@ -101,9 +101,17 @@ def test_episodes_are_not_overwritten(tmp_path):
 
 @pytest.mark.parametrize("other", ["seed=1", "group_size=2", "temperature=0", "+options.need=1", "rollout.episode.max_turns=3"])
 def test_a_command_that_goes_on_runs_the_episodes_that_it_began_with(tmp_path, other):
-    begun = config(tmp_path, "policy=random", "resume=true")
+    begun = config(tmp_path, "policy=random", "resume=true", "episodes=8")
     (tmp_path / "run").mkdir()
     (tmp_path / "run/config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(begun)))
     Collector(config(tmp_path, "policy=random", "resume=true", "episodes=9", "rollout.workers=2"), find_policy("starter"))
     with pytest.raises(UsageError, match="was begun with"):
-        Collector(config(tmp_path, "policy=random", "resume=true", other), find_policy("starter"))
+        Collector(config(tmp_path, "policy=random", "resume=true", "episodes=8", other), find_policy("starter"))
+
+
+def test_a_command_that_goes_on_removes_no_episode(tmp_path):
+    begun = config(tmp_path, "policy=random", "resume=true", "episodes=9")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(begun)))
+    with pytest.raises(UsageError, match="begun with episodes=9: write at least as many"):
+        Collector(config(tmp_path, "policy=random", "resume=true", "episodes=8"), find_policy("starter"))

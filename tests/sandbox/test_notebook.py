@@ -53,6 +53,13 @@ SHOWN = {
     "IPython's display": ("from IPython.display import display\ndisplay(image_1)", [(64, 48)], ""),
     "IPython's image": ("from IPython.display import Image, display\ndisplay(Image('image_1.png', width=9))", [(64, 48)], ""),
     "IPython's image of bytes": ("import IPython\nIPython.display.Image(data=open('image_2.png', 'rb').read())", [(30, 20)], ""),
+    "a figure after IPython": ("from IPython.display import display\n" + PLOT + "None", [FIGURE], ""),
+    "a figure after tqdm": ("from tqdm.notebook import tqdm\n" + PLOT + "plt.ion(); None", [FIGURE], ""),
+    "Colab's window": (
+        "import cv2\nfrom google.colab.patches import cv2_imshow\ncv2_imshow(cv2.imread('image_1.png'))",
+        *([(64, 48)], ""),
+    ),
+    "sympy's printing": ("import sympy\nsympy.init_printing()\nsympy.Symbol('x') ** 2", [], "x**2\n"),
     "IPython's text": ("from IPython.display import Markdown, display\ndisplay(Markdown('**bold**'))", [], "**bold**\n"),
     "a displayed array": ("import numpy as np\ndisplay(np.asarray(image_1))", [(64, 48)], ""),
     "a displayed mask": ("import numpy as np\ndisplay(np.asarray(image_2) > 3)", [(30, 20)], ""),
@@ -233,6 +240,8 @@ ADVICE = {
     "input('Which? ')": "nobody is there to answer input()",
     "open('table.csv')": "",
     "import numpy.nothing": "",
+    "image_1.save('/content/out.png')": "there is no directory /content; /work, which is also /mnt/data, is the one to write to",
+    "open('/path/to/image.jpg')": "there is no directory /path/to",
     "unknown_name": "",
     "1 / 0": "",
 }

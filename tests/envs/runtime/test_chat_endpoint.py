@@ -34,6 +34,11 @@ REFUSALS = {
     ),
     "Gemini: seed": refusing("seed", 'Invalid JSON payload received. Unknown name "seed": Cannot find field.'),
     "Groq: temperature": refusing("temperature", "property 'temperature' is unsupported"),
+    "Kimi: temperature": refusing("temperature", "invalid temperature: only 1 is allowed for this model"),
+    "Claude, thinking: temperature": refusing("temperature", "`temperature` may only be set to 1 when thinking is enabled."),
+    "pydantic: system": without_system(
+        "[{'loc': ['body', 'messages', 0, 'role'], 'msg': \"not a valid enumeration member; permitted: 'user', 'assistant'\"}]"
+    ),
     "Gemma: system": without_system("System role not supported"),
     "o1-preview: system": without_system("Unsupported value: 'messages[0].role' does not support 'system' with this model."),
     "Gemma on Google: system": without_system("Developer instruction is not enabled for models/gemma-3-27b-it"),
@@ -100,6 +105,7 @@ async def test_the_form_of_a_request_can_be_configured(serve):
         (400, {"message": "filtered by the content management policy", "code": "content_filter"}, EndpointRefused),
         (403, {"message": "your input was flagged", "metadata": {"reasons": ["violence"]}}, EndpointRefused),
         (400, {"message": "temperature must be at most 1"}, EndpointRefused),
+        (404, {"message": "No endpoints found that support image input", "code": 404}, EndpointRefused),
         (400, {"message": "max_tokens is too large: 9. This model's maximum context length is 8"}, ConversationTooLong),
     ],
 )
@@ -111,9 +117,15 @@ async def test_what_cannot_be_learned_is_told_apart(serve, status, error, kind):
     assert len(server.requests) == 1
 
 
-async def test_tools_that_the_server_does_not_know_have_a_remedy(serve):
-    message = '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
-    endpoint = ChatEndpoint(serve((400, {"message": message})).url, "m", timeout_s=5, attempts=1)
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (400, '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'),
+        (404, "No endpoints found that support tool use."),
+    ],
+)
+async def test_tools_that_the_server_does_not_know_have_a_remedy(serve, status, message):
+    endpoint = ChatEndpoint(serve((status, {"message": message})).url, "m", timeout_s=5, attempts=1)
     with pytest.raises(EndpointUnusable, match="protocol=hermes"):
         await endpoint.complete(CONVERSATION, tools=[{"type": "function", "function": {"name": "f"}}])
     await endpoint.close()
@@ -135,4 +147,50 @@ async def test_the_text_of_a_message_is_read_in_every_form(serve, message, text,
     endpoint = ChatEndpoint(serve(message).url, "m", timeout_s=5, attempts=1)
     reply = await endpoint.complete(CONVERSATION)
     assert (reply.text, reply.reasoning) == (text, reasoning)
+    await endpoint.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "reason"),
+    [
+        (b"<html>", EndpointFailed, "no chat completion: '<html>'"),
+        ({"detail": "Not found"}, EndpointFailed, "no chat completion"),
+        ({"choices": []}, EndpointFailed, "no chat completion"),
+        ({"choices": [{"index": 0, "text": "yes", "finish_reason": "stop"}]}, EndpointFailed, "most end in /v1"),
+        ([1], EndpointFailed, "no chat completion"),
+        ({"error": {"message": "Overloaded", "code": 502}}, EndpointFailed, "Overloaded"),
+        ({"error": "Upstream"}, EndpointFailed, "Upstream"),
+        ({"error": {"message": "flagged by moderation", "code": 403}}, EndpointRefused, "flagged by moderation"),
+        ({"error": {"message": "no credits", "code": 402}}, EndpointUnusable, "no credits"),
+        ({"error": {"message": "the maximum context length is 9", "code": 400}}, ConversationTooLong, "context length"),
+        (
+            {"choices": [{"message": {"content": ""}, "finish_reason": "error", "error": {"message": "Broken"}}]},
+            *(EndpointFailed, "Broken"),
+        ),
+    ],
+)
+async def test_a_reply_with_status_200_may_be_an_error(serve, answer, kind, reason):
+    with pytest.raises((EndpointFailed, EndpointRefused), match=reason) as raised:
+        await asked(serve((200, answer)))
+    assert raised.type is kind
+
+
+CALLED = {"name": "f", "arguments": '{"x": 1}'}
+
+
+@pytest.mark.parametrize(
+    ("message", "name", "arguments"),
+    [
+        ({"function_call": CALLED}, "f", {"x": 1}),
+        ({"tool_calls": [{"id": "1", "type": "function", "function": CALLED}]}, "f", {"x": 1}),
+        ({"tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}}]}, "f", {"x": 1}),
+        ({"tool_calls": [{"id": "1", "type": "function", "function": {"name": None, "arguments": None}}]}, "", {}),
+        ({"tool_calls": [{"id": "1", "type": "function"}]}, "", {}),
+        ({"tool_calls": [{"type": "custom", "custom": {"name": "f", "input": "1 + 1"}}]}, "f", {"arguments": "1 + 1"}),
+    ],
+)
+async def test_a_call_is_read_in_every_form_and_never_dropped(serve, message, name, arguments):
+    endpoint = ChatEndpoint(serve({"content": None} | message).url, "m", timeout_s=5, attempts=1)
+    (call,) = (await endpoint.complete(CONVERSATION)).tool_calls
+    assert (call.name, call.arguments) == (name, arguments)
     await endpoint.close()

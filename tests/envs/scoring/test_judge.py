@@ -104,6 +104,8 @@ def test_settings_are_read_and_equal_ones_share_a_judge():
     assert open_judge(settings) is open_judge(dict(settings))
     with pytest.raises(UsageError, match="modle"):
         open_judge({"url": "http://127.0.0.1:1/v1", "modle": "m"})
+    with pytest.raises(UsageError, match="is no mapping: write judge="):
+        open_judge("http://127.0.0.1:1/v1")  # ty: ignore[invalid-argument-type]
 
 
 async def test_a_slow_judge_is_our_failure_before_the_turn_is_over(serve):
