@@ -45,7 +45,8 @@ _PREFIX = re.compile(
     | (?:final\s+|the\s+)?(?:answer|result|solution)[ \t]*\n
     | (?:so|thus|therefore|hence)\b[,:]?
     | (?:it|that|this)(?:\s+(?:is|was)|'s)\b(?!\s+(?:not|n't))
-    | (?:最终|最後の|正确|正確)?(?:答案|答え|回答|正解)\s*(?:应该是|應該是|是|为|為|は|:)\s*:?
+    | (?:(?:所以|因此|故|综上)(?:所述)?,?\s*)?(?:最终|最後の|正确|正確)?(?:的)?(?:答案|答え|回答|正解)
+        \s*(?:应该是|应为|应是|选|選|應該是|是|为|為|は|:)\s*:?
     | (?:정답은|답은|정답|답)\s*:?\s+
     | (?:die\s+|la\s+|a\s+)?(?:richtige\s+|korrekte\s+|bonne\s+)?(?:antwort|réponse|respuesta|risposta|resposta)
         (?:\s+(?:correct[ae]|corretta|correta|finale?))?\s*(?:[:=]|(?:ist|est|es|è|é)\b\s*:?)
@@ -101,7 +102,7 @@ def without_latex(text: str) -> str:
     text = re.sub(r"\((-?[\d.]+)\)/\((-?[\d.]+)\)", r"\1/\2", text)
     text = re.sub(r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?:s\b)?", "°", text)
     text = re.sub(r"\\(?:times|cdot)(?![a-z])", "×", re.sub(r"\\(?:approx|sim|simeq)(?![a-z])", "≈", text))
-    text = re.sub(r"\\([%$&#_{}])", r"\1", text).replace("\\euro", "€").replace("\\pounds", "£")
+    text = re.sub(r"\\([%$&#_{}])", r"\1", text).replace("\\Omega", "Ω").replace("\\euro", "€").replace("\\pounds", "£")
     return re.sub(r"\^\s*\{\s*([^{}]*?)\s*\}", r"^\1", _SPACES.sub(" ", text).replace("{,}", ",")).strip()
 
 

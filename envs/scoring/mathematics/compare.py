@@ -100,8 +100,9 @@ def _same(given: Any, expected: Any, tolerance: float) -> bool:
         expected = expected.rhs
     if isinstance(given, Eq) and isinstance(expected, Eq) and isinstance(given.lhs, Symbol) and given.lhs == expected.lhs:
         return _same(given.rhs, expected.rhs, tolerance)
-    if any(isinstance(one, Eq) and one.lhs.free_symbols and not _is_name(one.lhs) for one in (given, expected)):
-        if not (isinstance(given, Eq) and isinstance(expected, Eq)):
+    if isinstance(given, Eq) != isinstance(expected, Eq):
+        left = given.lhs if isinstance(given, Eq) else expected.lhs
+        if left.free_symbols and not _is_name(left):
             return False  # x^2 = 5 is not 5
     if isinstance(given, Relational | Boolean) and isinstance(expected, Interval | Union):
         given = given.as_set()

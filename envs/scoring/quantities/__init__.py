@@ -9,7 +9,7 @@ from fractions import Fraction
 from envs.scoring.markup import unwrapped, without_latex
 from envs.scoring.quantities.counted import is_counted
 from envs.scoring.quantities.literals import leading
-from envs.scoring.quantities.units import CURRENCY_CODES, CURRENCY_SIGNS, converted
+from envs.scoring.quantities.units import CURRENCY_CODES, CURRENCY_SIGNS, converted, is_unit
 from envs.scoring.quantities.words import (
     CHINESE_NUMERALS,
     NUMBER_WORDS,
@@ -58,10 +58,13 @@ def number(answer: str, truth: str, scoring: Scoring) -> bool:
 
     The unit is the scoring's, or else the one that the truth names.
     """
-    expected = quantity(truth, scoring.unit)
+    unit = scoring.unit
+    expected = quantity(truth, unit)
+    if expected is None and not unit and (found := _number(unwrapped(truth))) and is_unit(name := found[1].strip()):
+        unit, expected = name, quantity(truth, name)  # 9.8 N, 5 mm: more units than an answer without one in the truth may name
     if expected is None:
         return exact(answer, truth)
-    unit = scoring.unit or expected.unit
+    unit = unit or expected.unit
     if not scoring.unit and expected.unit:
         expected = Quantity(expected.value, expected.unit)
     readings = [quantity(part, unit) for part in _restated(answer)]

@@ -128,6 +128,11 @@ def converted(value: Fraction, unit: str, target: str) -> Fraction | None:
         return None
 
 
+def is_unit(text: str) -> bool:
+    """Whether a text is the name of a unit."""
+    return len(text) <= _LONGEST and _read(text, "") is not None
+
+
 def _is_data(unit: Any) -> bool:
     """Whether it is an amount of data, which pint has without dimension."""
     return "bit" in str(_units().get_root_units(unit)[1]).split()
@@ -136,9 +141,8 @@ def _is_data(unit: Any) -> bool:
 def _words(unit: str) -> str:
     if len(unit) == 1:  # M is not m
         return unit
-    if len(unit) < 4:  # MW is not mW, Gb not GB, ms not m
-        return unit
-    return unit.casefold().rstrip("s").replace("_", " ").replace(" ", "")
+    words = unit.replace("_", " ").split()  # MW is not mW, Gb not GB, ms not m
+    return "".join(word.casefold().rstrip("s") if len(word) > 3 and word[1:].islower() else word for word in words)
 
 
 def _read(unit: str, target: str) -> str | None:
@@ -185,7 +189,7 @@ def _spelled(unit: str) -> str:
     unit = re.sub(r"(?<=[a-zA-Zμ])([23])\b", r"^\1", unit.replace("·", "*").replace("µ", "μ"))
 
     def usual(found: re.Match[str]) -> str:
-        return _SPELLINGS.get(found[0].casefold(), found[0]) if len(found[0]) > 1 else found[0]
+        return _SPELLINGS.get(found[0].casefold(), found[0]) if len(found[0]) > 1 and found[0] != "mW" else found[0]
 
     return re.sub(r"[^\W\d_]+", usual, unit)
 

@@ -100,11 +100,11 @@ def in_words(text: str) -> Fraction | None:
     if words[0] in ("minus", "negative"):
         value = in_words(" ".join(words[1:]))
         return None if value is None or words[1:2] == words[:1] else -value
-    if "point" in words:
+    if "point" in words and words[-1] not in _SCALES:
         split = words.index("point")
         whole, digits = cardinal(words[:split]), [_SMALL.get(word, 10) for word in words[split + 1 :]]
         return Fraction(f"{whole}.{''.join(map(str, digits))}") if whole is not None and digits and max(digits) < 10 else None
-    if words[-1] in _SCALES and "and" in words and words[-2] in _PARTS:  # "two and a half million"
+    if words[-1] in _SCALES and ("point" in words or ("and" in words and words[-2] in _PARTS)):  # "two and a half million"
         value = in_words(" ".join(words[:-1]))
         return None if value is None else value * _SCALES[words[-1]]
     if words[:3] in (["half", "a", "dozen"], ["half", "a", "million"], ["half", "a", "billion"]) and len(words) == 3:
