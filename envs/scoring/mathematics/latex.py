@@ -17,7 +17,7 @@ MAX_TOWER = 2
 _FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|det|gcd|lcm|min|max|lim"
 _GREEK = "alpha|beta|gamma|delta|epsilon|theta|lambda|mu|nu|phi|rho|sigma|tau|omega|pi|infty"
 _NAMES = "infty times cdot cdot le ge ne pm cup cap in emptyset pi theta alpha beta gamma lambda mu phi omega sigma"
-_SYMBOLS = {"÷": "/", "∛": r"\sqrt[3]", "√": r"\sqrt"} | {
+_SYMBOLS = {"÷": "/", "∛": r"\sqrt[3]", "√": r"\sqrt", "≈": r"\approx "} | {
     symbol: rf"\{name} " for symbol, name in zip("∞×·⋅≤≥≠±∪∩∈∅πθαβγλμφωσ", _NAMES.split(), strict=True)
 }
 _UNIT_WORDS = (

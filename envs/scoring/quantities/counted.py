@@ -18,7 +18,9 @@ _TAKING_BACK = (
 )
 NOT_COUNTED = frozenset(_TAKING_BACK.split())
 """Words after a number that take it back, bound it, or add another."""
-_OTHER_WORDS_NOT = re.compile("では?な|じゃな|ません|より|でしょう|かも|か\\Z|아니|아닙|아닌|이하|이내|보다|부터|까지|[吗嗎吧呢]")
+_OTHER_WORDS_NOT = re.compile(
+    "では?な|じゃな|ません|より|なし|まで|でしょう|かも|か\\Z|아니|아닙|아닌|이하|이내|보다|부터|까지|[吗嗎吧呢]"
+)
 _OTHER_SCRIPTS_NOT = frozenset("십백여쯤상미초或和与與不非到至多几幾余半未否以成折")
 
 

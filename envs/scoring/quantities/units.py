@@ -142,7 +142,8 @@ def _words(unit: str) -> str:
     if len(unit) == 1:  # M is not m
         return unit
     words = unit.replace("_", " ").split()  # MW is not mW, Gb not GB, ms not m
-    return "".join(word.casefold().rstrip("s") if len(word) > 3 and word[1:].islower() else word for word in words)
+    cased = [word if len(word) < 3 or not (word[1:].islower() or word.isupper()) else word.casefold().rstrip("s") for word in words]
+    return "".join(cased)
 
 
 def _read(unit: str, target: str) -> str | None:
@@ -164,6 +165,7 @@ def _read(unit: str, target: str) -> str | None:
     names = [_SPELLINGS[lower]] if lower in _SPELLINGS and not (lower in ("k", "mw") and unit in ("K", "MW", "mW")) else []
     bytes_or_bits = re.fullmatch(r"[kKMGTP]i?[bB]", unit)
     names += [unit.replace("K", "k") if unit in ("KB", "Kb") else unit]
+    names += [re.sub(r"(?<=[a-z])-(?=[a-z])", "*", unit)] if "-" in unit else []
     names += [unit.casefold()] if len(unit) > 1 and unit != "MM" and bytes_or_bits is None else []
     for name in names:
         name = _spelled(name)
