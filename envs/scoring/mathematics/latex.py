@@ -29,7 +29,10 @@ _UNIT = re.compile(
     rf"(?i)(?<=[\d}})\s])\s*((?:{_UNIT_WORDS})(?:\s+(?:{_UNIT_WORDS}|per|/))*(?:\s*/\s*\w+)?)"
     r"(?:\^?\{?([23])\}?)?\s*\Z"
 )
-_TEXT_UNIT = re.compile(r"\\(?:text|mathrm|mbox|textrm)\s*\{\s*([a-zA-Z°][a-zA-Z°/ .^23]*?)\s*\}(?:\^\{?([23])\}?)?[\s.$)\]\\]*\Z")
+_TEXT_UNIT = re.compile(
+    r"\\(?:text|mathrm|mbox|textrm)\s*\{\s*([a-zA-Z°][a-zA-Z°/ .^23]*?)\s*\}(?:\^\{?([23])\}?)?"
+    r"((?:[\s.$)\]\\}*_`\"”。]|</answer>|I hope it is correct)*)\Z"
+)
 _NO_UNITS = (NOT_COUNTED | OTHER_SCALES | SCALE_WORDS.keys()) - {"times", "on", "by", "per", "ft"}
 _PLAIN_NUMBER = re.compile(r"[+-]?\s*(?:[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?|[^,]+)")
 
@@ -62,7 +65,7 @@ def expression(text: str, known: str = "") -> Expression:
         before = text[: match.start()]
         if re.search(r"[\d})]\s*(?:\\[,;: ])?\s*\Z", before) and not _changes(match[1]):
             before = re.sub(r"\\[,;: ]\s*\Z", "", before)
-            unit, text = match[1] + (match[2] or ""), before + re.sub(r"[^\s$)\]\\.}]", "", text[match.end() :])
+            unit, text = match[1] + (match[2] or ""), before + match[3]
             text = _closed(text)
     text = unwrapped(text)
     if "~~" in text:  # struck out
