@@ -17,10 +17,11 @@ from envs.errors import UsageError
 from envs.protocols.actions import Action, Answer, Call, Calls, Malformed
 from envs.protocols.json_calls import calls_of, reads_as_call, write_call
 from envs.protocols.protocol import Message, Protocol, ToolGuide
-from envs.protocols.tags import is_whole, scan
+from envs.protocols.tags import THOUGHTS_END, is_whole, scan
 
 _TAGS = frozenset({"answer", "tool_call"})
 _CODE = re.compile(r"<code>.*</code>\Z", re.DOTALL)  # of the protocol deepeyes
+_STRAY = re.compile(rf"\A(?:\s*(?:{THOUGHTS_END.pattern}))+", re.IGNORECASE)  # thoughts closed twice
 _REMEDY = "call a tool as <tool_call>{…}</tool_call>, or answer"
 
 
@@ -57,7 +58,7 @@ class Hermes(Protocol):
             )
         if left_open:
             return Malformed(f"{left_open}: {_REMEDY}")
-        answer = found.visible.strip()
+        answer = _STRAY.sub("", found.visible).strip()
         if reads_as_call(answer) or _CODE.match(answer):
             return Malformed(f"a tool is called between tags: {_REMEDY}")
         if self._answer == "tag":

@@ -35,15 +35,29 @@ _TYPOGRAPHIC = str.maketrans("“”„‟", '""""')
 
 _WRAPPED = re.compile(r"\A<(?:\|?\w+\|?)>(.*?)(?:</\w+>|<\|\w+\|>)?\Z", re.DOTALL)
 
+_OTHER_FORMS = re.compile(
+    r"<function=|<\|?tool_calls?\|?>\s*[\[{]|\[TOOL_CALLS\]|<[|｜]tool[_▁]calls?[\w▁]*[|｜]>|<(?:antml:)?(?:invoke\s|function_calls>)"
+    r"|<\|python_tag\|>|<tool_code>|(?:Thought:.*\n)?Action:[ \t]*[\w.-]+\s*\n\s*Action Input:"
+)
 _NAMES = ("name", "tool", "tool_name", "function", "function_name", "recipient_name")
 _ARGUMENTS = ("arguments", "parameters", "args", "params", "input", "kwargs", "tool_input", "action_input")
 _OTHERS = frozenset({"id", "type", "index", "call_id", "tool_call_id"})
 _NOT_JSON = 'write a tool call as <tool_call>{"name": "…", "arguments": {…}}</tool_call>: what stands inside is not JSON'
-_DECODER = json.JSONDecoder(strict=False)
 
 
 class _Unreadable(Exception):
     """The message is the remedy."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys stand in it once; the last of several would silently win."""
+    record = dict(pairs)
+    if again := next((key for key, value in pairs if record[key] != value and value == value), None):
+        raise _Unreadable(f"write {json.dumps(again)} of a tool call once: it stands there with several values")
+    return record
+
+
+_DECODER = json.JSONDecoder(strict=False, object_pairs_hook=_once)
 
 
 def calls_of(payloads: Iterable[str]) -> tuple[Call, ...] | Malformed:
@@ -60,9 +74,9 @@ def calls_of(payloads: Iterable[str]) -> tuple[Call, ...] | Malformed:
 
 
 def reads_as_call(text: str) -> bool:
-    """Whether a text without `<tool_call>` tags is nothing but a call: in JSON, bare or in other tags, or in Qwen3-Coder's form."""
+    """Whether a text without `<tool_call>` tags is nothing but a call: in JSON, bare or in other tags, or another model's form."""
     text = text.strip()
-    if text.startswith("<function="):
+    if _OTHER_FORMS.match(text):
         return True
     if wrapped := _WRAPPED.match(text):
         text = wrapped[1].strip()
@@ -121,14 +135,14 @@ def _values(payload: str) -> list[Any]:
 def _value(text: str) -> Any:
     """One value of JSON, or of what is near it. Raises ValueError."""
     try:
-        return json.loads(text, strict=False)
+        return _DECODER.decode(text)
     except ValueError:
         if not text.lstrip().startswith(("{", "[")):
             raise
     plain = _COMMA.sub(r"\1", _NOISE.sub(r"\1", text))
     for candidate in (plain, plain.translate(_TYPOGRAPHIC)):
         try:
-            return json.loads(candidate, strict=False)
+            return _DECODER.decode(candidate)
         except ValueError:
             continue
     try:

@@ -159,7 +159,10 @@ def _end_of_code(text: str, position: int) -> int | None:
             break
     if fence is None:
         return first
-    closed = re.compile(rf"{fence['fence']}(?:[ \t]*\r?\n[^`~<]*)?\s*</code>", re.IGNORECASE).search(text, fence.end())
+    fences = re.compile(rf"{fence['fence']}(?:[ \t]*\r?\n[^`~<]*)?\s*</code>", re.IGNORECASE).finditer(text, fence.end())
+    tried = [match for _, match in zip(range(_MAX_ENDS), fences, strict=False)]
+    outside = (match for match in tried if not _ends_in_string(text[fence.end() : match.start()], "code"))
+    closed = next(outside, tried[0] if tried else None)
     if closed is None:
         return first
     # A fence that was forgotten is not closed by that of the next block.

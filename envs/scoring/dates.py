@@ -8,7 +8,7 @@ from datetime import date as Day
 
 from envs.scoring.lists import encloses
 from envs.scoring.markup import unwrapped, without_latex
-from envs.scoring.quantities.words import ORDINALS
+from envs.scoring.quantities.words import ORDINALS, in_words
 from envs.scoring.texts import exact, without_accents
 
 _MONTHS: dict[str, int] = {}
@@ -44,18 +44,21 @@ _YEAR = r"(?P<y>\d{4})"
 _FORMS = [
     re.compile(pattern)
     for pattern in (
+        r"(?P<y>\d{4})\. (?P<m>\d{1,2})\. (?P<d>\d{1,2})\.?",
         rf"(?P<y>\d{{4}})(?P<s>[-/.])(?P<m>\d{{1,2}})(?P=s)(?P<d>\d{{1,2}}){_TIME}",
         r"(?P<y>\d{4})(?P<m>0[1-9]|1[0-2])(?P<d>0[1-9]|[12]\d|3[01])",
         r"(?P<y>\d{4})[-/](?P<m>\d{1,2})",
         r"(?P<m>0?[1-9]|1[0-2])/(?P<y>\d{4})",
         r"(?:(?P<y>\d{3,4})\s*[年년]\s*)?(?P<m>\d{1,2})\s*[月월]\s*(?P<d>\d{1,2})\s*[日号일]",
         r"(?P<y>\d{3,4})\s*[年년](?:\s*(?P<m>\d{1,2})\s*[月월])?",
-        rf"(?:the )?{_DAY} ?(?:(?:of|de|di|den) )?-?{_MONTH}(?:(?:,? | ?-|, ?|\.| ?/)(?:of |de |del |in )?{_YEAR})?(?: г\.?)?",
+        rf"(?:the )?{_DAY} ?(?:(?:of|de|di|den) )?-?{_MONTH}"
+        rf"(?:(?:,? | ?-|, ?|\.| ?/)(?:of |de |del |in )?{_YEAR})?(?: г\.?| года)?",
         rf"{_MONTH}(?: the)?(?: |-){_DAY}(?:(?:,? |-|, ?){_YEAR})?",
         rf"{_YEAR}[ ,-]+{_MONTH}[ -]{_DAY}",
         rf"{_MONTH}(?:,? |-|, ?)(?:of |de |del )?{_YEAR}",
         rf"{_MONTH}",
-        r"(?:the year )?(?P<y>\d{4})",
+        r"(?P<m>\d{1,2})\s*[月월]",
+        r"(?:(?:the )?year )?(?P<y>\d{4})",
         r"(?P<d>\d{1,2})(?P<dot>\.)\s?(?P<m>\d{1,2})\.\s?(?P<y>\d{4})",
         rf"(?P<one>\d{{1,2}})(?P<s>[-/])(?P<two>\d{{1,2}})(?P=s)(?P<y>\d{{4}}){_TIME}",
     )
@@ -88,6 +91,8 @@ def read(text: str) -> _Date | None:
     text = " ".join(without_accents(without_latex(unwrapped(text)).casefold()).split())
     text = re.sub(r"(?<=\))\.\Z", "", text).strip("[] ")
     text = text[1:-1] if encloses(text) else text
+    text = re.sub(r"\A(?:the )?date(?: is|:) ", "", text)
+    text = re.sub(r"[〇零一二三四五六七八九十]+(?=[年月日号])", lambda found: str(in_words(found[0]) or found[0]), text)
     text = re.sub(r"\A(?:on|in|am|le|el|il) (?=\S)", "", text).removesuffix("。")
     text = re.sub(r"[a-z]{5,8}(?= (?:of|day))|(?<= )[a-z]{5,8}(?=,? \d{4})", lambda found: ORDINALS.get(found[0], found[0]), text)
     weekday, text = _weekday(text)

@@ -15,7 +15,8 @@ _AND = re.compile(r"\A(?:and|&)\s+", re.IGNORECASE)
 _STRONGEST = re.compile(r"[;；؛|\n]")
 _COMMAS = re.compile(r"[、،，]|(?<!\d),|,(?!\d)")
 _STRONG = re.compile(r"[;；、،؛|\n]|[,，]\s")
-_CHINESE_AND = re.compile(r"以及|及|和|与|與|跟|と|および|그리고|및")
+# Words for "and" that may also be part of a name: they divide only if a part is missing.
+_OTHER_ANDS = [re.compile(r"以及|及|和|与|與|跟|と|および|그리고|및"), re.compile(r"(?<=\S)[와과]\s+|\s+(?:y|e|и|और)\s+|\s+و\s*")]
 
 
 def parts(text: str, expected: int = 0) -> list[str]:
@@ -23,7 +24,7 @@ def parts(text: str, expected: int = 0) -> list[str]:
 
     A comma inside a number (1,234; 1,5) separates only if nothing else in the list does. Where semicolons or lines separate, commas
     and "and" belong to the parts. `expected` is the number of the truth's parts, 0 for the truth itself: separators are tried from
-    the strongest on until there are so many parts; if one is missing, the last is divided at a Chinese, Japanese or Korean "and".
+    the strongest on until there are so many parts; if one is missing, the last is divided at an "and" of another language.
     """
     text = re.sub(r"\\([{}])", r"\1", text)
     text = without_latex(unwrapped(text)).strip().rstrip("。").strip()
@@ -58,8 +59,9 @@ def parts(text: str, expected: int = 0) -> list[str]:
     if len(found) == 1:
         found = [_NUMBERING.sub("", found[0])]
     found = [re.sub(r"\0(\d+)\0", lambda match: held[int(match[1])], part) for part in found]
-    if found and len(found) == expected - 1 and len(last := _CHINESE_AND.split(found[-1])) == 2 and all(last):
-        found[-1:] = last
+    for other_and in _OTHER_ANDS:
+        if found and len(found) == expected - 1 and len(last := other_and.split(found[-1])) == 2 and all(last):
+            found[-1:] = last
     return found
 
 

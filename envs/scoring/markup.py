@@ -8,7 +8,9 @@ from functools import lru_cache
 
 _INVISIBLE = dict.fromkeys([0xAD, 0x200B, 0x200C, 0x200D, 0x200E, 0x200F, 0x2060, 0xFEFF, *range(0x202A, 0x202F)])
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
-_SAME_CHARACTERS = str.maketrans(dict.fromkeys("−‐‑‒–—―－﹣", "-") | dict.fromkeys("“”„‟″", '"') | dict.fromkeys("‘’‚‛′´", "'"))
+_SAME_CHARACTERS = str.maketrans(
+    dict.fromkeys("−‐‑‒–—―－﹣", "-") | dict.fromkeys("“”„‟″", '"') | dict.fromkeys("‘’‚‛′´", "'") | {"٫": ".", "٬": ","}
+)
 _COMMANDS = {"text", "textbf", "textit", "textrm", "textsf", "texttt", "textnormal", "textup", "emph", "underline", "mbox"}
 _COMMANDS |= {"boxed", "fbox", "framebox", "mathrm", "mathbf", "mathit", "mathsf", "mathtt", "bm", "boldsymbol", "operatorname"}
 _COMMAND = re.compile(rf"\\({'|'.join(sorted(_COMMANDS))})\*?\s*\{{")
@@ -28,24 +30,29 @@ _EMPHASES = [
     re.compile(r"(?<![\w_)\]}])_(?=\S)([^_\n]*[^_\s])_(?![\w_(\[{])"),
     re.compile(r"`([^`\n]+)`"),
 ]
-_ENDS_OF_LINES = re.compile(r"(?m)^\s{0,3}(?:#{1,6}|>)\s+(?=\S)")
+_ENDS_OF_LINES = re.compile(r"(?m)^\s{0,3}(?:#{1,6}\s+(?=\S)|>\s+(?=[^\W\d]|[\"(\[]))")  # "> 5" is a bound
 _BULLET = re.compile(r"\A\s*(?:[*•‣▪●◦]|[-–](?=\s+[^\s\d.]))\s+(?=\S)")  # "- 5" is a negative number
 _TAGS = re.compile(r"(?is)\A\s*<(answer|final_answer|b|strong|i|em|code|p|span)>(.*)</\1>\s*\Z")
 _JSON = re.compile(r"""(?is)\A\s*\{\s*["'](?:final[ _])?answer["']\s*:\s*(["']?)([^"'{}\[\]]*|\[[^\[\]{}]*\])\1\s*\}\s*\Z""")
-_SUFFIX = re.compile(r"(?i)[.\s]*\bI hope (?:it|this) is correct\.?\s*\Z")
+_SUFFIX = re.compile(r"(?i)[.\s]*\bI hope (?:it|this) is correct\.?\s*\Z|(?<=\S)(?:です|でした|입니다)\s*[.。]?\s*\Z")
 _PAIRS = {'"': '"', "'": "'", "«": "»", "‹": "›", "「": "」", "『": "』", "《": "》", "【": "】"}
-_SUBJECT = r"(?:(?:final|correct|right|best|best possible|most likely)\s+)?(?:answer|option|choice|result|solution)"
+_SUBJECT = r"(?:(?:final|correct|right|best|best possible|most likely)\s+)?(?:answer|option|choice|result|solution)s?"
 _PREFIX = re.compile(
     rf"""(?ix)\A\s*(?:
     (?:(?:so|thus|therefore|hence)\b,?\s*)?(?:the|my|our)\s+{_SUBJECT}(?:\s+to\s+(?:the|this|your)\s+question)?
         \s*(?:(?:is|are|was|were|would\s+be|should\s+be|must\s+be)\b\s*:?|[:=])
     | (?:final\s+|correct\s+|short\s+)?(?:answer|result|solution)\s*(?:[:=]|is\b\s*:?)
+    | (?:final\s+|the\s+)?(?:answer|result|solution)[ \t]*\n
     | (?:so|thus|therefore|hence)\b[,:]?
-    | (?:it|that|this)(?:\s+is|'s)\b(?!\s+(?:not|n't))
-    | (?:最终|最後の|正确|正確)?(?:答案|答え|回答)\s*(?:应该是|應該是|是|为|為|は|:)\s*:?
+    | (?:it|that|this)(?:\s+(?:is|was)|'s)\b(?!\s+(?:not|n't))
+    | (?:(?:所以|因此|故|综上)(?:所述)?,?\s*)?(?:最终|最後の|正确|正確)?(?:的)?(?:答案|答え|回答|正解)
+        \s*(?:应该是|应为|应是|选|選|應該是|是|为|為|は|:)\s*:?
     | (?:정답은|답은|정답|답)\s*:?\s+
-    | (?:die\s+|la\s+|a\s+)?(?:antwort|réponse|respuesta|risposta|resposta)\s*(?:[:=]|(?:ist|est|es|è|é)\b\s*:?)
-    | (?:ответ)\s*[:=-]
+    | (?:die\s+|la\s+|a\s+)?(?:richtige\s+|korrekte\s+|bonne\s+)?(?:antwort|réponse|respuesta|risposta|resposta)
+        (?:\s+(?:correct[ae]|corretta|correta|finale?))?\s*(?:[:=]|(?:ist|est|es|è|é)\b\s*:?)
+    | (?:правильный\s+)?(?:ответ)\s*[:=-]
+    | (?:الجواب|الإجابة|الاجابة)(?:\s+(?:الصحيحة|الصحيح|النهائية|النهائي))?(?:\s+(?:هو|هي))?\s*:?\s
+    | (?:सही\s+)?उत्तर(?:\s+है)?\s*:?\s
     )\s*(?=\S)"""
 )
 
@@ -95,7 +102,7 @@ def without_latex(text: str) -> str:
     text = re.sub(r"\((-?[\d.]+)\)/\((-?[\d.]+)\)", r"\1/\2", text)
     text = re.sub(r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?:s\b)?", "°", text)
     text = re.sub(r"\\(?:times|cdot)(?![a-z])", "×", re.sub(r"\\(?:approx|sim|simeq)(?![a-z])", "≈", text))
-    text = re.sub(r"\\([%$&#_{}])", r"\1", text).replace("\\euro", "€").replace("\\pounds", "£")
+    text = re.sub(r"\\([%$&#_{}])", r"\1", text).replace("\\Omega", "Ω").replace("\\euro", "€").replace("\\pounds", "£")
     return re.sub(r"\^\s*\{\s*([^{}]*?)\s*\}", r"^\1", _SPACES.sub(" ", text).replace("{,}", ",")).strip()
 
 

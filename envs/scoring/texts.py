@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from envs.scoring.markup import unwrapped, without_latex
+from envs.scoring.markup import plain, unwrapped, without_latex
 from envs.scoring.quantities.words import NUMBER_WORDS, ORDINALS, cardinal
 
 _LETTERS = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ð": "d", "ı": "i", "æ": "ae", "œ": "oe"})
+_OVERLAY = 1  # the class of the marks that strike a character out
 _GROUPED = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
 _GLUED = re.compile(r"(?<=\d) +(?=(?:[ap]m|km|cm|mm|m|kg|g|mg|l|ml|h|s|min|km/h|mph|ft|%|°[cf]?)(?![\w/^]))")
 _ONE_SAYING = {"true": "yes", "false": "no"}
@@ -26,7 +27,7 @@ def exact(answer: str, truth: str) -> bool:
     Accents count, but for an answer or a truth that has none. Anything else must agree: signs, currencies, digits, other marks.
     """
     given, expected = normalise(answer), normalise(truth)
-    if not given or not expected or _other_interval(answer, truth):
+    if not given or not expected or _other_interval(answer, truth) or _is_asked(answer, truth):
         return False
     given_forms, expected_forms = _forms(given), _forms(expected)
     if given_forms & expected_forms:
@@ -37,10 +38,14 @@ def exact(answer: str, truth: str) -> bool:
 
 def normalise(text: str) -> str:
     """The words of a text that are compared, in lower case, between single spaces."""
-    text = without_latex(unwrapped(text)).casefold()
+    text = without_latex(unwrapped(text))
+    if "_" in text and re.fullmatch(r"[A-Za-z\d()_{}]{2,40}", text) and not re.search(r"[a-z]{2}", text):
+        text = re.sub(r"(?<=[A-Za-z)])_(?:(\d+)|\{(\d+)\})", r"\1\2", text)  # H_2O
+    text = text.casefold()
     text = unicodedata.normalize("NFC", text)
     text = re.sub(r"(?<![\w.])([^\W\d_])\.\s+(?=[^\W\d_]\.)", r"\1.", text)  # J. K. Rowling
     text = re.sub(r"\s*&\s*", " and ", text)
+    text = re.sub(r"(?<=\d)\s*([ap])\.\s?m\b\.?", r"\1m", text)
     text = _GLUED.sub("", " ".join(text.split()))
     if match := _YES_NO.fullmatch(text.rstrip(".!")):
         text = match[1] if (match[1] == "no") == bool(match[2]) else text
@@ -54,11 +59,11 @@ def without_accents(text: str) -> str:
     decomposed = unicodedata.normalize("NFD", text)
     kept, latin = [], False
     for character in decomposed:
-        if unicodedata.combining(character):
-            if not latin:
+        if combining := unicodedata.combining(character):
+            if not latin or combining == _OVERLAY:
                 kept.append(character)
         else:
-            latin = character < "\u0250"
+            latin = character.isalpha() and character < "\u0250"
             kept.append(character)
     return unicodedata.normalize("NFC", "".join(kept)).translate(_LETTERS)
 
@@ -69,6 +74,11 @@ def _other_interval(answer: str, truth: str) -> bool:
     return all(pairs) and len({(pair[1], pair[2]) for pair in pairs if pair}) == 2
 
 
+def _is_asked(answer: str, truth: str) -> bool:
+    """Whether an answer is a question, and so a guess: "Paris?"."""
+    return "?" not in plain(truth) and re.search(r"[?؟]\W*\Z", plain(answer)) is not None
+
+
 def _forms(text: str) -> set[str]:
     """The spellings of a text with hyphens between letters: well-known, well known, wellknown."""
     return {re.sub(r"(?<=[^\W\d])-(?=[^\W\d])", between, text) for between in ("", " ")}
@@ -76,7 +86,7 @@ def _forms(text: str) -> set[str]:
 
 def _word(token: str) -> str:
     """A word without punctuation. One with a digit is a number or a code: what stands inside it stays."""
-    if not any(character.isdigit() for character in token):
+    if "@" not in token and not any(character.isdigit() for character in token):
         return _MARKS.sub("", token).replace("\\", "")
     opening = len(token) - len(token.lstrip("\"'([{「『《"))
     token = token[opening:].rstrip(",;:。、，；：")
@@ -94,12 +104,32 @@ def _without_articles(words: list[str]) -> list[str]:
         return words
     kept = [word for position, word in enumerate(words) if word != "the" or position == len(words) - 1]
     # "A" may be a letter: of a grade, of a type, of "A or B", of "A 380".
-    if len(kept) > 1 and kept[0] in ("a", "an") and len(kept[1]) > 1 and not kept[1][0].isdigit() and kept[1] not in _CONNECTIVES:
+    if len(kept) > 1 and kept[0] in ("a", "an") and len(kept[1]) > 1 and not kept[1][0].isdigit() and kept[1] not in _NO_NOUNS:
         return kept[1:]
     return kept
 
 
-_CONNECTIVES = frozenset(("and", "or", "not", "but", "nor", "is", "was", "are", "vs", "plus", "minus", "then"))
+_NO_NOUNS = frozenset(
+    (
+        "hundred",
+        "thousand",
+        "million",
+        "billion",
+        "dozen",
+        "and",
+        "or",
+        "not",
+        "but",
+        "nor",
+        "is",
+        "was",
+        "are",
+        "vs",
+        "plus",
+        "minus",
+        "then",
+    )
+)
 
 
 def _counted(words: list[str]) -> list[str]:
@@ -121,4 +151,4 @@ def _counted(words: list[str]) -> list[str]:
     return counted
 
 
-_IN_NUMBERS = NUMBER_WORDS | {"and"}
+_IN_NUMBERS = NUMBER_WORDS | {"and", "a", "an"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from fractions import Fraction
 from typing import Any
 
@@ -17,6 +18,8 @@ from envs.scoring.mathematics.latex import Expression
 logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that it has no timeout: its process has
 _DIGITS, _MOST_DIGITS = 30, 400
 _EXACT, _ROUNDED = 1e-20, 1.0001e-6  # 0.333333 is 1/3
+_ROUGHLY = 0.01
+_APPROXIMATELY = re.compile(r"\\(?:approx|simeq)(?![a-zA-Z])")
 _LARGEST_POWER, _LARGEST_FACTORIAL = 10_000, 2_000
 _POINTS = (Fraction(7, 11), Fraction(-13, 9), Fraction(29, 12), Fraction(-5, 17), Fraction(41, 37))
 
@@ -28,7 +31,10 @@ class TooLarge(ValueError):
 def equal(answer: Expression, truth: Expression) -> bool:
     """Whether the expressions are equal. Decimals are compared to six digits. Raises any error for what cannot be read."""
     tolerance = _ROUNDED if answer.decimal or truth.decimal else _EXACT
-    given, expected = _parsed(answer.latex, truth.latex), _parsed(truth.latex, answer.latex)
+    exact, *roundings = _APPROXIMATELY.split(answer.latex)
+    given, expected = _parsed(exact, truth.latex), _parsed(truth.latex, answer.latex)
+    if roundings and not all(_same(_parsed(each, exact), given, _ROUGHLY) for each in roundings):
+        return False  # "\\sqrt{2} \\approx 1.41" says the value again
     pairs = [(given, expected)]
     if answer.percent != truth.percent:
         from sympy import Rational
@@ -83,8 +89,10 @@ def _float(expression: Any) -> float:
 
 
 def _same(given: Any, expected: Any, tolerance: float) -> bool:
-    from sympy import Basic, Eq, Expr, Interval, MatrixBase, Symbol, Tuple
+    from sympy import Basic, Eq, Expr, Interval, MatrixBase, Symbol, Tuple, Union
     from sympy import FiniteSet as SympySet
+    from sympy.core.relational import Relational
+    from sympy.logic.boolalg import Boolean
 
     if isinstance(given, Eq) and isinstance(given.lhs, Symbol) and not isinstance(expected, Eq):
         given = given.rhs
@@ -92,6 +100,14 @@ def _same(given: Any, expected: Any, tolerance: float) -> bool:
         expected = expected.rhs
     if isinstance(given, Eq) and isinstance(expected, Eq) and isinstance(given.lhs, Symbol) and given.lhs == expected.lhs:
         return _same(given.rhs, expected.rhs, tolerance)
+    if isinstance(given, Eq) != isinstance(expected, Eq):
+        left = given.lhs if isinstance(given, Eq) else expected.lhs
+        if left.free_symbols and not _is_name(left):
+            return False  # x^2 = 5 is not 5
+    if isinstance(given, Relational | Boolean) and isinstance(expected, Interval | Union):
+        given = given.as_set()
+    elif isinstance(expected, Relational | Boolean) and isinstance(given, Interval | Union):
+        expected = expected.as_set()
     if isinstance(given, MatrixBase) and isinstance(expected, MatrixBase):
         pairs = zip(given.flat(), expected.flat(), strict=False)
         return given.shape == expected.shape and all(_same(one, other, tolerance) for one, other in pairs)
@@ -113,6 +129,14 @@ def _same(given: Any, expected: Any, tolerance: float) -> bool:
     from math_verify import verify
 
     return bool(verify(expected, given, timeout_seconds=None))
+
+
+def _is_name(side: Any) -> bool:
+    """Whether the side of an equation names what the other side is: x, AB, f(x)."""
+    from sympy import Mul, Symbol
+    from sympy.core.function import AppliedUndef
+
+    return isinstance(side, AppliedUndef) or all(isinstance(part, Symbol) for part in Mul.make_args(side))
 
 
 def _values(given: Any, expected: Any, tolerance: float) -> bool | None:

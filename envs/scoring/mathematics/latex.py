@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from envs.scoring.markup import plain, unwrapped
+from envs.scoring.quantities.counted import NOT_COUNTED
 from envs.scoring.quantities.literals import leading
+from envs.scoring.quantities.words import OTHER_SCALES, SCALE_WORDS
 
 MAX_TOWER = 2
 """Exponents nested deeper than this are refused: no answer needs them, and their values fill any memory."""
@@ -15,7 +17,7 @@ MAX_TOWER = 2
 _FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|det|gcd|lcm|min|max|lim"
 _GREEK = "alpha|beta|gamma|delta|epsilon|theta|lambda|mu|nu|phi|rho|sigma|tau|omega|pi|infty"
 _NAMES = "infty times cdot cdot le ge ne pm cup cap in emptyset pi theta alpha beta gamma lambda mu phi omega sigma"
-_SYMBOLS = {"÷": "/", "∛": r"\sqrt[3]", "√": r"\sqrt"} | {
+_SYMBOLS = {"÷": "/", "∛": r"\sqrt[3]", "√": r"\sqrt", "≈": r"\approx "} | {
     symbol: rf"\{name} " for symbol, name in zip("∞×·⋅≤≥≠±∪∩∈∅πθαβγλμφωσ", _NAMES.split(), strict=True)
 }
 _UNIT_WORDS = (
@@ -27,7 +29,11 @@ _UNIT = re.compile(
     rf"(?i)(?<=[\d}})\s])\s*((?:{_UNIT_WORDS})(?:\s+(?:{_UNIT_WORDS}|per|/))*(?:\s*/\s*\w+)?)"
     r"(?:\^?\{?([23])\}?)?\s*\Z"
 )
-_TEXT_UNIT = re.compile(r"\\(?:text|mathrm|mbox|textrm)\s*\{\s*([a-zA-Z°][a-zA-Z°/ .^23]*?)\s*\}(?:\^\{?([23])\}?)?[\s.$)\]\\]*\Z")
+_TEXT_UNIT = re.compile(
+    r"\\(?:text|mathrm|mbox|textrm)\s*\{\s*([a-zA-Z°][a-zA-Z°/ .^23]*?)\s*\}(?:\^\{?([23])\}?)?"
+    r"((?:[\s.$)\]\\}*_`\"”。]|</answer>|I hope it is correct)*)\Z"
+)
+_NO_UNITS = (NOT_COUNTED | OTHER_SCALES | SCALE_WORDS.keys()) - {"times", "on", "by", "per", "ft"}
 _PLAIN_NUMBER = re.compile(r"[+-]?\s*(?:[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?|[^,]+)")
 
 
@@ -57,13 +63,20 @@ def expression(text: str, known: str = "") -> Expression:
     unit = ""
     if match := _TEXT_UNIT.search(text):
         before = text[: match.start()]
-        if re.search(r"[\d})]\s*(?:\\[,;: ])?\s*\Z", before):
-            unit, text = match[1] + (match[2] or ""), before + re.sub(r"[^\s$)\]\\.}]", "", text[match.end() :])
+        if re.search(r"[\d})]\s*(?:\\[,;: ])?\s*\Z", before) and not _changes(match[1]):
+            before = re.sub(r"\\[,;: ]\s*\Z", "", before)
+            unit, text = match[1] + (match[2] or ""), before + match[3]
             text = _closed(text)
-    text = _spaces(unwrapped(text))
+    text = unwrapped(text)
+    if "~~" in text:  # struck out
+        return Expression(text, words=True)
+    text = _spaces(text)
     if not unit and (match := _UNIT.search(text)) and not re.search(r"(?i)\b(?:or|and)\s*\Z", text[: match.start()]):
         unit, text = match[1] + (match[2] or ""), text[: match.start()].strip()
-    text = re.sub(r"\A(?:\\?[$€£¥]|US\$)\s*(?=[\d.])", "", text)
+    if not unit and (match := re.match(r"(\\?[$€£¥]|US\$)\s*(?=[\d.])", text)):
+        unit, text = "dollars" if "$" in match[1] else match[1], text[match.end() :]
+    if re.fullmatch(r"\{[^{},]+\}", text):
+        text = text[1:-1]
     percent = re.search(r"\s*(?:\\?%|\bper ?cent)\Z", text)
     text = text[: percent.start()] if percent else text
     unit = re.sub(r"[\s.^]", "", unit).casefold().rstrip("s")
@@ -76,6 +89,12 @@ def expression(text: str, known: str = "") -> Expression:
     runs = re.findall(r"[a-zA-Z]{3,}", re.sub(r"\\(?:begin|end)\{\w+\}|\\[a-zA-Z]+", " ", latex))
     words = any(run not in allowed for run in runs) or not re.search(r"[\w\\]", latex) or re.search(r"[^\x00-\x7f]", latex)
     return Expression(latex, unit, bool(percent), decimal, None, bool(words))
+
+
+def _changes(unit: str) -> bool:
+    """Whether what stands where a unit does scales the number, or takes it back: `5\\text{ million}`, `5\\text{ is wrong}`."""
+    words = set(re.findall(r"[a-z]+", unit.casefold()))
+    return not words.isdisjoint(_NO_UNITS) or unit in ("k", "B", "b")
 
 
 def _number(text: str) -> Fraction | None:
@@ -101,7 +120,8 @@ def _rewritten(text: str) -> str:
         text = text.replace(symbol, latex)
     text = re.sub(r"\\[dtc]frac", r"\\frac", text).replace("**", "^").replace("<=", r"\le ").replace(">=", r"\ge ")
     text = re.sub(r"\\lt\b", "<", re.sub(r"\\gt\b", ">", text)).replace("!=", r"\ne ")
-    text = _recurring(text)
+    text = _recurring(text.replace(r"\varnothing", r"\emptyset"))
+    text = re.sub(r"\A\(\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])+\s*\)\s*=\s*(?=\()", "", text)  # (x, y) = (1, 2)
     text = re.sub(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)", r"\\times ", text)
     text = re.sub(r"(?<=\d)[eE]([+-]?\d+)(?![\w.])", r"\\times 10^{\1}", text)
     text = re.sub(r"(?<![\d/^.\w])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d/.])", r"(\1+\\frac{\2}{\3})", text)

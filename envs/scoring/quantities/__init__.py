@@ -9,7 +9,7 @@ from fractions import Fraction
 from envs.scoring.markup import unwrapped, without_latex
 from envs.scoring.quantities.counted import is_counted
 from envs.scoring.quantities.literals import leading
-from envs.scoring.quantities.units import CURRENCY_CODES, CURRENCY_SIGNS, converted
+from envs.scoring.quantities.units import CURRENCY_CODES, CURRENCY_SIGNS, converted, is_unit
 from envs.scoring.quantities.words import (
     CHINESE_NUMERALS,
     NUMBER_WORDS,
@@ -25,9 +25,12 @@ _BEFORE = re.compile(
     (?:about|approximately|approx\.?|roughly|around|circa|ca\.|exactly|precisely|only|just|a\s+total\s+of|total\s+of|in\s+total|total:
        |there\s+(?:is|are)|there's|they\s+are|i\s+(?:count|see)|i\s+can\s+see|we\s+(?:get|have)|aged?)\s+
     | [~≈≃=:]\s* | (?:大约|大約|约|約|共有|总共有?|一共有?|共|有)\s*
+    | (?:the\s+)?(?:total\s+)?(?:count|total|number|value)(?:\s+of\s+[a-z])?\s*(?:[:=]|is\b)\s*
+    | (?:[图圖](?:片|像)?|照片|画面)(?:中|里|裡)(?:一?共)?有?\s*(?=\d|[一二三四五六七八九十两])
     | (?:[a-z]|θ|α|β|\\?theta|\\?alpha)(?:_\w+)?\s*[=≈]\s*
     )"""
 )
+_NUMBER_OF = re.compile(r"(?i)\A(?:the )?(?:total )?(?:number|count) of ([a-z ]{2,40}) is ([\w.,]+)\Z")
 _AFTER = re.compile(
     r"(?i)[\s-]+(?:old|tall|long|wide|high|deep|thick|of\s+age|altogether|in\s+(?:total|all|length|height|width|depth|size))\Z"
 )
@@ -36,6 +39,8 @@ _CURRENCY = re.compile(rf"(?i)\A([+-]?)\s*({'|'.join(map(re.escape, _SIGNS))})(?
 _PIECE = re.compile(r"\s*(?:,\s*|and\s+|,\s*and\s+)?(\d+(?:\.\d+)?)\s*([^\W\d_]+\.?|''|[\"'°])")
 
 
+_CHINESE = re.compile("[{0}]+(?:[点點][{0}]+|分之[{0}]+)?".format("".join(sorted(CHINESE_NUMERALS))))
+_NEGATIVE = re.compile(rf"(?i)(?:minus|negative)\s+(?=[\d.])|(?:负|負|マイナス)\s*(?=[\d.{''.join(sorted(CHINESE_NUMERALS))}])")
 _ROUNDING = Fraction(1, 10_000)
 
 
@@ -53,10 +58,13 @@ def number(answer: str, truth: str, scoring: Scoring) -> bool:
 
     The unit is the scoring's, or else the one that the truth names.
     """
-    expected = quantity(truth, scoring.unit)
+    unit = scoring.unit
+    expected = quantity(truth, unit)
+    if expected is None and not unit and (found := _number(unwrapped(truth))) and is_unit(name := found[1].strip()):
+        unit, expected = name, quantity(truth, name)  # 9.8 N, 5 mm: more units than an answer without one in the truth may name
     if expected is None:
         return exact(answer, truth)
-    unit = scoring.unit or expected.unit
+    unit = unit or expected.unit
     if not scoring.unit and expected.unit:
         expected = Quantity(expected.value, expected.unit)
     readings = [quantity(part, unit) for part in _restated(answer)]
@@ -71,6 +79,7 @@ def quantity(text: str, unit: str) -> Quantity | None:
     `unit` already. Without a `unit`, the text may name one or what it counts.
     """
     text = " ".join(_bare(without_latex(unwrapped(text))).split())
+    text = _NUMBER_OF.sub(r"\2 \1", re.sub(r"(?i)\Ahalf (?:of )?an? (?=[a-z])", "1/2 ", text))
     sign, currency = 1, ""
     if match := _CURRENCY.match(text):
         sign, currency = (-1 if match[1] == "-" else 1), CURRENCY_SIGNS.get(match[2].casefold(), match[2].casefold())
@@ -114,7 +123,7 @@ def within(value: Fraction, truth: Fraction, scoring: Scoring) -> bool:
 def _restated(text: str) -> list[str]:
     """The answer, or its two halves if the second says the first again in brackets: "26.2 miles (42.2 km)", "5 (five)"."""
     text = without_latex(unwrapped(text))
-    match = re.fullmatch(r"([^()\[\]]*[^()\[\]\s])\s*[(\[]([^()\[\]]+)[)\]]\s*\.?", text, re.DOTALL)
+    match = re.fullmatch(r"([^()\[\]]*[^()\[\]\s^*/×·=+-])\s*[(\[]([^()\[\]]+)[)\]]\s*\.?", text, re.DOTALL)
     if match is None:
         return [text]
     if in_words(match[2].strip().casefold()) is None and not re.search(r"\d", match[2]):
@@ -137,12 +146,12 @@ def _bare(text: str) -> str:
 
 def _number(text: str) -> tuple[Fraction, str] | None:
     """The number that a text begins with, in digits or in words, and the rest of it."""
-    if match := re.match(r"(?i)(minus|negative)\s+(?=[\d.])", text):
-        literal = leading(text[match.end() :])
-        return None if literal is None else (-literal.value, text[match.end() + literal.end :])
+    if match := _NEGATIVE.match(text):
+        found = _number(text[match.end() :])
+        return None if found is None else (-found[0], found[1])
     if literal := leading(text):
         return literal.value, text[literal.end :]
-    run = re.match(f"[{''.join(CHINESE_NUMERALS)}]+", text)
+    run = _CHINESE.match(text)
     if run is not None:
         value = in_words(run[0])
         return None if value is None else (value, text[run.end() :])

@@ -29,7 +29,7 @@ LITERAL = re.compile(
       | (?P<number>{_NUMBER})
         (?: (?P<power>{_POWER})
           | \s*/\s*(?P<below>[1-9]\d*)(?![\d/.,]\d|\d|/)
-          | [ ]+(?P<above>\d+)\s*/\s*(?P<under>[1-9]\d*)(?![\d/.,]\d|\d|/)   # 3 1/2
+          | [ ]+(?:and[ ]+)?(?P<above>\d+)\s*/\s*(?P<under>[1-9]\d*)(?![\d/.,]\d|\d|/)   # 3 1/2
         )?
     )"""
 )

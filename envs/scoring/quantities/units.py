@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pint import UnitRegistry
@@ -31,6 +31,7 @@ _CURRENCIES = {
     "sek": (),
 }
 CURRENCY_CODES = frozenset(_CURRENCIES)
+_DOLLARS = {"usd": "us", "cad": "canadian", "aud": "australian", "hkd": "hong kong", "twd": "taiwan"}
 _WORDS = {
     "m^2": "sqm qm 平方米 平米",
     "km^2": "sqkm 平方公里 平方千米",
@@ -62,7 +63,7 @@ _WORDS = {
     "degC": "°c celsius centigrade 摄氏度",
     "degF": "°f fahrenheit 华氏度",
     "kelvin": "kelvin k",
-    "km": "公里 千米 キロ キロメートル 킬로미터 км kilometer kilómetros kilomètres",
+    "km": "公里 千米 キロ キロメートル 킬로미터 км kilometer kilómetros kilomètres كم كيلومتر किमी",
     "m": "米 メートル 미터 м meter metros mètres",
     "cm": "厘米 公分 см",
     "mm": "毫米",
@@ -101,6 +102,7 @@ _SPELLINGS = {word: unit for unit, words in _WORDS.items() for word in words.spl
     "degrees f": "degF",
     "° f": "degF",
     "mile hour": "mph",
+    **{f"{nation} dollar{ending}": code for code, nation in _DOLLARS.items() for ending in ("", "s")},
 }
 _TEMPERATURES = {"c": "degC", "f": "degF", "degree": "", "degrees": "", "°": "", "deg": "", "度": "", "k": "kelvin"}
 _READABLE = re.compile(r"(?:[^\W\d_]|[ /*^·()%°.-]|(?<=[a-zA-Zµμ^-])[1-4])+")
@@ -119,15 +121,29 @@ def converted(value: Fraction, unit: str, target: str) -> Fraction | None:
     if source == destination:
         return value
     try:
+        if _is_data(_units().parse_units(source)) != _is_data(_units().parse_units(destination)):
+            return None
         return Fraction(float(_units().Quantity(float(value), source).to(destination).magnitude))
     except Exception:  # pint may raise any error for any text; what it cannot read is not a unit
         return None
 
 
+def is_unit(text: str) -> bool:
+    """Whether a text is the name of a unit."""
+    return len(text) <= _LONGEST and _read(text, "") is not None
+
+
+def _is_data(unit: Any) -> bool:
+    """Whether it is an amount of data, which pint has without dimension."""
+    return "bit" in str(_units().get_root_units(unit)[1]).split()
+
+
 def _words(unit: str) -> str:
     if len(unit) == 1:  # M is not m
         return unit
-    return unit.casefold().rstrip("s").replace("_", " ").replace(" ", "")
+    words = unit.replace("_", " ").split()  # MW is not mW, Gb not GB, ms not m
+    cased = [word if len(word) < 3 or not (word[1:].islower() or word.isupper()) else word.casefold().rstrip("s") for word in words]
+    return "".join(cased)
 
 
 def _read(unit: str, target: str) -> str | None:
@@ -137,18 +153,27 @@ def _read(unit: str, target: str) -> str | None:
     try:
         if target and registry.Unit(target).dimensionality == registry.kelvin.dimensionality and lower in _TEMPERATURES:
             return _TEMPERATURES[lower] or target
-        if target and lower in ("m", "min") and registry.Unit(target).dimensionality == registry.second.dimensionality:
+        if (
+            target
+            and unit != "M"
+            and lower in ("m", "min")
+            and registry.Unit(target).dimensionality == registry.second.dimensionality
+        ):
             return "minute"
     except Exception:  # a target that pint does not know
         pass
     names = [_SPELLINGS[lower]] if lower in _SPELLINGS and not (lower in ("k", "mw") and unit in ("K", "MW", "mW")) else []
-    names += [unit, *([unit.casefold()] if len(unit) > 1 and unit != "MM" else [])]
+    bytes_or_bits = re.fullmatch(r"[kKMGTP]i?[bB]", unit)
+    names += [unit.replace("K", "k") if unit in ("KB", "Kb") else unit]
+    names += [re.sub(r"(?<=[a-z])-(?=[a-z])", "*", unit)] if "-" in unit else []
+    names += [unit.casefold()] if len(unit) > 1 and unit != "MM" and bytes_or_bits is None else []
     for name in names:
         name = _spelled(name)
         if not name or _READABLE.fullmatch(name) is None:
             continue
         try:
-            if registry.parse_units(name).dimensionality or name in ("percent", "degree", "radian"):
+            parsed = registry.parse_units(name)
+            if parsed.dimensionality or name in ("percent", "degree", "radian") or _is_data(parsed):
                 return name
         except Exception:  # pint's parser may raise any error for any text
             continue
@@ -162,11 +187,11 @@ def _spelled(unit: str) -> str:
     unit = re.sub(r"(?i)\b(?:cubic|cu\.?)\s+(\w+)", r"\1^3", unit)
     unit = re.sub(r"(?i)(\w+)\s+(?:squared|sq)\b", r"\1^2", unit)
     unit = re.sub(r"(?i)(\w+)\s+cubed\b", r"\1^3", unit)
-    unit = re.sub(r"(?i)\s*\b(?:per|an|a|each|every)\s+", "/", unit)
+    unit = re.sub(r"(?i)\s*\b(?:per|an|a|each|every)\s+|每", "/", unit)
     unit = re.sub(r"(?<=[a-zA-Zμ])([23])\b", r"^\1", unit.replace("·", "*").replace("µ", "μ"))
 
     def usual(found: re.Match[str]) -> str:
-        return _SPELLINGS.get(found[0].casefold(), found[0]) if len(found[0]) > 1 else found[0]
+        return _SPELLINGS.get(found[0].casefold(), found[0]) if len(found[0]) > 1 and found[0] != "mW" else found[0]
 
     return re.sub(r"[^\W\d_]+", usual, unit)
 

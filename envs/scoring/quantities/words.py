@@ -92,18 +92,21 @@ def cardinal(words: list[str]) -> int | None:
 
 def in_words(text: str) -> Fraction | None:
     """The number that a text in lower case spells: "twenty-one", "two and a half", "three quarters", "one point five", "三十五"."""
-    if chinese := _chinese(text):
-        return Fraction(chinese)
+    if (chinese := _chinese_fraction(text)) is not None:
+        return chinese
     words = re.findall(r"[a-z]+", text)
     if not words or re.fullmatch(r"[a-z]+(?:[ -][a-z]+)*", text) is None or len(words) > 24:
         return None
     if words[0] in ("minus", "negative"):
         value = in_words(" ".join(words[1:]))
         return None if value is None or words[1:2] == words[:1] else -value
-    if "point" in words:
+    if "point" in words and words[-1] not in _SCALES:
         split = words.index("point")
         whole, digits = cardinal(words[:split]), [_SMALL.get(word, 10) for word in words[split + 1 :]]
         return Fraction(f"{whole}.{''.join(map(str, digits))}") if whole is not None and digits and max(digits) < 10 else None
+    if words[-1] in _SCALES and ("point" in words or ("and" in words and words[-2] in _PARTS)):  # "two and a half million"
+        value = in_words(" ".join(words[:-1]))
+        return None if value is None else value * _SCALES[words[-1]]
     if words[:3] in (["half", "a", "dozen"], ["half", "a", "million"], ["half", "a", "billion"]) and len(words) == 3:
         return Fraction(_SCALES[words[2]], 2)
     if words[-1] not in _PARTS:
@@ -116,6 +119,21 @@ def in_words(text: str) -> Fraction | None:
             whole = cardinal(words[:-3]) if words[-3:-2] == ["and"] else 0 if len(words) == 2 else None
             return None if whole is None or numerator >= parts else whole + Fraction(numerator, parts)
     return Fraction(1, parts) if words == ["half"] else None
+
+
+def _chinese_fraction(text: str) -> Fraction | None:
+    """The value of a numeral that may have a decimal part (一点五) or be a fraction (三分之一, 百分之五十)."""
+    below, fraction, above = text.partition("分之")
+    if fraction:
+        parts, count = _chinese(below), _chinese(above)
+        return Fraction(count, parts) if parts and count is not None else None
+    whole, point, decimals = text.replace("點", "点").partition("点")
+    value = _chinese(whole)
+    if not point or value is None:
+        return None if value is None or point else Fraction(value)
+    if not decimals or any(character not in _CHINESE_DIGITS for character in decimals):
+        return None
+    return value + Fraction(_chinese(decimals) or 0, 10 ** len(decimals))
 
 
 def _chinese(text: str) -> int | None:

@@ -48,6 +48,11 @@ def test_what_is_no_python_is_answered(inside):
     assert "write code as <code>" in DEEPEYES.parse(f"<code>{inside}</code>").reason
 
 
+def test_a_fence_in_a_long_string_ends_no_code():
+    source = f"text = '''\n{FENCE}\n</code>\n<answer>1</answer>\n'''\nprint(text)"
+    assert DEEPEYES.parse(f"<code>\n{FENCE}python\n{source}\n{FENCE}\n</code>") == calls(("code", {"code": source}))
+
+
 def test_a_fence_that_was_forgotten_does_not_reach_into_the_next_code():
     first = f"<code>\n{FENCE}python\nprint(1)\n</code>"
     assert DEEPEYES.parse(f"{first}\n{code('print(2)')}") == runs(ONE)
@@ -122,6 +127,9 @@ def test_objects_that_follow_one_another_are_calls(between):
         ('{"name": "a"} please', "not JSON"),
         ('{"name": "a", "arguments": {"b": {1, 2}}}', "not JSON"),
         ("{'name': 'a', 'arguments': {'b': open('x')}}", "not JSON"),
+        ('{"name": "zoom", "arguments": {"x": 1}, "arguments": {"x": 2}}', '"arguments" of a tool call once'),
+        ('{"name": "zoom", "name": "search", "arguments": {}}', '"name" of a tool call once'),
+        ('{"name": "zoom", "arguments": {"x": 1, "x": 2}}', '"x" of a tool call once'),
     ],
 )
 def test_a_call_of_two_meanings_or_none_is_answered(payload, remedy):
@@ -141,12 +149,21 @@ def test_a_call_of_code_may_give_its_source_as_text(name):
         '<function_call>{"name": "search", "arguments": {"query": "x"}}</function_call>',
         '<|python_tag|>{"name": "search", "parameters": {"query": "x"}}',
         "<function=search>\n<parameter=query>\nx\n</parameter>\n</function>",
+        '<|tool_call|>{"name": "search", "arguments": {}}<|/tool_call|>',
+        '[TOOL_CALLS][{"name": "search", "arguments": {"query": "x"}}]',
+        "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>search",
+        '<invoke name="search"><parameter name="query">x</parameter></invoke>',
+        'Action: search\nAction Input: {"query": "x"}',
         code("print(1)"),
     ],
 )
 def test_a_call_without_its_tags_is_no_answer(turn):
     assert "<tool_call>" in HERMES.parse(f"<think>I look.</think>{turn}").reason
     assert isinstance(HERMES.parse(f"The answer: {turn}"), Answer)
+
+
+def test_thoughts_that_are_closed_twice_leave_no_tag_in_the_answer():
+    assert HERMES.parse("<think>I look.</think>\n</think>\n7") == Answer("7")
 
 
 # Several actions in one turn.
