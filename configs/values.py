@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import tempfile
 import types
 from collections.abc import Iterator
 from enum import Enum
@@ -142,8 +143,10 @@ def check_out(out: str) -> None:
     place = next(parent for parent in (path, *path.parents) if parent.exists())
     if not place.is_dir():
         raise UsageError(f"out={out}: {place} is a file: write a directory")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise UsageError(f"out={out}: {place} cannot be written to: write another directory")
+    try:
+        os.rmdir(tempfile.mkdtemp(dir=place))  # not os.access: root may do anything, but not in /proc
+    except OSError as error:
+        raise UsageError(f"out={out}: {place} cannot be written to ({error.strerror}): write another directory") from None
 
 
 def _numbers(config: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
