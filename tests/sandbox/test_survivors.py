@@ -81,7 +81,9 @@ async def test_a_pool_leaves_no_process_cgroup_mount_or_descriptor() -> None:
     before = state()
     async with Pool(LIMITS, size=3, preload=[]) as pool:
         await asyncio.gather(*(use(pool) for _ in range(5)))
-    assert state() == before
+    *things, descriptors = state()
+    assert things == list(before[:-1])
+    assert descriptors <= before[-1]  # one that an earlier test left may have been closed meanwhile
 
 
 async def test_a_pool_closed_by_an_error_leaves_nothing() -> None:
