@@ -33,7 +33,7 @@ libraries:
 	@[ -x $(PYTHON) ] || $(UV) venv --quiet --python 3.12 .venv
 	@VIRTUAL_ENV=.venv $(UV) pip sync --quiet --compile-bytecode --require-hashes requirements/$(GROUP).txt
 	@VIRTUAL_ENV=.venv $(UV) pip install --quiet --no-deps --editable .
-	@echo "building the jail's root file system (about 800 MB, shared by all checkouts)"
+	@echo "building the jail's root file system (about 870 MB, shared by all checkouts)"
 	@$(PYTHON) -m sandbox.rootfs
 	@rm -f .venv/.installed-* && touch $@
 
