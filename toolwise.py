@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from console import console, done, progress, say
 
@@ -38,7 +38,7 @@ def train(overrides: Sequence[str], name: str = "train") -> int:
     from learner.experiment import Experiment
     from learner.run import run
 
-    config = compose(name, Experiment, overrides)
+    config = _writable(compose(name, Experiment, overrides))
     saved = Path(config.out, "config.yaml")
     if config.resume and saved.exists():
         config = compose_again(saved, Experiment, overrides)
@@ -68,7 +68,7 @@ def collect(overrides: Sequence[str]) -> int:
     from rollout.collect import SCRIPTS, CollectConfig
     from rollout.collect import collect as run
 
-    config = _begun(compose("collect", CollectConfig, overrides), overrides)
+    config = _begun(_writable(compose("collect", CollectConfig, overrides)), overrides)
     count = _announce("collect", config)
     with progress("collect", count) as advance:
         groups = run(config, _directory(config), advance)
@@ -95,6 +95,7 @@ def evaluate(overrides: Sequence[str]) -> int:
             raise UsageError("compare takes two directories: write compare=[runs/a,runs/b]")
         console.print(comparison_table(compare(*config.compare)))
         return 0
+    _writable(config)
     _announce("evaluate", config)
     evaluation = run(config, _directory(config), progress)
     console.print(table(evaluation.records))
@@ -103,6 +104,14 @@ def evaluate(overrides: Sequence[str]) -> int:
     more = ", ablation.json" if evaluation.ablation is not None else ""
     done(f"{config.out}/: evaluation.json, evaluation.md{more}, trajectories/", f"evaluate compare=[{config.out},runs/other]")
     return _status(evaluation.records)
+
+
+def _writable[C: Any](config: C) -> C:
+    """The settings, if their `out` can be written to; raises UsageError if not."""
+    from configs.values import check_out
+
+    check_out(config.out)
+    return config
 
 
 def _announce(command: str, config: CollectConfig) -> int:
@@ -154,7 +163,7 @@ def index(overrides: Sequence[str]) -> int:
     from configs import compose
     from envs.search.building import IndexConfig, build_index, size_of
 
-    config = compose("index", IndexConfig, overrides)
+    config = _writable(compose("index", IndexConfig, overrides))
     say(f"index: {config.corpus or config.gallery}, into {config.out}")
     with progress("index", size_of(config)) as advance:
         option, entries = build_index(config, lambda done: advance(done, ""))
@@ -167,7 +176,7 @@ def atlas(overrides: Sequence[str]) -> int:
     from configs import compose
     from envs.worlds.atlas.building import TEMPLATES, AtlasConfig, build_atlas
 
-    config = compose("atlas", AtlasConfig, overrides)
+    config = _writable(compose("atlas", AtlasConfig, overrides))
     say(f"atlas: from the World Factbook, flags and photographs, into {config.out}")
     with progress("templates", len(TEMPLATES)) as advance:
         count = build_atlas(config, advance)
@@ -182,7 +191,7 @@ def model(overrides: Sequence[str]) -> int:
     from configs import compose
     from starter.pretraining import PretrainingConfig, pretrain
 
-    config = compose("model", PretrainingConfig, settings)
+    config = _writable(compose("model", PretrainingConfig, settings))
     say(f"model starter: {config.steps} steps on what a base for {config.world} knows, into {config.out}")
     with progress("pre-training", config.steps) as advance:
         accuracies = pretrain(config, advance)

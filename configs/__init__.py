@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 from yaml import YAMLError
 
-from configs.values import check_numbers, check_out, default_of, hint_of, read_value, wrong
+from configs.values import check_numbers, default_of, hint_of, read_value, wrong
 from envs.errors import UsageError
 
 DIRECTORY = Path(__file__).parent
@@ -33,10 +33,7 @@ def compose[T](name: str, schema: type[T], overrides: Sequence[str]) -> T:
             config = hydra_compose(config_name=name, overrides=[text for text in overrides if text.startswith("experiment=")])
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(_line(error)) from error
-    made = _instance(config, schema, given)
-    if name != "bench" and isinstance(out := getattr(made, "out", None), str):
-        check_out(out)
-    return made
+    return _instance(config, schema, given)
 
 
 def compose_again[T](saved: Path, schema: type[T], overrides: Sequence[str]) -> T:

@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from configs import choices, compose, compose_again
-from configs.values import check_numbers, read_value
+from configs.values import check_numbers, check_out, read_value
 from envs.errors import UsageError
 from learner.experiment import Experiment, Stage
 from rollout.collect import CollectConfig
@@ -211,15 +211,15 @@ def test_a_file_is_no_place_to_write_to(tmp_path):
     (tmp_path / "file").touch()
     for out in ("file", "file/run"):
         with pytest.raises(UsageError, match="file is a file: write a directory"):
-            compose("collect", CollectConfig, [f"out={tmp_path}/{out}"])
-    assert compose("collect", CollectConfig, [f"out={tmp_path}/new/run"]).out.endswith("new/run")
-    assert not (tmp_path / "new").exists()
+            check_out(f"{tmp_path}/{out}")
+    check_out(f"{tmp_path}/new/run")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize("out", ["/proc/run", *(["/usr/run"] if os.geteuid() else [])])  # root may write there
 def test_a_place_that_may_not_be_written_to_is_refused(out):
     with pytest.raises(UsageError, match="cannot be written to"):
-        compose("collect", CollectConfig, [f"out={out}"])
+        check_out(out)
 
 
 OPTIONS = [
