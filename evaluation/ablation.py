@@ -173,7 +173,7 @@ def _outputs(groups: Sequence[Group]) -> Iterator[Donor]:
         trajectory = episode.trajectory
         for turn in trajectory.turns:
             if len(turn.tool_calls) == 1 and turn.succeeded:
-                text = turn.observation.removeprefix("<tool_response>\n").removesuffix("\n</tool_response>")
+                text = turn.observation.removeprefix("<tool_response>\n").partition("\n</tool_response>")[0]
                 images = tuple(episode.images[name] for name in turn.images)
                 yield Donor(trajectory.task_id, turn.tool_calls[0].tool, text, images)
 

@@ -13,7 +13,7 @@ import numpy as np
 from envs.errors import InfrastructureError
 from envs.runtime.atomic import write_file
 from evaluation.intervals import bootstrap_interval, pass_at_k, wilson_interval
-from evaluation.types import CallsPerEpisode, EvaluationRecord, Interval, NeedResults, Results, SecondsPerEpisode, Unplayed
+from evaluation.types import CallsPerEpisode, EvaluationRecord, Interval, NeedResults, Problem, Results, SecondsPerEpisode
 from rollout.types import Group, Trajectory
 
 _MOST_NAMED = 20
@@ -61,7 +61,7 @@ def evaluation_record(
         left_out=sum(episode.failed for episode in everything),
         unplayed=sum(episode.unplayed for episode in everything),
         unjudged=sum(int(episode.chains[0].reward_parts.get("judge_no_verdict", 0.0)) for episode in everything),
-        problems=tuple(Unplayed(_name(episode.chains[0]), episode.error or "") for episode in problems[:_MOST_NAMED]),
+        problems=tuple(Problem(_name(episode.chains[0]), episode.error or "") for episode in problems[:_MOST_NAMED]),
         by_ability={name: Results(**_results(_of_ability(items, name))) for name in abilities},
     )
 

@@ -25,9 +25,16 @@ def markdown(records: Sequence[EvaluationRecord]) -> str:
         rows.append([record.label, *map(_accuracy_text, parts), calls, *counts])
     lines = [header, ["---"] * len(header), *rows]
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    named = [f"- {record.label}: {problem.task}: {problem.reason}\n" for record in records for problem in record.problems]
+    named = [f"- {line}\n" for record in records for line in _named(record)]
     warned = [f"{line}\n" for line in warnings(records)]
     return text + "".join([*(["\n"] if warned else []), *warned, *(["\n"] if named else []), *named])
+
+
+def _named(record: EvaluationRecord) -> list[str]:
+    """The tasks that are left out or were not played, with the reasons, as far as the record names them."""
+    more = record.left_out + record.unplayed - len(record.problems)
+    named = [f"{record.label}: {problem.task}: {problem.reason}" for problem in record.problems]
+    return [*named, *([f"{record.label}: and {more} more"] if more else [])]
 
 
 def warnings(records: Sequence[EvaluationRecord]) -> list[str]:

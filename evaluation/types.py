@@ -67,7 +67,7 @@ _RESULTS = tuple(each.name for each in fields(Results))
 
 
 @dataclass(frozen=True, slots=True)
-class Unplayed:
+class Problem:
     """A task whose question could not be put to the policy, or whose episode failed, and why."""
 
     task: str
@@ -102,7 +102,7 @@ class EvaluationRecord(Results):
     left_out: int = 0
     unplayed: int = 0
     unjudged: int = 0
-    problems: tuple[Unplayed, ...] = ()
+    problems: tuple[Problem, ...] = ()
     by_ability: dict[str, Results] = field(default_factory=dict)
 
     @property
@@ -136,7 +136,7 @@ class EvaluationRecord(Results):
                 known["tools"] = tuple(known["tools"])
             if known.get("seconds_per_episode") is not None:
                 known["seconds_per_episode"] = SecondsPerEpisode(**known["seconds_per_episode"])
-            known["problems"] = tuple(Unplayed(**problem) for problem in known.get("problems", ()))
+            known["problems"] = tuple(Problem(**problem) for problem in known.get("problems", ()))
             by_ability = {name: Results.from_json(part) for name, part in record.get("by_ability", {}).items()}
             return cls(**known, **_results(record), settings=rest, by_ability=by_ability)
         except (KeyError, TypeError, ValueError, AttributeError) as error:

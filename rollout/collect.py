@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +27,8 @@ from rollout.engines.registry import ENGINES
 from rollout.specs import Tasks, group_specs
 from rollout.store import Store
 from rollout.types import Group, GroupSpec, episodes_of
+
+log = logging.getLogger(__name__)
 
 _SCRIPT_TOKENS = 1 << 16
 
@@ -102,7 +105,10 @@ def collect(config: CollectConfig, policy_dir: str, advance: Advance = silent) -
     Raises UsageError if the tasks cannot be used, and as `Collector`.
     """
     with Collector(config, policy_dir) as collector:
-        return collector.collect("episodes", collector.specs, advance)
+        groups = collector.collect("episodes", collector.specs, advance)
+        for note in collector.notes():
+            log.warning("%s", note)
+        return groups
 
 
 _DECISIVE = (
@@ -165,7 +171,10 @@ class Collector:
         begun = sum(len(group.episodes) for group in specs) - len(missing)
         # One by one, not group by group: an episode is kept as soon as it ends, whatever the others of its group do.
         new = self._fleet.collect(
-            missing, lambda done, text: advance(begun + done, text), keep=lambda episode: self.store.append(name, episode)
+            missing,
+            lambda done, text: advance(begun + done, text),
+            keep=lambda episode: self.store.append(name, episode),
+            played=any(not episode.unplayed for episode in known.values()),
         )
         outcomes = known | {episode.chains[0].episode_id: episode for episode in episodes_of(new)}
         groups = [Group(group.group_id, tuple(outcomes[spec.episode_id] for spec in group.episodes)) for group in specs]

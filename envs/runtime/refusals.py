@@ -89,11 +89,7 @@ class RequestForm:
 
         Returns whether the request should be made again, in the form that was learned.
         """
-        if (
-            "max_completion_tokens" in message
-            and "max_tokens" in sampling
-            and not {"max_tokens"} & (self.omit | self.rename.keys())
-        ):
+        if "max_completion_tokens" in message and "max_tokens" in sampling and "max_tokens" not in self.omit | self.rename.keys():
             self.rename["max_tokens"] = "max_completion_tokens"
             self.notes.append("it wants max_completion_tokens in place of max_tokens")
             return True

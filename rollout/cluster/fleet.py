@@ -88,13 +88,19 @@ class Fleet:
                 self._kill()
 
     def collect(
-        self, groups: Sequence[GroupSpec], advance: Advance = silent, keep: Callable[[Episode], None] = lambda _: None
+        self,
+        groups: Sequence[GroupSpec],
+        advance: Advance = silent,
+        keep: Callable[[Episode], None] = lambda _: None,
+        *,
+        played: bool = False,
     ) -> list[Group]:
         """Run every group; what became of them, in their order: each episode has exactly one outcome.
 
         A group goes to one worker whole. An episode that our infrastructure failed is repeated, without the rest of its group, up
         to `config.attempts` times; if it fails then too, it is returned as INFRASTRUCTURE. `advance` is called with the number of
-        finished episodes, `keep` with each of them as soon as its outcome is final.
+        finished episodes, `keep` with each of them as soon as its outcome is final. `played` says that questions of this collection
+        have been put to the policy before.
 
         Raises FleetError after `config.max_consecutive_failures` failures in a row or if a worker dies again and again, UsageError
         if the episodes cannot be run at all or no question can be put to the policy, ValueError if two of them share an
@@ -102,12 +108,17 @@ class Fleet:
         """
         if not self._seats:
             raise RuntimeError("the fleet was shut down: make a new one")
-        return _Collection(self, self._config, groups, advance, keep).run()
+        return _Collection(self, self._config, groups, advance, keep, played).run()
 
     def notes(self) -> list[str]:
-        """What the workers' policies have to say about how they were asked, each sentence once."""
-        reports = ray.get([seat.worker.health.remote() for seat in self._seats], timeout=self._config.start_s)
-        return list(dict.fromkeys(note for report in reports for note in report["notes"]))
+        """What the workers' policies have to say about how they were asked, each sentence once; a dead worker says nothing."""
+        notes: list[str] = []
+        for report in [seat.worker.health.remote() for seat in self._seats]:
+            try:
+                notes += ray.get(report, timeout=self._config.start_s)["notes"]
+            except RayError as error:
+                log.warning("a worker cannot say how its policy was asked: %s", error)
+        return list(dict.fromkeys(notes))
 
     def publish(self, state_dict: Mapping[str, torch.Tensor], version: int) -> None:
         """Serve `state_dict` (Hugging Face names) as `version` on every worker; returns when all do.
@@ -176,14 +187,15 @@ class _Collection:
         groups: Sequence[GroupSpec],
         advance: Advance,
         keep: Callable[[Episode], None],
+        played: bool,
     ) -> None:
         self._fleet, self._config, self._groups, self._advance, self._keep = fleet, config, groups, advance, keep
+        self._played = played
         self._outcomes: dict[str, Episode] = {}
         self._attempts: Counter[str] = Counter()
         self._waiting = deque(group for group in groups if group.episodes)
         self._under_way: dict[Any, _Dispatch] = {}
         self._failures_in_a_row = 0
-        self._unplayed = 0
         if twice := _repeated(spec.episode_id for group in groups for spec in group.episodes):
             raise ValueError(f"two episodes are called {twice!r}: every episode of a collection needs its own episode_id")
 
@@ -273,15 +285,16 @@ class _Collection:
         self._outcomes[spec.episode_id] = episode
         self._keep(episode)
         self._advance(len(self._outcomes), "")
-        if episode.unplayed:
-            self._unplayed += 1
-            self._require_played(enough=self._config.max_consecutive_failures)
+        self._played |= not (episode.unplayed or episode.failed)
+        self._require_played(enough=self._config.max_consecutive_failures)
 
     def _require_played(self, enough: int) -> None:
-        """Raise UsageError if there are `enough` outcomes and not one question could be put to the policy."""
-        outcomes = list(self._outcomes.values())
-        if len(outcomes) >= enough and len(outcomes) == self._unplayed:
-            raise UsageError(f"no question could be put to the policy; the first of {len(outcomes)}: {outcomes[0].error}")
+        """Raise UsageError if there are `enough` outcomes, and all are questions that could not be put to the policy."""
+        if self._played:
+            return
+        refused = [episode.error for episode in self._outcomes.values() if episode.unplayed]
+        if enough <= len(refused) == len(self._outcomes):
+            raise UsageError(f"no question could be put to the policy; the first of {len(refused)}: {refused[0]}")
 
 
 def _repeated(names: Iterable[str]) -> str | None:

@@ -194,3 +194,9 @@ def test_above_one_percent_is_a_warning_and_above_ten_no_result(problem, others,
 
 def test_a_record_without_problems_warns_of_nothing():
     assert warnings([record(groups=grouped(trajectory()))]) == []
+
+
+def test_problems_beyond_those_that_are_named_are_counted():
+    text = markdown([record(groups=grouped(trajectory(), *(replace(REFUSED, group_id=f"r{number}") for number in range(25))))])
+    assert text.count("refused (400): filtered") == 21  # 20 and the warning's example
+    assert text.splitlines()[-1] == "- rl: and 5 more"

@@ -117,6 +117,11 @@ def test_if_no_question_can_be_put_the_run_stops_and_says_why(fleet, size):
     collect(fleet, groups(2, 2))
 
 
+def test_what_was_played_before_counts_for_a_collection_that_goes_on(fleet):
+    (group,) = fleet.collect(groups(1, 1, trouble="row", times=99), played=True)
+    assert group.episodes[0].unplayed
+
+
 def test_a_worker_that_dies_amid_its_episodes_is_replaced_with_the_current_weights(fleet, tmp_path):
     fleet.publish({"weight": torch.zeros(2, dtype=torch.bfloat16)}, 7)
     episodes = collect(fleet, groups(8, 4, {5: {"trouble": "kill"}}, log=str(tmp_path), tool_s=0.05))
@@ -140,6 +145,13 @@ def test_a_worker_killed_between_collections_is_replaced_too(fleet):
     os.kill(process, signal.SIGKILL)
     fleet.publish({}, 2)
     assert {max(episode.trajectory.versions) for episode in collect(fleet, groups(2, 2))} == {2}
+
+
+def test_a_dead_worker_has_no_notes_and_keeps_nobody_elses(fleet):
+    os.kill(ray.get(fleet.seats[0].worker.health.remote())["process"], signal.SIGKILL)
+    assert fleet.notes() == []
+    fleet.publish({}, 3)
+    assert reasons(collect(fleet, groups(2, 2))) == {StopReason.ANSWERED}
 
 
 def test_failures_in_a_row_stop_the_run_and_name_the_cause(fleet):
