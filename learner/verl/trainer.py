@@ -1,6 +1,6 @@
 """A trainer on verl: a group of its training workers on Ray behind plain arrays.
 
-Only this module, its worker (`learner.verl.worker`) and the CPU platform plug-in import verl. Ray must be running. The axes
+Only this package imports verl. Ray must be running. The axes
 E (episodes), N (sequences) and T (tokens) are those of `learner.batch`.
 """
 
