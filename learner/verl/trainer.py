@@ -200,11 +200,9 @@ class VerlTrainer(Trainer):
         """verl's options of a pass over the batch."""
         size = len(cells[0]) // mini_batches
         longest = int(batch.lengths_N.max())
-        whole = size * longest <= self.config.micro_batch_tokens
         return {
-            "use_remove_padding": self.config.packed,
-            "use_dynamic_bsz": not whole,
-            "micro_batch_size_per_gpu": size,
+            "use_remove_padding": True,
+            "use_dynamic_bsz": True,
             "max_token_len_per_gpu": max(self.config.micro_batch_tokens, longest),
             "mini_batch_size": size * self.config.workers,
             "global_batch_size": size * self.config.workers,

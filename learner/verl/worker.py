@@ -16,24 +16,16 @@ from verl.single_controller.base.decorator import Dispatch, register
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_name
 from verl.utils.distributed import initialize_global_process_group_ray
-from verl.workers.engine import EngineRegistry
-from verl.workers.engine.fsdp import transformer_impl
 from verl.workers.engine_workers import TrainingWorker
 from verl.workers.utils.losses import ppo_loss, sft_loss
 
 from learner.batch import Batch
 from learner.config import LearnerConfig
-from learner.verl import checkpoints
-from learner.verl.head import Ban
+from learner.verl import checkpoints, engine
 from learner.verl.images import ImageTable, positions
 from learner.verl.settings import actor_config, worker_config
 
-if get_device_name() == "cpu":
-    from verl.utils.torch_functional import logprobs_from_logits_naive
-
-    EngineRegistry.register(model_type="language_model", backend="fsdp2", device="cpu")(transformer_impl.FSDPEngineWithLMHead)
-    # Without flash-attention's kernel verl walks over the tokens one by one in Python, which costs as much as a small model.
-    transformer_impl.logprobs_from_logits = logprobs_from_logits_naive  # ty: ignore[invalid-assignment]
+engine.register()
 
 LOSSES = {"supervised": sft_loss, "policy": ppo_loss}
 _on_all_ranks = register(dispatch_mode=Dispatch.ONE_TO_ALL)  # ty: ignore[missing-attribute]
@@ -60,8 +52,7 @@ class LearnerWorker(TrainingWorker):
                 if "visual." in name:
                     parameter.requires_grad_(False)
         self.images = ImageTable(self.module)
-        if banned_token_ids:
-            self.module.get_output_embeddings().register_forward_hook(Ban(banned_token_ids))
+        self.engine.head.ban(banned_token_ids)
 
     @_on_all_ranks
     def infer(self, batch: Batch, cells: list[np.ndarray], settings: dict[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
