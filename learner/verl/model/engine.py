@@ -18,8 +18,8 @@ from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from envs.errors import UsageError
-from learner.verl import attention
-from learner.verl.head import Head, Sampled
+from learner.verl.model import attention
+from learner.verl.model.head import Head, Sampled
 
 WITHOUT = ("use_fused_kernels", "calculate_sum_pi_squared", "distillation_use_topk", "distillation_only")
 """Options of a pass that need logits of vocabulary × tokens, or another output layer than this one."""

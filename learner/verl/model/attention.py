@@ -157,7 +157,7 @@ def packed_attention(
         if packing is None:
             packing = _of_towers[cu_seq_lens_q] = Packing(cu_seq_lens_q)
     else:
-        assert _in_use is not None, "learner.verl.attention.use(offsets) comes before a forward pass"
+        assert _in_use is not None, "learner.verl.model.attention.use(offsets) comes before a forward pass"
         packing, group = _in_use, get_ulysses_sequence_parallel_group()
     if group is not None:
         ranks, heads = dist.get_world_size(group), key.shape[1]
