@@ -88,14 +88,20 @@ class LearnerWorker(TrainingWorker):
         settings: dict[str, Any],
         lr: float,
         targets: PolicyTargets | None = None,
-    ) -> dict[str, float]:
-        """Optimizer steps over this rank's rows with `loss` "supervised" or "policy"; metrics are means over the steps."""
+    ) -> dict[str, float] | None:
+        """Optimizer steps over this rank's rows with `loss` "supervised" or "policy"; metrics are means over the steps.
+
+        None on ranks that only help another one.
+        """
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
         self.loss_fn = self.losses[loss]
         rows = self._rows(batch, shares)
         columns = self._policy_columns(rows, settings, targets) if targets else {}
-        metrics = tu.get(self.train_mini_batch(self._data(rows, settings, columns)), "metrics")
+        output = self.train_mini_batch(self._data(rows, settings, columns))
+        if output is None:
+            return None
+        metrics = tu.get(output, "metrics")
         return {name: float(np.max(value) if name.endswith("_max") else np.mean(value)) for name, value in metrics.items()}
 
     @_on_all_ranks

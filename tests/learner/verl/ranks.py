@@ -1,7 +1,7 @@
 """The gradients of one policy step, by the learner's ranks and by plain Hugging Face, each in a process of its own.
 
-verl replaces methods of whole classes, so the two sides cannot share a process. A case is a directory with `case.pickle`: a batch, the
-policy's directory, advantages, banned token ids and the learner's settings. `learn` and `plain` write the gradient of each
+verl replaces methods of whole classes, so the two sides cannot share a process. A case is a directory with `case.pickle`: a batch,
+the policy's directory, advantages, banned token ids and the learner's settings. `learn` and `plain` write the gradient of each
 weight, under its name in the model, into a file there.
 """
 
@@ -22,7 +22,6 @@ def learn(directories, name, rank, ranks, port, recompute_old=False, ulysses=1):
     """The learner's gradients of some cases, as one of several ranks."""
     place = {"RANK": rank, "WORLD_SIZE": ranks, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": ranks}
     os.environ.update({variable: str(value) for variable, value in place.items()}, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    os.environ.update(VERL_PLATFORM="cpu", VERL_USE_EXTERNAL_MODULES="learner.verl.cpu_platform", VERL_LOGGING_LEVEL="WARNING")
     from learner.verl import settings, worker
     from learner.verl.rows import PolicyTargets
     from learner.verl.shares import divide

@@ -83,7 +83,13 @@ def cases(policy_dir, processor, make_episode, picture, tmp_path_factory):
 def computed(cases):
     """Both sides' gradients of all families are in their directories."""
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["torch", "transformers"])
+    # verl settles on a platform while it is imported, once for all processes.
+    environment = {
+        "VERL_PLATFORM": "cpu",
+        "VERL_USE_EXTERNAL_MODULES": "learner.verl.cpu_platform",
+        "VERL_LOGGING_LEVEL": "WARNING",
+    }
+    processes.set_forkserver_preload(["learner.verl.worker"])
     directories = list(cases.values())
     started = [processes.Process(target=plain, args=(directories,))]
     for name, way in WAYS.items():
@@ -92,8 +98,11 @@ def computed(cases):
             port = free.getsockname()[1]
         for rank in range(way["ranks"]):
             started.append(processes.Process(target=learn, args=(directories, name, rank), kwargs={"port": port, **way}))
-    for process in started:
-        process.start()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        for process in started:
+            process.start()
     for process in started:
         process.join()
     assert [process.exitcode for process in started] == [0] * len(started)
