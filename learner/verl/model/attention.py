@@ -245,8 +245,9 @@ def own_attention(config: Any) -> Generator[None]:
     """Keep transformers' attention layers, whose forward verl replaces by ones that need the package flash-attn."""
     from verl.utils.model import get_hf_auto_model_class
 
-    model_class = get_hf_auto_model_class(config)._model_mapping[type(config)]
-    layers = [kind for name, kind in vars(modules[model_class.__module__]).items() if name.endswith("Attention")]
+    model_class = get_hf_auto_model_class(config)._model_mapping.get(type(config), None)
+    known = vars(modules[model_class.__module__]) if model_class else {}  # verl does not know a model from outside transformers
+    layers = [kind for name, kind in known.items() if name.endswith("Attention")]
     forwards = [layer.forward for layer in layers]
     yield
     for layer, forward in zip(layers, forwards, strict=True):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from ranks import ENTROPY, learn, plain
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from learner.batch import Batch
 from learner.config import LearnerConfig
@@ -44,6 +44,7 @@ FAMILIES = {
     "llama, tied": Family(LlamaForCausalLM, LlamaConfig(**SIZES, tie_word_embeddings=True)),
     "qwen2, layers computed again": Family(Qwen2ForCausalLM, Qwen2Config(**SIZES), learner={"gradient_checkpointing": True}),
     "qwen2 with a sliding window": Family(Qwen2ForCausalLM, Qwen2Config(**SIZES, **WINDOW)),
+    "qwen3": Family(Qwen3ForCausalLM, Qwen3Config(**SIZES, head_dim=16)),
     "qwen2_5_vl": Family(images=True),
 }
 WAYS = {
