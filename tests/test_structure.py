@@ -22,7 +22,7 @@ IMPORTERS = {
     "vllm": {"rollout/engines/vllm.py"},
     "verl": {
         f"learner/verl/{name}.py"
-        for name in ("trainer", "worker", "settings", "advantages", "objective", "images", "checkpoints", "cpu_platform")
+        for name in ("trainer", "worker", "settings", "advantages", "losses", "images", "checkpoints", "cpu_platform")
     },
     "wandb": {"learner/tracking.py"},
     "openai": {"envs/runtime/chat_endpoint.py"},

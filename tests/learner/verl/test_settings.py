@@ -8,16 +8,18 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
+import torch
 import verl
 import yaml
 from verl.base_config import BaseConfig
 from verl.trainer import config as trainer_configs
+from verl.utils.torch_functional import get_cosine_schedule_with_warmup
 from verl.workers import config as worker_configs
 
 from configs import compose
 from envs.errors import UsageError
 from learner.config import LearnerConfig, Precision, VerlSettings
-from learner.experiment import Experiment
+from learner.experiment import Experiment, RLConfig, Schedule
 from learner.verl.fields import SECTIONS, fields_of
 from learner.verl.passthrough import CHOICES, ELSEWHERE, NAMED
 from learner.verl.settings import actor_config, algorithm_config, reference_config, worker_config
@@ -225,3 +227,19 @@ def test_defaults_are_those_of_verls_yaml_or_differ_for_a_reason(policy_dir):
                 differing.add(f"{section}.{name}")
     assert differing == set(ACCEPTED)
     assert not made.engine_config.use_no_sync_for_gradient_accumulation
+
+
+@pytest.mark.parametrize("schedule", Schedule)
+def test_the_learning_rate_rises_and_falls_as_verls(schedule):
+    """verl has no linear schedule; ours ends where its others do."""
+    config = RLConfig(steps=10, learning_rate=2.0, warmup_steps=4, schedule=schedule, min_learning_rate_ratio=0.1)
+    rates = [config.learning_rate_at(step) for step in range(config.steps)]
+    assert rates[:4] == pytest.approx([0.5, 1.0, 1.5, 2.0])
+    assert rates[-1] == pytest.approx(2.0 if schedule is Schedule.constant else 0.2)
+    if schedule is Schedule.cosine:
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
+        theirs = get_cosine_schedule_with_warmup(optimizer, 4, 10, min_lr_ratio=0.1, zero_indexed_step=False)
+        for rate in rates:
+            assert rate == pytest.approx(theirs.get_last_lr()[0])
+            optimizer.step()
+            theirs.step()

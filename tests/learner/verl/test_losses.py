@@ -10,7 +10,7 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.metric import Metric
 
 from learner.config import LearnerConfig, VerlSettings
-from learner.verl.objective import bypasses, correct, corrects, policy_loss
+from learner.verl.losses import bypasses, correct, corrects, policy_loss
 from learner.verl.passthrough import AGGREGATIONS, DIVERGENCES, LOSSES, REJECTIONS
 from learner.verl.settings import actor_config
 
