@@ -22,7 +22,18 @@ IMPORTERS = {
     "vllm": {"rollout/engines/vllm.py"},
     "verl": {
         f"learner/verl/{name}.py"
-        for name in ("trainer", "worker", "settings", "advantages", "losses", "images", "checkpoints", "cpu_platform")
+        for name in (
+            "trainer",
+            "worker",
+            "settings",
+            "advantages",
+            "losses",
+            "images",
+            "checkpoints",
+            "cpu_platform",
+            "objective",
+            "shares",
+        )
     },
     "wandb": {"learner/tracking.py"},
     "openai": {"envs/runtime/chat_endpoint.py"},

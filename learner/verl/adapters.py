@@ -28,7 +28,7 @@ class MergedAdapters:
     def get_per_tensor_param(self, **arguments: Any) -> tuple[Any, Any]:
         """Names and whole weights, one after the other, and None; see verl's engine. All ranks must walk through them together."""
         if not self._is_lora:
-            return super().get_per_tensor_param(**arguments)  # ty: ignore[unresolved-attribute]
+            return super().get_per_tensor_param(**arguments)  # ty: ignore[missing-attribute]
         weights, device = self.module.state_dict(), self.module.device
         return merged(weights, lambda name: _whole(weights[name], device), scalings(self.module)), None
 

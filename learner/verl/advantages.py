@@ -7,7 +7,7 @@ columns of one token; those that weigh by tokens are given how many there are. N
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from verl.utils import torch_functional
 from verl.utils.import_utils import import_external_libs
 
 from learner.config import LearnerConfig
+from learner.verl.rows import Outcomes
 from learner.verl.settings import algorithm_config
 
 WHITENED: dict[str, Callable[[AlgoConfig, torch.Tensor, np.ndarray, Mapping[str, np.ndarray]], torch.Tensor]] = {
@@ -77,22 +78,6 @@ def outcome_advantages(
     return advantages
 
 
-def on_ranks(config: LearnerConfig) -> bool:
-    """Whether advantages differ from token to token or need log-probabilities: then only the learner's ranks can compute them."""
-    algorithm = algorithm_config(config)
-    return algorithm.use_kl_in_reward or (algorithm.adv_estimator == "reinforce_plus_plus" and algorithm.gamma != 1)
-
-
-@dataclass
-class Outcomes:
-    """The outcomes of all episodes, which every rank is given: rewards, groups and sampled tokens, and the parts of the rewards."""
-
-    rewards_E: np.ndarray
-    group_ids_E: list[str]
-    tokens_E: np.ndarray
-    parts_E: dict[str, np.ndarray]
-
-
 def token_advantages(
     config: LearnerConfig,
     outcomes: Outcomes,
@@ -100,13 +85,14 @@ def token_advantages(
     mask: torch.Tensor,
     old_log_probs: torch.Tensor | None = None,
     ref_log_probs: torch.Tensor | None = None,
+    group: Any = None,
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Advantages, shape (R, T), of one rank's rows, with metrics; every rank calls it, also one whose rows are all masked.
 
     `episodes`, shape (R,), says to which episode each row belongs; `mask`, shape (R, T), is 1 on tokens that are trained on. With
     `use_kl_in_reward` each token's reward is less by `kl_coef` times the divergence of the old policy from the reference there,
     whose log-probabilities, shape (R, T), are then needed. REINFORCE++ (arXiv:2501.03262) sums those from token to token; the
-    estimators of outcomes see an episode's sum.
+    estimators of outcomes see an episode's sum. `group` is the process group of the ranks that have different rows.
     """
     algorithm, mask = algorithm_config(config), mask.float()
     divergence, metrics = torch.zeros_like(mask), {}
@@ -116,7 +102,7 @@ def token_advantages(
         # where(), not a product: outside the mask log-probabilities may be anything.
         of_tokens: Any = kl_penalty
         divergence = torch.where(mask > 0, of_tokens(old_log_probs, ref_log_probs, algorithm.kl_penalty), 0.0)
-        total, count = _sums(divergence.sum(), mask.sum())
+        total, count = _sums(group, divergence.sum(), mask.sum())
         metrics = {"actor/reward_kl_penalty": float(total / count), "actor/reward_kl_penalty_coeff": algorithm.kl_ctrl.kl_coef}
     penalties = algorithm.kl_ctrl.kl_coef * divergence
     if algorithm.adv_estimator == "reinforce_plus_plus":
@@ -124,10 +110,10 @@ def token_advantages(
         last = (mask * torch.arange(mask.shape[1])).argmax(dim=1)
         outcome = torch.from_numpy(np.asarray(outcomes.rewards_E, dtype=np.float32)[episodes])
         rewards[torch.arange(len(rewards)), last] += outcome * mask.any(dim=1)
-        return _whiten(_returns(rewards, mask, algorithm.gamma), mask, _sums) * mask, metrics
+        return _whiten(_returns(rewards, mask, algorithm.gamma), mask, partial(_sums, group)) * mask, metrics
     of_episodes = torch.zeros(len(outcomes.rewards_E))
     of_episodes.index_add_(0, torch.from_numpy(episodes), penalties.sum(dim=1))
-    (of_episodes,) = _sums(of_episodes)
+    (of_episodes,) = _sums(group, of_episodes)
     rewards_E = np.asarray(outcomes.rewards_E, dtype=np.float32) - of_episodes.numpy()
     advantages_E = outcome_advantages(config, rewards_E, outcomes.group_ids_E, outcomes.tokens_E, outcomes.parts_E)
     return torch.from_numpy(advantages_E[episodes])[:, None] * mask, metrics
@@ -176,9 +162,9 @@ def _whiten(values: torch.Tensor, weights: torch.Tensor, sums: Callable[..., lis
     return (values - mean) * torch.rsqrt(squares / (count - 1) + 1e-8)
 
 
-def _sums(*values: torch.Tensor) -> list[torch.Tensor]:
-    """The sums over all ranks."""
+def _sums(group: Any, *values: torch.Tensor) -> list[torch.Tensor]:
+    """The sums over the ranks of a process group."""
     if torch.distributed.is_initialized():
         for value in values:
-            torch.distributed.all_reduce(value)
+            torch.distributed.all_reduce(value, group=group)
     return list(values)

@@ -1,4 +1,4 @@
-"""The policy objective: verl's `ppo_loss` with its registered losses, and the weights that correct the sampler's log-probabilities.
+"""Losses of verl's registry that need the whole mini-batch, and the weights that correct the sampler's log-probabilities.
 
 Axes: R rows (sequences), T tokens. A rank may hold rows, and micro-batches, of which no token is trained on.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from tensordict import TensorDict
 from verl.trainer.ppo.core_algos import (
     compute_policy_loss_bypass_mode,
     compute_policy_loss_geo_mean,
@@ -16,9 +15,6 @@ from verl.trainer.ppo.core_algos import (
 )
 from verl.trainer.ppo.rollout_corr_helper import compute_rollout_correction_and_rejection_mask
 from verl.utils import torch_functional
-from verl.utils.metric import AggregationType, Metric
-from verl.workers.config import FSDPActorConfig
-from verl.workers.utils.losses import ppo_loss
 
 from learner.config import LearnerConfig
 from learner.verl.settings import correction_config
@@ -26,29 +22,6 @@ from learner.verl.settings import correction_config
 _verls_geo_mean: Any = compute_policy_loss_geo_mean
 _verls_bypass_mode: Any = compute_policy_loss_bypass_mode
 _register: Any = register_policy_loss
-
-
-def policy_loss(
-    config: FSDPActorConfig, model_output: dict[str, torch.Tensor], data: TensorDict, dp_group: Any = None
-) -> tuple[torch.Tensor, dict[str, Metric]]:
-    """verl's `ppo_loss` of a micro-batch, for its engine to add up; metrics are named `actor/…`.
-
-    verl averages some metrics over the tokens of each micro-batch, and then over micro-batches however many tokens they have. Here
-    such a metric is the mean over all tokens of the mini-batch.
-    """
-    loss, metrics = ppo_loss(config, model_output, data, dp_group)
-    mask: Any = data["response_mask"]
-    batch: Any = data
-    share = float(mask.values().sum()) / batch["batch_num_tokens"] * batch["dp_size"]
-    named = {}
-    for name, value in metrics.items():
-        metric = value if isinstance(value, Metric) else Metric(AggregationType.MEAN, value)
-        if name.endswith("_max") or name.endswith("_min"):
-            metric = Metric(AggregationType.MAX if name.endswith("_max") else AggregationType.MIN, metric.aggregate())
-        elif metric.aggregation is AggregationType.MEAN and name != "kl_coef":
-            metric = Metric(AggregationType.SUM, metric.aggregate() * share)
-        named[name if "/" in name else f"actor/{name}"] = metric
-    return loss, named
 
 
 def correct(
@@ -83,15 +56,20 @@ def correct(
     return (weights.batch["rollout_is_weights"] if weights else None), kept, metrics
 
 
-def corrects(config: LearnerConfig) -> bool:
-    """Whether the objective needs `correct`: in bypass mode verl computes the weights inside the loss."""
-    correction = correction_config(config)
-    return bool(correction.rollout_is or correction.rollout_rs) and not correction.bypass_mode
-
-
-def bypasses(config: LearnerConfig) -> bool:
-    """Whether the sampler's log-probabilities stand for the old policy's, which are then not computed."""
-    return correction_config(config).bypass_mode
+def over_ranks(metrics: dict[str, float], tokens: float, group: Any) -> dict[str, float]:
+    """Metrics of all ranks, each of so many tokens: their mean weighted by tokens, or the largest or least of those so named."""
+    gathered: list[Any] = [(metrics, tokens)]
+    if torch.distributed.is_initialized():
+        gathered = [None] * torch.distributed.get_world_size(group)
+        torch.distributed.all_gather_object(gathered, (metrics, tokens), group=group)
+    found: dict[str, float] = {}
+    for name in dict.fromkeys(name for of_rank, _ in gathered for name in of_rank):
+        values, weights = zip(*[(of_rank[name], weight) for of_rank, weight in gathered if name in of_rank], strict=True)
+        if name.endswith(("_max", "_min")):
+            found[name] = max(values) if name.endswith("_max") else min(values)
+        else:
+            found[name] = sum(value * weight for value, weight in zip(values, weights, strict=True)) / sum(weights)
+    return found
 
 
 @_register("geo_mean")

@@ -169,6 +169,8 @@ REFUSED_ESTIMATORS = {
     "tir_optimal_token_baseline": "needs the sum of squared probabilities, which the output layer does not compute",
 }
 LOSSES = ("vanilla", "dppo_tv", "dppo_kl", "gspo", "sapo", "gpg", "clip_cov", "kl_cov", "geo_mean", "dro", "cispo")
+BEYOND_ADVANTAGES = ("dro", "clip_cov", "kl_cov")
+"""Losses in which a token without an advantage has a gradient, or decides which of the others have one."""
 AGGREGATIONS = ("token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm")
 DIVERGENCES = ("kl", "k1", "abs", "mse", "k2", "low_var_kl", "k3")
 REJECTIONS = tuple(
@@ -232,6 +234,48 @@ def check(config: LearnerConfig) -> None:
     _check_installed(config)
 
 
+def has_adapter(config: LearnerConfig) -> bool:
+    """Whether only a low-rank adapter is trained: the policy without it is the reference."""
+    return config.verl.model.get("lora_rank", 0) > 0
+
+
+def needs_reference(config: LearnerConfig) -> bool:
+    """Whether the objective compares the policy with a reference policy."""
+    return bool(config.verl.actor.get("use_kl_loss") or config.verl.algorithm.get("use_kl_in_reward"))
+
+
+def advantages_on_ranks(config: LearnerConfig) -> bool:
+    """Whether advantages differ from token to token or need log-probabilities: then only the learner's ranks can compute them."""
+    algorithm = values_of(config, "algorithm")
+    discounts = algorithm["adv_estimator"] == "reinforce_plus_plus" and algorithm.get("gamma", 1.0) != 1
+    return bool(algorithm.get("use_kl_in_reward")) or discounts
+
+
+def bypasses(config: LearnerConfig) -> bool:
+    """Whether the sampler's log-probabilities stand for the old policy's, which are then not computed."""
+    return bool(values_of(config, "algorithm")["rollout_correction"].get("bypass_mode"))
+
+
+def corrects(config: LearnerConfig) -> bool:
+    """Whether weights or rejected tokens correct the sampler's log-probabilities; in bypass mode verl's loss does it itself."""
+    correction = values_of(config, "algorithm")["rollout_correction"]
+    return bool(correction.get("rollout_is") or correction.get("rollout_rs")) and not bypasses(config)
+
+
+def teaches_by_advantage_alone(config: LearnerConfig) -> bool:
+    """Whether a sequence whose advantage is 0 has no gradient, and does not matter to the others'."""
+    correction = values_of(config, "algorithm")["rollout_correction"]
+    loss = values_of(config, "actor").get("policy_loss", {}).get("loss_mode", "vanilla")
+    return not (
+        config.entropy_coefficient
+        or config.verl.actor.get("use_kl_loss")
+        or advantages_on_ranks(config)
+        or correction.get("rollout_is_batch_normalize")
+        or loss in BEYOND_ADVANTAGES
+        or config.verl.model.get("external_lib")
+    )
+
+
 def values_of(config: LearnerConfig, section: str) -> dict[str, Any]:
     """What verl's dataclass is given: our defaults, then what is passed through, then our named settings."""
     values = _merged(config, section)
@@ -288,7 +332,7 @@ def _check_installed(config: LearnerConfig) -> None:
         "optimizer.optimizer_impl": config.verl.optimizer.get("optimizer_impl"),
         "model.external_lib": config.verl.model.get("external_lib"),
         "model.use_liger=true": "liger_kernel" if config.verl.model.get("use_liger") else None,
-        "model.lora_rank": "peft" if config.verl.model.get("lora_rank") else None,
+        "model.lora_rank": "peft" if has_adapter(config) else None,
     }
     for path, module in packages.items():
         if module and find_spec(module.partition(".")[0]) is None:

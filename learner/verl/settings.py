@@ -61,16 +61,6 @@ def correction_config(config: LearnerConfig) -> RolloutCorrectionConfig:
     return _build(RolloutCorrectionConfig, values_of(config, "algorithm")["rollout_correction"])
 
 
-def needs_reference(config: LearnerConfig) -> bool:
-    """Whether the objective compares the policy with a reference policy."""
-    return bool(config.verl.actor.get("use_kl_loss") or config.verl.algorithm.get("use_kl_in_reward"))
-
-
-def has_adapter(config: LearnerConfig) -> bool:
-    """Whether only a low-rank adapter is trained: the policy without it is the reference."""
-    return config.verl.model.get("lora_rank", 0) > 0
-
-
 def _model_config(policy_dir: str, config: LearnerConfig, **changes: Any) -> HFModelConfig:
     return _build(HFModelConfig, values_of(config, "model") | {"path": policy_dir} | changes)
 

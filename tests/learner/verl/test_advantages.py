@@ -10,8 +10,9 @@ from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, get_adv_estimato
 
 from learner.config import LearnerConfig, VerlSettings
 from learner.verl import advantages
-from learner.verl.advantages import Outcomes, on_ranks, outcome_advantages, token_advantages
-from learner.verl.passthrough import ESTIMATORS, REFUSED_ESTIMATORS
+from learner.verl.advantages import outcome_advantages, token_advantages
+from learner.verl.passthrough import ESTIMATORS, REFUSED_ESTIMATORS, advantages_on_ranks
+from learner.verl.rows import Outcomes
 
 REWARDS = np.array([1.0, 0.0, 0.5, 1.0, 0.3, 0.3, 0.3, 0.7, 0.0, 1.0], dtype=np.float32)
 GROUPS = ["a", "a", "a", "a", "b", "b", "b", "alone", "c", "c"]
@@ -144,7 +145,7 @@ def in_ranks(monkeypatch, ranks, work):
     barrier, slots, results = threading.Barrier(ranks), {}, {}
     local = threading.local()
 
-    def sums(*values):
+    def sums(group, *values):
         slots[local.rank] = values
         barrier.wait()
         added = [sum(parts) for parts in zip(*(slots[rank] for rank in range(ranks)), strict=True)]
@@ -189,8 +190,8 @@ def test_a_divergence_in_the_reward_is_taken_off_token_by_token(monkeypatch, nam
         kept = [place for place, row in enumerate(rows) if GROUPS[row] != "alone"]
         np.testing.assert_allclose(ours.numpy()[kept], theirs.numpy()[rows][kept], atol=1e-5)
         assert metrics["actor/reward_kl_penalty"] == pytest.approx(float(difference.sum() / mask.sum()), abs=1e-6)
-    assert on_ranks(settings)
-    assert not on_ranks(config(adv_estimator=name))
+    assert advantages_on_ranks(settings)
+    assert not advantages_on_ranks(config(adv_estimator=name))
 
 
 def test_rewards_are_discounted_from_token_to_token():
@@ -199,4 +200,4 @@ def test_rewards_are_discounted_from_token_to_token():
     theirs, _ = get_adv_estimator_fn("reinforce_plus_plus")(outcome.clone(), mask, config=AlgoConfig(gamma=0.9))
     ours, _ = token_advantages(settings, Outcomes(REWARDS, GROUPS, TOKENS, {}), np.arange(10), mask)
     np.testing.assert_allclose(ours.numpy(), theirs.numpy(), atol=1e-5)
-    assert on_ranks(settings)
+    assert advantages_on_ranks(settings)

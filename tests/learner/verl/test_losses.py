@@ -10,8 +10,9 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.metric import Metric
 
 from learner.config import LearnerConfig, VerlSettings
-from learner.verl.losses import bypasses, correct, corrects, policy_loss
-from learner.verl.passthrough import AGGREGATIONS, DIVERGENCES, LOSSES, REJECTIONS
+from learner.verl.losses import correct
+from learner.verl.objective import policy_loss
+from learner.verl.passthrough import AGGREGATIONS, DIVERGENCES, LOSSES, REJECTIONS, bypasses, corrects
 from learner.verl.settings import actor_config
 
 LENGTHS = [5, 8, 6, 7]  # tokens after the first
@@ -128,11 +129,13 @@ def micro_batch(rows, entropy=None, **columns):
     rows = [max(row, 0) for row in rows]
     lengths = [LENGTHS[row] for row in rows]
     mask = MASK[rows] & ~np.array(filler)[:, None]
-    columns = {"old_log_probs": OLD, "advantages": ADVANTAGES} | columns
+    columns = {"old_log_probs": OLD, "rollout_log_probs": OLD, "advantages": ADVANTAGES} | columns
     tensors = {name: jagged(np.where(mask, values[rows], 0.0), lengths) for name, values in columns.items()}
     tensors["response_mask"] = jagged(mask, lengths).to(torch.int64)
     tensors["prompts"], tensors["responses"] = jagged(mask[:, :1], [1] * len(rows)), jagged(mask, lengths)
-    data = tu.get_tensordict(tensors, {"dp_size": 1, "batch_num_tokens": int(MASK.sum()), "global_batch_size": len(MASK)})
+    for name, number in (("tokens", int(MASK.sum())), ("sequences", len(MASK))):
+        tensors[name] = torch.full((len(rows),), number)
+    data = tu.get_tensordict(tensors, {"dp_size": 1, "batch_num_tokens": int(MASK.sum())})
     output = {"log_probs": jagged(NEW[rows], lengths, first=True)}
     if entropy is not None:
         output["entropy"] = jagged(entropy[rows], lengths, first=True)
