@@ -33,6 +33,9 @@ IMPORTERS = {
             "cpu_platform",
             "objective",
             "shares",
+            "model/engine",
+            "model/attention",
+            "model/adapters",
         )
     },
     "wandb": {"learner/tracking.py"},

@@ -28,7 +28,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         # It compiles the entropy alone, which the output layer computes here.
         "use_torch_compile": False,
     },
-    "model": {},
+    # The engine puts in an attention of its own for packed sequences.
+    "model": {"use_remove_padding": True, "override_config": {"attn_implementation": "sdpa"}},
     "optimizer": {"min_lr_ratio": 0.0},
     "actor": {"strategy": "fsdp2", "rollout_n": 1, "use_dynamic_bsz": True},
     # verl's dataclasses say "gae", which needs a critic, and "sequence": a correction that is asked for is asked for by name.
@@ -38,9 +39,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 
 NAMED: dict[str, tuple[str, Callable[[LearnerConfig], Any]]] = {
     "engine.mixed_precision.param_dtype": ("precision", lambda config: PRECISIONS[config.precision]),
-    "model.use_remove_padding": ("packed", lambda config: config.packed),
     "model.enable_gradient_checkpointing": ("gradient_checkpointing", lambda config: config.gradient_checkpointing),
-    "model.override_config.attn_implementation": ("attention", lambda config: config.attention),
     "optimizer.betas": ("adam_beta1 and learner.adam_beta2", lambda config: [config.adam_beta1, config.adam_beta2]),
     "optimizer.weight_decay": ("weight_decay", lambda config: config.weight_decay),
     "optimizer.clip_grad": ("grad_clip", lambda config: config.grad_clip),
@@ -87,7 +86,10 @@ ELSEWHERE = {
         ("optimizer.lr_warmup_steps", "optimizer.lr_warmup_steps_ratio"), "write rl.warmup_steps and cold_start.warmup_steps"
     ),
     **dict.fromkeys(("optimizer.lr_scheduler_type", "optimizer.warmup_style"), "write rl.schedule"),
-    **dict.fromkeys(("engine.use_remove_padding", "actor.use_remove_padding"), "write learner.packed"),
+    **dict.fromkeys(
+        ("engine.use_remove_padding", "model.use_remove_padding", "actor.use_remove_padding"),
+        "leave it out: sequences are always packed",
+    ),
     **dict.fromkeys(("actor.engine", "actor.fsdp_config"), "write learner.verl.engine"),
     **dict.fromkeys(
         ("algorithm.lam", "algorithm.use_pf_ppo", "algorithm.pf_ppo"), "leave it out: it is for a critic, and there is none"
@@ -98,6 +100,7 @@ ELSEWHERE = {
     "engine.dtype": "write learner.precision",
     "engine.router_replay": "leave it out: verl's FSDP engine does not replay routers",
     "engine.turbo_config": "leave it out: it belongs to another engine of verl's",
+    "model.override_config.attn_implementation": "leave it out: the learner's attention is its own",
     "model.path": "write policy",
     "model.tokenizer_path": "write policy",
     "model.hf_config_path": "write policy",

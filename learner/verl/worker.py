@@ -7,7 +7,7 @@ One process per rank. Every call reaches all ranks with the same arguments; each
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +17,6 @@ from verl.single_controller.base.decorator import Dispatch, register
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_name
 from verl.utils.distributed import initialize_global_process_group_ray
-from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp import transformer_impl
 from verl.workers.engine_workers import TrainingWorker
 
@@ -25,21 +24,18 @@ from learner.batch import Batch
 from learner.config import LearnerConfig
 from learner.verl import checkpoints
 from learner.verl.advantages import token_advantages
-from learner.verl.head import Ban
 from learner.verl.images import ImageTable, PatchMaker, positions
 from learner.verl.losses import correct, over_ranks
+from learner.verl.model import engine
 from learner.verl.objective import policy_loss, supervised_loss
 from learner.verl.passthrough import bypasses, corrects, has_adapter, needs_reference
 from learner.verl.rows import PolicyTargets, Rows
 from learner.verl.settings import actor_config, reference_config, worker_config
 from learner.verl.shares import FILLER
 
-if get_device_name() == "cpu":
-    from verl.utils.torch_functional import logprobs_from_logits_naive
+engine.register()
 
-    EngineRegistry.register(model_type="language_model", backend="fsdp2", device="cpu")(transformer_impl.FSDPEngineWithLMHead)
-    # Without flash-attention's kernel verl walks over the tokens one by one in Python, which costs as much as a small model.
-    transformer_impl.logprobs_from_logits = logprobs_from_logits_naive  # ty: ignore[invalid-assignment]
+if get_device_name() == "cpu":
     # verl keeps a reference policy in pinned memory, which there is only beside an accelerator.
     transformer_impl.CPUOffloadPolicy = lambda pin_memory: CPUOffloadPolicy(pin_memory=False)  # ty: ignore[invalid-assignment]
 
@@ -72,8 +68,7 @@ class LearnerWorker(TrainingWorker):
                     parameter.requires_grad_(False)
         self.patch_maker = PatchMaker(self.processor)
         self.images = ImageTable(self.module)
-        if banned_token_ids:
-            self.module.get_output_embeddings().register_forward_hook(Ban(banned_token_ids))
+        self.engine.head.ban(banned_token_ids)
 
     @_on_all_ranks
     def data_parallel_size(self) -> int:
@@ -105,27 +100,31 @@ class LearnerWorker(TrainingWorker):
         settings: dict[str, Any],
         lr: float,
         targets: PolicyTargets | None = None,
-    ) -> dict[str, float]:
-        """Optimizer steps over this rank's rows with `loss` "supervised" or "policy"; metrics are means over the steps."""
+    ) -> dict[str, float] | None:
+        """Optimizer steps over this rank's rows with `loss` "supervised" or "policy"; metrics are means over the steps.
+
+        None on ranks that only help another one.
+        """
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
         self.loss_fn = self.losses[loss]
         rows = self._rows(batch, shares)
         rows, columns, measured = self._policy_columns(rows, settings, targets) if targets else (rows, {}, {})
-        metrics = tu.get(self.train_mini_batch(self._data(rows, settings, columns)), "metrics")
-        return {
-            name: float(np.max(value) if name.endswith("_max") else np.mean(value)) for name, value in metrics.items()
-        } | measured
+        output = self.train_mini_batch(self._data(rows, settings, columns))
+        if output is None:
+            return None
+        metrics = tu.get(output, "metrics")
+        steps = {name: float(np.max(value) if name.endswith("_max") else np.mean(value)) for name, value in metrics.items()}
+        return steps | measured
 
     @_on_all_ranks
     def refer_to(self, policy_dir: str) -> None:
         """Load the reference policy, from a directory in the Hugging Face layout."""
         reference = TrainingWorker(reference_config(policy_dir, self.settings, self.engine_config.seed))
         reference.reset()
-        module: Any = cast(Any, reference.engine).module
-        self.images.watch(module)
-        if self.banned_token_ids:
-            module.get_output_embeddings().register_forward_hook(Ban(self.banned_token_ids))
+        made: Any = reference.engine
+        self.images.watch(made.module)
+        made.head.ban(self.banned_token_ids)
         self.reference = reference
 
     @_on_all_ranks

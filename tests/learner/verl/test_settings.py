@@ -137,7 +137,7 @@ def test_settings_reach_verls_dataclasses(policy_dir):
     assert (engine.fsdp_size, engine.param_offload, engine.qat.group_size, engine.seed) == (2, True, 32, 3)
     assert engine.mixed_precision == {"param_dtype": "bf16", "reduce_dtype": "bf16", "buffer_dtype": "fp32"}
     assert (model.lora_rank, model.exclude_modules) == (8, ".*visual.*")
-    assert model.override_config == {"sliding_window": 7, "attn_implementation": config.attention}
+    assert model.override_config == {"sliding_window": 7, "attn_implementation": "sdpa"}
     assert (optimizer.optimizer, optimizer.override_optimizer_config, optimizer.weight_decay) == (
         "AdamW8bit",
         {"amsgrad": True},
@@ -167,7 +167,6 @@ ACCEPTED = {
     "engine.turbo_config": "another engine's",
     "model.path": "policy=",
     "model.enable_gradient_checkpointing": "learner.gradient_checkpointing: a third more time, which small models need not pay",
-    "model.use_remove_padding": "learner.packed",
     "model.fused_kernel_options": "no fused kernels",
     "model.lora": "Megatron's adapters",
     "actor.strategy": "as engine.strategy",

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
+from verl.utils.device import get_device_id
 
 from envs.errors import UsageError
 
@@ -19,18 +20,13 @@ PREFIX = "base_model.model."
 """What PEFT puts before the names of the model that it wraps."""
 
 
-class MergedAdapters:
-    """Mixed into an engine of verl's: its weights are those with the adapter, under the names of the model without one."""
+def merged_weights(module: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Names and whole weights of a sharded PEFT model, one after the other; all ranks must walk through them together.
 
-    module: Any
-    _is_lora: bool
-
-    def get_per_tensor_param(self, **arguments: Any) -> tuple[Any, Any]:
-        """Names and whole weights, one after the other, and None; see verl's engine. All ranks must walk through them together."""
-        if not self._is_lora:
-            return super().get_per_tensor_param(**arguments)  # ty: ignore[missing-attribute]
-        weights, device = self.module.state_dict(), self.module.device
-        return merged(weights, lambda name: _whole(weights[name], device), scalings(self.module)), None
+    Raises UsageError as `scalings`.
+    """
+    weights, device = module.state_dict(), torch.device(get_device_id())
+    return merged(weights, lambda name: _whole(weights[name], device), scalings(module))
 
 
 def scalings(module: torch.nn.Module) -> dict[str, float]:
