@@ -16,7 +16,7 @@ from learner.cold_start import CHECKPOINT as COLD_START
 from learner.experiment import Stage
 from learner.training_run import TrainingRun
 from rollout.collect import group_specs
-from rollout.types import Episode, GroupSpec, episodes_of
+from rollout.types import Episode, Group, GroupSpec, episodes_of
 
 CHECKPOINT = "step"
 
@@ -34,11 +34,9 @@ def run_rl(training: TrainingRun) -> tuple[Path, float]:
         while step < settings.steps:
             clock = Clock()
             with clock.time("rollout"):
-                groups = training.rollout(_specs(training, step))
+                groups, chosen, drawing = draw_groups(training, step)
                 outcomes = list(episodes_of(groups))
-                # There is nothing to learn from episodes that failed for infrastructure reasons after all retries, or whose
-                # question could not be put to the policy.
-                episodes = [episode for episode in outcomes if not (episode.failed or episode.unplayed)]
+                episodes = [episode for group in chosen for episode in teaching(group)]
             if not episodes:
                 raise FleetError(f"RL step {step}: every episode failed; the last one: {outcomes[-1].error}")
             with clock.time("learn"):
@@ -49,7 +47,7 @@ def run_rl(training: TrainingRun) -> tuple[Path, float]:
             with clock.time("sync"):
                 training.publish()
             metrics |= tool_use_metrics(groups, alarm, training.tools)
-            metrics |= clock.metrics(episodes)
+            metrics |= drawing | clock.metrics(episodes)
             metrics["rollout/infrastructure_failures"] = sum(episode.failed for episode in outcomes)
             metrics["rollout/unplayed"] = sum(episode.unplayed for episode in outcomes)
             training.store.write(f"rl_{step:06d}", outcomes)
@@ -60,6 +58,36 @@ def run_rl(training: TrainingRun) -> tuple[Path, float]:
                 training.directory.prune(CHECKPOINT)
             advance(step, _status(metrics))
     return training.directory.checkpoints / f"{CHECKPOINT}_{step}", seconds
+
+
+def draw_groups(training: TrainingRun, step: int) -> tuple[list[Group], list[Group], dict[str, float]]:
+    """All groups that were played for a step, those of them to learn from, and metrics.
+
+    With verl's `filter_groups` (dynamic sampling: DAPO, arXiv:2503.14476) these are groups whose rewards differ: groups are drawn
+    until there are enough of them, or `max_num_gen_batches` times. If there is none by then, the step learns from all, which is
+    nothing.
+    """
+    wanted = training.config.rl.groups
+    filtering = training.config.learner.verl.algorithm.get("filter_groups") or {}
+    if not filtering.get("enable"):
+        groups = training.rollout(_specs(training, step))
+        return groups, groups, {}
+    played: list[Group] = []
+    varied: list[Group] = []
+    most = filtering.get("max_num_gen_batches") or 0
+    draws = 0
+    while len(varied) < wanted and (most <= 0 or draws < most):
+        drawn = training.rollout(_specs(training, step, draws))
+        played += drawn
+        varied += [group for group in drawn if len({episode.chains[0].reward for episode in teaching(group)}) > 1]
+        draws += 1
+    return played, varied[:wanted] or played, {"rollout/draws": draws, "rollout/groups_that_vary": len(varied) / len(played)}
+
+
+def teaching(group: Group) -> list[Episode]:
+    """The episodes of a group that can be learned from: not those that failed for infrastructure reasons after all retries, nor
+    those whose question could not be put to the policy."""
+    return [episode for episode in group.episodes if not (episode.failed or episode.unplayed)]
 
 
 class Clock:
@@ -113,10 +141,11 @@ def _resume(training: TrainingRun, alarm: CollapseAlarm) -> tuple[int, float]:
     return state["step"], state["seconds"]
 
 
-def _specs(training: TrainingRun, step: int) -> list[GroupSpec]:
+def _specs(training: TrainingRun, step: int, draw: int = 0) -> list[GroupSpec]:
+    """The groups of a step; each `draw` has its own."""
     config = training.config
     return group_specs(
-        "rl",
+        f"rl+{draw}" if draw else "rl",
         training.tasks("train"),
         groups=config.rl.groups,
         group_size=config.rl.group_size,

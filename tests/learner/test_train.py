@@ -8,6 +8,7 @@ import pytest
 from scripted import episode, metrics, settings, start
 
 from envs.errors import FleetError
+from learner.config import LearnerConfig, VerlSettings
 from learner.experiment import Stage
 from learner.train import Clock, run_rl
 
@@ -167,3 +168,33 @@ def test_the_clock_takes_generation_and_tools_as_an_episodes_mean():
     timing = clock.metrics(episodes)
     assert (timing["timing_s/generate"], timing["timing_s/tool"]) == (0.25, 0.25)
     assert 0 <= timing["timing_s/rollout"] <= timing["timing_s/step"]
+
+
+def test_groups_without_variance_are_replaced_by_others(config):
+    """Dynamic sampling: of the four groups of two draws, the second of each varies."""
+    config = replace(config, learner=LearnerConfig(verl=VerlSettings(algorithm={"filter_groups": {"enable": True}})))
+    training = start(config, lambda spec, steps: half_right(spec, steps) if spec.group_id.endswith("-1") else episode(spec))
+    run_rl(training)
+    assert training.trainer.policy_batches[0].group_ids_E == ["rl-0-1"] * 2 + ["rl+1-0-1"] * 2
+    (first, *_) = metrics(training)
+    assert (first["rollout/draws"], first["rollout/groups_that_vary"]) == (2, 0.5)
+    assert len(list(training.store.trajectories("rl_000000"))) == 8
+
+
+def test_dynamic_sampling_gives_up_where_it_is_told_to(config):
+    filtering = {"enable": True, "max_num_gen_batches": 3}
+    config = replace(config, learner=LearnerConfig(verl=VerlSettings(algorithm={"filter_groups": filtering})))
+    training = start(config, lambda spec, steps: episode(spec))
+    run_rl(training)
+    assert [line["rollout/draws"] for line in metrics(training)] == [3, 3, 3]
+    assert [len(batch) for batch in training.trainer.policy_batches] == [12, 12, 12]
+
+
+def test_the_policy_is_compared_with_the_one_that_rl_began_with(config):
+    training = start(config, half_right)
+    run_rl(training)
+    assert training.trainer.references == ["base"]
+    training = start(replace(config, out=f"{config.out}_cold"), half_right)
+    training.save("cold_start", step=7)
+    run_rl(training)
+    assert training.trainer.references == [str(training.directory.checkpoints / "cold_start" / "policy")]
