@@ -1,0 +1,1 @@
+"""The figures of `toolwise bench learner`, one module each."""
