@@ -107,7 +107,19 @@ class RLConfig:
     """Steps between two checkpoints."""
 
     keep_checkpoints: int = 2
-    """How many of the newest checkpoints stay on disk."""
+    """How many of the newest checkpoints of a stage are kept."""
+
+
+@dataclass
+class CheckpointConfig:
+    """Where checkpoints are kept, and which one beside the newest."""
+
+    dir: str | None = None
+    """A directory that all machines see, or any URL that fsspec knows, such as s3://bucket/run; null: `checkpoints/` in `out`."""
+
+    best: str | None = None
+    """Name of a metric of RL's steps, such as critic/score/mean: the checkpoint with its largest mean over the steps since the
+    checkpoint before is kept as well; null for none."""
 
 
 @dataclass
@@ -163,6 +175,7 @@ class Experiment:
 
     cold_start: ColdStartConfig = field(default_factory=ColdStartConfig)
     rl: RLConfig = field(default_factory=RLConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluation: HeldOutConfig = field(default_factory=HeldOutConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)

@@ -1,7 +1,7 @@
 """How far a rank's memory rises while it saves a checkpoint, against what the rank holds: its shard of weights and optimizer.
 
-Real processes over gloo hold a language model by FSDP2 with AdamW's moments, and save it to a local directory. The kernel counts the
-peak of a process (VmHWM), which is set back to its present size before each save.
+Real processes over gloo hold a language model by FSDP2 with AdamW's moments, and save it to a local directory. The kernel counts
+the peak of a process (VmHWM), which is set back to its present size before each save.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def peaks(ranks: int, sizes: dict[str, int], directory: Path) -> list[tuple[int,
 def _peak(rank: int, ranks: int, address: str, sizes: dict[str, int], directory: Path) -> tuple[int, int]:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=ranks)
-    module = Qwen2ForCausalLM(Qwen2Config(num_attention_heads=8, num_key_value_heads=2, **sizes))
+    module = Qwen2ForCausalLM(Qwen2Config.from_dict({"num_attention_heads": 8, "num_key_value_heads": 2, **sizes}))
     if rank == 0:
         module.config.save_pretrained(directory / "base")
     mesh = init_device_mesh("cpu", (ranks,))

@@ -21,6 +21,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, TensorStorageMetadata
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.optim import Optimizer
+from transformers.core_model_loading import revert_weight_conversion
 
 from envs.errors import InfrastructureError
 
@@ -56,7 +57,7 @@ class Checkpointer:
         self.finish()
         state = self._state() | {f"random.{self._rank}": pickle.dumps(random_state)}
         # A writer's own stager, which dcp.async_save() would take, needs nearly twice the memory.
-        copied = DefaultStager(StagingOptions(False, False, False, False)).stage(state)
+        copied: Any = DefaultStager(StagingOptions(False, False, False, False)).stage(state)
         self._pending = self._thread.submit(self._write, copied, directory, done)
 
     def finish(self) -> None:
@@ -87,8 +88,8 @@ class Checkpointer:
         self._optimizer.state.clear()
         for parameter, names in moments.items():
             self._optimizer.state[parameter] = {key: state[name] for key, name in names.items()}
-        if self._scheduler is not None and "schedule" in others:
-            self._scheduler.load_state_dict(pickle.loads(state["schedule"]))
+        if "schedule" in others:
+            self._load_schedule(*pickle.loads(state["schedule"]))
         random_state = state.get(f"random.{self._rank}")
         return None if random_state is None else pickle.loads(random_state)
 
@@ -102,9 +103,15 @@ class Checkpointer:
         for name, parameter in self._module.named_parameters():
             for key, value in self._optimizer.state.get(parameter, {}).items():
                 state[f"{MOMENT}{name}.{key}"] = value
-        if self._scheduler is not None:
-            state["schedule"] = pickle.dumps(self._scheduler.state_dict())
+        rates = [group["lr"] for group in self._optimizer.param_groups]
+        state["schedule"] = pickle.dumps((rates, self._scheduler.state_dict() if self._scheduler else None))
         return state
+
+    def _load_schedule(self, rates: list[Any], scheduler: dict[str, Any] | None) -> None:
+        for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        if self._scheduler is not None and scheduler is not None:
+            self._scheduler.load_state_dict(scheduler)
 
     def _room(self, entry: TensorStorageMetadata | BytesStorageMetadata, parameter: torch.Tensor, key: str) -> Any:
         """What a value of the optimizer's is read into, sharded as its parameter is."""
@@ -132,21 +139,33 @@ class Checkpointer:
         try:
             task()
         except Exception as error:  # whatever a disk or an object store raises
-            reason = _line(error)
+            reason = _line(error, self._rank)
         reasons: list[str | None] = [None] * self._ranks
         try:
             dist.all_gather_object(reasons, reason, group=self._group)
         except RuntimeError as error:  # gloo's, if a rank died
-            reasons = [reason or _line(error)]
-        for rank, failure in enumerate(reasons):
-            if failure is not None:
-                raise InfrastructureError(f"a checkpoint could not be written: rank {rank}: {failure}")
+            reasons = [reason or _line(error, self._rank)]
+        if failures := [reason for reason in reasons if reason is not None]:
+            raise InfrastructureError(f"a checkpoint could not be written: {failures[0]}")
 
 
 def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """What a checkpoint holds of a module, each tied weight once: parameters and buffers, sharded as they are."""
     buffers, persistent = dict(module.named_buffers()), set(module.state_dict())
     return dict(module.named_parameters()) | {name: tensor for name, tensor in buffers.items() if name in persistent}
+
+
+def full_state(engine: Any, rank: int, *, tied: bool) -> dict[str, torch.Tensor] | None:
+    """All weights under their checkpoint names, on CPU; None on ranks other than 0. `tied`: whether the embeddings are."""
+    module = engine.module
+    tied_names = set(module._tied_weights_keys or ()) if tied else set()
+    gathered, _ = engine.get_per_tensor_param()
+    state = {}
+    for name, weight in gathered:  # every rank takes part in gathering each weight
+        if rank == 0 and name not in tied_names:
+            # A lone rank's full tensor is the parameter itself, which the next step would change.
+            state[name] = weight.detach().to("cpu", copy=True).contiguous()
+    return revert_weight_conversion(module, state) if rank == 0 else None
 
 
 def reader_of(directory: str) -> dcp.FileSystemReader:
@@ -159,8 +178,8 @@ def _writer(directory: str) -> dcp.FileSystemWriter:
     return FsspecWriter(directory, sync_files=False) if "://" in directory else dcp.FileSystemWriter(directory)
 
 
-def _line(error: BaseException) -> str:
-    """An error in one line; of torch's, which quotes the tracebacks of all ranks, the first rank's error."""
+def _line(error: BaseException, rank: int) -> str:
+    """A rank's error in one line; of torch's, which quotes the tracebacks of all ranks, the first rank's error."""
     if isinstance(error, CheckpointException):
-        error = next(iter(error.failures.values()))[0]
-    return " ".join(f"{type(error).__name__}: {error}".split())
+        rank, (error, _) = next(iter(error.failures.items()))
+    return " ".join(f"rank {rank}: {type(error).__name__}: {error}".split())

@@ -8,12 +8,16 @@ import os
 import socket
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from envs.errors import InfrastructureError
+from learner.checkpoints import Checkpoints
+from learner.verl import policy_files
 from learner.verl.checkpoints import Checkpointer
 from learner.verl.policy_files import PolicyFiles
 
@@ -26,9 +30,7 @@ def build(directory, *, hidden=32, vocabulary=100, tied=False, dtype="float32"):
     """A policy's directory with random weights."""
     torch.manual_seed(0)
     sizes = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-    config = Qwen2Config(
-        vocab_size=vocabulary, hidden_size=hidden, intermediate_size=2 * hidden, tie_word_embeddings=tied, **sizes
-    )
+    config = Qwen2Config(vocab_size=vocabulary, hidden_size=hidden, intermediate_size=2 * hidden, tie_word_embeddings=tied, **sizes)
     Qwen2ForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(directory)
     (directory / "tokenizer.json").write_text("{}")
     return directory
@@ -56,7 +58,7 @@ class Learner:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.scheduler.step()
-        return float(loss)
+        return loss.item()
 
     def save(self, directory, done=lambda: None):
         """Save in the background; the random state is told apart by rank."""
@@ -107,3 +109,83 @@ def train(rank, policy_dir, load, steps, save):
         losses.append(learner.step(steps[-1] + 1))  # while it is written
         learner.checkpointer.finish()
     return losses, random_state
+
+
+def in_memory(rank, policy_dir):
+    """A store without renames or a file system: this process's memory."""
+    learner = Learner(policy_dir)
+    checkpoints = Checkpoints("memory://run", keep=1)
+    losses = [learner.step(1)]
+    learner.save(checkpoints.begin("step_1"), lambda: checkpoints.commit("step_1", {}))
+    losses.append(learner.step(2))
+    learner.checkpointer.finish()
+    other = Learner(policy_dir)
+    other.checkpointer.load(checkpoints.location("step_1"))
+    return losses, checkpoints.names(), other.step(2)
+
+
+def without_state(rank, policy_dir, directory):
+    """An optimizer that has not taken a step, and one parameter that never has a gradient."""
+    learner = Learner(policy_dir)
+    learner.save(directory / "fresh")
+    learner.checkpointer.finish()
+    frozen = learner.module.model.norm.weight.requires_grad_(False)
+    losses = [learner.step(seed) for seed in (1, 2)]
+    learner.save(directory / "partly")
+    losses += [learner.step(3)]
+    other = Learner(policy_dir)
+    other.step(9)
+    other.checkpointer.load(str(directory / "fresh"))
+    repeated = [other.step(seed) for seed in (1,)]
+    learner.checkpointer.load(str(directory / "partly"))
+    return losses, repeated, learner.step(3), frozen in learner.optimizer.state
+
+
+def write_policy(rank, policy_dir, directory, dtype, file_bytes, bucket_bytes):
+    policy_files.FILE_BYTES, policy_files.BUCKET_BYTES = file_bytes, bucket_bytes
+    learner = Learner(policy_dir, dtype)
+    learner.step(1)
+    learner.save(directory)
+    learner.checkpointer.finish()
+    full = {name: parameter.full_tensor() for name, parameter in learner.module.named_parameters()}
+    if rank == 0:
+        torch.save(full, directory / "expected.pt")
+
+
+def on_a_full_disk(rank, policy_dir, directory):
+    """The second rank's part cannot be written: a directory has the name of its file."""
+    learner = Learner(policy_dir)
+    if rank == 1:
+        (directory / "training/__1_0.distcp").mkdir(parents=True)
+    dist.barrier()
+    learner.save(directory, (directory / "done").touch)
+    learner.step(1)  # goes on
+    with pytest.raises(InfrastructureError) as error:
+        learner.save(directory / "next")
+    return str(error.value), (directory / "done").exists()
+
+
+def save_again_and_again(rank, policy_dir, url):
+    """Checkpoints one after another, for ever."""
+    learner, checkpoints = Learner(policy_dir), Checkpoints(url, keep=2)
+    for step in range(1, 10**6):
+        learner.step(step)
+        unfinished = checkpoints.begin(f"step_{step}") if rank == 0 else None
+        (unfinished,) = _from_rank_0(unfinished)
+        learner.save(unfinished, lambda step=step: checkpoints.commit(f"step_{step}", {"step": step}, "step"))
+        learner.checkpointer.finish()
+        dist.barrier()
+
+
+def _from_rank_0(value):
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values
+
+
+def go_on(rank, policy_dir, url):
+    checkpoints = Checkpoints(url, keep=2)
+    newest = checkpoints.newest("step")
+    learner = Learner(policy_dir)
+    learner.checkpointer.load(checkpoints.location(newest))
+    return checkpoints.state(newest)["step"], learner.step(checkpoints.state(newest)["step"] + 1)
