@@ -70,6 +70,10 @@ class LearnerConfig:
     micro_batch_tokens: int = 16384
     """Tokens of one forward pass in one worker; a larger batch is split and its gradients are summed."""
 
+    export_dtype: str = "auto"
+    """Of the weights in a checkpoint's `policy/`: auto (what the policy's own config.json names), float32, bfloat16 or float16. The
+    weights that training goes on from are float32."""
+
     freeze_vision: bool = False
     """Keep the vision tower as it is."""
 
@@ -112,6 +116,8 @@ class LearnerConfig:
             raise UsageError(f"learner.gpus_per_worker={share:g}: write 0, 1, or a share of one GPU for a single worker")
         if self.workers < 1 or self.nodes < 1 or self.workers % self.nodes:
             raise UsageError(f"learner.workers={self.workers} cannot be spread evenly over learner.nodes={self.nodes}")
+        if self.export_dtype not in (dtypes := ("auto", "float32", "bfloat16", "float16")):
+            raise UsageError(f"learner.export_dtype={self.export_dtype}: write one of {', '.join(dtypes)}")
         if self.kind not in TRAINERS:  # those take seconds to import
             find_trainer(self.kind)
         if self.verl != VerlSettings():

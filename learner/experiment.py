@@ -122,7 +122,7 @@ class RLConfig:
     """Steps between two checkpoints."""
 
     keep_checkpoints: int = 2
-    """How many of the newest checkpoints stay on disk."""
+    """How many of the newest checkpoints of a stage are kept."""
 
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of a step, counted from 0, as verl's schedules have it if their steps are counted from 1."""
@@ -132,6 +132,18 @@ class RLConfig:
         progress = min(1.0, (done - self.warmup_steps) / max(1, self.steps - self.warmup_steps))
         left = {Schedule.constant: 1.0, Schedule.cosine: (1 + math.cos(math.pi * progress)) / 2, Schedule.linear: 1 - progress}
         return self.learning_rate * (self.min_learning_rate_ratio + (1 - self.min_learning_rate_ratio) * left[self.schedule])
+
+
+@dataclass
+class CheckpointConfig:
+    """Where checkpoints are kept, and which one beside the newest."""
+
+    dir: str | None = None
+    """A directory that all machines see, or any URL that fsspec knows, such as s3://bucket/run; null: `checkpoints/` in `out`."""
+
+    best: str | None = None
+    """Name of a metric of RL's steps, such as critic/score/mean: the checkpoint with its largest mean over the steps since the
+    checkpoint before is kept as well; null for none."""
 
 
 @dataclass
@@ -187,6 +199,7 @@ class Experiment:
 
     cold_start: ColdStartConfig = field(default_factory=ColdStartConfig)
     rl: RLConfig = field(default_factory=RLConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluation: HeldOutConfig = field(default_factory=HeldOutConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 
 from envs.errors import FleetError
 from evaluation.tool_use import CollapseAlarm, tool_use_metrics
 from learner.batch import Batch
+from learner.best_checkpoint import BestCheckpoint
 from learner.cold_start import CHECKPOINT as COLD_START
 from learner.experiment import Stage
 from learner.training_run import TrainingRun
@@ -21,15 +21,17 @@ from rollout.types import Episode, Group, GroupSpec, episodes_of
 CHECKPOINT = "step"
 
 
-def run_rl(training: TrainingRun) -> tuple[Path, float]:
+def run_rl(training: TrainingRun) -> tuple[str, float]:
     """Train the policy by reinforcement learning, or go on from the newest checkpoint.
 
     Returns the last checkpoint and the seconds that all steps took. Raises FleetError if a step has no episode to learn from.
     """
     settings, trainer, alarm = training.config.rl, training.trainer, CollapseAlarm()
-    step, seconds = _resume(training, alarm)
-    cold_started = training.directory.checkpoints / COLD_START / "policy"
-    trainer.refer_to(str(cold_started) if cold_started.exists() else training.policy_dir)
+    best = BestCheckpoint(training.config.checkpoint.best)
+    step, seconds = _resume(training, alarm, best)
+    checkpoints = training.directory.checkpoints
+    cold_started = f"{checkpoints.location(COLD_START)}/policy" if checkpoints.exists(COLD_START) else None
+    trainer.refer_to(cold_started or training.policy_dir)
     with training.progress("RL", settings.steps) as advance:
         while step < settings.steps:
             clock = Clock()
@@ -52,12 +54,16 @@ def run_rl(training: TrainingRun) -> tuple[Path, float]:
             metrics["rollout/unplayed"] = sum(episode.unplayed for episode in outcomes)
             training.store.write(f"rl_{step:06d}", outcomes)
             training.log(Stage.rl, step, metrics)
+            best.add(metrics)
             step, seconds = step + 1, seconds + clock.total_s
             if step % settings.checkpoint_every == 0 or step == settings.steps:
-                training.save(f"{CHECKPOINT}_{step}", step=step, seconds=seconds, alarm=alarm.state())
-                training.directory.prune(CHECKPOINT)
+                best.rank(step)
+                state = {"step": step, "seconds": seconds, "alarm": alarm.state(), "best": best.state()}
+                training.save(f"{CHECKPOINT}_{step}", prefix=CHECKPOINT, keep=best.steps, **state)
             advance(step, _status(metrics))
-    return training.directory.checkpoints / f"{CHECKPOINT}_{step}", seconds
+    if best.steps:
+        training.say(f"best by {best.metric}: {CHECKPOINT}_{best.steps[0]} ({best.value:.4g})")
+    return training.directory.checkpoints.location(f"{CHECKPOINT}_{step}"), seconds
 
 
 def draw_groups(training: TrainingRun, step: int) -> tuple[list[Group], list[Group], dict[str, float]]:
@@ -125,19 +131,19 @@ class Clock:
         return {f"timing_s/{name}": seconds for name, seconds in parts.items()}
 
 
-def _resume(training: TrainingRun, alarm: CollapseAlarm) -> tuple[int, float]:
-    newest = training.directory.newest(CHECKPOINT)
+def _resume(training: TrainingRun, alarm: CollapseAlarm, best: BestCheckpoint) -> tuple[int, float]:
+    newest = training.directory.checkpoints.newest(CHECKPOINT)
     if newest is None:
         training.begin_stage()
-        cold_start = training.directory.checkpoints / COLD_START
-        if cold_start.exists():
-            training.trainer.load(cold_start)
+        if training.directory.checkpoints.exists(COLD_START):
+            training.load(COLD_START)
         training.trainer.reset_optimizer()
         training.publish()
         return 0, 0.0
     state = training.restore(newest)
     alarm.load_state(state["alarm"])
-    training.say(f"RL goes on from step {state['step']} ({newest})")
+    best.load_state(state.get("best"))  # checkpoints of version 0.1 have none
+    training.say(f"RL goes on from step {state['step']} ({training.directory.checkpoints.location(newest)})")
     return state["step"], state["seconds"]
 
 

@@ -6,7 +6,6 @@ The axes are those of `learner.batch`: E episodes, N sequences.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -63,11 +62,19 @@ class Trainer(Protocol):
         """All weights, whole, on CPU, under the names of a Hugging Face checkpoint."""
         ...
 
-    def save(self, directory: Path) -> None:
-        """Write a checkpoint into an empty directory: `policy/` in the Hugging Face layout, and whatever else `load` needs."""
+    def save(self, directory: str, done: Callable[[], None]) -> None:
+        """Write a checkpoint into an empty directory: `policy/` in the Hugging Face layout, and whatever else `load` needs.
+
+        `directory` is a path or any URL that fsspec knows. It may be written in the background; the weights may change as soon as
+        this returns. Once all is written, `done` is called, in this process or, since it can be pickled, in another.
+        """
         ...
 
-    def load(self, directory: Path) -> None:
+    def finish_saving(self) -> None:
+        """Wait until the last `save` is written. Raises InfrastructureError if it could not be."""
+        ...
+
+    def load(self, directory: str) -> None:
         """Continue from a checkpoint of `save`."""
         ...
 

@@ -7,17 +7,20 @@ E (episodes) and N (sequences) are those of `learner.batch`.
 from __future__ import annotations
 
 import os
-import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
 import torch
+from fsspec.core import url_to_fs
+from ray.exceptions import RayTaskError
 from ray.util.placement_group import placement_group
 
+from envs.errors import InfrastructureError
 from learner.batch import Batch
 from learner.config import LearnerConfig
 from learner.trainer import Trainer
@@ -31,8 +34,6 @@ from learner.verl.passthrough import (
 )
 from learner.verl.rows import Outcomes, PolicyTargets
 from learner.verl.shares import FILLER, divide, mini_batches_of
-
-WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth")
 
 
 class VerlTrainer(Trainer):
@@ -170,24 +171,33 @@ class VerlTrainer(Trainer):
         """All weights, whole, float32, on CPU, under the names of a Hugging Face checkpoint."""
         return self._group.full_state()[0]
 
-    def save(self, directory: Path) -> None:
-        """Write a checkpoint: `policy/` in the Hugging Face layout, `optimizer/` with optimizer and random-number state.
+    def save(self, directory: str | Path, done: Callable[[], None]) -> None:
+        """See `Trainer.save`: `policy/` in the Hugging Face layout; weights, optimizer, schedule and random states in `training/`.
 
-        Every worker must see the directory. Raises FileExistsError if it holds a checkpoint already.
+        It returns when every worker has copied its part to its own memory. Every worker must see the directory, and the first one
+        calls `done`. Raises FileExistsError if the directory holds a checkpoint already.
         """
-        shutil.copytree(self.policy_dir, directory / "policy", ignore=shutil.ignore_patterns(*WEIGHT_FILES))
-        (directory / "optimizer").mkdir()
-        self._group.save(str(directory.absolute()))
+        fs, path = url_to_fs(str(directory))
+        if fs.exists(f"{path}/training"):
+            raise FileExistsError(f"{directory} holds a checkpoint already")
+        with _in_one_line():
+            self._group.save(_seen_by_workers(directory), done)
 
-    def load(self, directory: Path) -> None:
+    def finish_saving(self) -> None:
+        """See `Trainer.finish_saving`."""
+        with _in_one_line():
+            self._group.finish_saving()
+
+    def load(self, directory: str | Path) -> None:
         """Continue from a checkpoint of `save`; with as many workers as then, bit for bit as if training had not stopped.
 
-        Raises FileNotFoundError if it is not a checkpoint.
+        Checkpoints of version 0.1 are read as well, from a local directory. Raises FileNotFoundError if it is not a checkpoint.
         """
-        for part in ("policy/model.safetensors", "optimizer/optimizer.pt"):
-            if not (directory / part).exists():
-                raise FileNotFoundError(f"{directory} is not a checkpoint: it has no {part}")
-        self._group.load(str(directory.absolute()))
+        fs, path = url_to_fs(str(directory))
+        if not (fs.exists(f"{path}/training/.metadata") or fs.exists(f"{path}/optimizer/optimizer.pt")):
+            raise FileNotFoundError(f"{directory} is not a checkpoint: it has no training/.metadata")
+        with _in_one_line():
+            self._group.load(_seen_by_workers(directory))
 
     def reset_optimizer(self) -> None:
         """Forget the optimizer's moments, as when RL follows supervised training."""
@@ -217,6 +227,22 @@ class VerlTrainer(Trainer):
             "mini_batch_size": size * self._ranks,
             "mini_batches": mini_batches,
         }
+
+
+@contextmanager
+def _in_one_line() -> Generator[None]:
+    """Raise what a worker raised on purpose, without the traceback that Ray puts into its message."""
+    try:
+        yield
+    except RayTaskError as error:
+        if isinstance(error.cause, InfrastructureError):
+            raise error.cause from None
+        raise
+
+
+def _seen_by_workers(directory: str | Path) -> str:
+    """A path or URL that means the same in a process with another working directory."""
+    return str(directory) if "://" in str(directory) else os.path.abspath(directory)
 
 
 def _require_trained_tokens(batch: Batch) -> None:

@@ -6,15 +6,20 @@ One process per rank. Every call reaches all ranks with the same arguments; each
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from fsspec.core import url_to_fs
 from tensordict import TensorDict
 from torch.distributed.fsdp import CPUOffloadPolicy
 from verl.single_controller.base.decorator import Dispatch, register
 from verl.utils import tensordict_utils as tu
+from verl.utils.checkpoint.checkpoint_manager import BaseCheckpointManager
 from verl.utils.device import get_device_name
 from verl.utils.distributed import initialize_global_process_group_ray
 from verl.workers.engine.fsdp import transformer_impl
@@ -22,13 +27,15 @@ from verl.workers.engine_workers import TrainingWorker
 
 from learner.batch import Batch
 from learner.config import LearnerConfig
-from learner.verl import checkpoints
+from learner.verl import older_checkpoints
 from learner.verl.advantages import token_advantages
+from learner.verl.checkpoints import Checkpointer, full_state
 from learner.verl.images import ImageTable, PatchMaker, positions
 from learner.verl.losses import correct, over_ranks
 from learner.verl.model import engine
 from learner.verl.objective import policy_loss, supervised_loss
 from learner.verl.passthrough import bypasses, corrects, has_adapter, needs_reference
+from learner.verl.policy_files import PolicyFiles
 from learner.verl.rows import PolicyTargets, Rows
 from learner.verl.settings import actor_config, reference_config, worker_config
 from learner.verl.shares import FILLER
@@ -69,6 +76,8 @@ class LearnerWorker(TrainingWorker):
         self.patch_maker = PatchMaker(self.processor)
         self.images = ImageTable(self.module)
         self.engine.head.ban(banned_token_ids)
+        files = PolicyFiles(self.module, policy_dir, config.export_dtype, tied=self._tied)
+        self.checkpointer = Checkpointer(self.module, self.engine.optimizer, self.engine.lr_scheduler, files)
 
     @_on_all_ranks
     def data_parallel_size(self) -> int:
@@ -119,7 +128,11 @@ class LearnerWorker(TrainingWorker):
 
     @_on_all_ranks
     def refer_to(self, policy_dir: str) -> None:
-        """Load the reference policy, from a directory in the Hugging Face layout."""
+        """Load the reference policy, from a directory in the Hugging Face layout or the URL of one."""
+        if "://" in policy_dir:
+            fs, path = url_to_fs(policy_dir)
+            policy_dir = tempfile.mkdtemp()
+            fs.get(f"{path}/", f"{policy_dir}/", recursive=True)
         reference = TrainingWorker(reference_config(policy_dir, self.settings, self.engine_config.seed))
         reference.reset()
         made: Any = reference.engine
@@ -135,17 +148,27 @@ class LearnerWorker(TrainingWorker):
     @_on_all_ranks
     def full_state(self) -> dict[str, torch.Tensor] | None:
         """All weights under their checkpoint names, on CPU; None on ranks other than 0."""
-        return checkpoints.full_state(self.engine, self.rank, tied=self._tied)
+        return full_state(self.engine, self.rank, tied=self._tied)
 
     @_on_all_ranks
-    def save(self, directory: str) -> None:
-        """See `learner.verl.checkpoints.save`."""
-        checkpoints.save(self.engine, self.rank, directory, tied=self._tied)
+    def save(self, directory: str, done: Callable[[], None]) -> None:
+        """See `Checkpointer.save`."""
+        self.checkpointer.save(directory, BaseCheckpointManager.get_rng_state(), done)
+
+    @_on_all_ranks
+    def finish_saving(self) -> None:
+        """See `Checkpointer.finish`."""
+        self.checkpointer.finish()
 
     @_on_all_ranks
     def load(self, directory: str) -> None:
-        """See `learner.verl.checkpoints.load`."""
-        checkpoints.load(self.engine, self.rank, directory)
+        """See `Checkpointer.load`; a rank whose random state was not saved keeps its own."""
+        if Path(directory, older_checkpoints.PARTS[1]).exists():
+            random_state = older_checkpoints.load(self.module, self.engine.optimizer, Path(directory), self.rank)
+        else:
+            random_state = self.checkpointer.load(directory)
+        if random_state is not None:
+            BaseCheckpointManager.load_rng_state(random_state)
 
     @property
     def _tied(self) -> bool:

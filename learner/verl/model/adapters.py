@@ -61,6 +61,16 @@ def merged(
         yield name.removeprefix(PREFIX).replace(".base_layer.", "."), weight
 
 
+def merged_names(names: Iterable[str], scaling_of: dict[str, float]) -> Iterator[list[str]]:
+    """Which of PEFT's names `merged` needs at a time: a weight with its adapter's two matrices, any other alone."""
+    for name in names:
+        layer = name.removesuffix(".base_layer.weight")
+        if layer != name and layer in scaling_of:
+            yield [name, f"{layer}.lora_A.default.weight", f"{layer}.lora_B.default.weight"]
+        elif ".lora_" not in name:
+            yield [name]
+
+
 def _whole(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     tensor = tensor.detach().to(device)
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

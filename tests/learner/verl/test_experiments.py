@@ -1,13 +1,12 @@
 """Each algorithm's experiment takes two steps through the real trainer on CPU, and options of verl's do what they say."""
 
-import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import ray
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from configs import compose
 from learner.batch import Batch
@@ -144,16 +143,17 @@ def test_an_adapter_is_trained_merged_and_compared_with_its_base(start, batch, p
     assert all(torch.equal(weight, original[name]) for name, weight in base.items())
     changed = [name for name, weight in learned.items() if not torch.equal(weight, base[name])]
     assert changed and all(name.endswith("proj.weight") or ".mlp." in name or "qkv" in name for name in changed), changed
-    merged = tmp_path / "merged"
-    shutil.copytree(policy_dir, merged)
-    save_file(learned, merged / "model.safetensors", metadata={"format": "pt"})
-    whole = VerlTrainer(merged, LearnerConfig(threads_per_worker=1))
+    trainer.save(tmp_path, print)
+    trainer.finish_saving()
+    whole = VerlTrainer(tmp_path / "policy", LearnerConfig(threads_per_worker=1))
     try:
         np.testing.assert_allclose(whole.log_probs(batch)[0], of_learned, atol=1e-4)
     finally:
         whole.shutdown()
     assert np.abs(of_learned - of_base).max() > 0.01
-    assert trainer.policy_step(batch, advantages, 0.0)["actor/kl_loss"] > 1e-4
+    assert trainer.policy_step(batch, advantages, 0.05)["actor/kl_loss"] > 1e-4
+    trainer.load(tmp_path)
+    np.testing.assert_allclose(trainer.log_probs(batch)[0], of_learned, atol=1e-6)
 
 
 @pytest.mark.slow
