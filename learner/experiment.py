@@ -12,6 +12,7 @@ from envs import resolve
 from envs.errors import UsageError
 from envs.runtime.imports import import_path
 from learner.config import LearnerConfig
+from learner.verl.passthrough import compares_within_groups
 from rollout.config import RolloutConfig
 from rollout.engines.registry import ENGINES
 from rollout.specs import Tasks
@@ -217,6 +218,11 @@ class Experiment:
         import_path("rollout.engine.kind", self.rollout.engine.kind, ENGINES)  # raises UsageError
         if Stage.control in self.stages and not {Stage.cold_start, Stage.rl} <= {*self.stages, *finished}:
             raise UsageError("the control goes on with a cold start for as long as RL took: write stages=[cold_start,rl,control]")
+        if Stage.rl in self.stages and self.rl.group_size == 1 and compares_within_groups(self.learner):
+            raise UsageError(
+                "rl.group_size=1: the advantage estimator compares the episodes of a group: write 2 or more, or "
+                "+learner.verl.algorithm.adv_estimator=reinforce_plus_plus"
+            )
         longest, room = self.rollout.episode.max_tokens, self.rollout.engine.max_model_len
         if longest > room:
             raise UsageError(f"rollout.episode.max_tokens={longest} is more than rollout.engine.max_model_len={room}: lower it")

@@ -165,6 +165,8 @@ ESTIMATORS = (
     "reinforce_plus_plus",
     "reinforce_plus_plus_baseline",
 )
+WHITENED_ESTIMATORS = ("gdpo", "reinforce_plus_plus", "reinforce_plus_plus_baseline")
+"""Estimators that compare with the whole batch in the end: they learn from groups of one as well."""
 REFUSED_ESTIMATORS = {
     "gae": "needs a critic, and there is none",
     "remax": "needs the reward of a greedy rollout for each task",
@@ -235,6 +237,11 @@ def check(config: LearnerConfig) -> None:
         if (0 < size < config.workers and config.workers % size) or (name.startswith("ulysses") and config.workers % size):
             raise UsageError(f"learner.verl.engine.{name}={size} does not divide learner.workers={config.workers}")
     _check_installed(config)
+
+
+def compares_within_groups(config: LearnerConfig) -> bool:
+    """Whether a group of one has nothing to be compared with."""
+    return values_of(config, "algorithm")["adv_estimator"] in {*ESTIMATORS} - {*WHITENED_ESTIMATORS}
 
 
 def has_adapter(config: LearnerConfig) -> bool:
