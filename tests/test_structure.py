@@ -26,6 +26,8 @@ IMPORTERS = {
             "trainer",
             "worker",
             "settings",
+            "advantages",
+            "losses",
             "images",
             "checkpoints",
             "cpu_platform",
@@ -33,6 +35,7 @@ IMPORTERS = {
             "shares",
             "model/engine",
             "model/attention",
+            "model/adapters",
         )
     },
     "wandb": {"learner/tracking.py"},

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from fsspec.core import url_to_fs
 
 from envs.runtime.progress import silent
 from learner.experiment import ColdStartConfig, Experiment, HeldOutConfig, RLConfig, Stage, TrackingConfig
@@ -21,10 +22,15 @@ class ScriptedTrainer:
 
     def __init__(self, policy_dir="base", config=None, *, seed=0, banned_token_ids=()):
         self.steps = 0
-        self.calls = []
+        self.calls, self.references = [], []
+        self.slow, self.saved = False, []  # slow: what it saves is written when somebody waits for it
         self.supervised_batches, self.policy_batches, self.advantages_given = [], [], []
 
-    def advantages(self, rewards, group_ids):
+    def refer_to(self, policy_dir):
+        self.references.append(policy_dir)
+
+    def advantages(self, batch):
+        rewards, group_ids = batch.rewards_E, batch.group_ids_E
         groups = np.asarray(group_ids)
         return np.array([reward - rewards[groups == group].mean() for reward, group in zip(rewards, group_ids, strict=True)])
 
@@ -44,13 +50,22 @@ class ScriptedTrainer:
     def state_dict(self):
         return {"steps": torch.tensor([self.steps])}
 
-    def save(self, directory):
-        (directory / "policy").mkdir()
-        (directory / "steps").write_text(json.dumps(self.steps))
+    def save(self, directory, done):
+        fs, path = url_to_fs(directory)
+        fs.makedirs(f"{path}/policy")
+        fs.pipe_file(f"{path}/steps", json.dumps(self.steps).encode())
+        self.saved.append(done)
+        if not self.slow:
+            self.finish_saving()
+
+    def finish_saving(self):
+        while self.saved:
+            self.saved.pop()()
 
     def load(self, directory):
-        self.steps = json.loads((directory / "steps").read_text())
-        self.calls.append(f"load {directory.name}")
+        fs, path = url_to_fs(directory)
+        self.steps = json.loads(fs.cat_file(f"{path}/steps"))
+        self.calls.append(f"load {path.rpartition('/')[2]}")
 
     def reset_optimizer(self):
         self.calls.append("reset_optimizer")

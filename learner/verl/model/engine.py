@@ -19,6 +19,7 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from envs.errors import UsageError
 from learner.verl.model import attention
+from learner.verl.model.adapters import merged_weights
 from learner.verl.model.head import Head, Sampled
 
 WITHOUT = ("use_fused_kernels", "calculate_sum_pi_squared", "distillation_use_topk", "distillation_only")
@@ -42,6 +43,12 @@ class PackedEngine(FSDPEngineWithLMHead):
         module.set_output_embeddings(self.head)
         attention.install(module)
         return module
+
+    def get_per_tensor_param(self, layered_summon: bool = False, base_sync_done: bool = False, **kwargs: Any) -> tuple[Any, Any]:
+        """verl's names and weights, and no adapter beside them: it is merged into them."""
+        if self._is_lora:
+            return merged_weights(self.module), None
+        return super().get_per_tensor_param(layered_summon=layered_summon, base_sync_done=base_sync_done, **kwargs)
 
     def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict[str, Any], dict[str, Any]]:
         """verl's inputs of one pass; besides, tells attention and the output layer what they are to work on."""
