@@ -22,10 +22,11 @@ Done = Callable[["list[Features] | Exception"], None]
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """A preprocessed image: the model's inputs (vLLM's item) and the number of its placeholder tokens."""
+    """A preprocessed image: the model's inputs (vLLM's item), its run of tokens, and which of them take embeddings (None: all)."""
 
     item: Any
-    tokens: int
+    run: list[int]
+    is_embedding: torch.Tensor | None
 
     def size_bytes(self) -> int:
         """Memory of the tensors."""
@@ -101,8 +102,31 @@ class ImagePreprocessor:
         for image, item, place in zip(images, result["mm_kwargs"]["image"], result["mm_placeholders"]["image"], strict=True):
             for element in item.values():
                 element.data = element.data.clone()  # a slice would keep the tensor of the whole run alive
-            made[image.sha256] = Features(item, place.length)
+            run = result["prompt_token_ids"][place.offset : place.offset + place.length]
+            made[image.sha256] = Features(item, run, place.is_embed)
         return made
+
+
+def find_runs(token_ids: Sequence[int], images: Sequence[Features], image_token: Any) -> list[int]:
+    """Where the run of each image begins in a prompt, in order. Raises ValueError if they are not just its placeholders."""
+    needed = sum(features.run.count(image_token) for features in images)
+    if (present := token_ids.count(image_token)) != needed:
+        raise ValueError(f"{len(images)} images take {needed} placeholder tokens, the prompt has {present}")
+    starts: list[int] = []
+    position = 0
+    for number, features in enumerate(images):
+        run = features.run
+        # A run may begin with tokens of its own, which nothing else brings into a prompt.
+        while list(token_ids[position : position + len(run)]) != run:
+            try:
+                position = token_ids.index(run[0], position + 1)
+            except ValueError:
+                raise ValueError(
+                    f"the tokens of image {number + 1} of {len(images)} do not stand in the prompt in its place"
+                ) from None
+        starts.append(position)
+        position += len(run)
+    return starts
 
 
 def _settle(
