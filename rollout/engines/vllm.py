@@ -48,9 +48,10 @@ from vllm.v1.sample.logits_processor import LogitsProcessor
 from envs.errors import InfrastructureError
 from rollout.config import EngineConfig, RolloutConfig
 from rollout.engines.futures import resolve, take
-from rollout.engines.vllm_images import Features, ImagePreprocessor, find_runs
+from rollout.engines.vllm_images import Features, ImagePreprocessor
 from rollout.engines.vllm_weights import WeightReceiver
 from rollout.tokens.chat_format import banned_token_ids
+from rollout.tokens.image_layout import find_runs
 from rollout.tokens.images import EncodedImage
 from rollout.types import Generation
 
@@ -292,7 +293,7 @@ class VllmPolicy:
     def _prompt(self, call: _Call) -> Any:
         """The engine's input: token ids as they are in the transcript, and the place of each image in them."""
         images = call.features or []
-        starts = find_runs(call.token_ids, images, self._image_token)
+        starts = find_runs(call.token_ids, [features.run for features in images], self._image_token)
         if not images:
             return tokens_input(call.token_ids)
         places = [

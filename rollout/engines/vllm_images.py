@@ -107,28 +107,6 @@ class ImagePreprocessor:
         return made
 
 
-def find_runs(token_ids: Sequence[int], images: Sequence[Features], image_token: Any) -> list[int]:
-    """Where the run of each image begins in a prompt, in order. Raises ValueError if they are not just its placeholders."""
-    needed = sum(features.run.count(image_token) for features in images)
-    if (present := token_ids.count(image_token)) != needed:
-        raise ValueError(f"{len(images)} images take {needed} placeholder tokens, the prompt has {present}")
-    starts: list[int] = []
-    position = 0
-    for number, features in enumerate(images):
-        run = features.run
-        # A run may begin with tokens of its own, which nothing else brings into a prompt.
-        while list(token_ids[position : position + len(run)]) != run:
-            try:
-                position = token_ids.index(run[0], position + 1)
-            except ValueError:
-                raise ValueError(
-                    f"the tokens of image {number + 1} of {len(images)} do not stand in the prompt in its place"
-                ) from None
-        starts.append(position)
-        position += len(run)
-    return starts
-
-
 def _settle(
     jobs: Sequence[tuple[Sequence[EncodedImage], Done]], made: Mapping[str, Features | Exception]
 ) -> list[tuple[Sequence[EncodedImage], Done]]:

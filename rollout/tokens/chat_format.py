@@ -16,7 +16,7 @@ import tokenizers
 
 from envs.errors import UsageError
 from envs.protocols.tags import THOUGHTS_BEGIN, THOUGHTS_END
-from rollout.tokens.image_layout import ImageLayout
+from rollout.tokens.image_layout import image_layout
 from rollout.tokens.images import EncodedImage
 
 Piece = int | str
@@ -82,8 +82,7 @@ class ChatFormat:
         """`processor` is a Hugging Face processor (tokenizer, image processor, chat template) or a fast tokenizer alone."""
         self.tokenizer = getattr(processor, "tokenizer", processor)
         self._processor = processor
-        has_images = getattr(processor, "image_processor", None) is not None
-        self.images: ImageLayout | None = ImageLayout(processor) if has_images else None
+        self.images = image_layout(processor)
         # Our own copies of the backend: this switch is a property of the whole tokenizer, which others use as well.
         special = {token.content: token_id for token_id, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         spoken = {token for token in special if _is_spoken(token)}

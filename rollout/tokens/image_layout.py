@@ -6,7 +6,8 @@ SmolVLM as a run for each tile behind a token for its row and column. All of thi
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -66,10 +67,25 @@ class ImageLayout:
         """The number of features that the model makes of an image of this size. Raises ValueError as `run` does."""
         return self.run(height, width).count(self.token_id)
 
-    def inputs(self, image: Image.Image) -> dict[str, torch.Tensor]:
-        """The model's inputs of one image, under the names of its `forward`."""
-        made = self._processor(text=[self._text], images=[image], return_tensors="pt")
+    def inputs(self, *images: Image.Image) -> dict[str, torch.Tensor]:
+        """The model's inputs of images that one sequence shows, under the names of its `forward`."""
+        made = self._processor(text=[self._text * len(images)], images=list(images), return_tensors="pt")
         return {name: value for name, value in made.items() if name not in _TEXT_INPUTS}
+
+    def blank(self, height: int, width: int) -> dict[str, torch.Tensor]:
+        """The smallest inputs that a blank image of this size gives: of one tile, if images come in tiles."""
+        inputs = self.inputs(Image.new("RGB", (width, height), "white"))
+        if self._patches_per_token:
+            return inputs
+        return {name: value.narrow(self.joined_along[name], 0, 1) for name, value in inputs.items()}
+
+    @cached_property
+    def joined_along(self) -> dict[str, int]:
+        """The dimension along which each of the model's inputs grows with the number of images."""
+        blank = Image.new("RGB", _SIZE[::-1], "white")
+        one, two = self.inputs(blank), self.inputs(blank, blank)
+        sizes = {name: zip(one[name].shape, two[name].shape, strict=True) for name in one}
+        return {name: next(dim for dim, (a, b) in enumerate(pairs) if b == 2 * a) for name, pairs in sizes.items()}
 
     def _patches(self, height: int, width: int) -> Any:
         try:
@@ -89,3 +105,30 @@ class ImageLayout:
         except Exception as error:  # each library has its own
             raise ValueError(f"the image processor refuses an image of {height} x {width} pixels: {error}") from error
         return tuple(int(token) for token in made["input_ids"][0])
+
+
+def image_layout(processor: Any) -> ImageLayout | None:
+    """The layout of the images of a policy, None if it reads text only. `processor` may be a tokenizer. Raises UsageError."""
+    return ImageLayout(processor) if getattr(processor, "image_processor", None) is not None else None
+
+
+def find_runs(token_ids: Sequence[int], runs: Sequence[Sequence[int]], token_id: Any) -> list[int]:
+    """Where the run of each image begins in a sequence, in order.
+
+    Raises ValueError if the placeholders `token_id` of the sequence are not just those of the runs.
+    """
+    needed = sum(list(run).count(token_id) for run in runs)
+    if (present := list(token_ids).count(token_id)) != needed:
+        raise ValueError(f"{len(runs)} images take {needed} placeholder tokens, the sequence has {present}")
+    starts: list[int] = []
+    position = 0
+    for number, run in enumerate(map(list, runs)):
+        # A run may begin with tokens of its own, which nothing else brings into a sequence.
+        while list(token_ids[position : position + len(run)]) != run:
+            try:
+                position = token_ids.index(run[0], position + 1)
+            except ValueError:
+                raise ValueError(f"image {number + 1} of {len(runs)} does not stand there as its processor has it") from None
+        starts.append(position)
+        position += len(run)
+    return starts
