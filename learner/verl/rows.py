@@ -116,7 +116,8 @@ class Rows:
 def _sequences(batch: Batch, episodes: np.ndarray) -> dict[int, Sequences]:
     held = {int(episode): batch.examples_E[episode].sequences for episode in episodes}
     references = {episode: sequences for episode, sequences in held.items() if isinstance(sequences, ray.ObjectRef)}
-    return held | dict(zip(references, ray.get(list(references.values())), strict=True))
+    # Ray starts a cluster if it is asked for anything, even for nothing.
+    return held | dict(zip(references, ray.get(list(references.values())) if references else (), strict=True))
 
 
 def _jagged(values: np.ndarray, lengths: np.ndarray) -> torch.Tensor:

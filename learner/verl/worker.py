@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from tensordict import TensorDict
+from transformers import AutoProcessor
 from verl.single_controller.base.decorator import Dispatch, register
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_name
@@ -24,11 +25,12 @@ from learner.batch import Batch
 from learner.config import LearnerConfig
 from learner.verl import checkpoints
 from learner.verl.head import Ban
-from learner.verl.images import ImageTable, PatchMaker, positions
+from learner.verl.images import ImageMaker, ImageTable, own_forward, vision_parameters
 from learner.verl.objective import policy_loss, supervised_loss
 from learner.verl.rows import PolicyTargets, Rows
 from learner.verl.settings import actor_config, worker_config
 from learner.verl.shares import FILLER
+from rollout.tokens.image_layout import image_layout
 
 if get_device_name() == "cpu":
     from verl.utils.torch_functional import logprobs_from_logits_naive
@@ -53,16 +55,16 @@ class LearnerWorker(TrainingWorker):
             # verl would ask for "cpu:gloo,cpu:gloo", which names a device twice.
             initialize_global_process_group_ray(backend="gloo")
         super().__init__(worker_config(policy_dir, config, seed))
-        self.reset()
+        with own_forward(self.model_config.hf_config):
+            self.reset()
         self.module = self.engine.module
-        self.processor = self.model_config.processor
         self.losses = {name: partial(loss, config=actor_config(config)) for name, loss in LOSSES.items()}
         if config.freeze_vision:
-            for name, parameter in self.module.named_parameters():
-                if "visual." in name:
-                    parameter.requires_grad_(False)
-        self.patch_maker = PatchMaker(self.processor)
-        self.images = ImageTable(self.module)
+            for parameter in vision_parameters(self.module):
+                parameter.requires_grad_(False)
+        layout = image_layout(AutoProcessor.from_pretrained(policy_dir))
+        self.image_maker = ImageMaker(layout)
+        self.images = ImageTable(self.module, layout)
         if banned_token_ids:
             self.module.get_output_embeddings().register_forward_hook(Ban(banned_token_ids))
 
@@ -157,15 +159,15 @@ class LearnerWorker(TrainingWorker):
 
     def _data(self, rows: Rows, settings: dict[str, Any], columns: dict[str, torch.Tensor] | None = None) -> TensorDict:
         """verl's form of some rows: jagged tensors and, for images, one dictionary a row."""
-        patches = self.patch_maker.patches(rows)
+        images = self.image_maker.prepare(rows)
         tensors: dict[str, Any] = {
             "input_ids": rows.jagged(rows.tokens_S),
-            "position_ids": positions(self.processor, rows, patches),
+            "position_ids": self.images.positions(rows, images),
             "loss_mask": rows.jagged(rows.loss_mask_S.astype(np.int64)),
             **(columns or {}),
         }
-        if patches:
-            tensors["multi_modal_inputs"] = self.images.fill(rows, patches)
+        if images:
+            tensors["multi_modal_inputs"] = self.images.fill(rows, images)
         temperatures = rows.temperatures_R
         if settings.get("temperature") is None and (temperatures != temperatures[0]).any():
             tensors["temperature"] = torch.from_numpy(temperatures)
