@@ -39,12 +39,6 @@ class LearnerConfig:
     precision: Precision = Precision.float32
     """float32 or bfloat16."""
 
-    attention: str = "sdpa"
-    """Attention of Hugging Face transformers: sdpa, or flash_attention_2 if that package is installed."""
-
-    packed: bool = False
-    """Join the sequences of a micro-batch instead of padding them. For Qwen2.5-VL this needs flash_attention_2."""
-
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
 

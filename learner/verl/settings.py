@@ -15,9 +15,9 @@ def worker_config(policy_dir: str, config: LearnerConfig, seed: int) -> Training
         model_type="language_model",
         model_config=HFModelConfig(
             path=policy_dir,
-            use_remove_padding=config.packed,
+            use_remove_padding=True,
             enable_gradient_checkpointing=config.gradient_checkpointing,
-            override_config={"attn_implementation": config.attention},
+            override_config={"attn_implementation": "sdpa"},  # until the engine puts in its own
         ),
         engine_config=FSDPEngineConfig(
             strategy="fsdp2",

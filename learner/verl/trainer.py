@@ -211,7 +211,7 @@ class VerlTrainer(Trainer):
         size = len(shares[0]) // mini_batches
         longest = int(batch.lengths_N.max())
         return {
-            "use_remove_padding": self.config.packed,
+            "use_remove_padding": True,
             "use_dynamic_bsz": True,
             "max_token_len_per_gpu": max(self.config.micro_batch_tokens, longest),
             "mini_batch_size": size * self._ranks,

@@ -17,27 +17,20 @@ from verl.single_controller.base.decorator import Dispatch, register
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_name
 from verl.utils.distributed import initialize_global_process_group_ray
-from verl.workers.engine import EngineRegistry
-from verl.workers.engine.fsdp import transformer_impl
 from verl.workers.engine_workers import TrainingWorker
 
 from learner.batch import Batch
 from learner.config import LearnerConfig
 from learner.verl import checkpoints
-from learner.verl.head import Ban
 from learner.verl.images import ImageMaker, ImageTable, own_forward, vision_parameters
+from learner.verl.model import engine
 from learner.verl.objective import policy_loss, supervised_loss
 from learner.verl.rows import PolicyTargets, Rows
 from learner.verl.settings import actor_config, worker_config
 from learner.verl.shares import FILLER
 from rollout.tokens.image_layout import image_layout
 
-if get_device_name() == "cpu":
-    from verl.utils.torch_functional import logprobs_from_logits_naive
-
-    EngineRegistry.register(model_type="language_model", backend="fsdp2", device="cpu")(transformer_impl.FSDPEngineWithLMHead)
-    # Without flash-attention's kernel verl walks over the tokens one by one in Python, which costs as much as a small model.
-    transformer_impl.logprobs_from_logits = logprobs_from_logits_naive  # ty: ignore[invalid-assignment]
+engine.register()
 
 LOSSES = {"supervised": supervised_loss, "policy": policy_loss}
 _on_all_ranks = register(dispatch_mode=Dispatch.ONE_TO_ALL)  # ty: ignore[missing-attribute]
@@ -65,8 +58,7 @@ class LearnerWorker(TrainingWorker):
         layout = image_layout(AutoProcessor.from_pretrained(policy_dir))
         self.image_maker = ImageMaker(layout)
         self.images = ImageTable(self.module, layout)
-        if banned_token_ids:
-            self.module.get_output_embeddings().register_forward_hook(Ban(banned_token_ids))
+        self.engine.head.ban(banned_token_ids)
 
     @_on_all_ranks
     def data_parallel_size(self) -> int:
@@ -98,14 +90,20 @@ class LearnerWorker(TrainingWorker):
         settings: dict[str, Any],
         lr: float,
         targets: PolicyTargets | None = None,
-    ) -> dict[str, float]:
-        """Optimizer steps over this rank's rows with `loss` "supervised" or "policy"; metrics are means over the steps."""
+    ) -> dict[str, float] | None:
+        """Optimizer steps over this rank's rows with `loss` "supervised" or "policy"; metrics are means over the steps.
+
+        None on ranks that only help another one.
+        """
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
         self.loss_fn = self.losses[loss]
         rows = self._rows(batch, shares)
         columns = self._policy_columns(rows, settings, targets) if targets else {}
-        metrics = tu.get(self.train_mini_batch(self._data(rows, settings, columns)), "metrics")
+        output = self.train_mini_batch(self._data(rows, settings, columns))
+        if output is None:
+            return None
+        metrics = tu.get(output, "metrics")
         return {name: float(np.max(value) if name.endswith("_max") else np.mean(value)) for name, value in metrics.items()}
 
     @_on_all_ranks

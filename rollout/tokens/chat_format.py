@@ -93,6 +93,9 @@ class ChatFormat:
             )
         self._plain = _with_words(self.tokenizer.backend_tokenizer.to_str(), spoken)
         self._plain.encode_special_tokens = True
+        # Some decoders drop the space before the first word, which is only right at the beginning of a sequence.
+        some = self._plain.encode("x").ids
+        self._before = some[-1:] if self._plain.decode(self._plain.encode("x x").ids[len(some) :]) == "x" else []
         self._reserved = frozenset(self._special_ids.values())
         tokens = sorted(self._special_ids, key=len, reverse=True)
         self._special_pattern = re.compile("|".join(map(re.escape, tokens)) or r"(?!)")
@@ -336,17 +339,21 @@ class ChatFormat:
 
     def decode(self, token_ids: list[int]) -> str:
         """The text of sampled tokens, without the end-of-turn token."""
-        return self._plain.decode(token_ids, skip_special_tokens=True)
+        text = self._plain.decode([*self._before, *token_ids], skip_special_tokens=True)
+        return text[1:] if self._before else text
 
 
 def _with_words(serialized: str, words: set[str]) -> tokenizers.Tokenizer:
-    """A tokenizer for which the added tokens `words` are ordinary ones."""
-    if words:
-        content = json.loads(serialized)
-        for token in content["added_tokens"]:
-            token["special"] = token["special"] and token["content"] not in words
-        serialized = json.dumps(content)
-    return tokenizers.Tokenizer.from_str(serialized)
+    """A tokenizer for which the added tokens `words` are ordinary ones, and for which no text is the first of its sequence."""
+    content = json.loads(serialized)
+    for token in content["added_tokens"]:
+        token["special"] = token["special"] and token["content"] not in words
+    pre_tokenizer = content["pre_tokenizer"] or {}
+    for step in pre_tokenizer.get("pretokenizers", [pre_tokenizer]):
+        # Sentencepiece's mark of a word's beginning, where nothing stands before: here a special token always does.
+        if step.get("prepend_scheme") == "first":
+            step["prepend_scheme"] = "never"
+    return tokenizers.Tokenizer.from_str(json.dumps(content))
 
 
 def _line(error: Exception) -> str:

@@ -23,5 +23,9 @@ def blinded(example):
 class Blind(VerlTrainer):
     """For `learner.kind=blind:Blind`."""
 
+    drops_images = True
+
     def log_probs(self, batch, with_entropy=True):
+        if not self.drops_images:
+            return super().log_probs(batch, with_entropy)
         return super().log_probs(Batch.of([blinded(example) for example in batch.examples_E]), with_entropy)

@@ -17,6 +17,7 @@ import torch
 from families import FAMILIES, policy
 from PIL import Image
 
+from envs.errors import UsageError
 from learner.batch import Batch
 from learner.config import LearnerConfig
 from rollout.tokens.chat_format import ChatFormat, ChatMessage, banned_token_ids
@@ -89,7 +90,7 @@ def learner(directory, made, banned):
     batch = Batch.of_episodes(made)
     shares, size = [np.arange(len(batch))], len(batch)
     settings = {
-        "use_remove_padding": False,
+        "use_remove_padding": True,
         "use_dynamic_bsz": True,
         "micro_batch_size_per_gpu": size,
         "max_token_len_per_gpu": 1200,
@@ -121,7 +122,11 @@ def main():
             plain[name] = reference(directory, chat, made[name])
         for name in names:
             log_probs, loss, norm, banned = plain[name]
-            ours = learner(Path(root, name), made[name], banned)
+            try:
+                ours = learner(Path(root, name), made[name], banned)
+            except UsageError as error:
+                found[name] = {"refused": str(error)}
+                continue
             found[name] = {
                 "tokens": len(log_probs),
                 "log_probs": float(np.abs(log_probs - ours[0]).max()),

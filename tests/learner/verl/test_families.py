@@ -26,9 +26,15 @@ def found(tmp_path_factory):
     return json.loads(path.read_text())
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "qwen3_5"])
 def test_the_worker_computes_what_hugging_face_computes(found, name):
     assert found[name]["tokens"] > 50
     assert found[name]["log_probs"] < 1e-5
     assert found[name]["loss"] < 1e-5
     assert found[name]["grad_norm"] < 1e-5
+
+
+def test_a_model_that_runs_on_into_the_next_sequence_is_refused_in_one_line(found):
+    """Qwen3.5's layers of gated delta rule carry a state from token to token."""
+    assert "linear_attention" in found["qwen3_5"]["refused"]
+    assert "\n" not in found["qwen3_5"]["refused"]
