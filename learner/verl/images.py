@@ -7,17 +7,14 @@ than one dimension if it has a `get_rope_index`.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
-from sys import modules
 from typing import Any
 
 import numpy as np
 import torch
 from cachetools import LRUCache
 from verl.utils import tensordict_utils as tu
-from verl.utils.model import get_hf_auto_model_class
 
 from envs.pictures import decode
 from learner.verl.rows import Rows
@@ -165,7 +162,7 @@ class ImageTable:
 
 def seeing_model(module: torch.nn.Module) -> Any:
     """The innermost part of a model that turns images into features; None if it reads text only."""
-    parts = [part for part in module.modules() if _makes_features(type(part))]
+    parts = [part for part in module.modules() if hasattr(type(part), "get_image_features")]
     return parts[-1] if parts else None
 
 
@@ -173,23 +170,3 @@ def vision_parameters(module: torch.nn.Module) -> Iterable[torch.nn.Parameter]:
     """The parameters of a model's vision tower; none if it reads text only."""
     model = seeing_model(module)
     return [] if model is None else model.get_encoder(modality="image").parameters()
-
-
-@contextmanager
-def own_forward(config: Any) -> Generator[None]:
-    """Keep transformers' forward of models that take images, which verl replaces for some families, and their kin, by name.
-
-    verl's goes round `get_image_features`, and sends a blank image of its own through the tower if a micro-batch has none.
-    """
-    # Looking the class of this policy up imports its module.
-    get_hf_auto_model_class(config)._model_mapping[type(config)]
-    own = [module for name, module in modules.items() if name.startswith("transformers.models.") and ".modeling_" in name]
-    kinds = {kind for module in own for kind in vars(module).values() if isinstance(kind, type) and _makes_features(kind)}
-    forwards = [(kind, kind.forward) for kind in kinds]
-    yield
-    for kind, forward in forwards:
-        kind.forward = forward
-
-
-def _makes_features(kind: type) -> bool:
-    return issubclass(kind, torch.nn.Module) and hasattr(kind, "get_image_features")

@@ -22,7 +22,7 @@ from verl.workers.engine_workers import TrainingWorker
 from learner.batch import Batch
 from learner.config import LearnerConfig
 from learner.verl import checkpoints
-from learner.verl.images import ImageMaker, ImageTable, own_forward, vision_parameters
+from learner.verl.images import ImageMaker, ImageTable, seeing_model, vision_parameters
 from learner.verl.model import engine
 from learner.verl.objective import policy_loss, supervised_loss
 from learner.verl.rows import PolicyTargets, Rows
@@ -48,14 +48,13 @@ class LearnerWorker(TrainingWorker):
             # verl would ask for "cpu:gloo,cpu:gloo", which names a device twice.
             initialize_global_process_group_ray(backend="gloo")
         super().__init__(worker_config(policy_dir, config, seed))
-        with own_forward(self.model_config.hf_config):
-            self.reset()
+        self.reset()
         self.module = self.engine.module
         self.losses = {name: partial(loss, config=actor_config(config)) for name, loss in LOSSES.items()}
         if config.freeze_vision:
             for parameter in vision_parameters(self.module):
                 parameter.requires_grad_(False)
-        layout = image_layout(AutoProcessor.from_pretrained(policy_dir))
+        layout = image_layout(AutoProcessor.from_pretrained(policy_dir)) if seeing_model(self.module) else None
         self.image_maker = ImageMaker(layout)
         self.images = ImageTable(self.module, layout)
         self.engine.head.ban(banned_token_ids)
