@@ -6,15 +6,22 @@ library takes the same way through it as for a downloaded model. Only sizes and 
 
 from __future__ import annotations
 
+import string
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Tokenizer
+
+from rollout.tokens.chat_format import ChatFormat, ChatMessage
+from rollout.tokens.images import EncodedImage, ImageEncoder
+from rollout.tokens.transcript import Transcript
+from rollout.types import Episode, Generation, StopReason, Turn
 
 TEMPLATES = Path(__file__).parent / "data/chat_templates"
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -55,6 +62,35 @@ def policy(name: str, directory: str | Path, seed: int = 0) -> Path:
                 parameter.data += 0.1 * torch.randn_like(parameter)
     model.save_pretrained(directory)
     return directory
+
+
+def conversations(chat: ChatFormat) -> list[Episode]:
+    """Six episodes of one to three turns of random letters. All but one show two images in the question, the first of them shared
+    with another episode, and one of a tool after each further turn."""
+    made = []
+    for number in range(6):
+        rng = np.random.default_rng(number)
+        transcript = Transcript(chat, max_tokens=2000)
+        seeds = [] if chat.images is None or number == 2 else [number // 2, 20 + number]
+        transcript.append_observation([ChatMessage("user", f"What is to be seen? {number}", tuple(map(_picture, seeds)))])
+        turns = []
+        for turn in range(1 + number % 3):
+            if turn:
+                shown = (_picture(40 + turn),) if seeds else ()
+                transcript.append_observation([ChatMessage("user", f"Here it is: {turn}", shown)])
+            action = chat.encode_action("".join(rng.choice(list(string.ascii_letters), rng.integers(3, 9))))
+            transcript.append_generation(Generation(action, [-1.0] * len(action), "stop", 0))
+            turns.append(Turn(action=chat.decode(action)))
+        facts = {"episode_id": f"e{number}", "task_id": "t", "group_id": f"g{number // 2}", "abilities": ("seeing",)}
+        outcome = {"reward": 0.0, "reward_parts": {}, "answer": None, "stop_reason": StopReason.ANSWERED}
+        temperature = 0.5 + number / 4
+        made.append(transcript.episode(turns, source="test", seed=number, temperature=temperature, **facts, **outcome))
+    return made
+
+
+def _picture(seed: int) -> EncodedImage:
+    size = [(112, 84), (60, 150), (150, 60), (300, 299)][seed % 4]
+    return ImageEncoder().encode(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8))
 
 
 def template(name: str) -> str:

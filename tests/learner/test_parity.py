@@ -22,7 +22,7 @@ GOOD = Parity(8, 400, 1e-6, 1e-5, "float32", Sight(1.0, 1.0, 1e-5, True))
 def cluster():
     ours = not ray.is_initialized()
     if ours:
-        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+        ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield
     if ours:
         ray.shutdown()
