@@ -249,7 +249,8 @@ def own_forward(config: Any) -> Generator[None]:
     """
     from verl.utils.model import get_hf_auto_model_class
 
-    get_hf_auto_model_class(config)._model_mapping[type(config)]  # imports the family's module; verl replaces in its kin as well
+    # Imports the module of the family, if it is one of transformers'; verl replaces in its kin as well.
+    get_hf_auto_model_class(config)._model_mapping.get(type(config), None)
     own = [module for name, module in modules.items() if name.startswith("transformers.models.") and ".modeling_" in name]
     kinds = {kind for module in own for kind in vars(module).values() if isinstance(kind, type) and _is_replaced(kind)}
     forwards = [(kind, kind.forward) for kind in kinds]

@@ -15,6 +15,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl  # noqa: F401  before verl changes it for the sake of Qwen2-VL
 
+from envs.errors import UsageError
 from rollout.tokens.image_layout import ImageLayout
 
 ENTROPY = 0.01
@@ -63,6 +64,14 @@ def learn(directories, name, rank, ranks, port, recompute_old=False, ulysses=1):
             rows = [row for row in shares[0].tolist() if row != FILLER]
             torch.save((gradients, torch.from_numpy(found[0]), rows), directory / f"{name}.pt")
     torch.distributed.destroy_process_group()
+
+
+def refuse(directory, port):
+    """The line with which the learner refuses a case, in `refused.txt`."""
+    try:
+        learn([directory], "refused", 0, 1, port)
+    except UsageError as error:
+        (directory / "refused.txt").write_text(str(error))
 
 
 def plain(directories):

@@ -14,12 +14,20 @@ import numpy as np
 import pytest
 import torch
 from families import conversations, policy
-from ranks import ENTROPY, learn, plain
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from ranks import ENTROPY, learn, plain, refuse
+from transformers import (
+    AutoConfig,
+    CohereConfig,
+    CohereForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from learner.batch import Batch
 from learner.config import LearnerConfig
-from rollout.tokens.chat_format import ChatFormat
+from rollout.tokens.chat_format import ChatFormat, banned_token_ids
 
 SIZES = {
     "vocab_size": 320,
@@ -57,6 +65,7 @@ FAMILIES = {
     "idefics3": Family(policy="idefics3", ulysses=False),
     "internvl": Family(policy="internvl", ulysses=False),
 }
+SCALED = Family(CohereForCausalLM, CohereConfig(**SIZES, logit_scale=0.1))
 WAYS = {
     "1 rank": {"ranks": 1},
     "1 rank, old log-probabilities recomputed": {"ranks": 1, "recompute_old": True},
@@ -69,7 +78,7 @@ WAYS = {
 def cases(policy_dir, processor, make_episode, picture, tmp_path_factory):
     """One directory a family."""
     directories = {}
-    for name, family in FAMILIES.items():
+    for name, family in (FAMILIES | {"scaled": SCALED}).items():
         directory = tmp_path_factory.mktemp("family")
         folder = policy_dir
         if family.model:
@@ -77,17 +86,18 @@ def cases(policy_dir, processor, make_episode, picture, tmp_path_factory):
             folder = directory / "policy"
             family.model(family.config).save_pretrained(folder)
             processor.tokenizer.save_pretrained(folder)
-        episodes = []
+        episodes, banned = [], [3, 259, 261]
         if family.policy:
             folder = policy(family.policy, directory / "policy")
-            episodes = conversations(ChatFormat.from_directory(folder))
+            chat = ChatFormat.from_directory(folder)
+            episodes, banned = conversations(chat), banned_token_ids(chat.tokenizer, AutoConfig.from_pretrained(folder))
         for seed in range(0 if family.policy else 7):
             sees = family.model is None and seed != 4
             images = [picture(seed // 3), *[picture(100 + seed + more) for more in range(seed % 3)]] if sees else []
             episodes.append(make_episode(images, seed, f"{seed // 3}", temperature=0.5 + seed / 4, prompt=8 + 3 * seed))
         advantages = np.random.default_rng(1).normal(size=len(episodes)).astype(np.float32)
         settings = {"entropy_coefficient": ENTROPY, "micro_batch_tokens": 150, "threads_per_worker": 1} | family.learner
-        case = Batch.of_episodes(episodes), folder, advantages, [3, 259, 261], LearnerConfig(**settings)
+        case = Batch.of_episodes(episodes), folder, advantages, banned, LearnerConfig(**settings)
         (directory / "case.pickle").write_bytes(pickle.dumps(case))
         directories[name] = directory
     return directories
@@ -105,16 +115,14 @@ def computed(cases):
     }
     processes.set_forkserver_preload(["learner.verl.worker"])
     of_way = {
-        name: [directory for family, directory in cases.items() if FAMILIES[family].ulysses or "ulysses" not in way]
+        name: [cases[family] for family, case in FAMILIES.items() if case.ulysses or "ulysses" not in way]
         for name, way in WAYS.items()
     }
-    started = [processes.Process(target=plain, args=(list(cases.values()),))]
+    jobs = [(plain, ([cases[family] for family in FAMILIES],), {}), (refuse, (cases["scaled"], _port()), {})]
     for name, way in WAYS.items():
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        for rank in range(way["ranks"]):
-            started.append(processes.Process(target=learn, args=(of_way[name], name, rank), kwargs={"port": port, **way}))
+        port = _port()
+        jobs += [(learn, (of_way[name], name, rank), {"port": port, **way}) for rank in range(way["ranks"])]
+    started = [processes.Process(target=target, args=args, kwargs=kwargs) for target, args, kwargs in jobs]
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
@@ -123,6 +131,12 @@ def computed(cases):
     for process in started:
         process.join()
     assert [process.exitcode for process in started] == [0] * len(started)
+
+
+def _port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -137,3 +151,7 @@ def test_a_policy_step_has_hugging_faces_gradient(cases, computed, family, way):
     for name, gradient in expected.items():
         assert (found[name] - gradient).norm() <= 1e-5 * norm, name
     assert norm > 0.01
+
+
+def test_a_model_that_scales_its_logits_is_refused(cases, computed):
+    assert (cases["scaled"] / "refused.txt").read_text().startswith("FSDPCohereForCausalLM scales, caps or replaces the logits")
