@@ -51,7 +51,7 @@ def run(
         from learner.stages import run_stages
         from learner.training_run import TrainingRun
 
-        trainer = _start_trainer(config, policy_dir)
+        trainer = start_trainer(config, policy_dir)
         with TrainingRun(
             config,
             policy_dir,
@@ -64,8 +64,8 @@ def run(
             return directory.path, run_stages(training)
 
 
-def _start_trainer(config: Experiment, policy_dir: str) -> Trainer:
-    """The trainer that the settings name."""
+def start_trainer(config: Experiment, policy_dir: str) -> Trainer:
+    """The trainer that the settings name, on the policy in `policy_dir`. Ray must be running."""
     from transformers import AutoConfig, AutoTokenizer
 
     from rollout.tokens.chat_format import banned_token_ids

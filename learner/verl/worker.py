@@ -17,6 +17,7 @@ import torch
 from fsspec.core import url_to_fs
 from tensordict import TensorDict
 from torch.distributed.fsdp import CPUOffloadPolicy
+from transformers import AutoProcessor
 from verl.single_controller.base.decorator import Dispatch, register
 from verl.utils import tensordict_utils as tu
 from verl.utils.checkpoint.checkpoint_manager import BaseCheckpointManager
@@ -30,7 +31,7 @@ from learner.config import LearnerConfig
 from learner.verl import older_checkpoints
 from learner.verl.advantages import token_advantages
 from learner.verl.checkpoints import Checkpointer, full_state
-from learner.verl.images import ImageTable, PatchMaker, positions
+from learner.verl.images import ImageMaker, ImageTable, seeing_model, vision_parameters
 from learner.verl.losses import correct, over_ranks
 from learner.verl.model import engine
 from learner.verl.objective import policy_loss, supervised_loss
@@ -39,6 +40,7 @@ from learner.verl.policy_files import PolicyFiles
 from learner.verl.rows import PolicyTargets, Rows
 from learner.verl.settings import actor_config, reference_config, worker_config
 from learner.verl.shares import FILLER
+from rollout.tokens.image_layout import image_layout
 
 engine.register()
 
@@ -65,16 +67,15 @@ class LearnerWorker(TrainingWorker):
         super().__init__(worker_config(policy_dir, config, seed))
         self.reset()
         self.module = self.engine.module
-        self.processor = self.model_config.processor
         self.settings, self.banned_token_ids = config, banned_token_ids
-        self.reference: TrainingWorker | None = None
+        self.reference: tuple[TrainingWorker, ImageTable] | None = None
         self.losses = {name: partial(loss, config=actor_config(config)) for name, loss in LOSSES.items()}
         if config.freeze_vision:
-            for name, parameter in self.module.named_parameters():
-                if "visual." in name:
-                    parameter.requires_grad_(False)
-        self.patch_maker = PatchMaker(self.processor)
-        self.images = ImageTable(self.module)
+            for parameter in vision_parameters(self.module):
+                parameter.requires_grad_(False)
+        self.layout = image_layout(AutoProcessor.from_pretrained(policy_dir)) if seeing_model(self.module) else None
+        self.image_maker = ImageMaker(self.layout)
+        self.images = ImageTable(self.module, self.layout)
         self.engine.head.ban(banned_token_ids)
         files = PolicyFiles(self.module, policy_dir, config.export_dtype, tied=self._tied)
         self.checkpointer = Checkpointer(self.module, self.engine.optimizer, self.engine.lr_scheduler, files)
@@ -136,9 +137,8 @@ class LearnerWorker(TrainingWorker):
         reference = TrainingWorker(reference_config(policy_dir, self.settings, self.engine_config.seed))
         reference.reset()
         made: Any = reference.engine
-        self.images.watch(made.module)
         made.head.ban(self.banned_token_ids)
-        self.reference = reference
+        self.reference = reference, ImageTable(made.module, self.layout)
 
     @_on_all_ranks
     def reset_optimizer(self) -> None:
@@ -177,8 +177,9 @@ class LearnerWorker(TrainingWorker):
     def _rows(self, batch: Batch, shares: list[np.ndarray]) -> Rows:
         return Rows.fetch(batch, shares[self.engine.get_data_parallel_rank()])
 
-    def _infer(self, rows: Rows, settings: dict[str, Any], worker: TrainingWorker | None = None) -> Any:
-        return (worker or self).infer_batch(self._data(rows, settings | {"compute_loss": False}))
+    def _infer(self, rows: Rows, settings: dict[str, Any], reference: tuple[TrainingWorker, ImageTable] | None = None) -> Any:
+        worker, table = reference or (self, self.images)
+        return worker.infer_batch(self._data(rows, settings | {"compute_loss": False}, table=table))
 
     def _log_probs(self, rows: Rows, settings: dict[str, Any], *, of_reference: bool = False) -> np.ndarray:
         """Log-probabilities of all tokens of the rows, 0 if not sampled; also on ranks that only help another one."""
@@ -250,17 +251,23 @@ class LearnerWorker(TrainingWorker):
             columns[name] = torch.from_numpy(np.repeat(values_M, len(rows) // len(values_M)))
         return columns
 
-    def _data(self, rows: Rows, settings: dict[str, Any], columns: dict[str, torch.Tensor] | None = None) -> TensorDict:
-        """verl's form of some rows: jagged tensors and, for images, one dictionary a row."""
-        patches = self.patch_maker.patches(rows)
+    def _data(
+        self,
+        rows: Rows,
+        settings: dict[str, Any],
+        columns: dict[str, torch.Tensor] | None = None,
+        table: ImageTable | None = None,
+    ) -> TensorDict:
+        """verl's form of some rows: jagged tensors and, for images, one dictionary a row. `table` is that of the model to come."""
+        table, images = table or self.images, self.image_maker.prepare(rows)
         tensors: dict[str, Any] = {
             "input_ids": rows.jagged(rows.tokens_S),
-            "position_ids": positions(self.processor, rows, patches),
+            "position_ids": table.positions(rows, images),
             "loss_mask": rows.jagged(rows.loss_mask_S.astype(np.int64)),
             **(columns or {}),
         }
-        if patches:
-            tensors["multi_modal_inputs"] = self.images.fill(rows, patches)
+        if images:
+            tensors["multi_modal_inputs"] = table.fill(rows, images)
         temperatures = rows.temperatures_R
         if settings.get("temperature") is None and (temperatures != temperatures[0]).any():
             tensors["temperature"] = torch.from_numpy(temperatures)

@@ -27,7 +27,7 @@ def join(config: RolloutConfig, gpus: float = 0) -> None:
     Raises UsageError if this machine has to run sandboxes and cannot, if no cluster answers, or if it has fewer than `gpus` GPUs;
     SandboxUnavailable if the jail's packages are missing; InfrastructureError if Ray does not start.
     """
-    if "RAY_ADDRESS" not in os.environ:
+    if "RAY_ADDRESS" not in os.environ and (config.sandboxes_per_worker or config.sandbox_actors):
         _require_sandbox(config)
     if not ray.is_initialized():
         local = "RAY_ADDRESS" not in os.environ

@@ -51,6 +51,7 @@ from rollout.engines.futures import resolve, take
 from rollout.engines.vllm_images import Features, ImagePreprocessor
 from rollout.engines.vllm_weights import WeightReceiver
 from rollout.tokens.chat_format import banned_token_ids
+from rollout.tokens.image_layout import find_runs
 from rollout.tokens.images import EncodedImage
 from rollout.types import Generation
 
@@ -292,17 +293,13 @@ class VllmPolicy:
     def _prompt(self, call: _Call) -> Any:
         """The engine's input: token ids as they are in the transcript, and the place of each image in them."""
         images = call.features or []
-        needed = sum(features.tokens for features in images)
-        if (present := call.token_ids.count(self._image_token)) != needed:
-            raise ValueError(f"{len(images)} images take {needed} placeholder tokens, the prompt has {present}")
+        starts = find_runs(call.token_ids, [features.run for features in images], self._image_token)
         if not images:
             return tokens_input(call.token_ids)
-        places = []
-        position = 0
-        for features in images:
-            position = call.token_ids.index(self._image_token, position)
-            places.append(PlaceholderRange(offset=position, length=features.tokens))
-            position += features.tokens
+        places = [
+            PlaceholderRange(offset=start, length=len(features.run), is_embed=features.is_embedding)
+            for start, features in zip(starts, images, strict=True)
+        ]
         return mm_input(
             call.token_ids,
             MultiModalKwargsItems({"image": [features.item for features in images]}),

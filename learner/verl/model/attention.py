@@ -241,17 +241,26 @@ def _exchange(tensor: torch.Tensor, split: int, join: int, group: dist.ProcessGr
 
 
 @contextmanager
-def own_attention(config: Any) -> Generator[None]:
-    """Keep transformers' attention layers, whose forward verl replaces by ones that need the package flash-attn."""
+def own_forward(config: Any) -> Generator[None]:
+    """Keep transformers' forward of attention layers and of models that take images, which verl replaces for some families by name.
+
+    verl's attention needs the package flash-attn; its models go round `get_image_features`, and send a blank image of their own
+    through the tower if a micro-batch has none.
+    """
     from verl.utils.model import get_hf_auto_model_class
 
-    model_class = get_hf_auto_model_class(config)._model_mapping.get(type(config), None)
-    known = vars(modules[model_class.__module__]) if model_class else {}  # verl does not know a model from outside transformers
-    layers = [kind for name, kind in known.items() if name.endswith("Attention")]
-    forwards = [layer.forward for layer in layers]
+    # Imports the module of the family, if it is one of transformers'; verl replaces in its kin as well.
+    get_hf_auto_model_class(config)._model_mapping.get(type(config), None)
+    own = [module for name, module in modules.items() if name.startswith("transformers.models.") and ".modeling_" in name]
+    kinds = {kind for module in own for kind in vars(module).values() if isinstance(kind, type) and _is_replaced(kind)}
+    forwards = [(kind, kind.forward) for kind in kinds]
     yield
-    for layer, forward in zip(layers, forwards, strict=True):
-        layer.forward = forward
+    for kind, forward in forwards:
+        kind.forward = forward
+
+
+def _is_replaced(kind: Any) -> bool:
+    return issubclass(kind, torch.nn.Module) and (kind.__name__.endswith("Attention") or hasattr(kind, "get_image_features"))
 
 
 def install(model: PreTrainedModel) -> None:

@@ -34,7 +34,7 @@ class PackedEngine(FSDPEngineWithLMHead):
     def _build_module(self) -> torch.nn.Module:
         if not self.use_remove_padding:
             raise UsageError("learner.verl.model.use_remove_padding=false: write true, the learner always packs sequences")
-        with attention.own_attention(self.model_config.hf_config):
+        with attention.own_forward(self.model_config.hf_config):
             module = super()._build_module()
         output = module.get_output_embeddings()
         if not isinstance(output, torch.nn.Linear):

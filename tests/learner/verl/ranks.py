@@ -1,8 +1,8 @@
-"""The gradients of one policy step, by the learner's ranks and by plain Hugging Face, each in a process of its own.
+"""Log-probabilities and the gradients of a policy step, by the learner's ranks and by plain Hugging Face, each in its own process.
 
 verl replaces methods of whole classes, so the two sides cannot share a process. A case is a directory with `case.pickle`: a batch,
-the policy's directory, advantages, banned token ids and the learner's settings. `learn` and `plain` write the gradient of each
-weight, under its name in the model, into a file there.
+the policy's directory, advantages, banned token ids and the learner's settings. `learn` and `plain` write a file there: the
+gradient of each weight, under its name in the model, and the log-probabilities of the sampled tokens.
 """
 
 import io
@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from PIL import Image
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
+from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl  # noqa: F401  before verl changes it for the sake of Qwen2-VL
 
 from envs.errors import UsageError
+from rollout.tokens.image_layout import ImageLayout
 
 ENTROPY = 0.01
 """Weight of the entropy bonus in both objectives."""
@@ -26,7 +28,7 @@ def learn(directories, name, rank, ranks, port, recompute_old=False, ulysses=1):
     os.environ.update({variable: str(value) for variable, value in place.items()}, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     from learner.verl import settings, worker
     from learner.verl.rows import PolicyTargets
-    from learner.verl.shares import divide
+    from learner.verl.shares import FILLER, divide
 
     def with_ulysses(*arguments):
         made = settings.worker_config(*arguments)
@@ -40,14 +42,16 @@ def learn(directories, name, rank, ranks, port, recompute_old=False, ulysses=1):
         gradients = {}
 
         def step(engine=learner.engine, gradients=gradients):
-            gradients.update({name: weight.grad.full_tensor().clone() for name, weight in engine.module.named_parameters()})
+            for name, weight in engine.module.named_parameters():
+                if weight.grad is not None:
+                    gradients[name] = weight.grad.full_tensor().clone()
             return 0.0
 
         learner.engine.optimizer_step = step
         shares = divide(batch, np.arange(len(batch)), ranks // ulysses)
         options = {
             "use_dynamic_bsz": True,
-            "max_token_len_per_gpu": config.micro_batch_tokens,
+            "max_token_len_per_gpu": max(config.micro_batch_tokens, int(batch.lengths_N.max())),
             "mini_batch_size": len(shares[0]) * len(shares),
             "mini_batches": 1,
             "calculate_entropy": True,
@@ -55,8 +59,10 @@ def learn(directories, name, rank, ranks, port, recompute_old=False, ulysses=1):
         }
         targets = PolicyTargets(advantages, np.array([batch.trained_tokens]), np.array([len(batch)]), recompute_old)
         learner.update("policy", batch, shares, options, 0.0, targets)
+        found = learner.infer(batch, shares, options)
         if rank == 0:
-            torch.save(gradients, directory / f"{name}.pt")
+            rows = [row for row in shares[0].tolist() if row != FILLER]
+            torch.save((gradients, torch.from_numpy(found[0]), rows), directory / f"{name}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -76,19 +82,22 @@ def plain(directories):
         sees = hasattr(AutoConfig.from_pretrained(policy_dir), "vision_config")
         auto = AutoModelForImageTextToText if sees else AutoModelForCausalLM
         model = auto.from_pretrained(policy_dir, dtype=torch.float32)
-        image_processor = AutoProcessor.from_pretrained(policy_dir).image_processor if sees else None
+        layout = ImageLayout(AutoProcessor.from_pretrained(policy_dir)) if sees else None
+        has_kinds, scored = sees and hasattr(model.model, "get_rope_index"), []
         for example, advantage in zip(batch.examples_E, advantages, strict=True):
             sequences = example.sequences
             tokens, mask = torch.from_numpy(sequences.tokens_S.astype(np.int64)), torch.from_numpy(sequences.loss_mask_S[1:].copy())
             inputs = {"input_ids": tokens[None]}
             if sequences.images:
-                pictures = [Image.open(io.BytesIO(sequences.images[name])) for name in sequences.images_N[0]]
+                inputs |= layout.inputs(*(Image.open(io.BytesIO(sequences.images[name])) for name in sequences.images_N[0]))
+            if has_kinds:
                 inputs |= {"mm_token_type_ids": (tokens[None] == model.config.image_token_id).int()}
-                inputs |= image_processor(images=pictures, return_tensors="pt")
             logits = model(**inputs).logits[0, :-1].index_fill(-1, torch.tensor(banned), -1e30) / example.temperature
             distribution = torch.log_softmax(logits, dim=-1)
             entropies = -(distribution.exp() * distribution).sum(dim=-1)
             log_probs = distribution.gather(-1, tokens[1:, None])[:, 0]
+            scored.append(torch.cat([torch.zeros(1), torch.where(mask, log_probs, 0).detach()]))
             gain = (log_probs - log_probs.detach()).exp() * advantage + ENTROPY * entropies
             (-gain[mask].sum() / batch.trained_tokens).backward()
-        torch.save({name: weight.grad for name, weight in model.named_parameters()}, directory / "plain.pt")
+        gradients = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+        torch.save((gradients, scored), directory / "plain.pt")
