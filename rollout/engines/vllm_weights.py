@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+from vllm.platforms import current_platform
 
-
-def _has_weights(record: logging.LogRecord) -> bool:
-    return "RotaryEmbedding" not in record.getMessage()
-
-
-# Every weight update warns that rotary embeddings were given no weights. They have none.
-logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").addFilter(_has_weights)
+# vLLM warns of each layer that an update gave nothing: rotary embeddings, which have no weights, and output layers that are tied to
+# the embedding. Weights that are really missing are an error here.
+logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").addFilter(
+    lambda record: "Failed to load weights" not in record.getMessage()
+)
 
 
 class WeightReceiver:
@@ -23,5 +23,32 @@ class WeightReceiver:
     model_runner: Any
 
     def receive_policy_weights(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Load Hugging Face names and tensors. Copying in place is impossible: kernels keep weights in their own layout."""
-        self.model_runner.reload_weights(weights_iterator=iter(state.items()))
+        """Load Hugging Face names and tensors. Copying in place is impossible: kernels keep weights in their own layout.
+
+        Raises ValueError if a weight of the model is missing.
+        """
+        model, model_config = self.model_runner.get_model(), self.model_runner.model_config
+        # What vLLM's `reload_weights` does, which only warns of weights that are missing.
+        initialize_layerwise_reload(model)
+        loaded = model.load_weights(iter(state.items()))
+        finalize_layerwise_reload(model, model_config)
+        if current_platform.is_cpu():
+            _repack_tied(model)
+        if model_config.quantization is None and (missing := {name for name, _ in model.named_parameters()} - loaded):
+            raise ValueError(f"an update of the weights has no {min(missing)}, and {len(missing)} are missing in all")
+
+
+def _repack_tied(model: torch.nn.Module) -> None:
+    """Repack each weight that several layers share for all of them.
+
+    A linear layer on a CPU computes with a copy of its weight in the kernel's layout. The reload renews that of the layer under
+    whose name the weight comes, which for tied embeddings is not the output layer.
+    """
+    owners: dict[int, list[Any]] = {}
+    for layer in model.modules():
+        for weight in layer.parameters(recurse=False):
+            owners.setdefault(id(weight), []).append(layer)
+    for layers in owners.values():
+        for layer in layers if len(layers) > 1 else []:
+            if (method := getattr(layer, "quant_method", None)) is not None:
+                method.process_weights_after_loading(layer)
