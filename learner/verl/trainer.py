@@ -21,6 +21,7 @@ from ray.util.placement_group import placement_group
 from learner.batch import Batch
 from learner.config import LearnerConfig
 from learner.trainer import Trainer
+from rollout.cluster.weights import Weights
 
 WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth")
 
@@ -156,9 +157,13 @@ class VerlTrainer(Trainer):
                 advantages[members] = 0.0
         return advantages
 
+    def share_weights(self, dtype: str) -> Weights:
+        """See `Trainer`. Rank 0 gathers one weight after the other, so that no process ever holds a second copy of them all."""
+        return self._group.share_weights(dtype)[0]
+
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """All weights, whole, float32, on CPU, under the names of a Hugging Face checkpoint."""
-        return self._group.full_state()[0]
+        """All weights, whole, float32, under the names of a Hugging Face checkpoint, to be read only: for whoever looks at them."""
+        return dict(self.share_weights("float32").tensors())
 
     def save(self, directory: Path) -> None:
         """Write a checkpoint: `policy/` in the Hugging Face layout, `optimizer/` with optimizer and random-number state.

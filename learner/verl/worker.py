@@ -27,6 +27,8 @@ from learner.verl import checkpoints
 from learner.verl.head import Ban
 from learner.verl.images import ImageTable, positions
 from learner.verl.settings import actor_config, worker_config
+from learner.verl.weights import Publisher
+from rollout.cluster.weights import Weights
 
 if get_device_name() == "cpu":
     from verl.utils.torch_functional import logprobs_from_logits_naive
@@ -60,6 +62,7 @@ class LearnerWorker(TrainingWorker):
                 if "visual." in name:
                     parameter.requires_grad_(False)
         self.images = ImageTable(self.module)
+        self.publisher = Publisher(self.engine, self.rank, tied=self._tied)
         if banned_token_ids:
             self.module.get_output_embeddings().register_forward_hook(Ban(banned_token_ids))
 
@@ -91,9 +94,9 @@ class LearnerWorker(TrainingWorker):
         self.engine.optimizer.state.clear()
 
     @_on_all_ranks
-    def full_state(self) -> dict[str, torch.Tensor] | None:
-        """All weights under their checkpoint names, on CPU; None on ranks other than 0."""
-        return checkpoints.full_state(self.engine, self.rank, tied=self._tied)
+    def share_weights(self, dtype: str) -> Weights | None:
+        """A handle of all weights under their checkpoint names; None on ranks other than 0."""
+        return self.publisher.share(dtype)
 
     @_on_all_ranks
     def save(self, directory: str) -> None:

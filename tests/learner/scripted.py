@@ -46,7 +46,7 @@ class ScriptedTrainer:
         self.advantages_given.append(advantages)
         return {"actor/lr": lr}
 
-    def state_dict(self):
+    def share_weights(self, dtype):
         return {"steps": torch.tensor([self.steps])}
 
     def save(self, directory):
@@ -67,6 +67,8 @@ class ScriptedTrainer:
 class ScriptedFleet:
     """Answers each spec with `play(spec, steps)`, where `steps` is the number of steps behind the weights that it serves."""
 
+    dtype = "float32"
+
     def __init__(self, play):
         self.play = play
         self.collected, self.published = [], []
@@ -77,8 +79,8 @@ class ScriptedFleet:
         self.collected.append([spec for group in groups for spec in group.episodes])
         return [Group(group.group_id, tuple(self.play(spec, self.steps) for spec in group.episodes)) for group in groups]
 
-    def publish(self, state_dict, version):
-        self.steps = int(state_dict["steps"])
+    def publish(self, weights, version):
+        self.steps = int(weights["steps"])
         self.published.append((version, self.steps))
 
     def shutdown(self):
