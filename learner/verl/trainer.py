@@ -162,8 +162,8 @@ class VerlTrainer(Trainer):
         return self._group.share_weights(dtype)[0]
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """All weights, whole, float32, under the names of a Hugging Face checkpoint, to be read only: for whoever looks at them."""
-        return dict(self.share_weights("float32").tensors())
+        """A copy of all weights, whole, float32, under the names of a Hugging Face checkpoint: for whoever looks at them."""
+        return {name: tensor.clone() for name, tensor in self.share_weights("float32").tensors().items()}
 
     def save(self, directory: Path) -> None:
         """Write a checkpoint: `policy/` in the Hugging Face layout, `optimizer/` with optimizer and random-number state.

@@ -18,7 +18,7 @@ from envs.errors import FleetError, UsageError
 from envs.runtime.imports import import_path
 from envs.runtime.progress import Advance, silent
 from rollout.cluster import sandboxes
-from rollout.cluster.weights import Weights, share, warn_of_a_small_store
+from rollout.cluster.weights import Sender, Weights, warn_of_a_small_store
 from rollout.cluster.worker import RolloutWorker
 from rollout.config import RolloutConfig
 from rollout.engines.registry import ENGINES, weights_dtype
@@ -66,6 +66,7 @@ class Fleet:
         self._config = config
         self._worker = worker
         self._weights: Weights | None = None
+        self._sender = Sender()
         self._version = 0
         self._sandboxes = [sandboxes.spawn(config) for _ in range(config.sandbox_actors)]
         self._seats = [_Seat(self._spawn()) for _ in range(config.workers)]
@@ -134,7 +135,7 @@ class Fleet:
         worker does not take them either.
         """
         if not isinstance(weights, Weights):
-            weights = share(weights)
+            weights = self._sender.share(weights.items())
         if self._weights is None:
             warn_of_a_small_store(weights)
         self._weights, self._version = weights, version
