@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
+from ray.exceptions import ObjectLostError
 
 from envs.errors import InfrastructureError
 
@@ -126,7 +127,7 @@ class SharedTensors(Mapping[str, "torch.Tensor"]):
                 raw = _mapped(bucket.path, os.O_RDONLY, mmap.PROT_READ)
             else:
                 raw = ray.get(bucket.copy)
-        except (OSError, ray.exceptions.ObjectLostError) as error:
+        except (OSError, ObjectLostError) as error:
             raise InfrastructureError(f"the weights are lost with the process that shared them: {error}") from error
         if raw[:8].view(np.int64)[0] != self._weights.number:
             raise InfrastructureError("the weights were overwritten by later ones before they were read")

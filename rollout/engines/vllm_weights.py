@@ -18,9 +18,13 @@ logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").addFilter
 
 
 class WeightReceiver:
-    """Mixed into vLLM's worker, which may be another process."""
+    """Mixed into vLLM's worker, of which there is one for each GPU; several are processes of their own.
+
+    What they are then sent is the pickled `state`, which for weights in shared memory is their handle.
+    """
 
     model_runner: Any
+    device: torch.device
 
     def receive_policy_weights(self, state: Mapping[str, torch.Tensor]) -> None:
         """Load Hugging Face names and tensors. Copying in place is impossible: kernels keep weights in their own layout.
@@ -29,9 +33,10 @@ class WeightReceiver:
         """
         model, model_config = self.model_runner.get_model(), self.model_runner.model_config
         # What vLLM's `reload_weights` does, which only warns of weights that are missing.
-        initialize_layerwise_reload(model)
-        loaded = model.load_weights(iter(state.items()))
-        finalize_layerwise_reload(model, model_config)
+        with torch.device(self.device):
+            initialize_layerwise_reload(model)
+            loaded = model.load_weights(iter(state.items()))
+            finalize_layerwise_reload(model, model_config)
         if current_platform.is_cpu():
             _repack_tied(model)
         if model_config.quantization is None and (missing := {name for name, _ in model.named_parameters()} - loaded):

@@ -1,4 +1,5 @@
-"""A policy whose output layer is its embedding: after an update the engine says what Hugging Face says with the new weights."""
+"""A policy whose output layer is its embedding: after an update the engine says what Hugging Face says with the new weights. An
+engine whose update lacks a weight says nothing any more."""
 
 import asyncio
 
@@ -13,6 +14,7 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
 )
 
+from envs.errors import InfrastructureError
 from rollout.config import EngineConfig, RolloutConfig
 from rollout.engines.vllm import VllmPolicy
 from rollout.tokens.chat_format import ChatFormat, banned_token_ids
@@ -71,6 +73,20 @@ async def test_after_an_update_a_tied_policy_is_the_new_one(save, images, tmp_pa
     finally:
         await policy.close()
     assert sampled.logprobs == pytest.approx(log_probs(model, chat, tmp_path, transcript, sampled.token_ids), abs=1e-4)
+
+
+async def test_an_engine_serves_nothing_after_an_update_that_lacks_a_weight(tmp_path):
+    state = save_text(tmp_path).from_pretrained(tmp_path, dtype=torch.float32).state_dict()
+    del state["lm_head.weight"], state["model.layers.1.mlp.down_proj.weight"]
+    options = EngineConfig(policy=str(tmp_path), max_model_len=512, extra={"served_model_name": "tiny"})
+    policy = await asyncio.to_thread(VllmPolicy, RolloutConfig(engine=options))
+    assert policy._engine.model_config.served_model_name == "tiny"
+    with pytest.raises(InfrastructureError, match=r"has no model\.layers\.1\.mlp\.down_proj\.weight, and 1 are missing"):
+        await policy.publish(state, 1)
+    with pytest.raises(InfrastructureError):
+        await policy.generate([5, 6, 7], [], max_tokens=4, temperature=1.0, seed=0)
+    assert not policy.healthy
+    await policy.close()
 
 
 def log_probs(model, chat, directory, transcript, sampled):
