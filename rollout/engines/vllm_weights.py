@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 import torch
@@ -38,22 +38,23 @@ class WeightReceiver:
             loaded = model.load_weights(iter(state.items()))
             finalize_layerwise_reload(model, model_config)
         if current_platform.is_cpu():
-            _repack_tied(model)
+            _repack_tied(model, loaded)
         if model_config.quantization is None and (missing := {name for name, _ in model.named_parameters()} - loaded):
             raise ValueError(f"an update of the weights has no {min(missing)}, and {len(missing)} are missing in all")
 
 
-def _repack_tied(model: torch.nn.Module) -> None:
-    """Repack each weight that several layers share for all of them.
+def _repack_tied(model: torch.nn.Module, loaded: Set[str]) -> None:
+    """Repack each weight that several layers share for those that the reload has not repacked it for.
 
     A linear layer on a CPU computes with a copy of its weight in the kernel's layout. The reload renews that of the layer under
     whose name the weight comes, which for tied embeddings is not the output layer.
     """
-    owners: dict[int, list[Any]] = {}
-    for layer in model.modules():
-        for weight in layer.parameters(recurse=False):
-            owners.setdefault(id(weight), []).append(layer)
-    for layers in owners.values():
-        for layer in layers if len(layers) > 1 else []:
-            if (method := getattr(layer, "quant_method", None)) is not None:
+    owners: dict[int, list[tuple[str, Any]]] = {}
+    for prefix, layer in model.named_modules():
+        for name, weight in layer.named_parameters(prefix, recurse=False):
+            owners.setdefault(id(weight), []).append((name, layer))
+    for shared in owners.values():
+        for name, layer in shared if len(shared) > 1 else []:
+            method = getattr(layer, "quant_method", None)
+            if name not in loaded and method is not None:
                 method.process_weights_after_loading(layer)
