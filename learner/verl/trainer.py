@@ -173,7 +173,8 @@ class VerlTrainer(Trainer):
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """A copy of all weights, whole, float32, under the names of a Hugging Face checkpoint: for whoever looks at them."""
-        return {name: tensor.clone() for name, tensor in self.share_weights("float32").tensors().items()}
+        weights: Weights = self._group.share_weights("float32", aside=True)[0]
+        return {name: tensor.clone() for name, tensor in weights.tensors().items()}
 
     def save(self, directory: Path) -> None:
         """Write a checkpoint: `policy/` in the Hugging Face layout, `optimizer/` with optimizer and random-number state.

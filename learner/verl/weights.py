@@ -19,13 +19,18 @@ class Publisher:
     def __init__(self, engine: Any, rank: int, *, tied: bool) -> None:
         self._engine, self._rank = engine, rank
         self._tied = set(engine.module._tied_weights_keys or ()) if tied else set()
-        self._sender = Sender()
+        self._sender = self._aside = Sender()
         self._names: dict[str, str] = {}
 
-    def share(self, dtype: str) -> Weights | None:
-        """The weights in `dtype`, as in "bfloat16"; None on ranks other than 0. All ranks must call it."""
+    def share(self, dtype: str, *, aside: bool = False) -> Weights | None:
+        """The weights in `dtype`, as in "bfloat16"; None on ranks other than 0. All ranks must call it.
+
+        `aside`: they are not what engines are given, whose versions therefore stay as they are.
+        """
         if self._rank == 0:
-            return self._sender.share(self._named(), dtype)
+            if aside:
+                self._aside = Sender()
+            return (self._aside if aside else self._sender).share(self._named(), dtype)
         for _ in self._gathered():
             pass
         return None

@@ -115,9 +115,9 @@ class LearnerWorker(TrainingWorker):
         self.engine.optimizer.state.clear()
 
     @_on_all_ranks
-    def share_weights(self, dtype: str) -> Weights | None:
-        """A handle of all weights under their checkpoint names; None on ranks other than 0."""
-        return self.publisher.share(dtype)
+    def share_weights(self, dtype: str, aside: bool = False) -> Weights | None:
+        """See `learner.verl.weights.Publisher`."""
+        return self.publisher.share(dtype, aside=aside)
 
     @_on_all_ranks
     def save(self, directory: str) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import ray
 import torch
-from rollout_fakes import spec
+from rollout_fakes import RefusingEngine, spec
 from rollout_mortal import Mortal
 from transformers import AutoModelForImageTextToText
 
-from envs.errors import InfrastructureError
+from envs.errors import FleetError, InfrastructureError
 from rollout.cluster import weights as module
 from rollout.cluster.fleet import Fleet
 from rollout.cluster.weights import Sender
@@ -113,6 +113,14 @@ def test_weights_whose_owner_was_killed_are_lost(cluster):
         time.sleep(0.01)
     with pytest.raises(InfrastructureError, match="lost with the process that shared them"):
         weights.tensors()["last"]
+
+
+def test_if_no_worker_takes_an_update_the_run_ends_in_one_line(cluster):
+    engine = EngineConfig(kind=RefusingEngine.KIND)
+    fleet = Fleet(RolloutConfig(sandboxes_per_worker=0, cpus_per_worker=0.5, engine=engine))
+    with pytest.raises(FleetError, match=r"^a worker and its successor failed to take version 3: there is no room for them$"):
+        fleet.publish({"weight": torch.zeros(2)}, 3)
+    fleet.shutdown()
 
 
 def test_a_worker_that_is_killed_amid_an_update_is_replaced_by_one_with_the_new_weights(
