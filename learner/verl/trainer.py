@@ -34,6 +34,7 @@ from learner.verl.passthrough import (
 )
 from learner.verl.rows import Outcomes, PolicyTargets
 from learner.verl.shares import FILLER, divide, mini_batches_of
+from rollout.cluster.weights import Weights
 
 
 class VerlTrainer(Trainer):
@@ -167,9 +168,14 @@ class VerlTrainer(Trainer):
         if needs_reference(self.config) and not has_adapter(self.config):
             self._group.refer_to(policy_dir)
 
+    def share_weights(self, dtype: str) -> Weights:
+        """See `Trainer`. Rank 0 gathers one weight after the other, so that no process ever holds a second copy of them all."""
+        return self._group.share_weights(dtype)[0]
+
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """All weights, whole, float32, on CPU, under the names of a Hugging Face checkpoint."""
-        return self._group.full_state()[0]
+        """A copy of all weights, whole, float32, under the names of a Hugging Face checkpoint: for whoever looks at them."""
+        weights: Weights = self._group.share_weights("float32", aside=True)[0]
+        return {name: tensor.clone() for name, tensor in weights.tensors().items()}
 
     def save(self, directory: str | Path, done: Callable[[], None]) -> None:
         """See `Trainer.save`: `policy/` in the Hugging Face layout; weights, optimizer, schedule and random states in `training/`.

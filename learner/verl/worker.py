@@ -30,7 +30,7 @@ from learner.batch import Batch
 from learner.config import LearnerConfig
 from learner.verl import older_checkpoints
 from learner.verl.advantages import token_advantages
-from learner.verl.checkpoints import Checkpointer, full_state
+from learner.verl.checkpoints import Checkpointer
 from learner.verl.images import ImageMaker, ImageTable, seeing_model, vision_parameters
 from learner.verl.losses import correct, over_ranks
 from learner.verl.model import engine
@@ -40,6 +40,8 @@ from learner.verl.policy_files import PolicyFiles
 from learner.verl.rows import PolicyTargets, Rows
 from learner.verl.settings import actor_config, reference_config, worker_config
 from learner.verl.shares import FILLER
+from learner.verl.weights import Publisher
+from rollout.cluster.weights import Weights
 from rollout.tokens.image_layout import image_layout
 
 engine.register()
@@ -77,6 +79,7 @@ class LearnerWorker(TrainingWorker):
         self.image_maker = ImageMaker(self.layout)
         self.images = ImageTable(self.module, self.layout)
         self.engine.head.ban(banned_token_ids)
+        self.publisher = Publisher(self.engine, self.rank, tied=self._tied)
         files = PolicyFiles(self.module, policy_dir, config.export_dtype, tied=self._tied)
         self.checkpointer = Checkpointer(self.module, self.engine.optimizer, self.engine.lr_scheduler, files)
 
@@ -146,9 +149,9 @@ class LearnerWorker(TrainingWorker):
         self.engine.optimizer.state.clear()
 
     @_on_all_ranks
-    def full_state(self) -> dict[str, torch.Tensor] | None:
-        """All weights under their checkpoint names, on CPU; None on ranks other than 0."""
-        return full_state(self.engine, self.rank, tied=self._tied)
+    def share_weights(self, dtype: str, aside: bool = False) -> Weights | None:
+        """See `learner.verl.weights.Publisher`."""
+        return self.publisher.share(dtype, aside=aside)
 
     @_on_all_ranks
     def save(self, directory: str, done: Callable[[], None]) -> None:

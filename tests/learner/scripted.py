@@ -47,7 +47,7 @@ class ScriptedTrainer:
         self.advantages_given.append(advantages)
         return {"actor/lr": lr, "rollout/logprob_gap": 0.0}
 
-    def state_dict(self):
+    def share_weights(self, dtype):
         return {"steps": torch.tensor([self.steps])}
 
     def save(self, directory, done):
@@ -77,6 +77,8 @@ class ScriptedTrainer:
 class ScriptedFleet:
     """Answers each spec with `play(spec, steps)`, where `steps` is the number of steps behind the weights that it serves."""
 
+    dtype = "float32"
+
     def __init__(self, play):
         self.play = play
         self.collected, self.published = [], []
@@ -87,8 +89,8 @@ class ScriptedFleet:
         self.collected.append([spec for group in groups for spec in group.episodes])
         return [Group(group.group_id, tuple(self.play(spec, self.steps) for spec in group.episodes)) for group in groups]
 
-    def publish(self, state_dict, version):
-        self.steps = int(state_dict["steps"])
+    def publish(self, weights, version):
+        self.steps = int(weights["steps"])
         self.published.append((version, self.steps))
 
     def shutdown(self):

@@ -226,6 +226,14 @@ def test_ratios_beyond_the_clip_range_teach_nothing(trainer, batch):
     assert metrics["actor/pg_loss"] > -(1 + (1 + trainer.config.clip_high)) / 2 - 1e-5
 
 
+def test_engines_get_a_handle_of_the_weights_in_their_own_type(trainer):
+    weights = trainer.share_weights("bfloat16")
+    states = [trainer.state_dict() for _ in range(3)]  # looking at them leaves alone what engines are given
+    tensors = weights.tensors()
+    assert list(tensors) == list(states[0])
+    assert all(torch.equal(tensors[name], weight.to(torch.bfloat16)) for name, weight in states[0].items())
+
+
 def test_mini_batches_and_epochs_take_more_steps(trainer, batch):
     changes = {}
     for mini_batches, epochs in (1, 1), (4, 2), (100, 1):
