@@ -21,7 +21,6 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, TensorStorageMetadata
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.optim import Optimizer
-from transformers.core_model_loading import revert_weight_conversion
 
 from envs.errors import InfrastructureError
 
@@ -153,19 +152,6 @@ def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """What a checkpoint holds of a module, each tied weight once: parameters and buffers, sharded as they are."""
     buffers, persistent = dict(module.named_buffers()), set(module.state_dict())
     return dict(module.named_parameters()) | {name: tensor for name, tensor in buffers.items() if name in persistent}
-
-
-def full_state(engine: Any, rank: int, *, tied: bool) -> dict[str, torch.Tensor] | None:
-    """All weights under their checkpoint names, on CPU; None on ranks other than 0. `tied`: whether the embeddings are."""
-    module = engine.module
-    tied_names = set(module._tied_weights_keys or ()) if tied else set()
-    gathered, _ = engine.get_per_tensor_param()
-    state = {}
-    for name, weight in gathered:  # every rank takes part in gathering each weight
-        if rank == 0 and name not in tied_names:
-            # A lone rank's full tensor is the parameter itself, which the next step would change.
-            state[name] = weight.detach().to("cpu", copy=True).contiguous()
-    return revert_weight_conversion(module, state) if rank == 0 else None
 
 
 def reader_of(directory: str) -> dcp.FileSystemReader:
