@@ -119,7 +119,10 @@ class LearnerWorker(TrainingWorker):
         None on ranks that only help another one.
         """
         for group in self.engine.optimizer.param_groups:
-            group["lr"] = lr
+            if isinstance(group["lr"], torch.Tensor):  # an optimizer that is compiled, such as torchao's
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
         self.loss_fn = self.losses[loss]
         rows = self._rows(batch, shares)
         rows, columns, measured = self._policy_columns(rows, settings, targets) if targets else (rows, {}, {})
