@@ -14,7 +14,7 @@ def test_a_missing_policy_is_named():
 
 
 def test_a_policy_at_a_url_is_to_be_copied_first():
-    with pytest.raises(UsageError, match="policy=s3://bucket/policy: .* copy it to one"):
+    with pytest.raises(UsageError, match=r"policy=s3://bucket/policy: .* copy it to one"):
         find_policy("s3://bucket/policy")
 
 
