@@ -81,7 +81,7 @@ class ImageLayout:
 
     @cached_property
     def joined_along(self) -> dict[str, int]:
-        """The dimension along which each of the model's inputs grows with the number of images. Raises UsageError if one does not."""
+        """The dimension along which each of the model's inputs grows with the images. Raises UsageError if there is none."""
         blank = Image.new("RGB", _SIZE[::-1], "white")
         one, two = self.inputs(blank), self.inputs(blank, blank)
         sizes = {name: zip(one[name].shape, two[name].shape, strict=True) for name in one}
