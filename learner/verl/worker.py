@@ -75,7 +75,7 @@ class LearnerWorker(TrainingWorker):
         if config.freeze_vision:
             for parameter in vision_parameters(self.module):
                 parameter.requires_grad_(False)
-        self.layout = image_layout(AutoProcessor.from_pretrained(policy_dir)) if seeing_model(self.module) else None
+        self.layout = image_layout(AutoProcessor.from_pretrained(policy_dir)) if seeing_model(self.module) is not None else None
         self.image_maker = ImageMaker(self.layout)
         self.images = ImageTable(self.module, self.layout)
         self.engine.head.ban(banned_token_ids)
