@@ -9,8 +9,8 @@ import os
 import signal
 import time
 
+import checkpoint_ranks as ranks
 import pytest
-import ranks
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
