@@ -56,6 +56,8 @@ def run(
         from learner.training_run import TrainingRun
 
         trainer, collate = _start_trainer(config, policy_dir)
+        if config.shares_gpus:
+            start_fleet = partial(start_fleet, learner=trainer.ranks())
         with TrainingRun(
             config,
             policy_dir,

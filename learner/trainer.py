@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from learner.batch import Batch
+    from rollout.engines.verl.servers import Ranks
 
 TRAINERS = {"verl": "learner.verl.trainer:VerlTrainer"}
 """The trainers that the project has, by the name that a user writes."""
@@ -53,6 +54,10 @@ class Trainer(Protocol):
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """All weights, whole, on CPU, under the names of a Hugging Face checkpoint."""
+        ...
+
+    def ranks(self) -> Ranks:
+        """The processes that send their weights to verl's servers; asked for with `rollout.engine.kind=verl` only."""
         ...
 
     def save(self, directory: Path) -> None:

@@ -98,12 +98,22 @@ class TrainingRun:
         return state
 
     def publish(self) -> None:
-        """Give the fleet the trainer's weights."""
-        self.fleet.publish(self.trainer.state_dict(), self.version)
+        """Serve the trainer's weights."""
+        if self.fleet.servers is None:
+            self.fleet.publish(self.trainer.state_dict(), self.version)
+        elif not self.config.shares_gpus:  # those are given the weights when they wake up
+            self.fleet.servers.update(self.trainer.ranks(), self.version)
 
     def rollout(self, groups: Sequence[GroupSpec]) -> list[Group]:
         """Run groups of episodes on the fleet: one outcome for each, in their order."""
-        return self.fleet.collect(groups)
+        servers = self.fleet.servers
+        if servers is None or not self.config.shares_gpus:
+            return self.fleet.collect(groups)
+        servers.update(self.trainer.ranks(), self.version)
+        try:
+            return self.fleet.collect(groups)
+        finally:
+            servers.sleep()
 
     def sample(self, name: str, episodes: int, split: str, temperature: float = 1.0) -> list[Group]:
         """Roll the served policy out on held-out tasks, the same ones for every policy."""

@@ -21,6 +21,7 @@ from ray.util.placement_group import placement_group
 from learner.batch import Batch
 from learner.config import LearnerConfig
 from learner.trainer import Trainer
+from rollout.engines.verl.servers import Ranks
 
 WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth")
 
@@ -42,7 +43,7 @@ class VerlTrainer(Trainer):
         self._sent: tuple[Batch, ray.ObjectRef] | None = None
         environment = {}
         if config.gpus_per_worker == 0:
-            environment = {"VERL_PLATFORM": "cpu", "VERL_USE_EXTERNAL_MODULES": "learner.verl.cpu_platform"}
+            environment = {"VERL_PLATFORM": "cpu", "VERL_USE_EXTERNAL_MODULES": "rollout.engines.verl.cpu_platform"}
             os.environ.update(environment)
             # If others want the cores too, threads that wait by spinning make a step several times slower.
             environment["OMP_WAIT_POLICY"] = "PASSIVE"
@@ -159,6 +160,12 @@ class VerlTrainer(Trainer):
     def state_dict(self) -> dict[str, torch.Tensor]:
         """All weights, whole, float32, on CPU, under the names of a Hugging Face checkpoint."""
         return self._group.full_state()[0]
+
+    def ranks(self) -> Ranks:
+        """The workers, which send their weights to verl's servers."""
+        from learner.verl.worker import LearnerWorker
+
+        return Ranks(self._group.workers, LearnerWorker)
 
     def save(self, directory: Path) -> None:
         """Write a checkpoint: `policy/` in the Hugging Face layout, `optimizer/` with optimizer and random-number state.

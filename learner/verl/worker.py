@@ -26,6 +26,7 @@ from learner.config import LearnerConfig
 from learner.verl import checkpoints
 from learner.verl.head import Ban
 from learner.verl.images import ImageTable, positions
+from learner.verl.sender import WeightSender
 from learner.verl.settings import actor_config, worker_config
 
 if get_device_name() == "cpu":
@@ -39,7 +40,7 @@ LOSSES = {"supervised": sft_loss, "policy": ppo_loss}
 _on_all_ranks = register(dispatch_mode=Dispatch.ONE_TO_ALL)  # ty: ignore[missing-attribute]
 
 
-class LearnerWorker(TrainingWorker):
+class LearnerWorker(WeightSender, TrainingWorker):
     """One rank. `policy_dir` is in the Hugging Face layout; `banned_token_ids` are taken out of the distribution."""
 
     engine: Any

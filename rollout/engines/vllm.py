@@ -43,10 +43,10 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.inputs import MultiModalKwargsItems, PlaceholderRange
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.llm_engine import LLMEngine
-from vllm.v1.sample.logits_processor import LogitsProcessor
 
 from envs.errors import InfrastructureError
 from rollout.config import EngineConfig, RolloutConfig
+from rollout.engines.banned_tokens import BANNED_KEY, BannedTokens
 from rollout.engines.futures import resolve, take
 from rollout.engines.vllm_images import Features, ImagePreprocessor
 from rollout.engines.vllm_weights import WeightReceiver
@@ -55,27 +55,6 @@ from rollout.tokens.images import EncodedImage
 from rollout.types import Generation
 
 log = logging.getLogger(__name__)
-
-_BANNED_KEY = "banned_token_ids"
-
-
-class BannedTokens(LogitsProcessor):
-    """Gives probability 0 to the ids that nobody may sample, for the whole batch in one operation."""
-
-    def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
-        self._ids = torch.tensor(vllm_config.additional_config[_BANNED_KEY], dtype=torch.int64, device=device)
-
-    def apply(self, logits: torch.Tensor) -> torch.Tensor:
-        """`logits` of shape (requests, vocabulary), changed in place."""
-        return logits.index_fill_(1, self._ids, float("-inf"))
-
-    def is_argmax_invariant(self) -> bool:
-        """False: a banned token may be the most probable one."""
-        return False
-
-    def update_state(self, batch_update: Any) -> None:
-        """Nothing to keep: every request is masked alike."""
-
 
 @dataclass(slots=True)
 class _Call:
@@ -367,7 +346,7 @@ def _build_engine(config: EngineConfig) -> LLMEngine:
         # Log-probabilities of the distribution that was sampled from: after the mask and the temperature.
         logprobs_mode="processed_logprobs",
         logits_processors=[BannedTokens],
-        additional_config={_BANNED_KEY: banned_token_ids(AutoTokenizer.from_pretrained(config.policy), model_config)},
+        additional_config={BANNED_KEY: banned_token_ids(AutoTokenizer.from_pretrained(config.policy), model_config)},
         worker_extension_cls=f"{WeightReceiver.__module__}.{WeightReceiver.__qualname__}",
         # The checkpoint's sampling defaults (top_p and the like) would make log-probabilities those of another distribution.
         generation_config="vllm",

@@ -1,0 +1,30 @@
+"""How vLLM's worker takes new weights on a CPU from verl. On GPUs verl's own extension does it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightReceiver
+from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+
+
+class CpuWorkerExtension(vLLMColocateWorkerExtension):
+    """vLLM's CPU kernels keep packed copies of the weights: they are loaded layer by layer, where verl loads them in place."""
+
+    model_runner: Any
+
+    def update_weights_from_ipc(self, peft_config: Any = None, base_sync_done: bool = False, use_shm: bool = False) -> None:
+        """Receive all weights from the process that verl calls the checkpoint engine's."""
+        model = self.model_runner.model
+        receiver = BucketedWeightReceiver(self._get_zmq_handle(), torch.device("cpu"), use_shm=use_shm)
+        initialize_layerwise_reload(model)
+        # Copied out of the bucket, which is filled anew while a layer still waits for the rest of its weights.
+        receiver.receive_weights(lambda weights, _: model.load_weights([(name, tensor.clone()) for name, tensor in weights]))
+        finalize_layerwise_reload(model, self.model_runner.model_config)
+        # A tied output layer is given no weight of its own, and would go on multiplying by its packed copy of the old ones.
+        for module in model.modules():
+            if isinstance(module, ParallelLMHead):
+                module.quant_method.process_weights_after_loading(module)
