@@ -184,8 +184,8 @@ class Experiment:
             raise UsageError(f"rollout.engine.kind=verl takes weights from learner.kind=verl only, not from {learner.kind}")
         if self.shares_gpus and (learner.gpus_per_worker != 1 or learner.workers % across):
             raise UsageError(
-                f"rollout.servers=0 puts servers of {across} GPUs each on those of the learner: write learner.gpus_per_worker=1 and "
-                f"learner.workers as a multiple of {across}, or rollout.servers=1 for a server of its own"
+                f"rollout.servers=0 puts servers of {across} GPUs each on those of the learner: write learner.gpus_per_worker=1 "
+                f"and learner.workers as a multiple of {across}, or rollout.servers=1 for a server of its own"
             )
 
     def check(self, finished: Collection[str] = ()) -> None:

@@ -18,10 +18,10 @@ def lint(path: str | Path, chat: ChatFormat | None = None) -> list[str]:
     """Problems of a trajectory file, or of all files in a directory, one line each; none if all is well.
 
     Each record, which is one chain of an episode, is built without error (lengths, mask, versions, log-probabilities); it has as
-    many sampled runs of tokens as turns; versions never fall, within a run either (new weights may arrive while it is sampled);
-    the images that its turns were shown are the last of its images; every image is there and is what its name says. With `chat`, placeholders and images agree in number. The chains of an episode
-    follow each other, each once; they carry the same outcome; no turn is in two of them. The episodes of a group share their
-    prompt. Raises FileNotFoundError.
+    many sampled runs of tokens as turns; versions never fall, but may rise within a run, while which new weights arrived; the
+    images that its turns were shown are the last of its images; every image is there and is what its name says. With `chat`,
+    placeholders and images agree in number. The chains of an episode follow each other, each once; they carry the same outcome; no
+    turn is in two of them. The episodes of a group share their prompt. Raises FileNotFoundError.
     """
     path = Path(path)
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]

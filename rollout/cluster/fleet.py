@@ -62,9 +62,7 @@ class Fleet:
     of them raised at its start.
     """
 
-    def __init__(
-        self, config: RolloutConfig, worker: type[RolloutWorker] = RolloutWorker, learner: Ranks | None = None
-    ) -> None:
+    def __init__(self, config: RolloutConfig, worker: type[RolloutWorker] = RolloutWorker, learner: Ranks | None = None) -> None:
         import_path("rollout.engine.kind", config.engine.kind, ENGINES)  # raises UsageError
         self._config = config
         self._worker = worker

@@ -56,6 +56,7 @@ from rollout.types import Generation
 
 log = logging.getLogger(__name__)
 
+
 @dataclass(slots=True)
 class _Call:
     """One pending `generate`."""

@@ -123,7 +123,10 @@ class Transcript:
         return shown
 
     def append_generation(self, generation: Generation) -> None:
-        """Add sampled tokens. Raises ValueError if log-probabilities or versions are missing or an image placeholder was sampled."""
+        """Add sampled tokens.
+
+        Raises ValueError if log-probabilities or versions are missing or an image placeholder was sampled.
+        """
         token_ids, chain = generation.token_ids, self.chains[-1]
         if len(token_ids) != len(generation.logprobs):
             raise ValueError(f"{len(token_ids)} sampled tokens came with {len(generation.logprobs)} log-probabilities")

@@ -67,6 +67,8 @@ class ScriptedTrainer:
 class ScriptedFleet:
     """Answers each spec with `play(spec, steps)`, where `steps` is the number of steps behind the weights that it serves."""
 
+    servers = None
+
     def __init__(self, play):
         self.play = play
         self.collected, self.published = [], []

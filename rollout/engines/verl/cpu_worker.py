@@ -17,14 +17,21 @@ class CpuWorkerExtension(vLLMColocateWorkerExtension):
     model_runner: Any
 
     def update_weights_from_ipc(self, peft_config: Any = None, base_sync_done: bool = False, use_shm: bool = False) -> None:
-        """Receive all weights from the process that verl calls the checkpoint engine's."""
+        """Receive all weights from the process that verl calls the checkpoint engine's. Raises ValueError if some are missing."""
         model = self.model_runner.model
+        loaded: set[str] = set()
+
+        def load(weights: list[tuple[str, torch.Tensor]], _: bool) -> None:
+            # Copied out of the bucket, which is filled anew while a layer still waits for the rest of its weights.
+            loaded.update(model.load_weights([(name, tensor.clone()) for name, tensor in weights]))
+
         receiver = BucketedWeightReceiver(self._get_zmq_handle(), torch.device("cpu"), use_shm=use_shm)
         initialize_layerwise_reload(model)
-        # Copied out of the bucket, which is filled anew while a layer still waits for the rest of its weights.
-        receiver.receive_weights(lambda weights, _: model.load_weights([(name, tensor.clone()) for name, tensor in weights]))
+        receiver.receive_weights(load)
         finalize_layerwise_reload(model, self.model_runner.model_config)
         # A tied output layer is given no weight of its own, and would go on multiplying by its packed copy of the old ones.
         for module in model.modules():
             if isinstance(module, ParallelLMHead):
                 module.quant_method.process_weights_after_loading(module)
+        if missing := {name for name, _ in model.named_parameters()} - loaded:
+            raise ValueError(f"an update of the weights has no {min(missing)}, and {len(missing)} are missing in all")

@@ -115,6 +115,7 @@ class _Host:
 
         group = None if self._settings.actor_rollout_ref.rollout.nnodes else _group(learner)
         self._manager = LLMServerManager.create(config=self._settings, worker_group=group)
+        ray.get(self._manager.global_load_balancer.get_all_servers.remote())  # it takes as long as a server to start
 
     def client(self) -> tuple[Any, Any, dict[str, str]]:
         """verl's settings and its router, of which a worker makes a client, and the variables with which it imports verl."""
