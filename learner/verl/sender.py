@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from verl.single_controller.base.decorator import Dispatch, register
@@ -47,7 +47,7 @@ class WeightSender:
             self._hybrid = SimpleNamespace(
                 config=settings,
                 actor=SimpleNamespace(engine=self.engine),
-                rollout=ServerAdapter(rollout, self.model_config, device_mesh=None),
+                rollout=ServerAdapter(rollout, self.model_config, device_mesh=cast(Any, None)),
                 peft_merge=bool(self.model_config.lora.get("merge", False)),
                 base_sync_done=True,
                 layered_summon=False,

@@ -10,7 +10,7 @@ import asyncio
 import pickle
 from collections.abc import AsyncGenerator, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import ray
 import torch
@@ -30,7 +30,7 @@ class GlooCheckpointEngine(CheckpointEngine):
     def __init__(self, bucket_size: int, is_master: bool = False) -> None:
         self._bucket_size, self._is_master = bucket_size, is_master
         self._rank = -1
-        self._group: ProcessGroupGloo | None = None
+        self._group: Any = None  # of ProcessGroupGloo, whose stub has no broadcast of a list
 
     def prepare(self) -> Any:
         """Where the processes of this update will meet: address and port; None from all but the master."""
@@ -40,17 +40,21 @@ class GlooCheckpointEngine(CheckpointEngine):
         return address, get_free_port(address)[0]
 
     @classmethod
-    def build_topology(  # ty: ignore[invalid-method-override]
-        cls, actors: int, rollouts: int, metadata: Sequence[Any]
+    def build_topology(
+        cls, actor_wg_world_size: int, rollout_world_size: int, metadata: Sequence[Any]
     ) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
         """Arguments of `init_process_group` for the learner's ranks and for the receivers; rank -1 sends nothing."""
 
         def common(count: int) -> dict[str, list[Any]]:
-            return {"world_size": [1 + rollouts] * count, "master": [metadata[0]] * count}
+            return {"world_size": [1 + receivers] * count, "master": [metadata[0]] * count}
 
-        return ({"rank": [0] + [-1] * (actors - 1)} | common(actors)), ({"rank": list(range(1, 1 + rollouts))} | common(rollouts))
+        actors, receivers = actor_wg_world_size, rollout_world_size
+        senders = {"rank": [0] + [-1] * (actors - 1)} | common(actors)
+        return senders, {"rank": list(range(1, 1 + receivers))} | common(receivers)
 
-    def init_process_group(self, rank: int, world_size: int, master: tuple[str, int]) -> None:
+    def init_process_group(  # ty: ignore[incompatible-method-override]
+        self, rank: int, world_size: int, master: tuple[str, int]
+    ) -> None:
         """Meet the others."""
         self._rank = rank
         if rank >= 0:
@@ -71,16 +75,18 @@ class GlooCheckpointEngine(CheckpointEngine):
                 await self._send(metas, bucket[:used])
                 metas, used = [], 0
             meta.offset = used
-            bucket[used : used + meta.chunk_size] = chunk
+            bucket[used : used + meta.chunk_size].copy_(cast(torch.Tensor, chunk))
             metas.append(meta)
             used = min(self._bucket_size, -(-(used + meta.chunk_size) // _ALIGNMENT) * _ALIGNMENT)
         if self._rank == 0:
             await self._send(metas, bucket[:used])
             await self._send([], bucket[:0])
 
-    async def receive_weights(self, global_steps: int | None = None) -> AsyncGenerator[tuple[str, torch.Tensor]]:
+    async def receive_weights(  # ty: ignore[incompatible-method-override]
+        self, global_steps: int | None = None
+    ) -> AsyncGenerator[tuple[str, torch.Tensor]]:
         """The pairs of `send_weights`."""
-        async for name, tensor in merge_weight_chunks(self._chunks(), self._bucket_size):
+        async for name, tensor in merge_weight_chunks(cast(Any, self._chunks()), self._bucket_size):
             yield name, tensor
 
     async def _send(self, metas: list[Any], bucket: torch.Tensor) -> None:
@@ -104,5 +110,5 @@ class GlooCheckpointEngine(CheckpointEngine):
                 yield meta, bucket[meta.offset : meta.offset + meta.chunk_size]
 
     async def _broadcast(self, tensor: torch.Tensor) -> None:
-        assert self._group is not None
-        await asyncio.to_thread(lambda: self._group.broadcast([tensor]).wait())
+        group = self._group
+        await asyncio.to_thread(lambda: group.broadcast([tensor]).wait())

@@ -128,7 +128,7 @@ class _Shared:
         from transformers import AutoTokenizer
 
         self.config, self.version = config, version
-        self._tokenizer = AutoTokenizer.from_pretrained(config.engine.policy)
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(config.engine.policy)
         self._client: Any = None
         self.client()
 

@@ -77,7 +77,7 @@ class Servers:
 
     def _start(self) -> Any:
         on_cpu = _on_cpu(self._config)
-        host = (
+        host: Any = (
             ray.remote(_Host)
             .options(name=_HOST, num_cpus=0, runtime_env={"env_vars": settings.environment(self._config, on_cpu)})
             .remote(self._config, on_cpu)
