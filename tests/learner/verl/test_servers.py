@@ -9,12 +9,16 @@ Slow: seven processes import vLLM or verl, which takes one to two minutes for ea
 
 import asyncio
 import random
+import shutil
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import ray
 import torch
+from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from learner.batch import Batch
@@ -67,10 +71,12 @@ class Pair:
 
     def log_probs(self, state, token_ids, prompt):
         """Plain Hugging Face's log-probabilities of what follows the prompt."""
-        config = AutoConfig.from_pretrained(self.directory)
-        model = AutoModelForImageTextToText.from_pretrained(None, config=config, state_dict=state, dtype=torch.float32)
+        with tempfile.TemporaryDirectory() as place:
+            directory = shutil.copytree(self.directory, place, dirs_exist_ok=True)
+            save_file(state, Path(directory, "model.safetensors"), metadata={"format": "pt"})
+            model = AutoModelForImageTextToText.from_pretrained(directory, dtype=torch.float32)
         with torch.no_grad():
-            logits = model(input_ids=torch.tensor([token_ids])).logits[0, prompt - 1 : -1]
+            logits = model(input_ids=torch.tensor([token_ids])).logits[0, prompt - 1 : -1].clone()
         logits[:, self.banned] = -torch.inf
         return torch.log_softmax(logits, dim=-1).gather(1, torch.tensor(token_ids[prompt:])[:, None])[:, 0]
 
