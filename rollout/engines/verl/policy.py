@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import itertools
 import os
 import uuid
 from collections.abc import Mapping, Sequence
@@ -35,8 +36,9 @@ class VerlPolicy:
 
     healthy = True  # a worker is no better off for being replaced: what may fail are the servers
 
-    def __init__(self, config: RolloutConfig, version: int = 0) -> None:
-        self._shared = _Shared(config, version)
+    def __init__(self, config: RolloutConfig, version: int = 0, client: Any = None) -> None:
+        """`client` is used in place of a client of the run's own servers."""
+        self._shared = _Shared(config, version, client)
         self._session: str | None = None
 
     @property
@@ -73,12 +75,13 @@ class VerlPolicy:
         sampled: list[int] = []
         logprobs: list[float] = []
         versions: list[int] = []
-        for part in range(1 << 16):
+        for part in itertools.count():
+            begun = len(sampled)
             sampling = {
                 "temperature": temperature,
                 # A request that goes on must not draw the random numbers of its beginning again.
                 "seed": (seed + part * _STRIDE) & _SEEDS if temperature > 0 else None,
-                "max_tokens": limit - len(sampled),
+                "max_tokens": limit - begun,
                 "logprobs": True,
                 "stop": list(stop),
                 "include_stop_str_in_output": True,
@@ -86,23 +89,26 @@ class VerlPolicy:
                 "skip_special_tokens": False,
             }
             output = await self._ask(request, [*token_ids, *sampled], sampling, pictures)
-            begun = len(sampled)
             sampled += output.token_ids
             logprobs += output.log_probs or []
-            stamp = output.extra_fields.get("global_steps")
-            version = shared.version if stamp is None else stamp
-            versions += [version] * len(output.token_ids)
-            shared.version = max(shared.version, version)
-            if part and (length := shared.ended(sampled, begun, stop)):
-                sampled, logprobs, versions = sampled[:length], logprobs[:length], versions[:length]
+            versions += [shared.stamped(output)] * len(output.token_ids)
+            # vLLM looks for stop texts in what one request sampled, so not for one that began before an update.
+            if end := shared.end(sampled, begun, stop):
+                sampled, logprobs, versions = sampled[:end], logprobs[:end], versions[:end]
+                reason = "stop"
                 break
-            if output.stop_reason not in ("aborted", "abort") or len(sampled) >= limit:
+            if len(sampled) >= limit or output.stop_reason != "aborted":
+                reason = "length"
                 break
             if len(sampled) == begun:
                 await asyncio.sleep(_PARKED_S)  # a server that is about to leave turns requests away at once
-        reason = "length" if len(sampled) >= limit and not shared.ended(sampled, len(sampled) - 1, stop) else "stop"
-        mixed = versions if len(set(versions)) > 1 else None
-        return Generation(sampled, logprobs, reason, versions[-1] if versions else shared.version, versions=mixed)
+        return Generation(
+            sampled,
+            logprobs,
+            reason,
+            versions[-1] if versions else shared.version,
+            versions=versions if len(set(versions)) > 1 else None,
+        )
 
     async def publish(self, state: Mapping[str, torch.Tensor], version: int) -> None:
         """Raises UsageError: weights reach the servers from the learner's ranks."""
@@ -124,12 +130,12 @@ class VerlPolicy:
 class _Shared:
     """What all sessions of a worker share."""
 
-    def __init__(self, config: RolloutConfig, version: int) -> None:
+    def __init__(self, config: RolloutConfig, version: int, client: Any) -> None:
         from transformers import AutoTokenizer
 
         self.config, self.version = config, version
         self._tokenizer: Any = AutoTokenizer.from_pretrained(config.engine.policy)
-        self._client: Any = None
+        self._client = client
         self.client()
 
     def client(self) -> Any:
@@ -152,16 +158,19 @@ class _Shared:
             except (RayError, UsageError):
                 return  # the host is gone as well: the fleet starts another
 
-    def ended(self, token_ids: list[int], begun: int, stop: Sequence[str]) -> int:
-        """The number of tokens with which a turn is over, if that is more than `begun`; else 0.
+    def stamped(self, output: Any) -> int:
+        """The version that sampled an output. Servers are given one with their first update."""
+        stamp = output.extra_fields.get("global_steps")
+        self.version = self.version if stamp is None else stamp
+        return self.version
 
-        vLLM looks for stop texts in what one request sampled: of one that went on, in its last part alone.
-        """
-        ends = [place + 1 for place, token in enumerate(token_ids) if token == self._tokenizer.eos_token_id]
-        if stop and any(text in self._decode(token_ids) for text in stop):
-            lengths = range(begun + 1, len(token_ids) + 1)
-            ends += [next(n for n in (*lengths, 0) if not n or any(text in self._decode(token_ids[:n]) for text in stop))]
-        return min((end for end in ends if end > begun), default=0)
+    def end(self, token_ids: list[int], begun: int, stop: Sequence[str]) -> int:
+        """With how many tokens a turn is over, whose first `begun` did not end it; 0 if it is not."""
+        lengths = range(begun + 1, len(token_ids) + 1)
+        ends = [length for length in lengths if token_ids[length - 1] == self._tokenizer.eos_token_id]
+        if any(text in self._decode(token_ids) for text in stop):
+            ends += [next(length for length in lengths if any(text in self._decode(token_ids[:length]) for text in stop))]
+        return min(ends, default=0)
 
     def _decode(self, token_ids: list[int]) -> str:
         return self._tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
