@@ -11,6 +11,7 @@ from envs import resolve
 from envs.errors import UsageError
 from envs.runtime.imports import import_path
 from learner.config import LearnerConfig
+from learner.trainer import TRAINERS, find_trainer
 from rollout.config import RolloutConfig
 from rollout.engines.registry import ENGINES
 from rollout.specs import Tasks
@@ -180,8 +181,11 @@ class Experiment:
 
     def _check_servers(self) -> None:
         learner, across = self.learner, self.rollout.engine.tensor_parallel_size
-        if learner.kind != "verl":
-            raise UsageError(f"rollout.engine.kind=verl takes weights from learner.kind=verl only, not from {learner.kind}")
+        if learner.kind not in TRAINERS and not hasattr(find_trainer(learner.kind), "ranks"):
+            raise UsageError(
+                f"rollout.engine.kind=verl takes weights from learner.kind=verl, or from a class derived from it: {learner.kind} "
+                "has no ranks()"
+            )
         if self.shares_gpus and (learner.gpus_per_worker != 1 or learner.workers % across):
             raise UsageError(
                 f"rollout.servers=0 puts servers of {across} GPUs each on those of the learner: write learner.gpus_per_worker=1 "

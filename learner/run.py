@@ -14,7 +14,7 @@ from envs.types import SPLITS
 from evaluation.types import EvaluationRecord
 from learner.experiment import Experiment
 from learner.run_directory import RunDirectory
-from learner.trainer import Trainer, find_trainer
+from learner.trainer import Trainer, find_trainer, ranks_of
 from rollout.cluster.connect import join
 from rollout.cluster.fleet import Fleet
 from rollout.episode.environments import make
@@ -54,7 +54,7 @@ def run(
 
         trainer = _start_trainer(config, policy_dir)
         if config.shares_gpus:
-            fleet = partial(start_fleet, learner=trainer.ranks())
+            fleet = partial(start_fleet, learner=ranks_of(trainer))
         with TrainingRun(
             config,
             policy_dir,

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
+from envs.errors import UsageError
 from envs.runtime.imports import find
 
 if TYPE_CHECKING:
@@ -57,10 +58,6 @@ class Trainer(Protocol):
         """All weights, whole, on CPU, under the names of a Hugging Face checkpoint."""
         ...
 
-    def ranks(self) -> Ranks:
-        """The processes that send their weights to verl's servers; asked for with `rollout.engine.kind=verl` only."""
-        ...
-
     def save(self, directory: Path) -> None:
         """Write a checkpoint into an empty directory: `policy/` in the Hugging Face layout, and whatever else `load` needs."""
         ...
@@ -76,6 +73,22 @@ class Trainer(Protocol):
     def shutdown(self) -> None:
         """Release what the trainer holds."""
         ...
+
+
+@runtime_checkable
+class HasRanks(Protocol):
+    """A trainer whose processes can send their weights to verl's servers."""
+
+    def ranks(self) -> Ranks:
+        """The processes, and the class whose methods they offer."""
+        ...
+
+
+def ranks_of(trainer: Trainer) -> Ranks:
+    """The processes of a trainer that feeds verl's servers. Raises UsageError if it cannot."""
+    if not isinstance(trainer, HasRanks):
+        raise UsageError("rollout.engine.kind=verl takes weights from learner.kind=verl, or from a class derived from it")
+    return trainer.ranks()
 
 
 def find_trainer(kind: str) -> Callable[..., Trainer]:

@@ -14,7 +14,7 @@ from evaluation.types import EvaluationRecord
 from learner.experiment import Experiment, Stage
 from learner.run_directory import RunDirectory, settings_of
 from learner.tracking import Tracker
-from learner.trainer import Trainer
+from learner.trainer import Trainer, ranks_of
 from rollout.cluster.fleet import Fleet
 from rollout.collect import Tasks, group_specs
 from rollout.episode.environments import tool_names
@@ -100,14 +100,14 @@ class TrainingRun:
         if self.fleet.servers is None:
             self.fleet.publish(self.trainer.state_dict(), self.version)
         elif not self.config.shares_gpus:  # those are given the weights when they wake up
-            self.fleet.servers.update(self.trainer.ranks(), self.version)
+            self.fleet.servers.update(ranks_of(self.trainer), self.version)
 
     def rollout(self, groups: Sequence[GroupSpec]) -> list[Group]:
         """Run groups of episodes on the fleet: one outcome for each, in their order."""
         servers = self.fleet.servers
         if servers is None or not self.config.shares_gpus:
             return self.fleet.collect(groups)
-        servers.update(self.trainer.ranks(), self.version)
+        servers.update(ranks_of(self.trainer), self.version)
         try:
             return self.fleet.collect(groups)
         finally:

@@ -1,5 +1,5 @@
-"""A turn that updates cut off is one turn: it ends where an uncut one would, each token has the version that sampled it, and no part
-draws the random numbers of another. Settings reach verl's own, and what cannot be served is refused in one line.
+"""A turn that updates cut off is one turn: it ends where an uncut one would, each token has the version that sampled it, and no
+part draws the random numbers of another. Settings reach verl's own, and what cannot be served is refused in one line.
 
 The servers themselves are in `tests/learner/verl/test_servers.py`: they take minutes to start.
 """
@@ -111,10 +111,10 @@ def test_images_that_verl_does_not_join_are_refused(policy_directory, tmp_path):
     settings["image_processor"]["image_processor_type"] = "SiglipImageProcessor"
     (tmp_path / "processor_config.json").unlink()
     (tmp_path / "processor_config.json").write_text(json.dumps(settings))
-    with pytest.raises(UsageError, match="write rollout.engine.kind=vllm"):
+    with pytest.raises(UsageError, match=r"write rollout\.engine\.kind=vllm"):
         verl_config(RolloutConfig(engine=EngineConfig(kind="verl", policy=str(tmp_path))), on_cpu=True)
 
 
 def test_servers_on_the_learners_gpus_need_a_learner():
-    with pytest.raises(UsageError, match="write rollout.servers=1"):
+    with pytest.raises(UsageError, match=r"write rollout\.servers=1"):
         Servers(RolloutConfig(engine=EngineConfig(kind="verl"), servers=0))
