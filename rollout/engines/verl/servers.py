@@ -80,10 +80,10 @@ class Servers:
         host: Any = (
             ray.remote(_Host)
             .options(name=_HOST, num_cpus=0, runtime_env={"env_vars": settings.environment(self._config, on_cpu)})
-            .remote(self._config, on_cpu)
+            .remote()
         )
         try:
-            ray.get(host.start.remote(self._learner), timeout=self._config.start_s)
+            ray.get(host.start.remote(self._config, on_cpu, self._learner), timeout=self._config.start_s)
         except GetTimeoutError as error:
             ray.kill(host)
             raise UsageError(
@@ -105,14 +105,15 @@ class Servers:
 class _Host:
     """The actor that holds verl's managers."""
 
-    def __init__(self, config: RolloutConfig, on_cpu: bool) -> None:
-        self._settings = settings.verl_config(config, on_cpu)
+    def __init__(self) -> None:
+        self._settings: Any = None
         self._manager: Any = None
         self._updates: Any = None
 
-    def start(self, learner: Ranks | None) -> None:
+    def start(self, config: RolloutConfig, on_cpu: bool, learner: Ranks | None) -> None:
         from verl.workers.rollout.llm_server import LLMServerManager
 
+        self._settings = settings.verl_config(config, on_cpu)
         group = None if self._settings.actor_rollout_ref.rollout.nnodes else _group(learner)
         self._manager = LLMServerManager.create(config=self._settings, worker_group=group)
         ray.get(self._manager.global_load_balancer.get_all_servers.remote())  # it takes as long as a server to start

@@ -2,7 +2,8 @@
 in processes of its own.
 
 What is sampled is what the learner computes, also if the output layer is the embedding; a request that an update cuts off goes on
-with the new weights, and each of its tokens is stamped with the version that sampled it; an episode calls a tool.
+with the new weights, and each of its tokens is stamped with the version that sampled it; an episode calls a tool; a server that
+died is replaced.
 Slow: seven processes import vLLM or verl, which takes one to two minutes for each of the two policies.
 `pytest -m slow tests/learner/verl/test_servers.py`
 """
@@ -21,6 +22,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+from envs.errors import InfrastructureError
 from learner.batch import Batch
 from learner.config import LearnerConfig
 from learner.verl.trainer import VerlTrainer
@@ -138,3 +140,12 @@ def test_an_episode_calls_a_tool_and_the_learner_computes_what_was_sampled(pair)
     assert {version for episode in played for version in episode.trajectory.versions} == {-1, 3}
     sampled = np.concatenate([episode.trajectory.logprobs for episode in played])  # 0 elsewhere
     assert pair.trainer.log_probs(Batch.of_episodes(played))[0] == pytest.approx(sampled, abs=1e-4)
+
+
+async def test_servers_of_which_one_is_gone_are_started_anew_before_they_serve_an_update(pair):
+    policy = VerlPolicy(pair.config)
+    ray.kill(ray.get_actor("vllm_server_0_0"))
+    with pytest.raises(InfrastructureError, match="verl's server failed"):
+        await policy.generate([65, 66], [], max_tokens=4, temperature=1.0, seed=0)
+    await asyncio.to_thread(pair.publish, 5)
+    assert (await policy.generate([65, 66], [], max_tokens=4, temperature=1.0, seed=0)).version == 5
