@@ -24,7 +24,8 @@ USAGE = """usage: toolwise COMMAND [key=value …]
   serve-search  serve a text index to a fleet, with Ray Serve: index=DIR
   lint        check the trajectory files of a run: lint PATH
   bench       measure a part against its peers, in one run: bench NAME (sandbox, search)
-  doctor      say whether this machine can run the sandbox, and what to do if not
+  doctor      say whether this machine can run the sandbox, and what to do if not;
+              doctor policy=DIR: whether its sampler and learner agree, and both see
 
 Every setting can be overridden: toolwise train out=runs/mine rl.steps=50 seed=1
 A command's settings: configs/COMMAND.yaml, whose first line names the class with their meaning and defaults"""
@@ -282,19 +283,35 @@ def _named(kind: str, names: Sequence[str], overrides: Sequence[str]) -> tuple[s
 
 
 def doctor(overrides: Sequence[str]) -> int:
-    """Print what the sandbox needs and whether it is there and holds; exit status 1 if something is missing."""
+    """Say whether the sandbox can run here; with settings, whether an experiment's sampler and learner agree.
+
+    Exit status 1 if something is missing or wrong.
+    """
+    if overrides in ([], ["format=json"]):
+        return _examine_sandbox(as_json=bool(overrides))
+    from configs import compose
+    from learner.experiment import Experiment
+    from learner.parity import measure
+
+    config = compose("train", Experiment, overrides)
+    config.check()
+    say(f"doctor: sampler and learner of policy {config.policy}, side by side")
+    parity = measure(config, say)
+    print(parity)
+    return 1 if parity.problems else 0
+
+
+def _examine_sandbox(as_json: bool) -> int:
+    """Print what the sandbox needs and whether it is there and holds."""
     import asyncio
 
-    from envs.errors import UsageError
     from sandbox.certification import certify
     from sandbox.doctor import Report, probe
 
-    if overrides not in ([], ["format=json"]):
-        raise UsageError(f"doctor takes format=json or nothing, not {' '.join(overrides)}")
     report = probe()
     if report.level != "none":
         report = Report(report.checks + asyncio.run(certify(accept_reduced_isolation=report.level == "reduced")))
-    print(report.to_json() if overrides else report)
+    print(report.to_json() if as_json else report)
     return 0 if report.level == "full" else 1
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import time
-from pathlib import Path
 
 import numpy as np
 
@@ -111,10 +109,10 @@ class SupervisedSteps:
         return Batch.of(chosen)
 
 
-def run_cold_start(training: TrainingRun, steps: SupervisedSteps) -> Path:
+def run_cold_start(training: TrainingRun, steps: SupervisedSteps) -> str:
     """Train until held-out accuracy stops rising, and leave the trainer at its best weights; returns their checkpoint."""
-    settings, directory = training.config.cold_start, training.directory
-    newest = directory.newest(CHECKPOINT)
+    settings = training.config.cold_start
+    newest = training.directory.checkpoints.newest(CHECKPOINT)
     history: list[tuple[int, float]] = []
     if newest is None:
         training.begin_stage()
@@ -132,23 +130,20 @@ def run_cold_start(training: TrainingRun, steps: SupervisedSteps) -> Path:
                 held_out = training.sample("validation", settings.validation_episodes, "validation")
                 correct = [episode.trajectory.correct for group in held_out for episode in group.sound]
                 history.append((step, float(np.mean(correct))))
-                training.save(f"{CHECKPOINT}_{step}", history=history)
-                directory.prune(CHECKPOINT, keep={_best(history)[0]})
+                training.save(f"{CHECKPOINT}_{step}", prefix=CHECKPOINT, keep={_best(history)[0]}, history=history)
     best_step, best_accuracy = _best(history)
-    training.trainer.load(directory.checkpoints / f"{CHECKPOINT}_{best_step}")
+    training.load(f"{CHECKPOINT}_{best_step}")
     training.say(f"cold start: best held-out accuracy {best_accuracy:.1%} after {best_step} steps of {step}")
     return training.save(CHECKPOINT, history=history, step=best_step)
 
 
-def run_control(training: TrainingRun, steps: SupervisedSteps, seconds: float) -> Path:
+def run_control(training: TrainingRun, steps: SupervisedSteps, seconds: float) -> str:
     """The control of an RL run: the cold-started policy trained on, on the same demonstrations, for as long as RL took.
 
     Returns its checkpoint.
     """
     training.begin_stage()
-    checkpoint = training.directory.checkpoints / CHECKPOINT
-    training.trainer.load(checkpoint)
-    step = json.loads((checkpoint / "state.json").read_text())["step"]
+    step = training.load(CHECKPOINT)["step"]
     started = time.monotonic()
     with training.progress("control (seconds)", round(seconds)) as advance:
         while (elapsed := time.monotonic() - started) < seconds:

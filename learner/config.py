@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from envs.errors import UsageError
 from learner.trainer import TRAINERS, find_trainer
@@ -14,6 +15,30 @@ class Precision(StrEnum):
 
     float32 = "float32"
     bfloat16 = "bfloat16"
+
+
+@dataclass
+class VerlSettings:
+    """Any setting of verl's own dataclasses, by verl's name, as in `+learner.verl.engine.fsdp_size=8`.
+
+    What has a name of ours keeps it. Unknown names, values of another type and contradictions are refused at once;
+    `docs/training.md` says which settings are of use.
+    """
+
+    engine: dict[str, Any] = field(default_factory=dict)
+    """FSDPEngineConfig: fsdp_size, param_offload, optimizer_offload, model_dtype, mixed_precision, …"""
+
+    model: dict[str, Any] = field(default_factory=dict)
+    """HFModelConfig: lora_rank, lora_alpha, target_modules, exclude_modules, override_config, use_liger, …"""
+
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    """FSDPOptimizerConfig: optimizer, optimizer_impl, override_optimizer_config."""
+
+    actor: dict[str, Any] = field(default_factory=dict)
+    """FSDPActorConfig: policy_loss, loss_agg_mode, clip_ratio_c, use_kl_loss, kl_loss_coef, kl_loss_type, …"""
+
+    algorithm: dict[str, Any] = field(default_factory=dict)
+    """AlgoConfig: adv_estimator, use_kl_in_reward, kl_ctrl, rollout_correction, filter_groups, …"""
 
 
 @dataclass
@@ -39,17 +64,15 @@ class LearnerConfig:
     precision: Precision = Precision.float32
     """float32 or bfloat16."""
 
-    attention: str = "sdpa"
-    """Attention of Hugging Face transformers: sdpa, or flash_attention_2 if that package is installed."""
-
-    packed: bool = False
-    """Join the sequences of a micro-batch instead of padding them. For Qwen2.5-VL this needs flash_attention_2."""
-
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
 
     micro_batch_tokens: int = 16384
     """Tokens of one forward pass in one worker; a larger batch is split and its gradients are summed."""
+
+    export_dtype: str = "auto"
+    """Of the weights in a checkpoint's `policy/`: auto (what the policy's own config.json names), float32, bfloat16 or float16. The
+    weights that training goes on from are float32."""
 
     freeze_vision: bool = False
     """Keep the vision tower as it is."""
@@ -84,6 +107,8 @@ class LearnerConfig:
     normalise_by_std: bool = True
     """Divide advantages by the standard deviation of the group's rewards (GRPO, arXiv:2402.03300; Dr. GRPO does not)."""
 
+    verl: VerlSettings = field(default_factory=VerlSettings)
+
     def check(self) -> None:
         """Raise UsageError if these settings contradict each other."""
         share = self.gpus_per_worker
@@ -91,5 +116,11 @@ class LearnerConfig:
             raise UsageError(f"learner.gpus_per_worker={share:g}: write 0, 1, or a share of one GPU for a single worker")
         if self.workers < 1 or self.nodes < 1 or self.workers % self.nodes:
             raise UsageError(f"learner.workers={self.workers} cannot be spread evenly over learner.nodes={self.nodes}")
+        if self.export_dtype not in (dtypes := ("auto", "float32", "bfloat16", "float16")):
+            raise UsageError(f"learner.export_dtype={self.export_dtype}: write one of {', '.join(dtypes)}")
         if self.kind not in TRAINERS:  # those take seconds to import
             find_trainer(self.kind)
+        if self.verl != VerlSettings():
+            from learner.verl.passthrough import check  # it reads verl's source, which takes a moment
+
+            check(self)

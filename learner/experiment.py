@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -12,9 +13,18 @@ from envs.errors import UsageError
 from envs.runtime.imports import import_path
 from learner.config import LearnerConfig
 from learner.trainer import TRAINERS, find_trainer
+from learner.verl.passthrough import compares_within_groups
 from rollout.config import RolloutConfig
 from rollout.engines.registry import ENGINES
 from rollout.specs import Tasks
+
+
+class Schedule(StrEnum):
+    """How the learning rate goes on after its warm-up: as it is, or down to the end of the run along half a cosine or a line."""
+
+    constant = "constant"
+    cosine = "cosine"
+    linear = "linear"
 
 
 class Stage(StrEnum):
@@ -101,6 +111,12 @@ class RLConfig:
     warmup_steps: int = 0
     """Steps over which the learning rate rises from 0."""
 
+    schedule: Schedule = Schedule.constant
+    """What the learning rate does after the warm-up: constant, cosine or linear, down to the last step."""
+
+    min_learning_rate_ratio: float = 0.0
+    """What cosine and linear end at, as a share of the learning rate."""
+
     temperature: float = 1.0
     """Sampling temperature of the rollouts."""
 
@@ -108,7 +124,28 @@ class RLConfig:
     """Steps between two checkpoints."""
 
     keep_checkpoints: int = 2
-    """How many of the newest checkpoints stay on disk."""
+    """How many of the newest checkpoints of a stage are kept."""
+
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate of a step, counted from 0, as verl's schedules have it if their steps are counted from 1."""
+        done = step + 1
+        if done < self.warmup_steps:
+            return self.learning_rate * done / self.warmup_steps
+        progress = min(1.0, (done - self.warmup_steps) / max(1, self.steps - self.warmup_steps))
+        left = {Schedule.constant: 1.0, Schedule.cosine: (1 + math.cos(math.pi * progress)) / 2, Schedule.linear: 1 - progress}
+        return self.learning_rate * (self.min_learning_rate_ratio + (1 - self.min_learning_rate_ratio) * left[self.schedule])
+
+
+@dataclass
+class CheckpointConfig:
+    """Where checkpoints are kept, and which one beside the newest."""
+
+    dir: str | None = None
+    """A directory that all machines see, or any URL that fsspec knows, such as s3://bucket/run; null: `checkpoints/` in `out`."""
+
+    best: str | None = None
+    """Name of a metric of RL's steps, such as critic/score/mean: the checkpoint with its largest mean over the steps since the
+    checkpoint before is kept as well; null for none."""
 
 
 @dataclass
@@ -164,6 +201,7 @@ class Experiment:
 
     cold_start: ColdStartConfig = field(default_factory=ColdStartConfig)
     rl: RLConfig = field(default_factory=RLConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluation: HeldOutConfig = field(default_factory=HeldOutConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
@@ -201,6 +239,11 @@ class Experiment:
             self._check_servers()
         if Stage.control in self.stages and not {Stage.cold_start, Stage.rl} <= {*self.stages, *finished}:
             raise UsageError("the control goes on with a cold start for as long as RL took: write stages=[cold_start,rl,control]")
+        if Stage.rl in self.stages and self.rl.group_size == 1 and compares_within_groups(self.learner):
+            raise UsageError(
+                "rl.group_size=1: the advantage estimator compares the episodes of a group: write 2 or more, or "
+                "+learner.verl.algorithm.adv_estimator=reinforce_plus_plus"
+            )
         longest, room = self.rollout.episode.max_tokens, self.rollout.engine.max_model_len
         if longest > room:
             raise UsageError(f"rollout.episode.max_tokens={longest} is more than rollout.engine.max_model_len={room}: lower it")

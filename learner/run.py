@@ -52,7 +52,7 @@ def run(
         from learner.stages import run_stages
         from learner.training_run import TrainingRun
 
-        trainer = _start_trainer(config, policy_dir)
+        trainer = start_trainer(config, policy_dir)
         if config.shares_gpus:
             fleet = partial(start_fleet, learner=ranks_of(trainer))
         with TrainingRun(
@@ -67,8 +67,8 @@ def run(
             return directory.path, run_stages(training)
 
 
-def _start_trainer(config: Experiment, policy_dir: str) -> Trainer:
-    """The trainer that the settings name."""
+def start_trainer(config: Experiment, policy_dir: str) -> Trainer:
+    """The trainer that the settings name, on the policy in `policy_dir`. Ray must be running."""
     from transformers import AutoConfig, AutoTokenizer
 
     from rollout.tokens.chat_format import banned_token_ids

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-import shutil
 import uuid
+from collections.abc import Collection
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
 from envs.errors import UsageError
-from envs.runtime.atomic import replaced_directory, write_file
+from envs.runtime.atomic import write_file
+from learner.checkpoints import Checkpoints
 from learner.experiment import Experiment
 
 if TYPE_CHECKING:
@@ -20,25 +22,31 @@ if TYPE_CHECKING:
 
 
 class RunDirectory:
-    """`config.yaml`, `progress.json` (what is finished) and `checkpoints/` of one run; nothing is written before `open`.
+    """`config.yaml`, `progress.json` (what is finished) and the checkpoints of one run; nothing is written before `open`.
 
-    Raises UsageError if `config.out` holds a run already and `config.resume` is not set.
+    Raises UsageError if `config.out` holds a run already and `config.resume` is not set, and if `config.checkpoint.dir` cannot be
+    used, holds another run's checkpoints or is not the one that the run began with.
     """
 
     def __init__(self, config: Experiment) -> None:
         self.path = Path(config.out).absolute()
-        self.checkpoints = self.path / "checkpoints"
-        self._keep = config.rl.keep_checkpoints
+        elsewhere = config.checkpoint.dir
+        self.checkpoints = Checkpoints(elsewhere or self.path / "checkpoints", config.rl.keep_checkpoints)
+        self._unfinished: str | None = None
         self._progress_file = self.path / "progress.json"
         if self._progress_file.exists() and not config.resume:
             raise UsageError(f"{config.out} holds a run already: write resume=true to go on with it, or another out=")
         self.progress: dict[str, Any] = json.loads(self._progress_file.read_text()) if self._progress_file.exists() else {}
+        if self.progress and (began := self.progress.get("checkpoint_dir")) != elsewhere:
+            raise UsageError(f"{config.out} began with checkpoint.dir={began or 'null'}, where its checkpoints are: write the same")
+        if elsewhere and not self.progress and self.checkpoints.names():
+            raise UsageError(f"checkpoint.dir={elsewhere} holds the checkpoints of another run: write an empty or a new one")
 
     def open(self, config: Experiment) -> None:
         """Make the directory and write the settings into it."""
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-        for unfinished in self.checkpoints.glob(".*"):
-            shutil.rmtree(unfinished)
+        self.checkpoints.open()
+        if config.checkpoint.dir:
+            self.note(checkpoint_dir=config.checkpoint.dir)
         write_file(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
 
     @property
@@ -58,29 +66,33 @@ class RunDirectory:
         self.progress.pop(name, None)
         self.note()
 
-    def save(self, trainer: Trainer, name: str, state: dict[str, Any]) -> Path:
-        """Write `checkpoints/<name>` with the trainer's state and `state.json`; an older one of that name is replaced."""
-        target = self.checkpoints / name
-        with replaced_directory(target) as unfinished:
-            trainer.save(unfinished)
-            (unfinished / "state.json").write_text(json.dumps(state, indent=2) + "\n")
-        return target
+    def save(
+        self, trainer: Trainer, name: str, state: dict[str, Any], *, prefix: str | None = None, keep: Collection[int] = ()
+    ) -> str:
+        """Write the checkpoint `name` with the trainer's state and `state.json`; an older one of that name is replaced.
 
-    def newest(self, prefix: str) -> Path | None:
-        """The checkpoint `<prefix>_N` of the greatest N; None if there is none."""
-        numbered = self._numbered(prefix)
-        return numbered[max(numbered)] if numbered else None
+        It is there once the trainer has written it, which may be after this returns; `Checkpoints.commit` tells what `prefix` and
+        `keep` then do. Waits for the one before, and raises what went wrong with it. Returns the path or URL.
+        """
+        self.finish_saving(trainer)
+        unfinished = self.checkpoints.begin(name)
+        self._unfinished = name
+        try:
+            trainer.save(unfinished, partial(self.checkpoints.commit, name, state, prefix, keep))
+        except BaseException:
+            self.checkpoints.discard(name)
+            raise
+        return self.checkpoints.location(name)
 
-    def prune(self, prefix: str, keep: set[int] | None = None) -> None:
-        """Remove all checkpoints `<prefix>_N` but the newest few and those whose N is in `keep`."""
-        numbered = self._numbered(prefix)
-        for number in sorted(numbered)[: -self._keep]:
-            if number not in (keep or set()):
-                shutil.rmtree(numbered[number])
-
-    def _numbered(self, prefix: str) -> dict[int, Path]:
-        paths = self.checkpoints.glob(f"{prefix}_*")
-        return {int(path.name.removeprefix(f"{prefix}_")): path for path in paths if path.name.removeprefix(f"{prefix}_").isdigit()}
+    def finish_saving(self, trainer: Trainer) -> None:
+        """Wait until the last checkpoint is there. Raises what went wrong with it, and removes what was written of it."""
+        name, self._unfinished = self._unfinished, None
+        if name is not None:
+            try:
+                trainer.finish_saving()
+            except BaseException:
+                self.checkpoints.discard(name)
+                raise
 
 
 def settings_of(config: Experiment) -> dict[str, Any]:

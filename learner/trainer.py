@@ -5,8 +5,7 @@ The axes are those of `learner.batch`: E episodes, N sequences.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from learner.batch import Batch
+    from rollout.cluster.weights import Weights
     from rollout.engines.verl.servers import Ranks
 
 TRAINERS = {"verl": "learner.verl.trainer:VerlTrainer"}
@@ -31,8 +31,15 @@ class Trainer(Protocol):
     `banned_token_ids` are tokens that the sampler never draws: the trainer masks the same logits.
     """
 
-    def advantages(self, rewards: np.ndarray, group_ids: Sequence[str]) -> np.ndarray:
-        """Advantages, shape (E,), of episodes with these rewards, shape (E,), each compared with the others of its group."""
+    def advantages(self, batch: Batch) -> np.ndarray:
+        """The advantage of each episode, shape (E,): its reward compared with the others', as of its group."""
+        ...
+
+    def refer_to(self, policy_dir: str) -> None:
+        """Compare the policy with the one in that directory, if the objective compares it with a reference.
+
+        Called before the first policy step, also of a resumed run.
+        """
         ...
 
     def log_probs(self, batch: Batch) -> tuple[np.ndarray, np.ndarray | None]:
@@ -54,15 +61,27 @@ class Trainer(Protocol):
         """
         ...
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """All weights, whole, on CPU, under the names of a Hugging Face checkpoint."""
+    def share_weights(self, dtype: str) -> Weights | Mapping[str, torch.Tensor]:
+        """All weights, whole, under the names of a Hugging Face checkpoint, in the sampler's `dtype`, as in "bfloat16".
+
+        A `Weights` is a handle of shared memory, made by `rollout.cluster.weights.Sender` in the process that has them. A trainer
+        that has them in this process may return its state dict as it is, in any type: the fleet puts it into shared memory.
+        """
         ...
 
-    def save(self, directory: Path) -> None:
-        """Write a checkpoint into an empty directory: `policy/` in the Hugging Face layout, and whatever else `load` needs."""
+    def save(self, directory: str, done: Callable[[], None]) -> None:
+        """Write a checkpoint into an empty directory: `policy/` in the Hugging Face layout, and whatever else `load` needs.
+
+        `directory` is a path or any URL that fsspec knows. It may be written in the background; the weights may change as soon as
+        this returns. Once all is written, `done` is called, in this process or, since it can be pickled, in another.
+        """
         ...
 
-    def load(self, directory: Path) -> None:
+    def finish_saving(self) -> None:
+        """Wait until the last `save` is written. Raises InfrastructureError if it could not be."""
+        ...
+
+    def load(self, directory: str) -> None:
         """Continue from a checkpoint of `save`."""
         ...
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Self
 
 from envs.runtime.progress import Progress
@@ -52,10 +50,17 @@ class TrainingRun:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.tracker.finish()
-        self.fleet.shutdown()
-        self.trainer.shutdown()
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        try:
+            self.directory.finish_saving(self.trainer)
+        except Exception as failure:
+            if error is None:
+                raise
+            self.say(f"the last checkpoint was not written: {failure}")  # what ended the run matters more
+        finally:
+            self.tracker.finish()
+            self.fleet.shutdown()
+            self.trainer.shutdown()
 
     @property
     def version(self) -> int:
@@ -80,17 +85,23 @@ class TrainingRun:
         self.rewind(self.directory.progress.get("global_step", 0))
 
     def finish(self, stage: str, how: Any = True, **facts: Any) -> None:
-        """Remember that a stage is done: a resumed run does not do it again."""
+        """Remember that a stage is done, once its checkpoint is there: a resumed run does not do it again."""
+        self.directory.finish_saving(self.trainer)
         self.directory.note(**{stage: how}, **facts, global_step=self.global_step)
 
-    def save(self, name: str, **state: Any) -> Path:
-        """Write a checkpoint from which `restore` goes on."""
-        return self.directory.save(self.trainer, name, state | {"global_step": self.global_step})
+    def save(self, name: str, *, prefix: str | None = None, keep: Collection[int] = (), **state: Any) -> str:
+        """Write a checkpoint from which `restore` goes on, in the background; returns its path or URL. See `RunDirectory.save`."""
+        return self.directory.save(self.trainer, name, state | {"global_step": self.global_step}, prefix=prefix, keep=keep)
 
-    def restore(self, checkpoint: Path) -> dict[str, Any]:
+    def load(self, name: str) -> dict[str, Any]:
+        """Give the trainer the state of a checkpoint. Returns its `state.json`."""
+        self.directory.finish_saving(self.trainer)
+        self.trainer.load(self.directory.checkpoints.location(name))
+        return self.directory.checkpoints.state(name)
+
+    def restore(self, name: str) -> dict[str, Any]:
         """Go on from a checkpoint, and serve its weights. Returns its `state.json`."""
-        self.trainer.load(checkpoint)
-        state = json.loads((checkpoint / "state.json").read_text())
+        state = self.load(name)
         self.rewind(state["global_step"])
         self.publish()
         return state
@@ -98,7 +109,7 @@ class TrainingRun:
     def publish(self) -> None:
         """Serve the trainer's weights."""
         if self.fleet.servers is None:
-            self.fleet.publish(self.trainer.state_dict(), self.version)
+            self.fleet.publish(self.trainer.share_weights(self.fleet.dtype), self.version)
         elif not self.config.shares_gpus:  # those are given the weights when they wake up
             self.fleet.servers.update(ranks_of(self.trainer), self.version)
 

@@ -38,8 +38,9 @@ class EngineConfig:
     """Share the key-value cache of equal prefixes: the turns of an episode, the prompts of a group."""
     max_images: int = 16
     """Most images in one sequence."""
-    image_cache_bytes: int = 256 << 20
-    """Memory for preprocessed images that may come again, in bytes."""
+    image_cache_bytes: int | None = None
+    """Memory for preprocessed images that may come again, in bytes; null: room for all that `episodes_per_worker` episodes may
+    show, at most 5 % of the machine's memory."""
     gpu_memory_utilization: float = 0.9
     """Share of a GPU's memory for weights and cache."""
     tensor_parallel_size: int = 1
@@ -52,6 +53,8 @@ class EngineConfig:
     """Key-value cache of a CPU engine in GiB."""
     seed: int = 0
     """Seed of the engine itself; each request carries its own."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Further options of vLLM's EngineArgs, as they are, as in {kv_cache_dtype: fp8}."""
 
 
 @dataclass

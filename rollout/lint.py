@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
+from PIL import Image
+
 from rollout.tokens.chat_format import ChatFormat
 from rollout.types import Trajectory
 
@@ -19,9 +21,9 @@ def lint(path: str | Path, chat: ChatFormat | None = None) -> list[str]:
 
     Each record, which is one chain of an episode, is built without error (lengths, mask, versions, log-probabilities); it has as
     many sampled runs of tokens as turns; versions never fall, but may rise within a run, while which new weights arrived; the
-    images that its turns were shown are the last of its images; every image is there and is what its name says. With `chat`,
-    placeholders and images agree in number. The chains of an episode follow each other, each once; they carry the same outcome; no
-    turn is in two of them. The episodes of a group share their prompt. Raises FileNotFoundError.
+    images that its turns were shown are the last of its images; every image is there and is what its name says. With `chat`, there
+    are as many placeholders as the images take. The chains of an episode follow each other, each once; they carry the same outcome;
+    no turn is in two of them. The episodes of a group share their prompt. Raises FileNotFoundError.
     """
     path = Path(path)
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
@@ -110,10 +112,21 @@ def _lint_images(chain: Trajectory, directory: Path, chat: ChatFormat | None, kn
             known[path] = _lint_image(path, sha)
         if known[path] is not None:
             yield str(known[path])
-    if chat is not None:
-        placeholders = sum(1 for token, _ in groupby(chain.token_ids) if token == chat.image_token)
-        if placeholders != len(chain.images):
-            yield f"{placeholders} runs of image placeholders, but {len(chain.images)} images"
+    if chat is not None and all(known[directory / f"{sha}.png"] is None for sha in chain.images):
+        yield from _lint_placeholders(chain, directory, chat)
+
+
+def _lint_placeholders(chain: Trajectory, directory: Path, chat: ChatFormat) -> Iterator[str]:
+    if chat.images is None:
+        if chain.images:
+            yield f"{len(chain.images)} images, but the policy takes none"
+        return
+    placeholders, needed = chain.token_ids.count(chat.images.token_id), 0
+    for sha in chain.images:
+        with Image.open(directory / f"{sha}.png") as image:
+            needed += chat.images.placeholders(image.height, image.width)
+    if placeholders != needed:
+        yield f"{placeholders} image placeholders, but its {len(chain.images)} images take {needed}"
 
 
 def _lint_image(path: Path, sha: str) -> str | None:

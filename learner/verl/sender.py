@@ -12,13 +12,16 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.import_utils import import_external_libs
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
+from learner.verl.weights import Publisher
+
 
 class WeightSender:
-    """Mixed into a training worker of verl's, whose `engine`, `model_config` and `rank` it uses."""
+    """Mixed into a training worker of verl's, whose `engine`, `model_config`, `rank` and `publisher` it uses."""
 
     engine: Any
     model_config: Any
     rank: int
+    publisher: Publisher
     _channel: Any = None
     _hybrid: Any = None
 
@@ -67,8 +70,5 @@ class WeightSender:
         return getattr(self._channel, method)(*args, **kwargs)
 
     def _weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        tied = set(self.engine.module._tied_weights_keys or ()) if self.model_config.hf_config.tie_word_embeddings else set()
-        weights, _ = self.engine.get_per_tensor_param()
-        for name, weight in weights:  # every rank takes part in gathering each weight
-            if name not in tied:
-                yield name, weight.detach().to(self._dtype).contiguous()
+        for name, weight in self.publisher.named():  # every rank takes part in gathering each weight
+            yield name, weight.to(self._dtype).contiguous()

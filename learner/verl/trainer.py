@@ -7,25 +7,35 @@ E (episodes) and N (sequences) are those of `learner.batch`.
 from __future__ import annotations
 
 import os
-import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
 import torch
+from fsspec.core import url_to_fs
+from ray.exceptions import RayTaskError
 from ray.util.placement_group import placement_group
 
+from envs.errors import InfrastructureError
 from learner.batch import Batch
 from learner.config import LearnerConfig
 from learner.trainer import Trainer
-from learner.verl.rows import PolicyTargets
+from learner.verl.passthrough import (
+    advantages_on_ranks,
+    bypasses,
+    corrects,
+    has_adapter,
+    needs_reference,
+    teaches_by_advantage_alone,
+)
+from learner.verl.rows import Outcomes, PolicyTargets
 from learner.verl.shares import FILLER, divide, mini_batches_of
+from rollout.cluster.weights import Weights
 from rollout.engines.verl.servers import Ranks
-
-WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth")
 
 
 class VerlTrainer(Trainer):
@@ -104,7 +114,7 @@ class VerlTrainer(Trainer):
         return {"train/loss": metrics["loss"], "train/grad_norm": metrics["grad_norm"], "train/lr": lr}
 
     def policy_step(self, batch: Batch, advantages: np.ndarray, lr: float) -> dict[str, float]:
-        """`ppo_epochs` passes in `mini_batches` optimizer steps each on the clipped policy objective, mean over tokens.
+        """`ppo_epochs` passes in `mini_batches` optimizer steps each on the policy objective, by default clipped, mean over tokens.
 
         `advantages` has shape (E,), one for all sampled tokens of an episode. If there is one optimizer step only, the policy that
         is updated is the one that acted, and old log-probabilities are not computed apart. Sequences whose advantage is 0 count in
@@ -114,14 +124,15 @@ class VerlTrainer(Trainer):
         `actor/grad_norm` (before clipping), `actor/entropy_loss` if there is an entropy bonus, and `actor/lr`;
         `actor/computed_sequences`, the share that was computed; and over the sampled tokens of those, before the update:
         `actor/entropy`, and `rollout/logprob_gap` and `rollout/logprob_gap_max`, the mean and largest absolute difference of the
-        learner's and the sampler's log-probabilities.
+        learner's and the sampler's log-probabilities. Besides: with a reference policy `actor/kl_loss` or
+        `actor/reward_kl_penalty`, and with a correction of the sampler's log-probabilities verl's `rollout_corr/…`.
         """
         _require_trained_tokens(batch)
         advantages = np.asarray(advantages, dtype=np.float32)
         if advantages.shape != (len(batch.examples_E),):
             raise ValueError(f"{len(batch.examples_E)} episodes need as many advantages, not an array of shape {advantages.shape}")
         config = self.config
-        taught = advantages[batch.episodes_N] != 0 if _teaches_by_advantage_alone(config) else np.ones(len(batch), dtype=bool)
+        taught = advantages[batch.episodes_N] != 0 if teaches_by_advantage_alone(config) else np.ones(len(batch), dtype=bool)
         if not taught.any():
             taught[batch.lengths_N.argmin()] = True  # for the measures: without a single sequence there would be none
         mini_batches = min(config.mini_batches, len(batch))
@@ -132,44 +143,40 @@ class VerlTrainer(Trainer):
             advantages,
             tokens_M=np.array([batch.trained_N[part].sum() for part in parts]),
             sequences_M=np.array([len(part) for part in parts]),
-            recompute_old=mini_batches * config.ppo_epochs > 1,
+            recompute_old=not bypasses(config)
+            and (mini_batches * config.ppo_epochs > 1 or corrects(config) or bool(config.verl.algorithm.get("use_kl_in_reward"))),
+            outcomes=Outcomes.of(batch) if advantages_on_ranks(config) else None,
         )
         metrics = self._group.update("policy", self._put(batch), shares, settings, lr, targets)[0]
-        shown = {name: value for name, value in metrics.items() if name.startswith(("actor/", "rollout/"))}
+        shown = {name: value for name, value in metrics.items() if name.startswith(("actor/", "rollout/", "rollout_corr/"))}
         return shown | {
             "actor/grad_norm": metrics["grad_norm"],
             "actor/lr": lr,
             "actor/computed_sequences": float(taught.mean()),
         }
 
-    def advantages(self, rewards: np.ndarray, group_ids: Sequence[str]) -> np.ndarray:
-        """GRPO's advantages (E,): each reward less its group's mean and, with `normalise_by_std`, over its standard deviation.
+    def advantages(self, batch: Batch) -> np.ndarray:
+        """Advantages (E,) by the estimator `learner.verl.algorithm.adv_estimator`, GRPO's unless another is named.
 
-        A group of one or of equal rewards teaches nothing: its advantages are 0. Raises ValueError if lengths differ.
+        See `learner.verl.advantages.outcome_advantages`. With a divergence in the reward the ranks compute others in its place.
         """
-        from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
+        from learner.verl.advantages import outcome_advantages
 
-        rewards = np.asarray(rewards, dtype=np.float32)
-        index = np.asarray(group_ids, dtype=object)
-        if rewards.shape != index.shape:
-            raise ValueError(f"{len(rewards)} rewards need as many group ids, not {len(index)}")
-        scores, _ = compute_grpo_outcome_advantage(
-            torch.from_numpy(rewards.copy())[:, None],
-            torch.ones(len(rewards), 1),
-            index,
-            norm_adv_by_std_in_grpo=self.config.normalise_by_std,
-        )
-        advantages = scores[:, 0].numpy()
-        # verl returns the bare reward for a group of one, and rounding noise over epsilon for equal rewards.
-        for group in set(group_ids):
-            members = index == group
-            if np.ptp(rewards[members]) == 0:
-                advantages[members] = 0.0
-        return advantages
+        return outcome_advantages(self.config, batch.rewards_E, batch.group_ids_E, batch.tokens_E, batch.parts_E)
+
+    def refer_to(self, policy_dir: str) -> None:
+        """See `Trainer`. An adapter is compared with the policy that it adapts, whatever the directory."""
+        if needs_reference(self.config) and not has_adapter(self.config):
+            self._group.refer_to(policy_dir)
+
+    def share_weights(self, dtype: str) -> Weights:
+        """See `Trainer`. Rank 0 gathers one weight after the other, so that no process ever holds a second copy of them all."""
+        return self._group.share_weights(dtype)[0]
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """All weights, whole, float32, on CPU, under the names of a Hugging Face checkpoint."""
-        return self._group.full_state()[0]
+        """A copy of all weights, whole, float32, under the names of a Hugging Face checkpoint: for whoever looks at them."""
+        weights: Weights = self._group.share_weights("float32", aside=True)[0]
+        return {name: tensor.clone() for name, tensor in weights.tensors().items()}
 
     def ranks(self) -> Ranks:
         """The workers, which send their weights to verl's servers."""
@@ -177,24 +184,33 @@ class VerlTrainer(Trainer):
 
         return Ranks(self._group.workers, LearnerWorker)
 
-    def save(self, directory: Path) -> None:
-        """Write a checkpoint: `policy/` in the Hugging Face layout, `optimizer/` with optimizer and random-number state.
+    def save(self, directory: str | Path, done: Callable[[], None]) -> None:
+        """See `Trainer.save`: `policy/` in the Hugging Face layout; weights, optimizer, schedule and random states in `training/`.
 
-        Every worker must see the directory. Raises FileExistsError if it holds a checkpoint already.
+        It returns when every worker has copied its part to its own memory. Every worker must see the directory, and the first one
+        calls `done`. Raises FileExistsError if the directory holds a checkpoint already.
         """
-        shutil.copytree(self.policy_dir, directory / "policy", ignore=shutil.ignore_patterns(*WEIGHT_FILES))
-        (directory / "optimizer").mkdir()
-        self._group.save(str(directory.absolute()))
+        fs, path = url_to_fs(str(directory))
+        if fs.exists(f"{path}/training"):
+            raise FileExistsError(f"{directory} holds a checkpoint already")
+        with _in_one_line():
+            self._group.save(_seen_by_workers(directory), done)
 
-    def load(self, directory: Path) -> None:
+    def finish_saving(self) -> None:
+        """See `Trainer.finish_saving`."""
+        with _in_one_line():
+            self._group.finish_saving()
+
+    def load(self, directory: str | Path) -> None:
         """Continue from a checkpoint of `save`; with as many workers as then, bit for bit as if training had not stopped.
 
-        Raises FileNotFoundError if it is not a checkpoint.
+        Checkpoints of version 0.1 are read as well, from a local directory. Raises FileNotFoundError if it is not a checkpoint.
         """
-        for part in ("policy/model.safetensors", "optimizer/optimizer.pt"):
-            if not (directory / part).exists():
-                raise FileNotFoundError(f"{directory} is not a checkpoint: it has no {part}")
-        self._group.load(str(directory.absolute()))
+        fs, path = url_to_fs(str(directory))
+        if not (fs.exists(f"{path}/training/.metadata") or fs.exists(f"{path}/optimizer/optimizer.pt")):
+            raise FileNotFoundError(f"{directory} is not a checkpoint: it has no training/.metadata")
+        with _in_one_line():
+            self._group.load(_seen_by_workers(directory))
 
     def reset_optimizer(self) -> None:
         """Forget the optimizer's moments, as when RL follows supervised training."""
@@ -218,7 +234,7 @@ class VerlTrainer(Trainer):
         size = len(shares[0]) // mini_batches
         longest = int(batch.lengths_N.max())
         return {
-            "use_remove_padding": self.config.packed,
+            "use_remove_padding": True,
             "use_dynamic_bsz": True,
             "max_token_len_per_gpu": max(self.config.micro_batch_tokens, longest),
             "mini_batch_size": size * self._ranks,
@@ -226,9 +242,20 @@ class VerlTrainer(Trainer):
         }
 
 
-def _teaches_by_advantage_alone(config: LearnerConfig) -> bool:
-    """Whether a sequence whose advantage is 0 has no gradient."""
-    return config.entropy_coefficient == 0
+@contextmanager
+def _in_one_line() -> Generator[None]:
+    """Raise what a worker raised on purpose, without the traceback that Ray puts into its message."""
+    try:
+        yield
+    except RayTaskError as error:
+        if isinstance(error.cause, InfrastructureError):
+            raise error.cause from None
+        raise
+
+
+def _seen_by_workers(directory: str | Path) -> str:
+    """A path or URL that means the same in a process with another working directory."""
+    return str(directory) if "://" in str(directory) else os.path.abspath(directory)
 
 
 def _require_trained_tokens(batch: Batch) -> None:

@@ -30,7 +30,7 @@ def join(config: RolloutConfig, gpus: float = 0) -> None:
     and those of the servers together;
     SandboxUnavailable if the jail's packages are missing; InfrastructureError if Ray does not start.
     """
-    if "RAY_ADDRESS" not in os.environ:
+    if "RAY_ADDRESS" not in os.environ and (config.sandboxes_per_worker or config.sandbox_actors):
         _require_sandbox(config)
     servers = config.servers * config.engine.tensor_parallel_size if config.engine.kind == "verl" else 0
     if not ray.is_initialized():

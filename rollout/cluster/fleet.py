@@ -8,6 +8,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -17,10 +18,10 @@ from envs.errors import FleetError, UsageError
 from envs.runtime.imports import import_path
 from envs.runtime.progress import Advance, silent
 from rollout.cluster import sandboxes
-from rollout.cluster.weights import pack
+from rollout.cluster.weights import Sender, Weights, warn_of_a_small_store
 from rollout.cluster.worker import RolloutWorker
 from rollout.config import RolloutConfig
-from rollout.engines.registry import ENGINES
+from rollout.engines.registry import ENGINES, weights_dtype
 from rollout.engines.verl.servers import Ranks, Servers
 from rollout.episode.loop import failed_episode
 from rollout.types import Episode, EpisodeSpec, Group, GroupSpec
@@ -67,7 +68,8 @@ class Fleet:
         self._config = config
         self._worker = worker
         self.servers = Servers(config, learner) if config.engine.kind == "verl" else None
-        self._weights: Any = None
+        self._weights: Weights | None = None
+        self._sender = Sender()
         self._version = 0
         self._sandboxes = [sandboxes.spawn(config) for _ in range(config.sandbox_actors)]
         self._seats = [_Seat(self._spawn()) for _ in range(config.workers)]
@@ -123,12 +125,23 @@ class Fleet:
                 log.warning("a worker cannot say how its policy was asked: %s", error)
         return list(dict.fromkeys(notes))
 
-    def publish(self, state_dict: Mapping[str, torch.Tensor], version: int) -> None:
-        """Serve `state_dict` (Hugging Face names) as `version` on every worker; returns when all do.
+    @cached_property
+    def dtype(self) -> str:
+        """The type of the weights that the engines compute with, as in "bfloat16"."""
+        return weights_dtype(self._config.engine)
 
-        Raises UsageError if the engine takes no weights.
+    def publish(self, weights: Weights | Mapping[str, torch.Tensor], version: int) -> None:
+        """Serve `weights` (Hugging Face names) as `version` on every worker; returns when all do.
+
+        A worker that fails is replaced, and the new one takes them before it serves. Tensors of this process are put into shared
+        memory first; the version before is given up. Raises UsageError if the engine takes no weights, FleetError if a replaced
+        worker does not take them either.
         """
-        self._weights, self._version = ray.put(pack(state_dict)), version
+        if not isinstance(weights, Weights):
+            weights = self._sender.share(weights.items())
+        if self._weights is None:
+            warn_of_a_small_store(weights)
+        self._weights, self._version = weights, version
         updates = [(seat, seat.worker.publish.remote(self._weights, version)) for seat in self._seats]
         for seat, update in updates:
             try:
@@ -138,7 +151,11 @@ class Fleet:
                     raise cause from error
                 log.warning("a worker failed to take version %d: %s", version, error)
                 self.replace(seat)
-                ray.get(seat.worker.health.remote(), timeout=self._config.start_s)
+                try:
+                    ray.get(seat.worker.health.remote(), timeout=self._config.start_s)
+                except RayError as again:
+                    reason = str(getattr(again, "cause", None) or again).strip().splitlines()[0]
+                    raise FleetError(f"a worker and its successor failed to take version {version}: {reason}") from again
 
     def shutdown(self) -> None:
         """Stop all workers, then the sandboxes that they used. May be called twice."""

@@ -16,7 +16,7 @@ from envs.errors import UsageError
 from envs.runtime.threads import Threads
 from rollout.cluster.sandbox_metrics import SandboxMetrics
 from rollout.cluster.sandboxes import RemotePool
-from rollout.cluster.weights import Packed, unpack
+from rollout.cluster.weights import Weights
 from rollout.config import RolloutConfig
 from rollout.engines.registry import find_engine
 from rollout.episode.environments import make
@@ -47,7 +47,7 @@ class RolloutWorker:
         self._chat: ChatFormat | None = None
         self._running = 0
 
-    async def start(self, weights: Packed | None = None, version: int = 0) -> None:
+    async def start(self, weights: Weights | None = None, version: int = 0) -> None:
         """Bring up engine and sandbox, and load `weights` if given: nothing is served by older ones.
 
         Raises UsageError for settings that contradict each other, and what engine or sandbox raise.
@@ -60,7 +60,7 @@ class RolloutWorker:
             raise
         self._ready.set_result(None)
 
-    async def _start(self, weights: Packed | None, version: int) -> None:
+    async def _start(self, weights: Weights | None, version: int) -> None:
         engine, episode = self._config.engine, self._config.episode
         if episode.max_tokens > engine.max_model_len:
             raise UsageError(
@@ -132,7 +132,7 @@ class RolloutWorker:
         except asyncio.CancelledError:
             return failed_episode(spec, "the group's deadline passed before the episode began")
 
-    async def publish(self, weights: Packed, version: int) -> None:
+    async def publish(self, weights: Weights, version: int) -> None:
         """Serve new weights once every turn that is being sampled has ended; turns that begin meanwhile wait for them.
 
         Raises UsageError if the engine takes no weights.
@@ -140,11 +140,11 @@ class RolloutWorker:
         await self._ready
         await self._publish(weights, version)
 
-    async def _publish(self, weights: Packed, version: int) -> None:
+    async def _publish(self, weights: Weights, version: int) -> None:
         publish = getattr(self._policy, "publish", None)
         if publish is None:
             raise UsageError(f"rollout.engine.kind={self._config.engine.kind} takes no new weights: write vllm to train a policy")
-        await publish(unpack(weights), version)
+        await publish(weights.tensors(), version)
 
     async def health(self) -> dict[str, Any]:
         """`version` of the policy served, number of episodes `running`, whether the engine is `healthy`, id of the `process`, and

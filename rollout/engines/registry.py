@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from envs.runtime.imports import find
-from rollout.config import RolloutConfig
+from rollout.config import EngineConfig, RolloutConfig
 from rollout.policy import ChatPolicy, Policy
 
 ENGINES = {
@@ -25,3 +25,12 @@ ENGINES = {
 def find_engine(kind: str) -> Callable[[RolloutConfig, int], Policy | ChatPolicy]:
     """The class of an engine. Raises UsageError if there is no such name, module or class."""
     return find("rollout.engine.kind", kind, ENGINES)
+
+
+def weights_dtype(config: EngineConfig) -> str:
+    """The type of the weights that an engine of vLLM computes with: that of its settings, or the checkpoint's own."""
+    if config.dtype != "auto":
+        return config.dtype
+    from transformers import AutoConfig  # imported late: it takes seconds
+
+    return str(AutoConfig.from_pretrained(config.policy).dtype or "float32").removeprefix("torch.")

@@ -10,47 +10,32 @@ Weights change only between requests: an update waits until nothing is in flight
 
 from __future__ import annotations
 
+# First of all, since it sets what vLLM reads while it is imported.
+from rollout.engines.vllm_engine import build_engine, image_cache_bytes
+
+# isort: split
 import asyncio
 import itertools
 import logging
-import os
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
-import torch._dynamo.config
-
-# Read while vLLM is imported and configured. One process, since a separate engine process takes a minute longer to start on a small
-# machine; the first model runner, since it is the one with `reload_weights` and custom logits processors.
-os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
-os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-if not torch.cuda.is_available():
-    # Else compiling the first batch takes 20 s, even in eager mode. vLLM reads the variable; torch may have read it before it was
-    # set.
-    os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
-    torch._dynamo.config.disable = os.environ["TORCH_COMPILE_DISABLE"] == "1"
-
-from transformers import AutoConfig, AutoTokenizer
-from vllm import EngineArgs, SamplingParams
+from vllm import SamplingParams
 from vllm.inputs.engine import mm_input, tokens_input
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.inputs import MultiModalKwargsItems, PlaceholderRange
 from vllm.sampling_params import RequestOutputKind
-from vllm.v1.engine.llm_engine import LLMEngine
 
 from envs.errors import InfrastructureError
-from rollout.config import EngineConfig, RolloutConfig
-from rollout.engines.banned_tokens import BANNED_KEY, BannedTokens
+from rollout.config import RolloutConfig
 from rollout.engines.futures import resolve, take
 from rollout.engines.vllm_images import Features, ImagePreprocessor
-from rollout.engines.vllm_weights import WeightReceiver
-from rollout.tokens.chat_format import banned_token_ids
+from rollout.tokens.image_layout import find_runs
 from rollout.tokens.images import EncodedImage
 from rollout.types import Generation
 
@@ -88,7 +73,7 @@ class VllmPolicy:
 
     def __init__(self, config: RolloutConfig, version: int = 0) -> None:
         self.version = version
-        self._config = config.engine
+        self._settings, self._config = config, config.engine
         self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._failure: BaseException | None = None
@@ -212,11 +197,11 @@ class VllmPolicy:
 
     def _run_engine(self, ready: queue.SimpleQueue[BaseException | None]) -> None:
         try:
-            self._engine = _build_engine(self._config)
+            self._engine = build_engine(self._config)
             self._image_token: Any = getattr(self._engine.model_config.hf_config, "image_token_id", None)
             if self._image_token is not None:
                 processor = MULTIMODAL_REGISTRY.create_processor(self._engine.model_config, tokenizer=self._engine.tokenizer)
-                self._images = ImagePreprocessor(processor, self._config.image_cache_bytes)
+                self._images = ImagePreprocessor(processor, image_cache_bytes(self._settings, processor))
         except BaseException as failure:
             self._failure = failure
             ready.put(failure)
@@ -272,17 +257,13 @@ class VllmPolicy:
     def _prompt(self, call: _Call) -> Any:
         """The engine's input: token ids as they are in the transcript, and the place of each image in them."""
         images = call.features or []
-        needed = sum(features.tokens for features in images)
-        if (present := call.token_ids.count(self._image_token)) != needed:
-            raise ValueError(f"{len(images)} images take {needed} placeholder tokens, the prompt has {present}")
+        starts = find_runs(call.token_ids, [features.run for features in images], self._image_token)
         if not images:
             return tokens_input(call.token_ids)
-        places = []
-        position = 0
-        for features in images:
-            position = call.token_ids.index(self._image_token, position)
-            places.append(PlaceholderRange(offset=position, length=features.tokens))
-            position += features.tokens
+        places = [
+            PlaceholderRange(offset=start, length=len(features.run), is_embed=features.is_embedding)
+            for start, features in zip(starts, images, strict=True)
+        ]
         return mm_input(
             call.token_ids,
             MultiModalKwargsItems({"image": [features.item for features in images]}),
@@ -313,53 +294,3 @@ def _generation(sampled: Any, version: int) -> Generation | InfrastructureError:
     if sampled.finish_reason not in ("stop", "length"):
         return InfrastructureError(f"the engine ended a request for the reason {sampled.finish_reason!r}")
     return Generation(list(sampled.token_ids), list(sampled.logprobs.logprobs), sampled.finish_reason, version)
-
-
-def _build_engine(config: EngineConfig) -> LLMEngine:
-    on_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
-    model_config = AutoConfig.from_pretrained(config.policy)
-    multimodal = getattr(model_config, "image_token_id", None) is not None
-    options: dict[str, Any] = {}
-    if on_cpu:
-        # The number of threads is a property of the calling thread, which is the one that runs the forward passes.
-        torch.set_num_threads(config.cpu_threads)
-        options |= {"kv_cache_memory_bytes": config.cpu_cache_gib << 30, "block_size": config.block_size or 32}
-    else:
-        options |= {"gpu_memory_utilization": config.gpu_memory_utilization}
-        if config.block_size:
-            options["block_size"] = config.block_size
-    if multimodal:
-        options |= {"limit_mm_per_prompt": {"image": config.max_images, "video": 0}, "mm_processor_cache_gb": 0}
-    arguments = EngineArgs(
-        model=config.policy,
-        # vLLM's own "auto" turns float32 into 16 bits, and then log-probabilities differ from the learner's.
-        dtype=cast(Any, str(model_config.dtype).removeprefix("torch.") if config.dtype == "auto" else config.dtype),
-        seed=config.seed,
-        max_model_len=config.max_model_len,
-        max_num_seqs=config.max_sequences,
-        max_num_batched_tokens=config.max_batched_tokens,
-        enable_prefix_caching=config.prefix_caching,
-        tensor_parallel_size=config.tensor_parallel_size,
-        enforce_eager=config.enforce_eager or on_cpu,
-        # A weight update needs an engine that has no step under way when it has no request.
-        async_scheduling=False,
-        disable_log_stats=True,
-        # Log-probabilities of the distribution that was sampled from: after the mask and the temperature.
-        logprobs_mode="processed_logprobs",
-        logits_processors=[BannedTokens],
-        additional_config={BANNED_KEY: banned_token_ids(AutoTokenizer.from_pretrained(config.policy), model_config)},
-        worker_extension_cls=f"{WeightReceiver.__module__}.{WeightReceiver.__qualname__}",
-        # The checkpoint's sampling defaults (top_p and the like) would make log-probabilities those of another distribution.
-        generation_config="vllm",
-        **options,
-    )
-    preload, set_num_threads = os.environ.get("LD_PRELOAD"), torch.set_num_threads
-    try:
-        return LLMEngine.from_engine_args(arguments)
-    finally:
-        # vLLM disables the one for good, and sets the other for its own workers: what environments start must not inherit it.
-        torch.set_num_threads = set_num_threads
-        if preload is None:
-            os.environ.pop("LD_PRELOAD", None)
-        else:
-            os.environ["LD_PRELOAD"] = preload

@@ -22,10 +22,11 @@ Done = Callable[["list[Features] | Exception"], None]
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """A preprocessed image: the model's inputs (vLLM's item) and the number of its placeholder tokens."""
+    """A preprocessed image: the model's inputs (vLLM's item), its run of tokens, and which of them take embeddings (None: all)."""
 
     item: Any
-    tokens: int
+    run: list[int]
+    is_embedding: torch.Tensor | None
 
     def size_bytes(self) -> int:
         """Memory of the tensors."""
@@ -101,7 +102,8 @@ class ImagePreprocessor:
         for image, item, place in zip(images, result["mm_kwargs"]["image"], result["mm_placeholders"]["image"], strict=True):
             for element in item.values():
                 element.data = element.data.clone()  # a slice would keep the tensor of the whole run alive
-            made[image.sha256] = Features(item, place.length)
+            run = result["prompt_token_ids"][place.offset : place.offset + place.length]
+            made[image.sha256] = Features(item, run, place.is_embed)
         return made
 
 

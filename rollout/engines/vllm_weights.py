@@ -3,25 +3,58 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 import torch
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+from vllm.platforms import current_platform
 
-
-def _has_weights(record: logging.LogRecord) -> bool:
-    return "RotaryEmbedding" not in record.getMessage()
-
-
-# Every weight update warns that rotary embeddings were given no weights. They have none.
-logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").addFilter(_has_weights)
+# vLLM warns of each layer that an update gave nothing: rotary embeddings, which have no weights, and output layers that are tied to
+# the embedding. Weights that are really missing are an error here.
+logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").addFilter(
+    lambda record: "Failed to load weights" not in record.getMessage()
+)
 
 
 class WeightReceiver:
-    """Mixed into vLLM's worker, which may be another process."""
+    """Mixed into vLLM's worker, of which there is one for each GPU; several are processes of their own.
+
+    What they are then sent is the pickled `state`, which for weights in shared memory is their handle.
+    """
 
     model_runner: Any
+    device: torch.device
 
     def receive_policy_weights(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Load Hugging Face names and tensors. Copying in place is impossible: kernels keep weights in their own layout."""
-        self.model_runner.reload_weights(weights_iterator=iter(state.items()))
+        """Load Hugging Face names and tensors. Copying in place is impossible: kernels keep weights in their own layout.
+
+        Raises ValueError if a weight of the model is missing.
+        """
+        model, model_config = self.model_runner.get_model(), self.model_runner.model_config
+        # What vLLM's `reload_weights` does, which only warns of weights that are missing.
+        with torch.device(self.device):
+            initialize_layerwise_reload(model)
+            loaded = model.load_weights(iter(state.items()))
+            finalize_layerwise_reload(model, model_config)
+        if current_platform.is_cpu():
+            repack_tied(model, loaded)
+        if model_config.quantization is None and (missing := {name for name, _ in model.named_parameters()} - loaded):
+            raise ValueError(f"an update of the weights has no {min(missing)}, and {len(missing)} are missing in all")
+
+
+def repack_tied(model: torch.nn.Module, loaded: Set[str]) -> None:
+    """Repack each weight that several layers share for those that the reload has not repacked it for.
+
+    A linear layer on a CPU computes with a copy of its weight in the kernel's layout. The reload renews that of the layer under
+    whose name the weight comes, which for tied embeddings is not the output layer.
+    """
+    owners: dict[int, list[tuple[str, Any]]] = {}
+    for prefix, layer in model.named_modules():
+        for name, weight in layer.named_parameters(prefix, recurse=False):
+            owners.setdefault(id(weight), []).append((name, layer))
+    for shared in owners.values():
+        for name, layer in shared if len(shared) > 1 else []:
+            method = getattr(layer, "quant_method", None)
+            if name not in loaded and method is not None:
+                method.process_weights_after_loading(layer)

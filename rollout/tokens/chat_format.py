@@ -16,6 +16,7 @@ import tokenizers
 
 from envs.errors import UsageError
 from envs.protocols.tags import THOUGHTS_BEGIN, THOUGHTS_END
+from rollout.tokens.image_layout import image_layout
 from rollout.tokens.images import EncodedImage
 
 Piece = int | str
@@ -81,7 +82,7 @@ class ChatFormat:
         """`processor` is a Hugging Face processor (tokenizer, image processor, chat template) or a fast tokenizer alone."""
         self.tokenizer = getattr(processor, "tokenizer", processor)
         self._processor = processor
-        self._image_processor: Any = getattr(processor, "image_processor", None)
+        self.images = image_layout(processor)
         # Our own copies of the backend: this switch is a property of the whole tokenizer, which others use as well.
         special = {token.content: token_id for token_id, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         spoken = {token for token in special if _is_spoken(token)}
@@ -92,12 +93,14 @@ class ChatFormat:
             )
         self._plain = _with_words(self.tokenizer.backend_tokenizer.to_str(), spoken)
         self._plain.encode_special_tokens = True
+        # Some decoders drop the space before the first word, which is only right at the beginning of a sequence.
+        some = self._plain.encode("x").ids
+        self._before = some[-1:] if self._plain.decode(self._plain.encode("x x").ids[len(some) :]) == "x" else []
         self._reserved = frozenset(self._special_ids.values())
         tokens = sorted(self._special_ids, key=len, reverse=True)
         self._special_pattern = re.compile("|".join(map(re.escape, tokens)) or r"(?!)")
         self._constant = lru_cache(maxsize=256)(self._encode_plain)
-        self._count_image_tokens = lru_cache(maxsize=4096)(self._image_tokens)
-        self._parts = frozenset() if self._image_processor is None else frozenset({"user", "tool"})
+        self._parts = frozenset() if self.images is None else frozenset({"user", "tool"})
         self._takes = frozenset({"system", "tool", "neighbours"})
         self._check()
 
@@ -130,6 +133,10 @@ class ChatFormat:
                 "tokenizer_config.json or in chat_template.jinja"
             )
         self.end_of_turn: int = self.tokenizer.eos_token_id
+        answered = self._render([first, ChatMessage("assistant", _ACTION)]).partition(_ACTION)[0]
+        lead = answered.removeprefix(prompt)
+        # Some templates write "Assistant: text" behind a prompt that ends in "Assistant:": the space is the model's to sample.
+        self._lead = lead if answered.startswith(prompt) and lead.isspace() else ""
         self.shows_tools = self._takes_tools()
         begun = prompt.partition(_FIRST)[2]
         opened, closed = (
@@ -137,12 +144,12 @@ class ChatFormat:
         )
         self.opens_thoughts = opened > closed
         self.image_token: int | None = None
-        if self._image_processor is not None:
-            none, one, two = (self._render([first], images=[count]).split(_FIRST)[0] for count in (0, 1, 2))
-            image = one[len(none) :]
-            if not one.startswith(none) or two != none + image * 2:
+        if self.images is not None:
+            one, two, three = (self._render([first], images=[count]).split(_FIRST)[0] for count in (1, 2, 3))
+            image = two[len(one) :]
+            if not one.endswith(image) or two != one + image or three != two + image:
                 raise UsageError("the chat template numbers or moves images: choose one that puts an image where its part stands")
-            self.image_token = self.tokenizer.convert_tokens_to_ids(self._processor.image_token)
+            self.image_token = self.images.token_id
             if self._split(image).count(self.image_token) != 1:
                 raise UsageError("the chat template does not show an image as one placeholder: choose one that does")
 
@@ -265,30 +272,31 @@ class ChatFormat:
     @property
     def takes_images(self) -> bool:
         """Whether the policy takes images at all."""
-        return self._image_processor is not None
+        return self.images is not None
 
     def image_tokens(self, height: int, width: int) -> int:
-        """Number of placeholder tokens of an image of this size in pixels: t·h·w / merge² of the image processor's patch grid.
+        """Number of tokens of an image of this size in pixels, placeholders and what stands between them.
 
-        Raises ValueError for a size that the image processor refuses (an extreme aspect ratio).
+        Raises ValueError for a size that the image processor refuses (an extreme aspect ratio), or if there is no image processor.
         """
-        return self._count_image_tokens(height, width)
+        return len(self._image_run(height, width))
 
     def accepts(self, pixels: Any) -> bool:
         """Whether the policy takes images, and its image processor an array of this shape."""
-        if self._image_processor is None:
+        if self.images is None:
             return False
         try:
-            return self.image_tokens(*pixels.shape[:2]) > 0
+            return self.images.placeholders(*pixels.shape[:2]) > 0
         except ValueError:  # an extreme aspect ratio
             return False
 
-    def _image_tokens(self, height: int, width: int) -> int:
-        patches = self._image_processor.get_number_of_image_patches(height, width, {})
-        return patches // self._image_processor.merge_size**2
+    def _image_run(self, height: int, width: int) -> tuple[int, ...]:
+        if self.images is None:
+            raise ValueError("this policy takes no images")
+        return self.images.run(height, width)
 
     def encode(self, pieces: Iterable[Piece], images: Sequence[EncodedImage] = ()) -> list[int]:
-        """Token ids of pieces, the placeholder of each of `images` repeated as often as it takes.
+        """Token ids of pieces, with the tokens of each of `images` in place of its placeholder.
 
         Neighbouring texts are joined first, so that the result is what the whole text would give.
         """
@@ -302,10 +310,7 @@ class ChatFormat:
             if run:
                 token_ids += self._constant(run) if len(run) < 32 else self._encode_plain(run)
                 run = ""
-            repeats = 1
-            if piece == self.image_token:
-                repeats = self.image_tokens(*next(shown).pixels.shape[:2])
-            token_ids += [piece] * repeats
+            token_ids += self._image_run(*next(shown).pixels.shape[:2]) if piece == self.image_token else (piece,)
         return token_ids + list(self._encode_plain(run)) if run else token_ids
 
     def _encode_plain(self, text: str) -> tuple[int, ...]:
@@ -317,7 +322,11 @@ class ChatFormat:
     def encode_action(self, text: str, stop: Sequence[str] = ()) -> list[int]:
         """Token ids of a scripted action: the text, and the end-of-turn token unless the text ends in one of `stop`."""
         end = [] if stop and text.endswith(tuple(stop)) else [self.end_of_turn]
-        return [*self._encode_plain(text), *end]
+        return [*self._encode_plain(self._lead + text.removeprefix(self._lead)), *end]
+
+    def action(self, text: str) -> ChatMessage:
+        """The message of an action that was sampled as `text`: without the space that the template itself puts before it."""
+        return ChatMessage("assistant", text.removeprefix(self._lead))
 
     def count(self, text: str) -> int:
         """Number of tokens of a text that stands alone."""
@@ -330,17 +339,21 @@ class ChatFormat:
 
     def decode(self, token_ids: list[int]) -> str:
         """The text of sampled tokens, without the end-of-turn token."""
-        return self._plain.decode(token_ids, skip_special_tokens=True)
+        text = self._plain.decode([*self._before, *token_ids], skip_special_tokens=True)
+        return text[1:] if self._before else text
 
 
 def _with_words(serialized: str, words: set[str]) -> tokenizers.Tokenizer:
-    """A tokenizer for which the added tokens `words` are ordinary ones."""
-    if words:
-        content = json.loads(serialized)
-        for token in content["added_tokens"]:
-            token["special"] = token["special"] and token["content"] not in words
-        serialized = json.dumps(content)
-    return tokenizers.Tokenizer.from_str(serialized)
+    """A tokenizer for which the added tokens `words` are ordinary ones, and for which no text is the first of its sequence."""
+    content = json.loads(serialized)
+    for token in content["added_tokens"]:
+        token["special"] = token["special"] and token["content"] not in words
+    pre_tokenizer = content["pre_tokenizer"] or {}
+    for step in pre_tokenizer.get("pretokenizers", [pre_tokenizer]):
+        # Sentencepiece's mark of a word's beginning, where nothing stands before: here a special token always does.
+        if step.get("prepend_scheme") == "first":
+            step["prepend_scheme"] = "never"
+    return tokenizers.Tokenizer.from_str(json.dumps(content))
 
 
 def _line(error: Exception) -> str:

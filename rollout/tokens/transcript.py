@@ -117,7 +117,7 @@ class Transcript:
             self.chains.append(Chain())
         self.chains[-1].show(added.token_ids, added.images)
         if self._sampled:
-            self._messages.append(ChatMessage("assistant", self._chat.decode(self._sampled)))
+            self._messages.append(self._chat.action(self._chat.decode(self._sampled)))
         self._messages += shown
         self._pieces, self._sampled = added.pieces, []
         return shown
@@ -171,11 +171,12 @@ class Transcript:
         if self._sampled and self._appends:
             pieces = chat.continuation(messages)
             return _Added(chat.encode(pieces if open_turn else pieces[1:], images), images, [], False)
-        action = [] if not self._sampled else [ChatMessage("assistant", chat.decode(self._sampled))]
+        sampled = chat.decode(self._sampled)
+        action = [chat.action(sampled)] if self._sampled else []
         pieces = chat.prompt([*self._messages, *action, *messages], self._tools)
         rest = pieces
         if self._sampled:
-            before = [*self._pieces, action[0].text, *([] if open_turn else [chat.end_of_turn])]
+            before = [*self._pieces, sampled, *([] if open_turn else [chat.end_of_turn])]
             rest = _remainder(pieces, before)
             if rest is None:
                 everything = (*(image for message in self._messages for image in message.images), *images)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from fsspec.core import url_to_fs
 
 from envs.runtime.progress import silent
 from learner.experiment import ColdStartConfig, Experiment, HeldOutConfig, RLConfig, Stage, TrackingConfig
@@ -21,10 +22,15 @@ class ScriptedTrainer:
 
     def __init__(self, policy_dir="base", config=None, *, seed=0, banned_token_ids=()):
         self.steps = 0
-        self.calls = []
+        self.calls, self.references = [], []
+        self.slow, self.saved = False, []  # slow: what it saves is written when somebody waits for it
         self.supervised_batches, self.policy_batches, self.advantages_given = [], [], []
 
-    def advantages(self, rewards, group_ids):
+    def refer_to(self, policy_dir):
+        self.references.append(policy_dir)
+
+    def advantages(self, batch):
+        rewards, group_ids = batch.rewards_E, batch.group_ids_E
         groups = np.asarray(group_ids)
         return np.array([reward - rewards[groups == group].mean() for reward, group in zip(rewards, group_ids, strict=True)])
 
@@ -41,16 +47,25 @@ class ScriptedTrainer:
         self.advantages_given.append(advantages)
         return {"actor/lr": lr, "rollout/logprob_gap": 0.0}
 
-    def state_dict(self):
+    def share_weights(self, dtype):
         return {"steps": torch.tensor([self.steps])}
 
-    def save(self, directory):
-        (directory / "policy").mkdir()
-        (directory / "steps").write_text(json.dumps(self.steps))
+    def save(self, directory, done):
+        fs, path = url_to_fs(directory)
+        fs.makedirs(f"{path}/policy")
+        fs.pipe_file(f"{path}/steps", json.dumps(self.steps).encode())
+        self.saved.append(done)
+        if not self.slow:
+            self.finish_saving()
+
+    def finish_saving(self):
+        while self.saved:
+            self.saved.pop()()
 
     def load(self, directory):
-        self.steps = json.loads((directory / "steps").read_text())
-        self.calls.append(f"load {directory.name}")
+        fs, path = url_to_fs(directory)
+        self.steps = json.loads(fs.cat_file(f"{path}/steps"))
+        self.calls.append(f"load {path.rpartition('/')[2]}")
 
     def reset_optimizer(self):
         self.calls.append("reset_optimizer")
@@ -63,6 +78,7 @@ class ScriptedFleet:
     """Answers each spec with `play(spec, steps)`, where `steps` is the number of steps behind the weights that it serves."""
 
     servers = None
+    dtype = "float32"
 
     def __init__(self, play):
         self.play = play
@@ -74,8 +90,8 @@ class ScriptedFleet:
         self.collected.append([spec for group in groups for spec in group.episodes])
         return [Group(group.group_id, tuple(self.play(spec, self.steps) for spec in group.episodes)) for group in groups]
 
-    def publish(self, state_dict, version):
-        self.steps = int(state_dict["steps"])
+    def publish(self, weights, version):
+        self.steps = int(weights["steps"])
         self.published.append((version, self.steps))
 
     def shutdown(self):

@@ -1,7 +1,6 @@
 """A cold start learns from a fixed set of verified demonstrations, ends when accuracy stops rising, and keeps the best weights"""
 
 import itertools
-import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -51,17 +50,17 @@ def test_accuracy_has_stopped_rising_after_two_measurements_without_a_gain(accur
 
 def test_it_ends_when_accuracy_stops_rising_with_the_best_weights(config):
     training = start(config, rising_to(3))
-    checkpoint = run_cold_start(training, SupervisedSteps(training))
+    run_cold_start(training, SupervisedSteps(training))
     assert training.global_step == 3 + config.cold_start.patience
     assert training.trainer.steps == 3
-    assert json.loads((checkpoint / "state.json").read_text())["step"] == 3
+    assert training.directory.checkpoints.state("cold_start")["step"] == 3
     assert training.said == ["cold start: best held-out accuracy 100.0% after 3 steps of 5"]
 
 
 def test_it_ends_after_its_most_steps_even_if_accuracy_still_rises(config):
     training = start(with_cold_start(config, max_steps=5, evaluate_every=2), rising_to(9))
-    checkpoint = run_cold_start(training, SupervisedSteps(training))
-    history = json.loads((checkpoint / "state.json").read_text())["history"]
+    run_cold_start(training, SupervisedSteps(training))
+    history = training.directory.checkpoints.state("cold_start")["history"]
     assert [step for step, _ in history] == [2, 4, 5]
 
 
@@ -74,7 +73,7 @@ def test_held_out_tasks_are_played_with_the_newest_weights(config):
 def test_the_best_checkpoint_and_the_newest_are_kept(config):
     training = start(config, rising_to(2))
     run_cold_start(training, SupervisedSteps(training))
-    names = {path.name for path in training.directory.checkpoints.iterdir()}
+    names = set(training.directory.checkpoints.names())
     assert names == {"cold_start", "cold_start_2", "cold_start_3", "cold_start_4"}
 
 
@@ -160,7 +159,7 @@ def test_the_control_goes_on_with_the_cold_start_on_the_same_demonstrations(conf
     training.trainer.calls.clear()
     # A clock that advances by 1 s whenever it is read: once before each step, twice during it.
     monkeypatch.setattr("learner.cold_start.time", SimpleNamespace(monotonic=itertools.count().__next__))
-    checkpoint = run_control(training, SupervisedSteps(training), seconds=10)
+    run_control(training, SupervisedSteps(training), seconds=10)
     lines = [line for line in metrics(training) if line["stage"] == "control"]
     assert len(lines) == 3, "they begin at 1, 4 and 7 s"
     assert [line["step"] for line in lines] == list(range(3, 3 + len(lines)))
@@ -170,4 +169,4 @@ def test_the_control_goes_on_with_the_cold_start_on_the_same_demonstrations(conf
     rehearsal = {one.trajectory.group_id for one in training.store.read("rehearsal")}
     assert {name for batch in training.trainer.supervised_batches for name in batch.group_ids_E} <= demonstrations | rehearsal
     assert training.fleet.published[-1] == (5 + len(lines), 3 + len(lines))
-    assert json.loads((checkpoint / "state.json").read_text())["step"] == 3 + len(lines)
+    assert training.directory.checkpoints.state("control")["step"] == 3 + len(lines)

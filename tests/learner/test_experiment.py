@@ -7,8 +7,8 @@ from omegaconf import OmegaConf
 from scripted import settings
 
 from envs.errors import UsageError
-from learner.config import LearnerConfig, Precision
-from learner.experiment import Experiment, Stage
+from learner.config import LearnerConfig, Precision, VerlSettings
+from learner.experiment import Experiment, RLConfig, Stage
 from rollout.config import EngineConfig, EpisodeConfig, RolloutConfig
 
 
@@ -75,3 +75,11 @@ def test_servers_that_the_learner_cannot_feed_are_answered(servers, across, lear
 def test_the_learners_settings_are_a_structured_config():
     config = OmegaConf.merge(OmegaConf.structured(LearnerConfig), {"precision": "bfloat16", "workers": 2})
     assert OmegaConf.to_object(config) == LearnerConfig(precision=Precision.bfloat16, workers=2)
+
+
+def test_a_group_of_one_has_nothing_to_be_compared_with(tmp_path):
+    alone = replace(settings(tmp_path), rl=RLConfig(group_size=1))
+    with pytest.raises(UsageError, match=r"rl.group_size=1: .* write 2 or more, or \+learner.verl.algorithm.adv_estimator=reinf"):
+        alone.check()
+    whitened = LearnerConfig(verl=VerlSettings(algorithm={"adv_estimator": "reinforce_plus_plus"}))
+    replace(alone, learner=whitened).check()

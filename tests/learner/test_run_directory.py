@@ -1,20 +1,23 @@
 """The run directory: written whole or not at all, never over another run, and read back when a run is resumed."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from scripted import ScriptedTrainer
 
 from envs.errors import UsageError
-from learner.experiment import Experiment
+from learner.experiment import CheckpointConfig, Experiment
 from learner.run_directory import RunDirectory
 
 
 class FullDisk(ScriptedTrainer):
-    """Fails once it has written a part of its checkpoint."""
+    """Fails once it has written a part of its checkpoint: at once, or, if `slow`, in the background."""
 
-    def save(self, directory):
-        super().save(directory)
+    def save(self, directory, done):
+        super().save(directory, self.fail)
+
+    def fail(self):
         raise OSError("disk full")
 
 
@@ -56,35 +59,25 @@ def test_a_stage_that_is_forgotten_is_done_again(config, directory):
     assert "control" not in RunDirectory(replace(config, resume=True)).progress
 
 
-def test_the_newest_checkpoint_is_found_by_number(directory):
-    for step in (5, 10, 9):
-        directory.save(ScriptedTrainer(), f"step_{step}", {"step": step})
-    assert directory.newest("step").name == "step_10"
-    assert directory.newest("cold_start") is None
-
-
-def test_a_checkpoint_replaces_an_older_one_of_its_name(directory):
-    trainer = ScriptedTrainer()
-    for trainer.steps in (1, 2):
-        checkpoint = directory.save(trainer, "cold_start", {})
-    assert (checkpoint / "steps").read_text() == "2"
-    assert [path.name for path in directory.checkpoints.iterdir()] == ["cold_start"]
-
-
-def test_a_checkpoint_that_failed_is_not_there(directory):
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_checkpoint_that_failed_is_not_there(directory, slow):
+    trainer = FullDisk()
+    trainer.slow = slow
     with pytest.raises(OSError, match="disk full"):
-        directory.save(FullDisk(), "step_1", {})
-    assert list(directory.checkpoints.iterdir()) == []
+        directory.save(trainer, "step_1", {})
+        directory.save(trainer, "step_2", {})
+    assert list(Path(directory.checkpoints.url).iterdir()) == []
 
 
-def test_what_a_killed_run_left_half_written_is_removed(config, directory):
-    (directory.checkpoints / ".step_1.killed/policy").mkdir(parents=True)
-    RunDirectory(config).open(config)
-    assert list(directory.checkpoints.iterdir()) == []
-
-
-def test_pruning_keeps_the_newest_and_the_chosen(directory):
-    for step in range(1, 6):
-        directory.save(ScriptedTrainer(), f"step_{step}", {})
-    directory.prune("step", keep={1})
-    assert sorted(path.name for path in directory.checkpoints.iterdir()) == ["step_1", "step_4", "step_5"]
+@pytest.mark.parametrize("changed", [None, "memory://elsewhere"])
+def test_a_resumed_run_finds_its_checkpoints_where_it_put_them(config, changed, tmp_path):
+    config.checkpoint.dir = f"memory://{tmp_path.name}"
+    directory = RunDirectory(config)
+    directory.open(config)
+    directory.save(ScriptedTrainer(), "step_1", {})
+    resumed = replace(config, resume=True)
+    assert RunDirectory(resumed).checkpoints.newest("step") == "step_1"
+    with pytest.raises(UsageError, match=r"began with checkpoint\.dir=memory://test_"):
+        RunDirectory(replace(resumed, checkpoint=CheckpointConfig(dir=changed)))
+    with pytest.raises(UsageError, match="holds the checkpoints of another run"):
+        RunDirectory(replace(config, out=config.out + "_another"))

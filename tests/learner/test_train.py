@@ -1,13 +1,13 @@
 """RL learns from the episodes that have an outcome, publishes under the step count, and resumes from the newest step."""
 
-import json
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from scripted import episode, metrics, settings, start
 
-from envs.errors import FleetError
+from envs.errors import FleetError, UsageError
+from learner.config import LearnerConfig, VerlSettings
 from learner.experiment import Stage
 from learner.train import Clock, run_rl
 
@@ -97,15 +97,52 @@ def test_the_chains_of_an_episode_count_once_and_share_its_advantage(config):
 def test_checkpoints_are_written_at_their_cadence_and_at_the_end(config):
     training = start(with_rl(config, steps=5, keep_checkpoints=9), half_right)
     checkpoint, seconds = run_rl(training)
-    assert {path.name for path in training.directory.checkpoints.iterdir()} == {"step_2", "step_4", "step_5"}
-    assert checkpoint.name == "step_5"
-    assert json.loads((checkpoint / "state.json").read_text())["seconds"] == seconds > 0
+    assert training.directory.checkpoints.names() == ["step_2", "step_4", "step_5"]
+    assert checkpoint == f"{config.out}/checkpoints/step_5"
+    assert training.directory.checkpoints.state("step_5")["seconds"] == seconds > 0
 
 
 def test_old_checkpoints_are_removed(config):
     training = start(with_rl(config, steps=5, checkpoint_every=1, keep_checkpoints=2), half_right)
     run_rl(training)
-    assert {path.name for path in training.directory.checkpoints.iterdir()} == {"step_4", "step_5"}
+    assert training.directory.checkpoints.names() == ["step_4", "step_5"]
+
+
+def with_best(config, metric, **changes):
+    return replace(with_rl(config, **changes), checkpoint=replace(config.checkpoint, best=metric))
+
+
+def right_by_step(rewards):
+    """Every episode of step k is right if rewards[k] is 1."""
+    return lambda spec, steps: episode(spec, correct=bool(rewards[steps]))
+
+
+def test_the_best_checkpoint_is_kept_beside_the_newest(config):
+    """It is the one with the largest mean since the checkpoint before, whatever single steps say; a resumed run knows it still."""
+    config = with_best(config, "critic/score/mean", steps=6, keep_checkpoints=1)
+    play = right_by_step([0, 0, 1, 1, 1, 0, 0, 1])
+    training = start(config, play)
+    run_rl(training)
+    assert training.directory.checkpoints.names() == ["step_4", "step_6"]
+    assert training.said[-1] == "best by critic/score/mean: step_4 (1)"
+    resumed = start(replace(with_rl(config, steps=8), resume=True), play)
+    run_rl(resumed)
+    assert resumed.directory.checkpoints.names() == ["step_4", "step_8"]
+
+
+def test_a_metric_that_does_not_exist_is_named_in_the_first_step(config):
+    with pytest.raises(UsageError, match=r"^checkpoint.best=critic/score: .* no such metric; did you mean critic/score"):
+        run_rl(start(with_best(config, "critic/score"), half_right))
+
+
+def test_steps_go_on_while_a_checkpoint_is_written(config):
+    """It is there when the next one begins, and the last when the stage is said to be done."""
+    training = start(with_rl(config, steps=5), half_right)
+    training.trainer.slow = True
+    run_rl(training)
+    assert training.directory.checkpoints.names() == ["step_2", "step_4"]
+    training.finish("rl")
+    assert training.directory.checkpoints.names() == ["step_4", "step_5"]
 
 
 def test_a_killed_run_goes_on_from_its_newest_checkpoint(config):
@@ -126,7 +163,7 @@ def test_a_killed_run_goes_on_from_its_newest_checkpoint(config):
     assert resumed.fleet.published == [(2, 2), (3, 3), (4, 4), (5, 5)]
     assert [(line["step"], line["global_step"]) for line in metrics(resumed)] == [(step, step) for step in range(5)]
     assert resumed.fleet.collected == whole.fleet.collected[2:]
-    assert resumed.said == [f"RL goes on from step 2 ({resumed.directory.checkpoints / 'step_2'})"]
+    assert resumed.said == [f"RL goes on from step 2 ({resumed.directory.checkpoints.location('step_2')})"]
 
 
 def test_the_collapse_alarm_is_kept_over_a_resume(config):
@@ -167,3 +204,33 @@ def test_the_clock_takes_generation_and_tools_as_an_episodes_mean():
     timing = clock.metrics(episodes)
     assert (timing["timing_s/generate"], timing["timing_s/tool"]) == (0.25, 0.25)
     assert 0 <= timing["timing_s/rollout"] <= timing["timing_s/step"]
+
+
+def test_groups_without_variance_are_replaced_by_others(config):
+    """Dynamic sampling: of the four groups of two draws, the second of each varies."""
+    config = replace(config, learner=LearnerConfig(verl=VerlSettings(algorithm={"filter_groups": {"enable": True}})))
+    training = start(config, lambda spec, steps: half_right(spec, steps) if spec.group_id.endswith("-1") else episode(spec))
+    run_rl(training)
+    assert training.trainer.policy_batches[0].group_ids_E == ["rl-0-1"] * 2 + ["rl+1-0-1"] * 2
+    (first, *_) = metrics(training)
+    assert (first["rollout/draws"], first["rollout/groups_that_vary"]) == (2, 0.5)
+    assert len(list(training.store.trajectories("rl_000000"))) == 8
+
+
+def test_dynamic_sampling_gives_up_where_it_is_told_to(config):
+    filtering = {"enable": True, "max_num_gen_batches": 3}
+    config = replace(config, learner=LearnerConfig(verl=VerlSettings(algorithm={"filter_groups": filtering})))
+    training = start(config, lambda spec, steps: episode(spec))
+    run_rl(training)
+    assert [line["rollout/draws"] for line in metrics(training)] == [3, 3, 3]
+    assert [len(batch) for batch in training.trainer.policy_batches] == [12, 12, 12]
+
+
+def test_the_policy_is_compared_with_the_one_that_rl_began_with(config):
+    training = start(config, half_right)
+    run_rl(training)
+    assert training.trainer.references == ["base"]
+    training = start(replace(config, out=f"{config.out}_cold"), half_right)
+    training.save("cold_start", step=7)
+    run_rl(training)
+    assert training.trainer.references == [f"{training.directory.checkpoints.location('cold_start')}/policy"]

@@ -41,10 +41,10 @@ def test_weights_are_published_under_the_number_of_steps(training):
 def test_restoring_goes_back_to_the_checkpoints_step_and_weights(training):
     training.trainer.steps = 2
     take_steps(training, 2)
-    checkpoint = training.save("step_2", step=2)
+    training.save("step_2", step=2)
     training.trainer.steps = 4
     take_steps(training, 2)
-    assert training.restore(checkpoint) == {"step": 2, "global_step": 2}
+    assert training.restore("step_2") == {"step": 2, "global_step": 2}
     assert (training.global_step, training.trainer.steps) == (2, 2)
     assert training.fleet.published == [(2, 2)]
     assert [line["global_step"] for line in metrics(training)] == [0, 1]
@@ -86,7 +86,27 @@ def test_an_evaluation_is_merged_into_the_records(tmp_path):
 
 
 def test_leaving_a_run_closes_what_it_holds(training):
+    training.trainer.slow = True
     with training:
-        pass
+        training.save("step_1")
+    assert training.directory.checkpoints.names() == ["step_1"]
     assert not training.fleet.open
     assert training.trainer.calls == ["shutdown"]
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_checkpoint_that_could_not_be_written_ends_the_run(training, stopped):
+    """Unless something else did: then it is said."""
+
+    def fail():
+        raise OSError("disk full")
+
+    training.trainer.slow = True
+    with pytest.raises(KeyboardInterrupt if stopped else OSError), training:
+        training.save("step_1")
+        training.trainer.saved = [fail]
+        if stopped:
+            raise KeyboardInterrupt
+    assert training.said == (["the last checkpoint was not written: disk full"] if stopped else [])
+    assert training.directory.checkpoints.names() == []
+    assert not training.fleet.open

@@ -125,6 +125,16 @@ class ScriptedEngine(ScriptedPolicy):
         return self._chat
 
 
+class RefusingEngine(ScriptedEngine):
+    """A scripted engine that takes no update."""
+
+    KIND = "rollout_fakes:RefusingEngine"
+
+    async def publish(self, state, version) -> None:
+        self.healthy = False
+        raise InfrastructureError("there is no room for them")
+
+
 class Fake(gymnasium.Env):
     """`turns` tool calls of `tool_s` seconds, then the answer is accepted. It has coroutines, as our own environments do.
 

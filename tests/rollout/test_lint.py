@@ -42,7 +42,7 @@ CORRUPTIONS = {
     "order": (_edit("images", lambda record: record["images"][::-1]), "are not the last of its images"),
     "image": (_edit("images", lambda record: ["0" * 64, *record["images"][1:]]), "is missing"),
     "name": (_edit("images", lambda record: ["../../secret", *record["images"][1:]]), "is not a sha256"),
-    "placeholder": (_edit("images", lambda record: record["images"][1:]), "runs of image placeholders"),
+    "placeholder": (_edit("images", lambda record: record["images"][1:]), "image placeholders, but its"),
     "prompt": (_edit("token_ids", lambda record: [9, *record["token_ids"][1:]]), "differs from that of its group"),
     "twice": (_edit("episode_id", lambda record: "g-0"), "is there twice"),
     "older": (_edit("versions", lambda record: _first_sampled(record, 5)), "by an older policy version"),

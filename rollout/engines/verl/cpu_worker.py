@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightReceiver
 from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
-from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+
+from rollout.engines.vllm_weights import repack_tied
 
 
 class CpuWorkerExtension(vLLMColocateWorkerExtension):
@@ -29,9 +30,6 @@ class CpuWorkerExtension(vLLMColocateWorkerExtension):
         initialize_layerwise_reload(model)
         receiver.receive_weights(load)
         finalize_layerwise_reload(model, self.model_runner.model_config)
-        # A tied output layer is given no weight of its own, and would go on multiplying by its packed copy of the old ones.
-        for module in model.modules():
-            if isinstance(module, ParallelLMHead):
-                module.quant_method.process_weights_after_loading(module)
+        repack_tied(model, loaded)
         if missing := {name for name, _ in model.named_parameters()} - loaded:
             raise ValueError(f"an update of the weights has no {min(missing)}, and {len(missing)} are missing in all")

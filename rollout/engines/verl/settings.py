@@ -8,6 +8,7 @@ from typing import Any
 
 from envs.errors import UsageError
 from rollout.config import RolloutConfig
+from rollout.engines.registry import weights_dtype
 from rollout.tokens.chat_format import banned_token_ids
 
 _MIB = 1 << 20
@@ -43,13 +44,17 @@ def environment(config: RolloutConfig, on_cpu: bool) -> dict[str, str]:
 def verl_config(config: RolloutConfig, on_cpu: bool) -> Any:
     """verl's configuration of the servers (an OmegaConf tree): its own defaults, and ours where the two have the same meaning.
 
-    Raises UsageError for a policy whose images verl's servers cannot be sent.
+    Raises UsageError for a policy whose images verl's servers cannot be sent, and for wrong `extra`.
     """
     import verl
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
     from transformers import AutoConfig, AutoProcessor
 
+    if config.engine.extra:
+        from rollout.engines.vllm_engine import check_extra  # it imports vLLM
+
+        check_extra(config.engine.extra)
     engine = config.engine
     processor, model = AutoProcessor.from_pretrained(engine.policy), AutoConfig.from_pretrained(engine.policy)
     image_processor = getattr(processor, "image_processor", None)
@@ -67,7 +72,8 @@ def verl_config(config: RolloutConfig, on_cpu: bool) -> Any:
     }
     if image_processor is not None:
         options["limit_mm_per_prompt"] = {"image": engine.max_images, "video": 0}
-        options["mm_processor_cache_gb"] = engine.image_cache_bytes / 2**30
+        if engine.image_cache_bytes is not None:
+            options["mm_processor_cache_gb"] = engine.image_cache_bytes / 2**30
     if on_cpu:
         options["kv_cache_memory_bytes"] = engine.cpu_cache_gib << 30
         options["worker_extension_cls"] = "rollout.engines.verl.cpu_worker.CpuWorkerExtension"
@@ -85,7 +91,7 @@ def verl_config(config: RolloutConfig, on_cpu: bool) -> Any:
         "n_gpus_per_node": engine.tensor_parallel_size,
         "tensor_model_parallel_size": engine.tensor_parallel_size,
         # vLLM's own "auto" turns float32 into 16 bits, and then log-probabilities differ from the learner's.
-        "dtype": str(model.dtype).removeprefix("torch.") if engine.dtype == "auto" else engine.dtype,
+        "dtype": weights_dtype(engine),
         "load_format": "auto",
         "seed": engine.seed,
         "max_model_len": engine.max_model_len,
@@ -98,7 +104,7 @@ def verl_config(config: RolloutConfig, on_cpu: bool) -> Any:
         "free_cache_engine": hybrid and not on_cpu,
         "enable_sleep_mode": hybrid and not on_cpu,
         "checkpoint_engine": transport,
-        "engine_kwargs": {"vllm": options},
+        "engine_kwargs": {"vllm": options | engine.extra},
     }
     with initialize_config_dir(os.path.join(os.path.dirname(verl.__file__), "trainer/config"), version_base=None):
         whole = compose("ppo_trainer")

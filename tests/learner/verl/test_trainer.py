@@ -118,7 +118,8 @@ def test_sequences_are_fetched_by_reference(trainer, batch):
 
 
 @pytest.mark.parametrize(
-    ("images", "expected"), [((0, 15), "runs of \\[15\\] tokens, its images need \\[16\\]"), ((), "need \\[\\]")]
+    ("images", "expected"),
+    [((0, 15), "1 images take 16 placeholder tokens, the sequence has 15"), ((), "0 images take 0 placeholder")],
 )
 def test_placeholders_that_do_not_match_the_images_are_refused(trainer, make_episode, picture, images, expected):
     episode = make_episode([picture(0)], image_tokens=15)
@@ -225,6 +226,14 @@ def test_ratios_beyond_the_clip_range_teach_nothing(trainer, batch):
     assert metrics["actor/pg_loss"] > -(1 + (1 + trainer.config.clip_high)) / 2 - 1e-5
 
 
+def test_engines_get_a_handle_of_the_weights_in_their_own_type(trainer):
+    weights = trainer.share_weights("bfloat16")
+    states = [trainer.state_dict() for _ in range(3)]  # looking at them leaves alone what engines are given
+    tensors = weights.tensors()
+    assert list(tensors) == list(states[0])
+    assert all(torch.equal(tensors[name], weight.to(torch.bfloat16)) for name, weight in states[0].items())
+
+
 def test_mini_batches_and_epochs_take_more_steps(trainer, batch):
     changes = {}
     for mini_batches, epochs in (1, 1), (4, 2), (100, 1):
@@ -291,18 +300,14 @@ def test_what_is_no_checkpoint_is_not_loaded(trainer, tmp_path):
         trainer.load(tmp_path)
 
 
-def test_advantages_equal_numpys(trainer):
-    rewards = np.array([1.0, 0.0, 0.5, 1.0, 0.3, 0.3, 0.3, 0.7, 0.0, 1.0])
-    groups = ["a", "a", "a", "a", "b", "b", "b", "alone", "c", "c"]
+def test_advantages_are_those_of_the_batchs_rewards(trainer, batch):
+    """Each estimator is tested in `test_advantages`."""
+    rewards, groups = batch.rewards_E, np.array(batch.group_ids_E)
     expected = np.zeros(len(rewards))
-    for group in "ac":
-        members = np.array(groups) == group
+    for group in set(groups):
+        members = groups == group
         expected[members] = (rewards[members] - rewards[members].mean()) / (rewards[members].std(ddof=1) + 1e-6)
-    np.testing.assert_allclose(trainer.advantages(rewards, groups), expected, atol=1e-5)
-    trainer.config = replace(trainer.config, normalise_by_std=False)
-    np.testing.assert_allclose(trainer.advantages(rewards, groups)[:4], rewards[:4] - rewards[:4].mean(), atol=1e-6)
-    with pytest.raises(ValueError, match="group ids"):
-        trainer.advantages(rewards, groups[:-1])
+    np.testing.assert_allclose(trainer.advantages(batch), expected, atol=1e-5)
 
 
 def test_batches_without_sampled_tokens_and_misshapen_arguments_are_refused(trainer, batch, make_episode):

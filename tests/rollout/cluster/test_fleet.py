@@ -17,20 +17,6 @@ from rollout.config import EngineConfig, RolloutConfig
 from rollout.types import GroupSpec, StopReason, episodes_of
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    """Ray on this machine, whose workers find the fakes."""
-    environment = {
-        "env_vars": {"PYTHONPATH": os.pathsep.join(str(path) for path in (Path(__file__).parents[3], Path(__file__).parents[1]))}
-    }
-    ray.shutdown()
-    ray.init(
-        address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, configure_logging=False, runtime_env=environment
-    )
-    yield
-    ray.shutdown()
-
-
 def config(directory="", **options):
     defaults = {"cpus_per_worker": 0.5, "sandboxes_per_worker": 0, "episodes_per_worker": 8, "attempts": 3}
     return RolloutConfig(**defaults | options, engine=EngineConfig(kind=ScriptedEngine.KIND, policy=str(directory)))

@@ -2,10 +2,13 @@
 cannot be used is one line with the remedy."""
 
 import json
+import string
 
 import pytest
 from PIL import Image
 from rollout_fakes import Bytes, ScriptedPolicy, picture, spec
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from envs import Task, ToolEnv, tool
 from envs.errors import UsageError
@@ -14,7 +17,8 @@ from rollout.config import PROTOCOL_PROMPT, EpisodeConfig
 from rollout.episode.loop import run_episode
 from rollout.tokens.chat_format import ChatFormat, ChatMessage, banned_token_ids
 from rollout.tokens.images import ImageEncoder
-from rollout.types import StopReason
+from rollout.tokens.transcript import Transcript
+from rollout.types import Generation, StopReason
 from starter.policies import STARTERS
 from starter.policy import CHAT_TEMPLATE, build_processor, build_tokenizer
 
@@ -216,3 +220,56 @@ def test_a_turn_of_special_tags_is_an_action(tagged):
     turn = "<think>3 + 4</think>\n<answer>7</answer>"
     assert DeepEyes().parse(tagged.decode(tagged.encode_action(turn))) == Answer("7")
     assert turn in tagged.decode(tagged.encode(tagged.prompt([ChatMessage("user", "Q"), ChatMessage("assistant", turn)])))
+
+
+# Sentencepiece, which marks where words begin.
+
+INSTRUCT = (
+    "{{ bos_token }}{% for message in messages %}{% if message.role == 'user' %}[INST] {{ message.content }} [/INST]"
+    "{% else %} {{ message.content }}</s>{% endif %}{% endfor %}"
+)
+
+
+def sentencepiece(scheme, template):
+    """A tokenizer as Llama 2 (`legacy`) and Mistral have it: `scheme` says before which texts a space is put."""
+    alphabet = ["▁", "\n", *map(chr, range(33, 127))]
+    merges = [("▁", letter) for letter in string.ascii_letters]
+    vocabulary = {word: index for index, word in enumerate([*alphabet, *map("".join, merges)])}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    if scheme == "legacy":
+        backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    else:
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme, split=False)
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    special = ("<pad>", "<s>", "</s>", "[INST]", "[/INST]", "<|im_start|>", "<|im_end|>")
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    end = "</s>" if "</s>" in template else "<|im_end|>"
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token=end, pad_token="<pad>", bos_token="<s>", chat_template=template
+    )
+
+
+@pytest.mark.parametrize("template", [INSTRUCT, ALL], ids=["instruct", "chatml"])
+@pytest.mark.parametrize("scheme", ["first", "always", "never", "legacy"])
+def test_a_prompts_tokens_are_those_of_its_whole_text(scheme, template):
+    tokenizer = sentencepiece(scheme, template)
+    chat = ChatFormat(tokenizer)
+    messages = [ChatMessage("user", "Hi you"), ChatMessage("assistant", "abc d"), ChatMessage("user", "more")]
+    turns = [{"role": message.role, "content": message.text} for message in messages]
+    text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    assert chat.encode(chat.prompt(messages)) == tokenizer(text, add_special_tokens=False).input_ids
+
+
+@pytest.mark.parametrize("scheme", ["first", "always", "never"])
+def test_a_turn_that_begins_with_a_space_is_one_with_its_conversation(scheme):
+    """The template writes the space before an action, behind a prompt without it: the policy samples it."""
+    chat = ChatFormat(sentencepiece(scheme, INSTRUCT))
+    transcript = Transcript(chat, max_tokens=500)
+    transcript.append_observation([ChatMessage("user", "Hi you")])
+    action = chat.encode_action("abc d")
+    assert chat.decode(action) == " abc d"
+    transcript.append_generation(Generation(action, [-1.0] * len(action), "stop", 0))
+    transcript.append_observation([ChatMessage("user", "more")])
+    assert len(transcript.chains) == 1
+    messages = [ChatMessage("user", "Hi you"), ChatMessage("assistant", "abc d"), ChatMessage("user", "more")]
+    assert transcript.token_ids == chat.encode(chat.prompt(messages))

@@ -1,0 +1,58 @@
+"""The sending side of an update: a rank's weights by checkpoint name, gathered one after the other, into shared memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.core_model_loading import WeightConverter, revert_weight_conversion
+
+from envs.errors import UsageError
+from rollout.cluster.weights import Sender, Weights
+
+
+class Publisher:
+    """Shares the weights of verl's `engine`. `tied`: whether the output layer is the embedding, which then is sent once."""
+
+    def __init__(self, engine: Any, rank: int, *, tied: bool) -> None:
+        self._engine, self._rank = engine, rank
+        self._tied = set(engine.module._tied_weights_keys or ()) if tied else set()
+        self._sender = self._aside = Sender()
+        self._names: dict[str, str] = {}
+
+    def share(self, dtype: str, *, aside: bool = False) -> Weights | None:
+        """The weights in `dtype`, as in "bfloat16"; None on ranks other than 0. All ranks must call it.
+
+        `aside`: they are not what engines are given, whose versions therefore stay as they are.
+        """
+        if self._rank == 0:
+            if aside:
+                self._aside = Sender()
+            return (self._aside if aside else self._sender).share(self.named(), dtype)
+        for _ in self._gathered():
+            pass
+        return None
+
+    def _gathered(self) -> Iterator[tuple[str, torch.Tensor]]:
+        weights, adapter = self._engine.get_per_tensor_param()
+        if adapter is not None:
+            raise UsageError("this engine takes whole weights, not adapters: write learner.verl.model.lora.merge=true")
+        yield from weights
+
+    def named(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Whole tensors by checkpoint name; each is freed before the next is gathered."""
+        module = self._engine.module
+        wanted = ((name, weight.detach()) for name, weight in self._gathered() if name not in self._tied)
+        if any(isinstance(conversion, WeightConverter) for conversion in getattr(module, "_weight_conversions", None) or ()):
+            # Layers that were fused when they were loaded are taken apart again, for which transformers wants them all at once.
+            yield from revert_weight_conversion(module, dict(wanted)).items()
+            return
+        for name, weight in wanted:
+            yield self._checkpoint_name(module, name), weight
+
+    def _checkpoint_name(self, module: PreTrainedModel, name: str) -> str:
+        if name not in self._names:
+            (self._names[name],) = revert_weight_conversion(module, {name: torch.empty(0)})
+        return self._names[name]

@@ -1,0 +1,191 @@
+"""A tiny language model, sharded by FSDP2 over real processes that talk over gloo, with a real AdamW and a real checkpointer.
+
+The processes are forked from one that has imported torch and transformers already, so a group of them starts in a second.
+"""
+
+import multiprocessing
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from envs.errors import InfrastructureError
+from learner.checkpoints import Checkpoints
+from learner.verl import policy_files
+from learner.verl.checkpoints import Checkpointer
+from learner.verl.policy_files import PolicyFiles
+
+LR = 1e-2
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload([__name__])
+
+
+def build(directory, *, hidden=32, vocabulary=100, tied=False, dtype="float32"):
+    """A policy's directory with random weights."""
+    torch.manual_seed(0)
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = Qwen2Config(vocab_size=vocabulary, hidden_size=hidden, intermediate_size=2 * hidden, tie_word_embeddings=tied, **sizes)
+    Qwen2ForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(directory)
+    (directory / "tokenizer.json").write_text("{}")
+    return directory
+
+
+class Learner:
+    """One rank's part of the model in training."""
+
+    def __init__(self, policy_dir, dtype="auto"):
+        self.module = AutoModelForCausalLM.from_pretrained(policy_dir, dtype=torch.float32)
+        mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+        for layer in self.module.model.layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(self.module, mesh=mesh)
+        self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=LR)
+        self.scheduler = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, 0.9)
+        files = PolicyFiles(self.module, policy_dir, dtype, tied=self.module.config.tie_word_embeddings)
+        self.checkpointer = Checkpointer(self.module, self.optimizer, self.scheduler, files)
+
+    def step(self, seed):
+        """One update on the same batch on every rank, and so on any number of ranks; returns its loss."""
+        tokens = torch.randint(self.module.config.vocab_size, (2, 16), generator=torch.Generator().manual_seed(seed))
+        loss = self.module(input_ids=tokens, labels=tokens).loss
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.scheduler.step()
+        return loss.item()
+
+    def save(self, directory, done=lambda: None):
+        """Save in the background; the random state is told apart by rank."""
+        self.checkpointer.save(str(directory), f"random state of rank {dist.get_rank()}", done)
+
+
+def run(ranks, task, *arguments):
+    """`task(rank, *arguments)` in as many processes; returns what each returned. Raises what one raised."""
+    with CONTEXT.Pool(ranks) as pool:
+        port = _free_port()
+        return pool.starmap(_rank, [(rank, ranks, port, task, arguments) for rank in range(ranks)], chunksize=1)
+
+
+def start(ranks, task, *arguments):
+    """The same in processes that a test may kill; not waited for."""
+    port = _free_port()
+    processes = [CONTEXT.Process(target=_rank, args=(rank, ranks, port, task, arguments)) for rank in range(ranks)]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def _rank(rank, ranks, port, task, arguments):
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(ranks), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo")
+    try:
+        return task(rank, *arguments)
+    finally:
+        dist.destroy_process_group()
+
+
+def _free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def train(rank, policy_dir, load, steps, save):
+    """Go on from a checkpoint, if there is one; take steps on the batches of these seeds, save, take one more.
+
+    Returns the losses, the random state that was loaded, and the weights."""
+    learner = Learner(policy_dir)
+    random_state = learner.checkpointer.load(str(load)) if load else None
+    losses = [learner.step(seed) for seed in steps]
+    if save:
+        learner.save(save, Path(save, "done").touch)
+        losses.append(learner.step(steps[-1] + 1))  # while it is written
+        learner.checkpointer.finish()
+    return losses, random_state
+
+
+def in_memory(rank, policy_dir):
+    """A store without renames or a file system: this process's memory."""
+    learner = Learner(policy_dir)
+    checkpoints = Checkpoints("memory://run", keep=1)
+    losses = [learner.step(1)]
+    learner.save(checkpoints.begin("step_1"), lambda: checkpoints.commit("step_1", {}))
+    losses.append(learner.step(2))
+    learner.checkpointer.finish()
+    other = Learner(policy_dir)
+    other.checkpointer.load(checkpoints.location("step_1"))
+    return losses, checkpoints.names(), other.step(2)
+
+
+def without_state(rank, policy_dir, directory):
+    """An optimizer that has not taken a step, and one parameter that never has a gradient."""
+    learner = Learner(policy_dir)
+    learner.save(directory / "fresh")
+    learner.checkpointer.finish()
+    frozen = learner.module.model.norm.weight.requires_grad_(False)
+    losses = [learner.step(seed) for seed in (1, 2)]
+    learner.save(directory / "partly")
+    losses += [learner.step(3)]
+    other = Learner(policy_dir)
+    other.step(9)
+    other.checkpointer.load(str(directory / "fresh"))
+    repeated = [other.step(seed) for seed in (1,)]
+    learner.checkpointer.load(str(directory / "partly"))
+    return losses, repeated, learner.step(3), frozen in learner.optimizer.state
+
+
+def write_policy(rank, policy_dir, directory, dtype, file_bytes, bucket_bytes):
+    policy_files.FILE_BYTES, policy_files.BUCKET_BYTES = file_bytes, bucket_bytes
+    learner = Learner(policy_dir, dtype)
+    learner.step(1)
+    learner.save(directory)
+    learner.checkpointer.finish()
+    full = {name: parameter.full_tensor() for name, parameter in learner.module.named_parameters()}
+    if rank == 0:
+        torch.save(full, directory / "expected.pt")
+
+
+def on_a_full_disk(rank, policy_dir, directory):
+    """The second rank's part cannot be written: a directory has the name of its file."""
+    learner = Learner(policy_dir)
+    if rank == 1:
+        (directory / "training/__1_0.distcp").mkdir(parents=True)
+    dist.barrier()
+    learner.save(directory, (directory / "done").touch)
+    learner.step(1)  # goes on
+    with pytest.raises(InfrastructureError) as error:
+        learner.save(directory / "next")
+    return str(error.value), (directory / "done").exists()
+
+
+def save_again_and_again(rank, policy_dir, url):
+    """Checkpoints one after another, for ever."""
+    learner, checkpoints = Learner(policy_dir), Checkpoints(url, keep=2)
+    for step in range(1, 10**6):
+        learner.step(step)
+        unfinished = checkpoints.begin(f"step_{step}") if rank == 0 else None
+        (unfinished,) = _from_rank_0(unfinished)
+        learner.save(unfinished, lambda step=step: checkpoints.commit(f"step_{step}", {"step": step}, "step"))
+        learner.checkpointer.finish()
+        dist.barrier()
+
+
+def _from_rank_0(value):
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values
+
+
+def go_on(rank, policy_dir, url):
+    checkpoints = Checkpoints(url, keep=2)
+    newest = checkpoints.newest("step")
+    learner = Learner(policy_dir)
+    learner.checkpointer.load(checkpoints.location(newest))
+    return checkpoints.state(newest)["step"], learner.step(checkpoints.state(newest)["step"] + 1)

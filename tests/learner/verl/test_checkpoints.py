@@ -1,0 +1,139 @@
+"""Checkpoints of sharded ranks go on bit for bit, on another number of ranks too; are Hugging Face policies; survive SIGKILL.
+
+Real processes over gloo hold a tiny model by FSDP2 (`tests/learner/ranks.py`).
+"""
+
+import json
+import math
+import os
+import signal
+import time
+
+import pytest
+import ranks
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+from transformers.core_model_loading import Chunk, WeightConverter
+
+from benchmarks.learning.checkpoint_peak import peaks
+from learner.checkpoints import Checkpoints
+from learner.verl import policy_files
+
+
+@pytest.fixture(scope="module")
+def policy_dir(tmp_path_factory):
+    return ranks.build(tmp_path_factory.mktemp("policy"))
+
+
+def test_training_goes_on_on_any_number_of_ranks(policy_dir, tmp_path):
+    """Two ranks save, one goes on and saves, two go on: the losses are those of a run that was never interrupted."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    for directory in (first, second):
+        directory.mkdir()
+    whole = ranks.run(2, ranks.train, policy_dir, None, [1, 2, 3, 4, 5, 6], None)[0][0]
+    before = ranks.run(2, ranks.train, policy_dir, None, [1, 2], first)
+    same = ranks.run(2, ranks.train, policy_dir, first, [3, 4, 5, 6], None)
+    alone = ranks.run(1, ranks.train, policy_dir, first, [3, 4], second)
+    again = ranks.run(2, ranks.train, policy_dir, second, [5, 6], None)
+    assert before[0][0] == whole[:3], "saving changes nothing"
+    assert same[0][0] == whole[2:], "bit for bit"
+    assert [*alone[0][0][:2], *again[0][0]] == pytest.approx(whole[2:], rel=1e-5)
+    assert [random_state for _, random_state in same] == ["random state of rank 0", "random state of rank 1"]
+    assert [random_state for _, random_state in again] == ["random state of rank 0", None], "rank 1 was not there"
+    assert (first / "done").exists()
+
+
+def test_a_url_holds_what_a_directory_holds(policy_dir):
+    losses, names, repeated = ranks.run(1, ranks.in_memory, policy_dir)[0]
+    assert names == ["step_1"]
+    assert repeated == losses[1]
+
+
+def test_an_optimizer_without_state_stays_so(policy_dir, tmp_path):
+    losses, repeated, third, has_state = ranks.run(1, ranks.without_state, policy_dir, tmp_path)[0]
+    assert repeated == losses[:1]
+    assert third == losses[2]
+    assert not has_state
+
+
+@pytest.mark.parametrize(
+    ("base", "dtype", "written_dtype"),
+    [("float32", "auto", "float32"), ("bfloat16", "auto", "bfloat16"), ("float32", "bfloat16", "bfloat16")],
+)
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_checkpoint_is_a_hugging_face_policy(base, dtype, written_dtype, tied, tmp_path):
+    """In one file, or in several with an index, each written by one of the ranks."""
+    base_dir = tmp_path / "base"
+    base_dir.mkdir()
+    ranks.build(base_dir, dtype=base, tied=tied)
+    file_bytes = 5 * 10**9 if dtype == "auto" else 30_000
+    ranks.run(2, ranks.write_policy, base_dir, tmp_path, dtype, file_bytes, 10_000)
+    policy = tmp_path / "policy"
+    files = sorted(path.name for path in policy.glob("*.safetensors"))
+    assert (len(files) == 1) == (dtype == "auto")
+    assert all((policy / name).stat().st_size < 1.2 * file_bytes for name in files)
+    assert (policy / "tokenizer.json").read_text() == "{}"
+    assert json.loads((policy / "config.json").read_text())["dtype"] == written_dtype
+    stored = {name: tensor for file in files for name, tensor in load_file(policy / file).items()}
+    assert stored.keys() == load_file(base_dir / "model.safetensors").keys()
+    model = AutoModelForCausalLM.from_pretrained(policy)
+    expected = torch.load(tmp_path / "expected.pt")
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, expected[name].to(getattr(torch, written_dtype))), name
+
+
+def test_weights_that_files_join_are_converted_together(policy_dir):
+    """A family may store in one tensor what the model keeps in several: those are read and written together."""
+    model = AutoModelForCausalLM.from_pretrained(policy_dir)
+    model._weight_conversions = [
+        WeightConverter("mlp.gate_up.weight", ["mlp.gate_proj.weight", "mlp.up_proj.weight"], [Chunk(dim=0)])
+    ]
+    files = policy_files.PolicyFiles(model, policy_dir, "auto", tied=False)
+    (sources,) = files._files.values()
+    together = [source for source in sources if len(source.weights) > 1]
+    assert {name for source in together for name in source.weights} == {
+        f"model.layers.{layer}.mlp.{part}_proj.weight" for layer in (0, 1) for part in ("gate", "up")
+    }
+    assert {name: tuple(tensor.shape) for source in together for name, tensor in source.targets.items()} == {
+        f"model.layers.{layer}.mlp.gate_up.weight": (128, 32) for layer in (0, 1)
+    }
+
+
+def test_what_went_wrong_in_the_background_is_raised_at_the_next_call_on_every_rank(policy_dir, tmp_path):
+    for message, done in ranks.run(2, ranks.on_a_full_disk, policy_dir, tmp_path):
+        assert message.startswith("a checkpoint could not be written: rank 1: IsADirectoryError: ")
+        assert "\n" not in message
+        assert not done
+
+
+@pytest.mark.parametrize("number", [2, 1])
+def test_killed_amid_writing_it_goes_on_from_the_checkpoint_before(policy_dir, tmp_path, number):
+    """SIGKILL hits the processes while the third checkpoint's shards are there and it is not yet whole."""
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    processes = ranks.start(2, ranks.save_again_and_again, policy_dir, str(tmp_path))
+    unfinished = tmp_path / ".step_3.UNFINISHED"
+    deadline = time.monotonic() + 120
+    while not list(unfinished.glob("training/*.distcp")):
+        assert time.monotonic() < deadline
+        time.sleep(0.0002)
+    for process in processes:
+        os.kill(process.pid, signal.SIGKILL)
+    for process in processes:
+        process.join()
+    assert unfinished.exists(), "it was written before the signal came"
+    assert checkpoints.names() == ["step_1", "step_2"]
+    checkpoints.open()
+    assert not unfinished.exists()
+    whole = ranks.run(2, ranks.train, policy_dir, None, [1, 2, 3], None)[0][0]
+    step, loss = ranks.run(number, ranks.go_on, policy_dir, str(tmp_path))[0]
+    assert step == 2
+    assert math.isclose(loss, whole[2], rel_tol=1e-5)
+
+
+def test_saving_takes_hardly_more_memory_than_a_copy_of_the_ranks_shard(tmp_path):
+    """Real peaks of real processes; a rank that gathered the optimizer would rise by twice its shard, or more."""
+    sizes = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 6, "vocab_size": 16384}
+    for rise, shard in peaks(2, sizes, tmp_path):
+        assert shard > 200 * 10**6
+        assert rise < 1.5 * shard

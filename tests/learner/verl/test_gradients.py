@@ -1,0 +1,157 @@
+"""The gradient of a policy step is plain Hugging Face's and PyTorch's, for each family, on one rank, on two, and on two by Ulysses.
+
+The batch has several images, some of them shared, lengths, temperatures and micro-batches, banned tokens and an entropy bonus.
+Log-probabilities are compared as well. A further family is a further row of FAMILIES.
+"""
+
+import multiprocessing
+import pickle
+import socket
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from families import conversations, policy
+from ranks import ENTROPY, learn, plain, refuse
+from transformers import (
+    AutoConfig,
+    CohereConfig,
+    CohereForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from learner.batch import Batch
+from learner.config import LearnerConfig
+from rollout.tokens.chat_format import ChatFormat, banned_token_ids
+
+SIZES = {
+    "vocab_size": 320,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+WINDOW = {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1}
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model of random weights, one of `families`, or else the starter policy; settings of the learner; and how it is computed.
+
+    verl cuts sequences for Ulysses in the models that it knows, and in kin of theirs too: one of them for a process.
+    """
+
+    model: Any = None
+    config: Any = None
+    policy: str = ""
+    learner: dict[str, Any] = field(default_factory=dict)
+    ulysses: bool = True
+
+
+FAMILIES = {
+    "llama, tied": Family(LlamaForCausalLM, LlamaConfig(**SIZES, tie_word_embeddings=True)),
+    "qwen2, layers computed again": Family(Qwen2ForCausalLM, Qwen2Config(**SIZES), learner={"gradient_checkpointing": True}),
+    "qwen2 with a sliding window": Family(Qwen2ForCausalLM, Qwen2Config(**SIZES, **WINDOW)),
+    "qwen3": Family(policy="qwen3"),
+    "qwen2_vl": Family(policy="qwen2_vl", ulysses=False),
+    "qwen2_5_vl": Family(),
+    "qwen3_vl, layers computed again": Family(policy="qwen3_vl", learner={"gradient_checkpointing": True}),
+    "idefics3": Family(policy="idefics3", ulysses=False),
+    "internvl": Family(policy="internvl", ulysses=False),
+}
+SCALED = Family(CohereForCausalLM, CohereConfig(**SIZES, logit_scale=0.1))
+WAYS = {
+    "1 rank": {"ranks": 1},
+    "1 rank, old log-probabilities recomputed": {"ranks": 1, "recompute_old": True},
+    "2 ranks": {"ranks": 2},
+    "2 ranks by Ulysses": {"ranks": 2, "ulysses": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def cases(policy_dir, processor, make_episode, picture, tmp_path_factory):
+    """One directory a family."""
+    directories = {}
+    for name, family in (FAMILIES | {"scaled": SCALED}).items():
+        directory = tmp_path_factory.mktemp("family")
+        folder = policy_dir
+        if family.model:
+            torch.manual_seed(0)
+            folder = directory / "policy"
+            family.model(family.config).save_pretrained(folder)
+            processor.tokenizer.save_pretrained(folder)
+        episodes, banned = [], [3, 259, 261]
+        if family.policy:
+            folder = policy(family.policy, directory / "policy")
+            chat = ChatFormat.from_directory(folder)
+            episodes, banned = conversations(chat), banned_token_ids(chat.tokenizer, AutoConfig.from_pretrained(folder))
+        for seed in range(0 if family.policy else 7):
+            sees = family.model is None and seed != 4
+            images = [picture(seed // 3), *[picture(100 + seed + more) for more in range(seed % 3)]] if sees else []
+            episodes.append(make_episode(images, seed, f"{seed // 3}", temperature=0.5 + seed / 4, prompt=8 + 3 * seed))
+        advantages = np.random.default_rng(1).normal(size=len(episodes)).astype(np.float32)
+        settings = {"entropy_coefficient": ENTROPY, "micro_batch_tokens": 150, "threads_per_worker": 1} | family.learner
+        case = Batch.of_episodes(episodes), folder, advantages, banned, LearnerConfig(**settings)
+        (directory / "case.pickle").write_bytes(pickle.dumps(case))
+        directories[name] = directory
+    return directories
+
+
+@pytest.fixture(scope="module")
+def computed(cases):
+    """Both sides' gradients of all families are in their directories."""
+    processes = multiprocessing.get_context("forkserver")
+    # verl settles on a platform while it is imported, once for all processes.
+    environment = {
+        "VERL_PLATFORM": "cpu",
+        "VERL_USE_EXTERNAL_MODULES": "learner.verl.cpu_platform",
+        "VERL_LOGGING_LEVEL": "WARNING",
+    }
+    processes.set_forkserver_preload(["learner.verl.worker"])
+    of_way = {
+        name: [cases[family] for family, case in FAMILIES.items() if case.ulysses or "ulysses" not in way]
+        for name, way in WAYS.items()
+    }
+    jobs = [(plain, ([cases[family] for family in FAMILIES],), {}), (refuse, (cases["scaled"], _port()), {})]
+    for name, way in WAYS.items():
+        port = _port()
+        jobs += [(learn, (of_way[name], name, rank), {"port": port, **way}) for rank in range(way["ranks"])]
+    started = [processes.Process(target=target, args=args, kwargs=kwargs) for target, args, kwargs in jobs]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        for process in started:
+            process.start()
+    for process in started:
+        process.join()
+    assert [process.exitcode for process in started] == [0] * len(started)
+
+
+def _port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_policy_step_has_hugging_faces_gradient(cases, computed, family, way):
+    if WAYS[way].get("ulysses") and not FAMILIES[family].ulysses:
+        pytest.skip("verl has no Ulysses for this family, or for two kin in one process")
+    (expected, of_rows), (found, log_probs, rows) = (torch.load(cases[family] / f"{side}.pt") for side in ("plain", way))
+    torch.testing.assert_close(log_probs, torch.cat([of_rows[row] for row in rows]), atol=1e-5, rtol=0)
+    assert found.keys() == expected.keys()
+    norm = torch.stack([gradient.norm() for gradient in expected.values()]).norm()
+    for name, gradient in expected.items():
+        assert (found[name] - gradient).norm() <= 1e-5 * norm, name
+    assert norm > 0.01
+
+
+def test_a_model_that_scales_its_logits_is_refused(cases, computed):
+    assert (cases["scaled"] / "refused.txt").read_text().startswith("FSDPCohereForCausalLM scales, caps or replaces the logits")
