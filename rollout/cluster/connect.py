@@ -26,13 +26,13 @@ def join(config: RolloutConfig, gpus: float = 0) -> None:
 
     Rollout and learning take turns, so both may use every core of a single machine: Ray may hand out more CPUs than there are.
     verl places its servers by GPUs: if this machine has none, Ray is told of as many as they ask for, and they compute on its CPUs.
-    Raises UsageError if this machine has to run sandboxes and cannot, if no cluster answers, or if it has fewer GPUs than `gpus`
-    and those of the servers together;
-    SandboxUnavailable if the jail's packages are missing; InfrastructureError if Ray does not start.
+    Raises UsageError if settings contradict each other, if this machine has to run sandboxes and cannot, if no cluster answers, or
+    if it has fewer GPUs than `gpus` and those of the servers together; SandboxUnavailable if the jail's packages are missing;
+    InfrastructureError if Ray does not start.
     """
     if "RAY_ADDRESS" not in os.environ and (config.sandboxes_per_worker or config.sandbox_actors):
         _require_sandbox(config)
-    servers = config.servers * config.engine.tensor_parallel_size if config.engine.kind == "verl" else 0
+    servers = _server_gpus(config)
     if not ray.is_initialized():
         local = "RAY_ADDRESS" not in os.environ
         counted = 0
@@ -73,6 +73,18 @@ def join(config: RolloutConfig, gpus: float = 0) -> None:
             # Ray leaves a handler that prints a stack and dies; a pod that is deleted should close what it holds, as after Ctrl-C.
             signal.signal(signal.SIGTERM, signal.default_int_handler)
     _require_gpus(gpus + servers, ray.cluster_resources().get("GPU", 0))
+
+
+def _server_gpus(config: RolloutConfig) -> int:
+    """GPUs of verl's servers, without those that are the learner's."""
+    if config.engine.kind != "verl":
+        return 0
+    if config.gpus_per_worker:
+        raise UsageError(
+            f"rollout.gpus_per_worker={config.gpus_per_worker:g}: with rollout.engine.kind=verl workers only ask servers, which have "
+            "GPUs of their own: write 0"
+        )
+    return config.servers * config.engine.tensor_parallel_size
 
 
 def _require_gpus(needed: float, present: float) -> None:
