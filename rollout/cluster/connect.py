@@ -81,8 +81,8 @@ def _server_gpus(config: RolloutConfig) -> int:
         return 0
     if config.gpus_per_worker:
         raise UsageError(
-            f"rollout.gpus_per_worker={config.gpus_per_worker:g}: with rollout.engine.kind=verl workers only ask servers, which have "
-            "GPUs of their own: write 0"
+            f"rollout.gpus_per_worker={config.gpus_per_worker:g}: with rollout.engine.kind=verl workers only ask servers, which "
+            "have GPUs of their own: write 0"
         )
     return config.servers * config.engine.tensor_parallel_size
 
