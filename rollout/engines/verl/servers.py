@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,8 @@ from rollout.engines.verl import settings
 log = logging.getLogger(__name__)
 
 _HOST = "toolwise-verl-servers"
+_FREED_S = 60.0
+_POLL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ class Servers:
                 "rollout.servers=0 puts verl's servers on the learner's GPUs, and there is no learner: write rollout.servers=1"
             )
         self._config, self._learner = config, learner
+        self._places: list[Any] = []
         self._host = self._start()
 
     def update(self, learner: Ranks, version: int) -> None:
@@ -74,6 +78,10 @@ class Servers:
     def close(self) -> None:
         """Stop the servers. May be called twice."""
         ray.kill(self._host)
+        # Ray keeps what an actor has reserved until the whole job ends.
+        places, self._places = self._places, []
+        for place in places:
+            ray.util.remove_placement_group(place)
 
     def _start(self) -> Any:
         on_cpu = _on_cpu(self._config)
@@ -83,7 +91,7 @@ class Servers:
             .remote()
         )
         try:
-            ray.get(host.start.remote(self._config, on_cpu, self._learner), timeout=self._config.start_s)
+            self._places = ray.get(host.start.remote(self._config, on_cpu, self._learner), timeout=self._config.start_s)
         except GetTimeoutError as error:
             ray.kill(host)
             raise UsageError(
@@ -99,6 +107,9 @@ class Servers:
 
     def _restart(self) -> None:
         self.close()
+        needed, deadline = self._config.servers * self._config.engine.tensor_parallel_size, time.monotonic() + _FREED_S
+        while ray.available_resources().get("GPU", 0) < needed and time.monotonic() < deadline:
+            time.sleep(_POLL_S)  # what was given back is free a moment later
         self._host = self._start()
 
 
@@ -110,13 +121,16 @@ class _Host:
         self._manager: Any = None
         self._updates: Any = None
 
-    def start(self, config: RolloutConfig, on_cpu: bool, learner: Ranks | None) -> None:
+    def start(self, config: RolloutConfig, on_cpu: bool, learner: Ranks | None) -> list[Any]:
+        """Start the servers; returns the placement groups that they have reserved."""
         from verl.workers.rollout.llm_server import LLMServerManager
 
         self._settings = settings.verl_config(config, on_cpu)
         group = None if self._settings.actor_rollout_ref.rollout.nnodes else _group(learner)
         self._manager = LLMServerManager.create(config=self._settings, worker_group=group)
         ray.get(self._manager.global_load_balancer.get_all_servers.remote())  # it takes as long as a server to start
+        pools = [replica.resource_pool for replica in self._manager.get_replicas() if replica.resource_pool is not None]
+        return [place for pool in pools for place in pool.pgs or ()]
 
     def client(self) -> tuple[Any, Any, dict[str, str]]:
         """verl's settings and its router, of which a worker makes a client, and the variables with which it imports verl."""
