@@ -12,6 +12,7 @@ from envs import resolve
 from envs.errors import UsageError
 from envs.runtime.imports import import_path
 from learner.config import LearnerConfig
+from learner.trainer import TRAINERS, find_trainer
 from learner.verl.passthrough import compares_within_groups
 from rollout.config import RolloutConfig
 from rollout.engines.registry import ENGINES
@@ -211,11 +212,31 @@ class Experiment:
         options = self.options | getattr(self.task_options, split)
         return resolve(self.tasks, {name: value for name, value in options.items() if value is not None})
 
+    @property
+    def shares_gpus(self) -> bool:
+        """Whether verl's servers run on the learner's GPUs, and sleep while it learns."""
+        return self.rollout.engine.kind == "verl" and self.rollout.servers == 0
+
+    def _check_servers(self) -> None:
+        learner, across = self.learner, self.rollout.engine.tensor_parallel_size
+        if learner.kind not in TRAINERS and not hasattr(find_trainer(learner.kind), "ranks"):
+            raise UsageError(
+                f"rollout.engine.kind=verl takes weights from learner.kind=verl, or from a class derived from it: {learner.kind} "
+                "has no ranks()"
+            )
+        if self.shares_gpus and (learner.gpus_per_worker != 1 or learner.workers % across):
+            raise UsageError(
+                f"rollout.servers=0 puts servers of {across} GPUs each on those of the learner: write learner.gpus_per_worker=1 "
+                f"and learner.workers as a multiple of {across}, or rollout.servers=1 for a server of its own"
+            )
+
     def check(self, finished: Collection[str] = ()) -> None:
         """Raise UsageError if these settings contradict each other. `finished` are the stages that the run has behind it."""
         if self.rollout.engine.kind in ("endpoint", "none"):
             raise UsageError(f"rollout.engine.kind={self.rollout.engine.kind} takes no new weights: leave it out to train")
         import_path("rollout.engine.kind", self.rollout.engine.kind, ENGINES)  # raises UsageError
+        if self.rollout.engine.kind == "verl":
+            self._check_servers()
         if Stage.control in self.stages and not {Stage.cold_start, Stage.rl} <= {*self.stages, *finished}:
             raise UsageError("the control goes on with a cold start for as long as RL took: write stages=[cold_start,rl,control]")
         if Stage.rl in self.stages and self.rl.group_size == 1 and compares_within_groups(self.learner):

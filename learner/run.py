@@ -14,7 +14,7 @@ from envs.types import SPLITS
 from evaluation.types import EvaluationRecord
 from learner.experiment import Experiment
 from learner.run_directory import RunDirectory
-from learner.trainer import Trainer, find_trainer
+from learner.trainer import Trainer, find_trainer, ranks_of
 from rollout.cluster.connect import join
 from rollout.cluster.fleet import Fleet
 from rollout.episode.environments import make
@@ -44,20 +44,23 @@ def run(
     directory.open(config)
     with ThreadPoolExecutor(1) as thread:
         start_fleet = partial(Fleet, replace(rollout, engine=replace(rollout.engine, policy=policy_dir)))
+        fleet: Callable[..., Fleet] = start_fleet
         if not learner.gpus_per_worker:
             # Its processes start while this one imports. On GPUs the trainer comes first: its workers want whole nodes.
-            start_fleet = thread.submit(start_fleet).result
+            fleet = thread.submit(start_fleet).result
         # Imported late: a mistake in the settings is answered at once, not after ten seconds of imports.
         from learner.stages import run_stages
         from learner.training_run import TrainingRun
 
         trainer = start_trainer(config, policy_dir)
+        if config.shares_gpus:
+            fleet = partial(start_fleet, learner=ranks_of(trainer))
         with TrainingRun(
             config,
             policy_dir,
             directory,
             trainer=trainer,
-            fleet=start_fleet(),
+            fleet=fleet(),
             progress=progress,
             say=say,
         ) as training:

@@ -6,10 +6,11 @@ The axes are those of `learner.batch`: E episodes, N sequences.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
+from envs.errors import UsageError
 from envs.runtime.imports import find
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from learner.batch import Batch
     from rollout.cluster.weights import Weights
+    from rollout.engines.verl.servers import Ranks
 
 TRAINERS = {"verl": "learner.verl.trainer:VerlTrainer"}
 """The trainers that the project has, by the name that a user writes."""
@@ -90,6 +92,22 @@ class Trainer(Protocol):
     def shutdown(self) -> None:
         """Release what the trainer holds."""
         ...
+
+
+@runtime_checkable
+class HasRanks(Protocol):
+    """A trainer whose processes can send their weights to verl's servers."""
+
+    def ranks(self) -> Ranks:
+        """The processes, and the class whose methods they offer."""
+        ...
+
+
+def ranks_of(trainer: Trainer) -> Ranks:
+    """The processes of a trainer that feeds verl's servers. Raises UsageError if it cannot."""
+    if not isinstance(trainer, HasRanks):
+        raise UsageError("rollout.engine.kind=verl takes weights from learner.kind=verl, or from a class derived from it")
+    return trainer.ranks()
 
 
 def find_trainer(kind: str) -> Callable[..., Trainer]:

@@ -12,7 +12,7 @@ from evaluation.types import EvaluationRecord
 from learner.experiment import Experiment, Stage
 from learner.run_directory import RunDirectory, settings_of
 from learner.tracking import Tracker
-from learner.trainer import Trainer
+from learner.trainer import Trainer, ranks_of
 from rollout.cluster.fleet import Fleet
 from rollout.collect import Tasks, group_specs
 from rollout.episode.environments import tool_names
@@ -107,12 +107,22 @@ class TrainingRun:
         return state
 
     def publish(self) -> None:
-        """Give the fleet the trainer's weights."""
-        self.fleet.publish(self.trainer.share_weights(self.fleet.dtype), self.version)
+        """Serve the trainer's weights."""
+        if self.fleet.servers is None:
+            self.fleet.publish(self.trainer.share_weights(self.fleet.dtype), self.version)
+        elif not self.config.shares_gpus:  # those are given the weights when they wake up
+            self.fleet.servers.update(ranks_of(self.trainer), self.version)
 
     def rollout(self, groups: Sequence[GroupSpec]) -> list[Group]:
         """Run groups of episodes on the fleet: one outcome for each, in their order."""
-        return self.fleet.collect(groups)
+        servers = self.fleet.servers
+        if servers is None or not self.config.shares_gpus:
+            return self.fleet.collect(groups)
+        servers.update(ranks_of(self.trainer), self.version)
+        try:
+            return self.fleet.collect(groups)
+        finally:
+            servers.sleep()
 
     def sample(self, name: str, episodes: int, split: str, temperature: float = 1.0) -> list[Group]:
         """Roll the served policy out on held-out tasks, the same ones for every policy."""

@@ -16,8 +16,9 @@ class EngineConfig:
     """The engine of one worker. All but `kind` and `policy` are settings of vLLM."""
 
     kind: str = "vllm"
-    """Who samples: vllm, endpoint, none if all episodes are played by scripts, or your own class as module:Class. It is made as
-    Class(config: RolloutConfig, version: int) and is a `rollout.policy.Policy` or `ChatPolicy`."""
+    """Who samples: vllm, in each worker; verl, servers that all workers share (see `servers`); endpoint; none if all episodes are
+    played by scripts; or your own class as module:Class. It is made as Class(config: RolloutConfig, version: int) and is a
+    `rollout.policy.Policy` or `ChatPolicy`."""
     policy: str = ""
     """Directory of the policy in the Hugging Face layout. Transcripts are written with its chat template and tokenizer, whoever
     samples."""
@@ -117,7 +118,11 @@ class RolloutConfig:
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     episode: EpisodeConfig = field(default_factory=EpisodeConfig)
     workers: int = 1
-    """Number of workers, each with its own engine and, unless there are `sandbox_actors`, its own sandbox pool."""
+    """Number of workers, each with its own engine (unless `engine.kind` is verl) and, unless there are `sandbox_actors`, its own
+    sandbox pool."""
+    servers: int = 1
+    """Number of servers with `engine.kind=verl`, each on `engine.tensor_parallel_size` GPUs of its own. 0 puts them on the
+    learner's GPUs, as many as these are enough for: they sleep while it learns."""
     cpus_per_worker: float = 1.0
     """CPUs that Ray reserves for a worker."""
     gpus_per_worker: float = 0.0

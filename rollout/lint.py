@@ -20,10 +20,10 @@ def lint(path: str | Path, chat: ChatFormat | None = None) -> list[str]:
     """Problems of a trajectory file, or of all files in a directory, one line each; none if all is well.
 
     Each record, which is one chain of an episode, is built without error (lengths, mask, versions, log-probabilities); it has as
-    many sampled runs of tokens as turns, each run of one version; the images that its turns were shown are the last of its images;
-    every image is there and is what its name says. With `chat`, there are as many placeholders as the images take. The chains of an
-    episode follow each other, each once; they carry the same outcome; no turn is in two of them. The episodes of a group share
-    their prompt. Raises FileNotFoundError.
+    many sampled runs of tokens as turns; versions never fall, but may rise within a run, while which new weights arrived; the
+    images that its turns were shown are the last of its images; every image is there and is what its name says. With `chat`, there
+    are as many placeholders as the images take. The chains of an episode follow each other, each once; they carry the same outcome;
+    no turn is in two of them. The episodes of a group share their prompt. Raises FileNotFoundError.
     """
     path = Path(path)
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
@@ -96,8 +96,9 @@ def _lint_turns(chain: Trajectory, is_last: bool) -> Iterator[str]:
     runs = _sampled_runs(chain)
     if len(runs) != len(chain.turns):
         yield f"{len(runs)} sampled runs of tokens, but {len(chain.turns)} turns"
-    if any(len(set(chain.versions[start:end])) > 1 for start, end in runs):
-        yield "one turn was sampled by several policy versions"
+    versions = [version for start, end in runs for version in chain.versions[start:end]]
+    if versions != sorted(versions):
+        yield "later tokens were sampled by an older policy version than earlier ones"
     # What an earlier chain's last turn was shown begins the next chain.
     shown = [image for turn in (chain.turns if is_last else chain.turns[:-1]) for image in turn.images]
     if shown and chain.images[-len(shown) :] != shown:

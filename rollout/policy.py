@@ -66,6 +66,15 @@ class Policy(Served, Protocol):
         ...
 
 
+@runtime_checkable
+class HasSessions(Protocol):
+    """A policy that serves the turns of an episode best if it knows that they belong together."""
+
+    def session(self, episode_id: str) -> Policy:
+        """The policy as one episode sees it. Nothing has to be closed."""
+        ...
+
+
 class ChatPolicy(Served, Protocol):
     """A model that speaks in messages and keeps its tokens to itself. It takes no new weights."""
 

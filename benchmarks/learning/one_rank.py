@@ -54,7 +54,9 @@ def start(policy_dir: Path, config: LearnerConfig) -> Any:
         port = free.getsockname()[1]
     place = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in place.items()})
-    os.environ.update(VERL_PLATFORM="cpu", VERL_USE_EXTERNAL_MODULES="learner.verl.cpu_platform", VERL_LOGGING_LEVEL="ERROR")
+    os.environ.update(
+        VERL_PLATFORM="cpu", VERL_USE_EXTERNAL_MODULES="rollout.engines.verl.cpu_platform", VERL_LOGGING_LEVEL="ERROR"
+    )
     # Imported late: verl settles on a platform while it is imported.
     from learner.verl.worker import LearnerWorker
 

@@ -35,6 +35,7 @@ from learner.verl.passthrough import (
 from learner.verl.rows import Outcomes, PolicyTargets
 from learner.verl.shares import FILLER, divide, mini_batches_of
 from rollout.cluster.weights import Weights
+from rollout.engines.verl.servers import Ranks
 
 
 class VerlTrainer(Trainer):
@@ -54,7 +55,7 @@ class VerlTrainer(Trainer):
         self._sent: tuple[Batch, ray.ObjectRef] | None = None
         environment = {}
         if config.gpus_per_worker == 0:
-            environment = {"VERL_PLATFORM": "cpu", "VERL_USE_EXTERNAL_MODULES": "learner.verl.cpu_platform"}
+            environment = {"VERL_PLATFORM": "cpu", "VERL_USE_EXTERNAL_MODULES": "rollout.engines.verl.cpu_platform"}
             os.environ.update(environment)
             # If others want the cores too, threads that wait by spinning make a step several times slower.
             environment["OMP_WAIT_POLICY"] = "PASSIVE"
@@ -176,6 +177,12 @@ class VerlTrainer(Trainer):
         """A copy of all weights, whole, float32, under the names of a Hugging Face checkpoint: for whoever looks at them."""
         weights: Weights = self._group.share_weights("float32", aside=True)[0]
         return {name: tensor.clone() for name, tensor in weights.tensors().items()}
+
+    def ranks(self) -> Ranks:
+        """The workers, which send their weights to verl's servers."""
+        from learner.verl.worker import LearnerWorker
+
+        return Ranks(self._group.workers, LearnerWorker)
 
     def save(self, directory: str | Path, done: Callable[[], None]) -> None:
         """See `Trainer.save`: `policy/` in the Hugging Face layout; weights, optimizer, schedule and random states in `training/`.

@@ -30,7 +30,7 @@ class Publisher:
         if self._rank == 0:
             if aside:
                 self._aside = Sender()
-            return (self._aside if aside else self._sender).share(self._named(), dtype)
+            return (self._aside if aside else self._sender).share(self.named(), dtype)
         for _ in self._gathered():
             pass
         return None
@@ -41,7 +41,7 @@ class Publisher:
             raise UsageError("this engine takes whole weights, not adapters: write learner.verl.model.lora.merge=true")
         yield from weights
 
-    def _named(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def named(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Whole tensors by checkpoint name; each is freed before the next is gathered."""
         module = self._engine.module
         wanted = ((name, weight.detach()) for name, weight in self._gathered() if name not in self._tied)

@@ -38,6 +38,7 @@ from learner.verl.objective import policy_loss, supervised_loss
 from learner.verl.passthrough import bypasses, corrects, has_adapter, needs_reference
 from learner.verl.policy_files import PolicyFiles
 from learner.verl.rows import PolicyTargets, Rows
+from learner.verl.sender import WeightSender
 from learner.verl.settings import actor_config, reference_config, worker_config
 from learner.verl.shares import FILLER
 from learner.verl.weights import Publisher
@@ -55,7 +56,7 @@ LOSSES = {"supervised": supervised_loss, "policy": policy_loss}
 _on_all_ranks = register(dispatch_mode=Dispatch.ONE_TO_ALL)  # ty: ignore[missing-attribute]
 
 
-class LearnerWorker(TrainingWorker):
+class LearnerWorker(WeightSender, TrainingWorker):
     """One rank. `policy_dir` is in the Hugging Face layout; `banned_token_ids` are taken out of the distribution."""
 
     engine: Any

@@ -18,24 +18,32 @@ from sandbox.doctor import probe
 from sandbox.types import ACCEPT_REDUCED, accepts_reduced_isolation
 
 _KNOCK_S = 10.0
+_CPUS_PER_GPU = 2  # what verl asks for beside each GPU of a server
 
 
 def join(config: RolloutConfig, gpus: float = 0) -> None:
     """Join the cluster that RAY_ADDRESS names, or start Ray on this machine. Then SIGTERM raises KeyboardInterrupt, as SIGINT.
 
     Rollout and learning take turns, so both may use every core of a single machine: Ray may hand out more CPUs than there are.
-    Raises UsageError if this machine has to run sandboxes and cannot, if no cluster answers, or if it has fewer than `gpus` GPUs;
-    SandboxUnavailable if the jail's packages are missing; InfrastructureError if Ray does not start.
+    verl places its servers by GPUs: if this machine has none, Ray is told of as many as they ask for, and they compute on its CPUs.
+    Raises UsageError if settings contradict each other, if this machine has to run sandboxes and cannot, if no cluster answers, or
+    if it has fewer GPUs than `gpus` and those of the servers together; SandboxUnavailable if the jail's packages are missing;
+    InfrastructureError if Ray does not start.
     """
     if "RAY_ADDRESS" not in os.environ and (config.sandboxes_per_worker or config.sandbox_actors):
         _require_sandbox(config)
+    servers = _server_gpus(config)
     if not ray.is_initialized():
         local = "RAY_ADDRESS" not in os.environ
-        if local and gpus:
+        counted = 0
+        if local and (gpus or servers):
             # Checked before Ray starts, which takes seconds; without GPUs nothing waits for the import of torch.
             import torch
 
-            _require_gpus(gpus, torch.cuda.device_count())
+            present = torch.cuda.device_count()
+            if not present and config.engine.device != "cuda":
+                counted = servers
+            _require_gpus(gpus + servers - counted, present)
         # The fleet raises the first error of a collection; Ray would print the others, hundreds of lines for one mistake.
         os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
         os.environ.setdefault("RAY_worker_niceness", str(config.worker_niceness))
@@ -47,7 +55,8 @@ def join(config: RolloutConfig, gpus: float = 0) -> None:
             ray.init(
                 # "local": without it Ray would join whatever cluster runs on this machine.
                 address="local" if local else None,
-                num_cpus=max(4, os.cpu_count() or 1) if local else None,
+                num_cpus=max(4, os.cpu_count() or 1) + _CPUS_PER_GPU * counted if local else None,
+                num_gpus=counted or None,
                 resources={"sandbox": 1000} if local else None,
                 include_dashboard=False,
                 log_to_driver=False,
@@ -63,14 +72,27 @@ def join(config: RolloutConfig, gpus: float = 0) -> None:
         if threading.current_thread() is threading.main_thread():
             # Ray leaves a handler that prints a stack and dies; a pod that is deleted should close what it holds, as after Ctrl-C.
             signal.signal(signal.SIGTERM, signal.default_int_handler)
-    _require_gpus(gpus, ray.cluster_resources().get("GPU", 0))
+    _require_gpus(gpus + servers, ray.cluster_resources().get("GPU", 0))
+
+
+def _server_gpus(config: RolloutConfig) -> int:
+    """GPUs of verl's servers, without those that are the learner's."""
+    if config.engine.kind != "verl":
+        return 0
+    if config.gpus_per_worker:
+        raise UsageError(
+            f"rollout.gpus_per_worker={config.gpus_per_worker:g}: with rollout.engine.kind=verl workers only ask servers, which "
+            "have GPUs of their own: write 0"
+        )
+    return config.servers * config.engine.tensor_parallel_size
 
 
 def _require_gpus(needed: float, present: float) -> None:
     if needed > present:
         raise UsageError(
             f"the configuration asks for {needed:g} GPUs and there are {present:g}: "
-            "write rollout.gpus_per_worker=0 learner.gpus_per_worker=0 to run on CPU, or name a cluster in RAY_ADDRESS"
+            "write rollout.gpus_per_worker=0 learner.gpus_per_worker=0 to run on CPU, or name a cluster in RAY_ADDRESS (verl's "
+            "servers ask for rollout.servers x rollout.engine.tensor_parallel_size; without real ones, start Ray with --num-gpus)"
         )
 
 

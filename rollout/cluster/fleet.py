@@ -22,6 +22,7 @@ from rollout.cluster.weights import Sender, Weights, warn_of_a_small_store
 from rollout.cluster.worker import RolloutWorker
 from rollout.config import RolloutConfig
 from rollout.engines.registry import ENGINES, weights_dtype
+from rollout.engines.verl.servers import Ranks, Servers
 from rollout.episode.loop import failed_episode
 from rollout.types import Episode, EpisodeSpec, Group, GroupSpec
 
@@ -56,15 +57,17 @@ class _Dispatch:
 class Fleet:
     """Starts `config.workers` workers on the running Ray cluster and keeps them until `shutdown`.
 
-    It also starts `config.sandbox_actors` actors, whose sandboxes all workers share. `worker` is the class of the workers.
+    It also starts `config.sandbox_actors` actors, whose sandboxes all workers share, and before them the `servers` of verl, if
+    `config.engine.kind` is verl; those on the GPUs of a `learner` need its ranks. `worker` is the class of the workers.
     Construction blocks until all serve. Raises UsageError if the cluster cannot hold them or there is no such engine, and what one
     of them raised at its start.
     """
 
-    def __init__(self, config: RolloutConfig, worker: type[RolloutWorker] = RolloutWorker) -> None:
+    def __init__(self, config: RolloutConfig, worker: type[RolloutWorker] = RolloutWorker, learner: Ranks | None = None) -> None:
         import_path("rollout.engine.kind", config.engine.kind, ENGINES)  # raises UsageError
         self._config = config
         self._worker = worker
+        self.servers = Servers(config, learner) if config.engine.kind == "verl" else None
         self._weights: Weights | None = None
         self._sender = Sender()
         self._version = 0
@@ -163,6 +166,8 @@ class Fleet:
         self._kill()
 
     def _kill(self) -> None:
+        if self.servers is not None:
+            self.servers.close()
         actors = [*(seat.worker for seat in self._seats), *self._sandboxes]
         self._seats, self._sandboxes = [], []
         for actor in actors:

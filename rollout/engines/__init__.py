@@ -1,1 +1,1 @@
-"""Who samples: vLLM in this process, or an OpenAI-compatible endpoint. An engine knows no episode and no Ray."""
+"""Who samples: vLLM in this process, verl's servers, or an OpenAI-compatible endpoint. An engine knows no episode."""

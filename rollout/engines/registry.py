@@ -15,6 +15,7 @@ from rollout.policy import ChatPolicy, Policy
 
 ENGINES = {
     "vllm": "rollout.engines.vllm:VllmPolicy",
+    "verl": "rollout.engines.verl.policy:VerlPolicy",
     "endpoint": "rollout.engines.endpoint:Endpoint",
     "none": "rollout.engines.none:NoPolicy",
 }

@@ -26,17 +26,16 @@ if not torch.cuda.is_available():
 from transformers import AutoConfig, AutoTokenizer
 from vllm import EngineArgs
 from vllm.v1.engine.llm_engine import LLMEngine
-from vllm.v1.sample.logits_processor import LogitsProcessor
 
 from envs.errors import UsageError
 from rollout.config import EngineConfig, RolloutConfig
+from rollout.engines.banned_tokens import BANNED_KEY, BannedTokens
 from rollout.engines.registry import weights_dtype
 from rollout.engines.vllm_weights import WeightReceiver
 from rollout.tokens.chat_format import banned_token_ids
 
 log = logging.getLogger(__name__)
 
-_BANNED_KEY = "banned_token_ids"
 _SETTINGS = {
     "model": "policy",
     "tokenizer": "policy",
@@ -66,24 +65,6 @@ _FIXED = {
 }
 """Options of vLLM that Toolwise depends on, and why."""
 _IMAGE_CACHE_SHARE = 0.05
-
-
-class BannedTokens(LogitsProcessor):
-    """Gives probability 0 to the ids that nobody may sample, for the whole batch in one operation."""
-
-    def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
-        self._ids = torch.tensor(vllm_config.additional_config[_BANNED_KEY], dtype=torch.int64, device=device)
-
-    def apply(self, logits: torch.Tensor) -> torch.Tensor:
-        """`logits` of shape (requests, vocabulary), changed in place."""
-        return logits.index_fill_(1, self._ids, float("-inf"))
-
-    def is_argmax_invariant(self) -> bool:
-        """False: a banned token may be the most probable one."""
-        return False
-
-    def update_state(self, batch_update: Any) -> None:
-        """Nothing to keep: every request is masked alike."""
 
 
 def check_extra(extra: dict[str, Any]) -> None:
@@ -138,7 +119,7 @@ def build_engine(config: EngineConfig) -> LLMEngine:
         # Log-probabilities of the distribution that was sampled from: after the mask and the temperature.
         logprobs_mode="processed_logprobs",
         logits_processors=[BannedTokens],
-        additional_config={_BANNED_KEY: banned_token_ids(AutoTokenizer.from_pretrained(config.policy), model_config)},
+        additional_config={BANNED_KEY: banned_token_ids(AutoTokenizer.from_pretrained(config.policy), model_config)},
         worker_extension_cls=f"{WeightReceiver.__module__}.{WeightReceiver.__qualname__}",
         # The checkpoint's sampling defaults (top_p and the like) would make log-probabilities those of another distribution.
         generation_config="vllm",

@@ -38,12 +38,12 @@ class WeightReceiver:
             loaded = model.load_weights(iter(state.items()))
             finalize_layerwise_reload(model, model_config)
         if current_platform.is_cpu():
-            _repack_tied(model, loaded)
+            repack_tied(model, loaded)
         if model_config.quantization is None and (missing := {name for name, _ in model.named_parameters()} - loaded):
             raise ValueError(f"an update of the weights has no {min(missing)}, and {len(missing)} are missing in all")
 
 
-def _repack_tied(model: torch.nn.Module, loaded: Set[str]) -> None:
+def repack_tied(model: torch.nn.Module, loaded: Set[str]) -> None:
     """Repack each weight that several layers share for those that the reload has not repacked it for.
 
     A linear layer on a CPU computes with a copy of its weight in the kernel's layout. The reload renews that of the layer under

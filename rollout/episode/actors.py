@@ -12,7 +12,7 @@ from envs.protocols import Protocol as EnvProtocol
 from envs.protocols.tags import THOUGHTS_BEGIN, scan
 from envs.types import Observation, Script
 from rollout.config import EpisodeConfig
-from rollout.policy import Policy
+from rollout.policy import HasSessions, Policy
 from rollout.tokens.chat_format import ChatFormat, ChatMessage
 from rollout.tokens.transcript import Transcript
 from rollout.types import EpisodeSpec, Generation
@@ -40,7 +40,8 @@ class PolicyActor:
     def __init__(
         self, policy: Policy, chat: ChatFormat, spec: EpisodeSpec, config: EpisodeConfig, protocol: EnvProtocol | None
     ) -> None:
-        self._policy, self._chat, self._spec, self._config, self._protocol = policy, chat, spec, config, protocol
+        self._policy = policy.session(spec.episode_id) if isinstance(policy, HasSessions) else policy
+        self._chat, self._spec, self._config, self._protocol = chat, spec, config, protocol
         self._stop = () if protocol is None else protocol.stop
         self.opening = OPENING if protocol is not None and chat.opens_thoughts else ""
         self._seeds = random.Random(spec.sampling_seed)

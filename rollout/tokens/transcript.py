@@ -123,16 +123,21 @@ class Transcript:
         return shown
 
     def append_generation(self, generation: Generation) -> None:
-        """Add sampled tokens. Raises ValueError if log-probabilities are missing or an image placeholder was sampled."""
+        """Add sampled tokens.
+
+        Raises ValueError if log-probabilities or versions are missing or an image placeholder was sampled.
+        """
         token_ids, chain = generation.token_ids, self.chains[-1]
         if len(token_ids) != len(generation.logprobs):
             raise ValueError(f"{len(token_ids)} sampled tokens came with {len(generation.logprobs)} log-probabilities")
+        if len(token_ids) != len(generation.token_versions):
+            raise ValueError(f"{len(token_ids)} sampled tokens came with {len(generation.token_versions)} versions")
         if self._chat.image_token in token_ids:
             raise ValueError("the policy sampled an image placeholder: serve it with the banned token ids masked")
         chain.token_ids += token_ids
         chain.loss_mask += [1] * len(token_ids)
         chain.logprobs += generation.logprobs
-        chain.versions += [generation.version] * len(token_ids)
+        chain.versions += generation.token_versions
         chain.turns += not self._sampled
         self._sampled += token_ids
 

@@ -77,6 +77,7 @@ class ScriptedTrainer:
 class ScriptedFleet:
     """Answers each spec with `play(spec, steps)`, where `steps` is the number of steps behind the weights that it serves."""
 
+    servers = None
     dtype = "float32"
 
     def __init__(self, play):

@@ -9,7 +9,7 @@ from scripted import settings
 from envs.errors import UsageError
 from learner.config import LearnerConfig, Precision, VerlSettings
 from learner.experiment import Experiment, RLConfig, Stage
-from rollout.config import EpisodeConfig, RolloutConfig
+from rollout.config import EngineConfig, EpisodeConfig, RolloutConfig
 
 
 def test_the_defaults_are_in_order():
@@ -56,6 +56,20 @@ def test_counts_are_at_least_one(tmp_path, part, name):
 def test_impossible_workers_are_answered(impossible):
     with pytest.raises(UsageError, match=f"learner.{next(iter(impossible))}="):
         Experiment(learner=LearnerConfig(**impossible)).check()
+
+
+@pytest.mark.parametrize(
+    ("servers", "across", "learner", "remedy"),
+    [
+        (1, 1, {"kind": "scripted:ScriptedTrainer"}, "has no ranks"),
+        (0, 1, {}, "write learner.gpus_per_worker=1"),
+        (0, 2, {"gpus_per_worker": 1, "workers": 3}, "learner.workers as a multiple of 2"),
+    ],
+)
+def test_servers_that_the_learner_cannot_feed_are_answered(servers, across, learner, remedy):
+    rollout = RolloutConfig(engine=EngineConfig(kind="verl", tensor_parallel_size=across), servers=servers)
+    with pytest.raises(UsageError, match=remedy):
+        Experiment(rollout=rollout, learner=LearnerConfig(**learner)).check()
 
 
 def test_the_learners_settings_are_a_structured_config():

@@ -26,6 +26,12 @@ def _edit(name, value):
     return lambda record: record | {name: value(record)}
 
 
+def _first_sampled(record, version):
+    """The versions of a record, with another one for its first sampled token."""
+    start = record["loss_mask"].index(1)
+    return [*record["versions"][:start], version, *record["versions"][start + 1 :]]
+
+
 CORRUPTIONS = {
     "lengths": (_edit("logprobs", lambda record: record["logprobs"][:-1]), "differ in length"),
     "mask": (_edit("loss_mask", lambda record: [1] * len(record["loss_mask"])), "loss_mask is set inside the prompt"),
@@ -39,7 +45,7 @@ CORRUPTIONS = {
     "placeholder": (_edit("images", lambda record: record["images"][1:]), "image placeholders, but its"),
     "prompt": (_edit("token_ids", lambda record: [9, *record["token_ids"][1:]]), "differs from that of its group"),
     "twice": (_edit("episode_id", lambda record: "g-0"), "is there twice"),
-    "mixed": (_edit("versions", lambda record: [*record["versions"][:-1], 5]), "several policy versions"),
+    "older": (_edit("versions", lambda record: _first_sampled(record, 5)), "by an older policy version"),
 }
 
 

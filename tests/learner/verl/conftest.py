@@ -2,5 +2,5 @@
 
 import os
 
-os.environ.update({"VERL_PLATFORM": "cpu", "VERL_USE_EXTERNAL_MODULES": "learner.verl.cpu_platform"})
+os.environ.update({"VERL_PLATFORM": "cpu", "VERL_USE_EXTERNAL_MODULES": "rollout.engines.verl.cpu_platform"})
 os.environ.setdefault("VERL_LOGGING_LEVEL", "WARNING")

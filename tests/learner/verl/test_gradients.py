@@ -110,7 +110,7 @@ def computed(cases):
     # verl settles on a platform while it is imported, once for all processes.
     environment = {
         "VERL_PLATFORM": "cpu",
-        "VERL_USE_EXTERNAL_MODULES": "learner.verl.cpu_platform",
+        "VERL_USE_EXTERNAL_MODULES": "rollout.engines.verl.cpu_platform",
         "VERL_LOGGING_LEVEL": "WARNING",
     }
     processes.set_forkserver_preload(["learner.verl.worker"])

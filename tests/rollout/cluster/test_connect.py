@@ -1,4 +1,4 @@
-"""A driver that has started Ray on this machine ends as any process does on SIGTERM."""
+"""A driver that has started Ray on this machine ends as any process does on SIGTERM; GPUs that nobody would use are refused."""
 
 import os
 import signal
@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import ray
 
+from envs.errors import UsageError
 from rollout.cluster.connect import join
-from rollout.config import RolloutConfig
+from rollout.config import EngineConfig, RolloutConfig
 
 
 @pytest.fixture
@@ -39,3 +40,8 @@ def test_workers_have_the_priority_of_the_command_that_started_them(cluster):
 def test_workers_outlive_jails_when_memory_ends(cluster):
     score = ray.remote(num_cpus=0)(lambda: int(Path("/proc/self/oom_score_adj").read_text())).remote()
     assert ray.get(score, timeout=60) < 500  # of a jail's init; its interpreters have 1000
+
+
+def test_workers_that_only_ask_servers_need_no_gpu():
+    with pytest.raises(UsageError, match=r"rollout\.gpus_per_worker=1: .* write 0"):
+        join(RolloutConfig(engine=EngineConfig(kind="verl"), gpus_per_worker=1, sandboxes_per_worker=0))

