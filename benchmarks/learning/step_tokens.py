@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,39 +32,53 @@ SMOLLM2 = {
     "num_key_value_heads": 3,
     "tie_word_embeddings": True,
 }
-SEQUENCES, STEPS = 6, 2
+SEQUENCES = 6
+ANSWER = "tokens per second:"
 
 
-def measure(rounds: int = 1) -> list[Figure]:
+def measure(rounds: int = 3, sizes: dict[str, Any] | None = None) -> list[Figure]:
     """Tokens per second of optimizer steps (AdamW, clipping) on 6 sequences of 40 to 160 tokens, the second half of each sampled.
 
-    The reference is the faster of two loops: all sequences in one padded batch, and one sequence after another.
+    The reference is the faster of two loops: all sequences in one padded batch, and one sequence after another. The sides take
+    turns, step by step. `sizes` are a Llama's; SmolLM2-135M's if not given.
     """
     figure = Figure("step_tokens", "tokens/s", "Hugging Face and PyTorch, the faster of padded and one by one")
-    with tempfile.TemporaryDirectory() as directory:
-        policy(Path(directory), **SMOLLM2)
-        for _ in range(rounds):
-            ours, padded, single = (_timed(side, directory) for side in ("ours", "padded", "single"))
-            for one, two, three in zip(ours, padded, single, strict=True):
-                figure.add(one, max(two, three))
+    with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as running:
+        policy(Path(directory), **(sizes or SMOLLM2))
+        ours, plain = (running.enter_context(_side(side, directory)) for side in ("ours", "plain"))
+        for turn in range(1 + rounds):
+            speeds = [_step(side, way) for side, way in ((ours, "packed"), (plain, "padded"), (plain, "one by one"))]
+            if turn:  # the first round is warm-up
+                figure.add(speeds[0], max(speeds[1:]))
     return [figure]
 
 
-def _timed(side: str, directory: str) -> list[float]:
+def _side(side: str, directory: str) -> subprocess.Popen[str]:
     environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
     command = [sys.executable, "-m", __name__, side, directory]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-    return json.loads(done.stdout.splitlines()[-1])
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, text=True, env=environment, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
 
 
-def _plain_step(directory: str, made: Batch, at_once: int) -> Callable[[], None]:
+def _step(side: subprocess.Popen[str], way: str) -> float:
+    """Tokens per second of one step."""
+    assert side.stdin and side.stdout
+    print(way, file=side.stdin, flush=True)
+    for line in side.stdout:  # verl prints as well
+        if line.startswith(ANSWER):
+            return float(line.removeprefix(ANSWER))
+    raise RuntimeError(f"a side of step_tokens ended before it had taken its step: {side.args}")
+
+
+def _plain(directory: str, made: Batch) -> Callable[[str], None]:
     model = LlamaForCausalLM.from_pretrained(directory, dtype=torch.float32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
     sequences = [torch.from_numpy(example.sequences.tokens_S.astype(np.int64)) for example in made.examples_E]
     masks = [torch.from_numpy(example.sequences.loss_mask_S) for example in made.examples_E]
     labels = [torch.where(mask, tokens, -100) for tokens, mask in zip(sequences, masks, strict=True)]
 
-    def step() -> None:
+    def step(way: str) -> None:
+        at_once = len(sequences) if way == "padded" else 1
         for first in range(0, len(sequences), at_once):
             part = slice(first, first + at_once)
             inputs, targets = (
@@ -81,24 +97,22 @@ def _plain_step(directory: str, made: Batch, at_once: int) -> Callable[[], None]
     return step
 
 
-def _run(side: str, directory: str) -> None:
-    cores = len(os.sched_getaffinity(0))
-    torch.set_num_threads(cores)
-    made = batch(np.random.default_rng(0).integers(40, 161, SEQUENCES).tolist(), SMOLLM2["vocab_size"])
-    if side == "ours":
-        config = LearnerConfig(threads_per_worker=cores)
-        rank = start(Path(directory), config)
+def _ours(directory: str, made: Batch, threads: int) -> Callable[[str], None]:
+    config = LearnerConfig(threads_per_worker=threads)
+    rank = start(Path(directory), config)
+    return lambda way: supervised_step(rank, made, np.arange(len(made)), config.micro_batch_tokens)
 
-        def step() -> None:
-            supervised_step(rank, made, np.arange(len(made)), config.micro_batch_tokens)
-    else:
-        step = _plain_step(directory, made, SEQUENCES if side == "padded" else 1)
-    seconds = []
-    for _ in range(1 + STEPS):
+
+def _run(side: str, directory: str) -> None:
+    threads = len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads)
+    words = json.loads(Path(directory, "config.json").read_text())["vocab_size"]
+    made = batch(np.random.default_rng(0).integers(40, 161, SEQUENCES).tolist(), words)
+    step = _ours(directory, made, threads) if side == "ours" else _plain(directory, made)
+    for way in sys.stdin:
         began = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - began)
-    print(json.dumps([int(made.lengths_N.sum()) / second for second in seconds[1:]]))
+        step(way.strip())
+        print(ANSWER, made.lengths_N.sum() / (time.perf_counter() - began), flush=True)
 
 
 if __name__ == "__main__":
