@@ -29,7 +29,7 @@ LR = 1e-3
 def cluster():
     ours = not ray.is_initialized()
     if ours:
-        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+        ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield
     if ours:
         ray.shutdown()
