@@ -29,6 +29,8 @@ def find_policy(policy: str) -> str:
 
 def _remedy(policy: str, path: Path) -> str:
     """What is at `path` instead of a model, and what to write."""
+    if "://" in policy:
+        return "a policy is read from a local directory: copy it to one and write that"
     if path.suffix == ".gguf":
         return "a GGUF file holds no model in the Hugging Face layout: write the directory of the one that it was made of"
     if path.is_file():

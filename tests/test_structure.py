@@ -37,6 +37,7 @@ IMPORTERS = {
             "model/attention",
             "model/adapters",
         )
+        f"learner/verl/{name}.py" for name in ("trainer", "worker", "settings", "images", "cpu_platform", "objective", "shares")
     },
     "wandb": {"learner/tracking.py"},
     "openai": {"envs/runtime/chat_endpoint.py"},

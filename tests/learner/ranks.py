@@ -66,29 +66,43 @@ class Learner:
 
 
 def run(ranks, task, *arguments):
-    """`task(rank, *arguments)` in as many processes; returns what each returned. Raises what one raised."""
-    with CONTEXT.Pool(ranks) as pool:
-        port = _free_port()
-        return pool.starmap(_rank, [(rank, ranks, port, task, arguments) for rank in range(ranks)], chunksize=1)
+    """`task(rank, *arguments)` in as many processes; returns what each returned. Raises RuntimeError if one failed."""
+    receivers, senders = zip(*[CONTEXT.Pipe(duplex=False) for _ in range(ranks)], strict=True)
+    processes = start(ranks, task, *arguments, senders=senders)
+    for sender in senders:
+        sender.close()
+    results = []
+    for rank, receiver in enumerate(receivers):
+        try:
+            results.append(receiver.recv())
+        except EOFError:
+            for process in processes:
+                process.kill()
+            raise RuntimeError(f"rank {rank} failed: see its error output") from None
+    for process in processes:
+        process.join()
+    return results
 
 
-def start(ranks, task, *arguments):
+def start(ranks, task, *arguments, senders=None):
     """The same in processes that a test may kill; not waited for."""
     port = _free_port()
-    processes = [CONTEXT.Process(target=_rank, args=(rank, ranks, port, task, arguments)) for rank in range(ranks)]
+    processes = [
+        CONTEXT.Process(target=_rank, args=(rank, ranks, port, task, arguments, senders and senders[rank])) for rank in range(ranks)
+    ]
     for process in processes:
         process.start()
     return processes
 
 
-def _rank(rank, ranks, port, task, arguments):
+def _rank(rank, ranks, port, task, arguments, sender):
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(ranks), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group("gloo")
-    try:
-        return task(rank, *arguments)
-    finally:
-        dist.destroy_process_group()
+    result = task(rank, *arguments)
+    if sender:
+        sender.send(result)
+    dist.destroy_process_group()
 
 
 def _free_port():

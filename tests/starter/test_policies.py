@@ -13,6 +13,11 @@ def test_a_missing_policy_is_named():
         find_policy("nowhere")
 
 
+def test_a_policy_at_a_url_is_to_be_copied_first():
+    with pytest.raises(UsageError, match=r"policy=s3://bucket/policy: .* copy it to one"):
+        find_policy("s3://bucket/policy")
+
+
 @pytest.mark.parametrize(
     ("file", "policy", "remedy"),
     [

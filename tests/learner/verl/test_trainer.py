@@ -25,6 +25,13 @@ from rollout.types import Episode
 LR = 1e-3
 
 
+def save(trainer, directory):
+    """Save, and wait until it is written."""
+    trainer.save(directory, Path(directory, "done").touch)
+    trainer.finish_saving()
+    assert Path(directory, "done").exists()
+
+
 @pytest.fixture(scope="module")
 def cluster():
     ours = not ray.is_initialized()
@@ -44,7 +51,7 @@ def banned(processor):
 def started(cluster, policy_dir, banned, tmp_path_factory):
     trainer = VerlTrainer(policy_dir, LearnerConfig(freeze_vision=True), banned_token_ids=banned)
     checkpoint = tmp_path_factory.mktemp("started")
-    trainer.save(checkpoint)
+    save(trainer, checkpoint)
     yield trainer, checkpoint
     trainer.shutdown()
 
@@ -240,7 +247,7 @@ def test_mini_batches_and_epochs_take_more_steps(trainer, batch):
 
 def test_training_goes_on_bit_for_bit_after_a_checkpoint(trainer, batch, tmp_path):
     trainer.supervised_step(batch, LR)
-    trainer.save(tmp_path)
+    save(trainer, tmp_path)
 
     def further():
         trainer.policy_step(batch, batch.rewards_E - 0.5, LR)
@@ -269,7 +276,7 @@ def test_a_fresh_optimizer_forgets_its_moments(trainer, batch):
 
 def test_a_checkpoint_is_a_hugging_face_policy(trainer, policy_dir, batch, tmp_path):
     trainer.supervised_step(batch, LR)
-    trainer.save(tmp_path)
+    save(trainer, tmp_path)
     policy = tmp_path / "policy"
     assert {path.name for path in policy.iterdir()} == {path.name for path in policy_dir.iterdir()}
     AutoProcessor.from_pretrained(policy)
@@ -281,9 +288,9 @@ def test_a_checkpoint_is_a_hugging_face_policy(trainer, policy_dir, batch, tmp_p
 
 
 def test_a_checkpoint_is_not_written_over_another(trainer, tmp_path):
-    trainer.save(tmp_path)
+    save(trainer, tmp_path)
     with pytest.raises(FileExistsError):
-        trainer.save(tmp_path)
+        save(trainer, tmp_path)
 
 
 def test_what_is_no_checkpoint_is_not_loaded(trainer, tmp_path):
@@ -331,7 +338,7 @@ def test_two_workers_compute_what_one_computes(cluster, policy_dir, batch, refer
             later[workers], _ = trainer.log_probs(batch)
             states[workers] = trainer.state_dict()
             if workers == 1:
-                trainer.save(tmp_path)
+                save(trainer, tmp_path)
             else:
                 trainer.load(tmp_path)
                 resharded = trainer.state_dict()
@@ -370,7 +377,7 @@ def test_a_text_policy_in_bfloat16_learns(cluster, processor, make_episode, tmp_
         losses = [trainer.supervised_step(batch, LR)["train/loss"] for _ in range(6)]
         assert losses[-1] < losses[0] - 0.1
         before = trainer.state_dict()
-        trainer.save(tmp_path / "checkpoint")
+        save(trainer, tmp_path / "checkpoint")
         trainer.load(tmp_path / "checkpoint")
         assert all(torch.equal(weight, before[name]) for name, weight in trainer.state_dict().items())
     finally:
