@@ -148,6 +148,8 @@ class Rows:
 def _sequences(batch: Batch, episodes: np.ndarray) -> dict[int, Sequences]:
     held = {int(episode): batch.examples_E[episode].sequences for episode in episodes}
     references = {episode: sequences for episode, sequences in held.items() if isinstance(sequences, ray.ObjectRef)}
+    if not references:
+        return held  # Ray would start, even to fetch nothing
     return held | dict(zip(references, ray.get(list(references.values())), strict=True))
 
 

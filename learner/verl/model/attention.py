@@ -24,8 +24,6 @@ import torch.nn.functional as F
 from torch.distributed.nn.functional import all_to_all_single
 from torch.utils.weak import WeakTensorKeyDictionary
 from transformers import AttentionInterface, PreTrainedModel
-from verl.utils.model import get_hf_auto_model_class
-from verl.utils.ulysses import get_ulysses_sequence_parallel_group
 
 from envs.errors import UsageError
 
@@ -157,6 +155,9 @@ def packed_attention(
         if packing is None:
             packing = _of_towers[cu_seq_lens_q] = Packing(cu_seq_lens_q)
     else:
+        # Imported late, here and below: verl settles on a platform while it is imported.
+        from verl.utils.ulysses import get_ulysses_sequence_parallel_group
+
         assert _in_use is not None, "learner.verl.model.attention.use(offsets) comes before a forward pass"
         packing, group = _in_use, get_ulysses_sequence_parallel_group()
     if group is not None:
@@ -242,8 +243,11 @@ def _exchange(tensor: torch.Tensor, split: int, join: int, group: dist.ProcessGr
 @contextmanager
 def own_attention(config: Any) -> Generator[None]:
     """Keep transformers' attention layers, whose forward verl replaces by ones that need the package flash-attn."""
-    model_class = get_hf_auto_model_class(config)._model_mapping[type(config)]
-    layers = [kind for name, kind in vars(modules[model_class.__module__]).items() if name.endswith("Attention")]
+    from verl.utils.model import get_hf_auto_model_class
+
+    model_class = get_hf_auto_model_class(config)._model_mapping.get(type(config), None)
+    known = vars(modules[model_class.__module__]) if model_class else {}  # verl does not know a model from outside transformers
+    layers = [kind for name, kind in known.items() if name.endswith("Attention")]
     forwards = [layer.forward for layer in layers]
     yield
     for layer, forward in zip(layers, forwards, strict=True):

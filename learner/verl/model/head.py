@@ -201,8 +201,8 @@ def _find(tokens: torch.Tensor, start: int, end: int) -> tuple[torch.Tensor, tor
 
 def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """The matrix product in float32, of 16-bit factors too."""
-    if left.dtype == torch.float32:
-        return left @ right
+    if left.dtype == torch.float32 or not left.numel():
+        return (left @ right).float()
     if left.is_cuda:
         return torch.mm(left, right, out_dtype=torch.float32)
     return left.float() @ right.float()

@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
 
+from envs.errors import UsageError
+
 ENTROPY = 0.01
 """Weight of the entropy bonus in both objectives."""
 
@@ -56,6 +58,14 @@ def learn(directories, name, rank, ranks, port, recompute_old=False, ulysses=1):
         if rank == 0:
             torch.save(gradients, directory / f"{name}.pt")
     torch.distributed.destroy_process_group()
+
+
+def refuse(directory, port):
+    """The line with which the learner refuses a case, in `refused.txt`."""
+    try:
+        learn([directory], "refused", 0, 1, port)
+    except UsageError as error:
+        (directory / "refused.txt").write_text(str(error))
 
 
 def plain(directories):

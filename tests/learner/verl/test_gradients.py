@@ -13,8 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ranks import ENTROPY, learn, plain
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from ranks import ENTROPY, learn, plain, refuse
+from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from learner.batch import Batch
 from learner.config import LearnerConfig
@@ -44,8 +53,10 @@ FAMILIES = {
     "llama, tied": Family(LlamaForCausalLM, LlamaConfig(**SIZES, tie_word_embeddings=True)),
     "qwen2, layers computed again": Family(Qwen2ForCausalLM, Qwen2Config(**SIZES), learner={"gradient_checkpointing": True}),
     "qwen2 with a sliding window": Family(Qwen2ForCausalLM, Qwen2Config(**SIZES, **WINDOW)),
+    "qwen3": Family(Qwen3ForCausalLM, Qwen3Config(**SIZES, head_dim=16)),
     "qwen2_5_vl": Family(images=True),
 }
+SCALED = Family(CohereForCausalLM, CohereConfig(**SIZES, logit_scale=0.1))
 WAYS = {
     "1 rank": {"ranks": 1},
     "1 rank, old log-probabilities recomputed": {"ranks": 1, "recompute_old": True},
@@ -58,7 +69,7 @@ WAYS = {
 def cases(policy_dir, processor, make_episode, picture, tmp_path_factory):
     """One directory a family."""
     directories = {}
-    for name, family in FAMILIES.items():
+    for name, family in (FAMILIES | {"scaled": SCALED}).items():
         directory = tmp_path_factory.mktemp("family")
         folder = policy_dir
         if family.model:
@@ -90,14 +101,12 @@ def computed(cases):
         "VERL_LOGGING_LEVEL": "WARNING",
     }
     processes.set_forkserver_preload(["learner.verl.worker"])
-    directories = list(cases.values())
-    started = [processes.Process(target=plain, args=(directories,))]
+    directories = [cases[family] for family in FAMILIES]
+    jobs = [(plain, (directories,), {}), (refuse, (cases["scaled"], _port()), {})]
     for name, way in WAYS.items():
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        for rank in range(way["ranks"]):
-            started.append(processes.Process(target=learn, args=(directories, name, rank), kwargs={"port": port, **way}))
+        port = _port()
+        jobs += [(learn, (directories, name, rank), {"port": port, **way}) for rank in range(way["ranks"])]
+    started = [processes.Process(target=target, args=args, kwargs=kwargs) for target, args, kwargs in jobs]
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
@@ -106,6 +115,12 @@ def computed(cases):
     for process in started:
         process.join()
     assert [process.exitcode for process in started] == [0] * len(started)
+
+
+def _port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -117,3 +132,7 @@ def test_a_policy_step_has_hugging_faces_gradient(cases, computed, family, way):
     for name, gradient in expected.items():
         assert (found[name] - gradient).norm() <= 1e-5 * norm, name
     assert norm > 0.01
+
+
+def test_a_model_that_scales_its_logits_is_refused(cases, computed):
+    assert (cases["scaled"] / "refused.txt").read_text().startswith("FSDPCohereForCausalLM scales, caps or replaces the logits")
