@@ -29,7 +29,6 @@ IMPORTERS = {
             "advantages",
             "losses",
             "images",
-            "checkpoints",
             "cpu_platform",
             "objective",
             "shares",
@@ -37,7 +36,6 @@ IMPORTERS = {
             "model/attention",
             "model/adapters",
         )
-        f"learner/verl/{name}.py" for name in ("trainer", "worker", "settings", "images", "cpu_platform", "objective", "shares")
     },
     "wandb": {"learner/tracking.py"},
     "openai": {"envs/runtime/chat_endpoint.py"},
