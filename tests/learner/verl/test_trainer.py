@@ -36,7 +36,7 @@ def save(trainer, directory):
 def cluster():
     ours = not ray.is_initialized()
     if ours:
-        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+        ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield
     if ours:
         ray.shutdown()
