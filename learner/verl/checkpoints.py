@@ -137,7 +137,7 @@ class Checkpointer:
         reason = None
         try:
             task()
-        except Exception as error:  # whatever a disk or an object store raises
+        except (Exception, CheckpointException) as error:  # whatever a store raises; torch's is a BaseException
             reason = _line(error, self._rank)
         reasons: list[str | None] = [None] * self._ranks
         try:

@@ -26,7 +26,7 @@ WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*
 FILE_BYTES = 5 * 10**9
 """A file of weights is no larger, unless one tensor is: the limit of the Hub's own tools."""
 
-BUCKET_BYTES = 64 * 2**20
+BUCKET_BYTES = 32 * 2**20
 """How much is read back at a time, unless one tensor is larger."""
 
 # A rank reads on its own here, as it should. (The filter is set once: to set it around a call is not safe in a thread.)

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import save_file
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from envs.errors import InfrastructureError
 from learner.checkpoints import Checkpoints
-from learner.verl import policy_files
+from learner.verl import older_checkpoints, policy_files
 from learner.verl.checkpoints import Checkpointer
 from learner.verl.policy_files import PolicyFiles
 
@@ -203,3 +204,25 @@ def go_on(rank, policy_dir, url):
     learner = Learner(policy_dir)
     learner.checkpointer.load(checkpoints.location(newest))
     return checkpoints.state(newest)["step"], learner.step(checkpoints.state(newest)["step"] + 1)
+
+
+def from_version_0_1(rank, policy_dir, directory):
+    """Whole weights and moments, as that version wrote them from rank 0."""
+    learner = Learner(policy_dir)
+    losses = [learner.step(1)]
+    whole = {name: parameter.full_tensor().detach() for name, parameter in learner.module.named_parameters()}
+    moments = {
+        name: {key: getattr(value, "full_tensor", value.clone)() for key, value in learner.optimizer.state[parameter].items()}
+        for name, parameter in learner.module.named_parameters()
+    }
+    if rank == 0:
+        for part in older_checkpoints.PARTS:
+            (directory / part).parent.mkdir()
+        save_file(whole, directory / older_checkpoints.PARTS[0])
+        torch.save(moments, directory / older_checkpoints.PARTS[1])
+    dist.barrier()
+    losses += [learner.step(seed) for seed in (2, 3)]
+    other = Learner(policy_dir)
+    random_state = older_checkpoints.load(other.module, other.optimizer, directory, rank)
+    other.optimizer.param_groups[0]["lr"] *= 0.9  # that version had no schedule
+    return losses[1:], [other.step(seed) for seed in (2, 3)], random_state

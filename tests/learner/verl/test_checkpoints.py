@@ -100,6 +100,12 @@ def test_weights_that_files_join_are_converted_together(policy_dir):
     }
 
 
+def test_checkpoints_of_version_0_1_are_read(policy_dir, tmp_path):
+    for losses, repeated, random_state in ranks.run(2, ranks.from_version_0_1, policy_dir, tmp_path):
+        assert repeated == losses
+        assert random_state is None
+
+
 def test_what_went_wrong_in_the_background_is_raised_at_the_next_call_on_every_rank(policy_dir, tmp_path):
     for message, done in ranks.run(2, ranks.on_a_full_disk, policy_dir, tmp_path):
         assert message.startswith("a checkpoint could not be written: rank 1: IsADirectoryError: ")
