@@ -53,7 +53,7 @@ class Shard:
         missing = set(episode_ids)
         if self.path.exists():
             missing.clear()
-        elif self.unfinished.exists():
+        elif missing and self.unfinished.exists():
             with self.unfinished.open("rb") as written, replaced_file(self.path) as kept, kept.open("wb") as file:
                 for line in written:
                     begin = _BEGIN.match(line)

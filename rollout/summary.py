@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Self
 
-from rollout.types import Episode, StopReason, ToolCallRecord, Trajectory
+from rollout.types import Episode, StopReason, ToolCallRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,10 @@ class EpisodeSummary:
     error: str | None
     reward: float
     reward_parts: dict[str, float]
-    needed_tools: list[str] | None
+    failed: bool
+    unplayed: bool
+    correct: bool
+    needs_tool: bool | None
     temperature: float
     calls: tuple[ToolCallRecord, ...]
     turn_count: int
@@ -38,11 +41,6 @@ class EpisodeSummary:
     lengths_N: tuple[int, ...]
     trained_N: tuple[int, ...]
     sequences: Any = None
-
-    failed = Trajectory.failed
-    unplayed = Trajectory.unplayed
-    correct = Trajectory.correct
-    needs_tool = Trajectory.needs_tool
 
     @classmethod
     def of(cls, episode: Episode) -> Self:
@@ -74,5 +72,5 @@ class EpisodeSummary:
 
 _SAME = (
     *("episode_id", "task_id", "group_id", "abilities", "source", "stop_reason", "error", "reward", "reward_parts"),
-    *("needed_tools", "temperature"),
+    *("failed", "unplayed", "correct", "needs_tool", "temperature"),
 )
