@@ -12,7 +12,7 @@ from curation.recorded import read_demonstrations
 from curation.verify import is_verified
 from envs import resolve
 from envs.errors import UsageError
-from learner.batch import Batch
+from learner.batch import Batch, Example
 from learner.experiment import Stage
 from learner.training_run import TrainingRun
 from rollout.collect import group_specs
@@ -86,7 +86,8 @@ class SupervisedSteps:
 
     def __init__(self, training: TrainingRun) -> None:
         self._training = training
-        self._demonstrations, self._rehearsal = collect_demonstrations(training), collect_rehearsal(training)
+        episodes = collect_demonstrations(training), collect_rehearsal(training)
+        self._demonstrations, self._rehearsal = ([Example.of(episode) for episode in pool] for pool in episodes)
 
     def take(self, stage: Stage, step: int) -> dict[str, float]:
         """One optimizer step; returns its metrics."""
@@ -107,7 +108,7 @@ class SupervisedSteps:
             for pool, size in ((self._demonstrations, settings.batch_size), (self._rehearsal, settings.rehearsal_batch_size))
             for index in rng.choice(len(pool), size=min(size, len(pool)), replace=False)
         ]
-        return self._training.collate(chosen)
+        return Batch.of(chosen)
 
 
 def run_cold_start(training: TrainingRun, steps: SupervisedSteps) -> Path:
