@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from learner.cold_start import CHECKPOINT as COLD_START
 from learner.experiment import Stage
 from learner.training_run import TrainingRun
 from rollout.collect import group_specs
-from rollout.types import Episode, GroupSpec, episodes_of
+from rollout.summary import EpisodeSummary
+from rollout.types import GroupSpec, episodes_of
 
 CHECKPOINT = "step"
 
@@ -32,7 +33,7 @@ def run_rl(training: TrainingRun) -> tuple[Path, float]:
         while step < settings.steps:
             clock = Clock()
             with clock.time("rollout"):
-                groups = training.rollout(_specs(training, step))
+                groups = training.play(f"rl_{step:06d}", _specs(training, step))
                 outcomes = list(episodes_of(groups))
                 # There is nothing to learn from episodes that failed for infrastructure reasons after all retries, or whose
                 # question could not be put to the policy.
@@ -40,7 +41,7 @@ def run_rl(training: TrainingRun) -> tuple[Path, float]:
             if not episodes:
                 raise FleetError(f"RL step {step}: every episode failed; the last one: {outcomes[-1].error}")
             with clock.time("learn"):
-                batch = Batch.of_episodes(episodes)
+                batch = Batch.of_summaries(episodes)
                 advantages_E = trainer.advantages(batch.rewards_E, batch.group_ids_E)
                 metrics = trainer.policy_step(batch, advantages_E, _learning_rate(training, step))
                 training.count_step()
@@ -50,7 +51,6 @@ def run_rl(training: TrainingRun) -> tuple[Path, float]:
             metrics |= clock.metrics(episodes)
             metrics["rollout/infrastructure_failures"] = sum(episode.failed for episode in outcomes)
             metrics["rollout/unplayed"] = sum(episode.unplayed for episode in outcomes)
-            training.store.write(f"rl_{step:06d}", outcomes)
             training.log(Stage.rl, step, metrics)
             step, seconds = step + 1, seconds + clock.total_s
             if step % settings.checkpoint_every == 0 or step == settings.steps:
@@ -79,18 +79,14 @@ class Clock:
         """Seconds since the step began."""
         return time.monotonic() - self._started
 
-    def metrics(self, episodes: list[Episode]) -> dict[str, float]:
+    def metrics(self, episodes: Sequence[EpisodeSummary]) -> dict[str, float]:
         """`timing_s/…`: `rollout`, `learn`, `sync` and `step` are wall time of the driver; `generate` and `tool` are an episode's
         mean.
 
         An episode generates while others wait for their tools, so `generate` and `tool` do not add up to `rollout`.
         """
-        turns = [
-            [(turn.generate_s, sum(call.latency_s for call in turn.tool_calls)) for turn in episode.trajectory.turns]
-            for episode in episodes
-        ]
-        totals = np.array([np.sum(episode or [(0.0, 0.0)], axis=0) for episode in turns])
-        generate, tool = totals.mean(axis=0).tolist()
+        generate = float(np.mean([episode.generate_s for episode in episodes]))
+        tool = float(np.mean([episode.tool_s for episode in episodes]))
         parts = self._parts | {"generate": generate, "tool": tool, "step": self.total_s}
         return {f"timing_s/{name}": seconds for name, seconds in parts.items()}
 

@@ -19,7 +19,8 @@ from rollout.cluster.fleet import Fleet
 from rollout.collect import Tasks, group_specs
 from rollout.episode.environments import tool_names
 from rollout.store import Store
-from rollout.types import Group, GroupSpec
+from rollout.summary import EpisodeSummary
+from rollout.types import Episode, Group, GroupSpec
 
 
 class TrainingRun:
@@ -84,7 +85,8 @@ class TrainingRun:
         self.directory.note(**{stage: how}, **facts, global_step=self.global_step)
 
     def save(self, name: str, **state: Any) -> Path:
-        """Write a checkpoint from which `restore` goes on."""
+        """Write a checkpoint from which `restore` goes on, once all trajectories before it are written."""
+        self.fleet.flush()
         return self.directory.save(self.trainer, name, state | {"global_step": self.global_step})
 
     def restore(self, checkpoint: Path) -> dict[str, Any]:
@@ -99,11 +101,16 @@ class TrainingRun:
         """Give the fleet the trainer's weights."""
         self.fleet.publish(self.trainer.state_dict(), self.version)
 
-    def rollout(self, groups: Sequence[GroupSpec]) -> list[Group]:
+    def rollout(self, groups: Sequence[GroupSpec]) -> list[Group[Episode]]:
         """Run groups of episodes on the fleet: one outcome for each, in their order."""
         return self.fleet.collect(groups)
 
-    def sample(self, name: str, episodes: int, split: str, temperature: float = 1.0) -> list[Group]:
+    def play(self, name: str, groups: Sequence[GroupSpec]) -> list[Group[EpisodeSummary]]:
+        """Run groups of episodes that stay with the workers, who write them as `trajectories/<name>`: a summary of each, in their
+        order."""
+        return self.fleet.play(groups, self.store, name)
+
+    def sample(self, name: str, episodes: int, split: str, temperature: float = 1.0) -> list[Group[Episode]]:
         """Roll the served policy out on held-out tasks, the same ones for every policy."""
         tasks = self.tasks(split)
         return self.rollout(group_specs(name, tasks, groups=episodes, seed=self.config.evaluation.seed, temperature=temperature))

@@ -13,9 +13,9 @@ class EpisodeSummary:
     """An episode without its tokens, texts and images: some kilobytes, whatever its length.
 
     Names that it shares with `Trajectory` mean the same. `repeated_turns` are turns with a tool call that equal an earlier one,
-    character by character; `calling_turns` all turns with a tool call. `generate_s` and `tool_s` are seconds in all. Axis N: the
-    sequences of the episode, one for each of its chains; `lengths_N` are their tokens, `trained_N` those of them that were sampled.
-    `sequences` is the Ray ObjectRef of the episode's `rollout.sequences.Sequences`; None if there is nothing to learn from.
+    character by character; `calling_turns` all turns with a tool call. `generate_s` and `tool_s` are seconds in all. `lengths` and
+    `trained` count all tokens and the sampled ones of each of its sequences, one for each chain. `sequences` is the Ray ObjectRef of
+    the episode's `rollout.sequences.Sequences`; None if there is nothing to learn from.
     """
 
     episode_id: str
@@ -38,8 +38,8 @@ class EpisodeSummary:
     repeated_turns: int
     generate_s: float
     tool_s: float
-    lengths_N: tuple[int, ...]
-    trained_N: tuple[int, ...]
+    lengths: tuple[int, ...]
+    trained: tuple[int, ...]
     sequences: Any = None
 
     @classmethod
@@ -55,8 +55,8 @@ class EpisodeSummary:
             repeated_turns=len(calling) - len(set(calling)),
             generate_s=sum(turn.generate_s for turn in whole.turns),
             tool_s=sum(call.latency_s for call in whole.calls),
-            lengths_N=tuple(len(chain.token_ids) for chain in episode.chains),
-            trained_N=tuple(sum(chain.loss_mask) for chain in episode.chains),
+            lengths=tuple(len(chain.token_ids) for chain in episode.chains),
+            trained=tuple(sum(chain.loss_mask) for chain in episode.chains),
         )
 
     @property
@@ -67,7 +67,7 @@ class EpisodeSummary:
     @property
     def sampled_tokens(self) -> int:
         """Number of tokens that the policy sampled."""
-        return sum(self.trained_N)
+        return sum(self.trained)
 
 
 _SAME = (

@@ -101,7 +101,6 @@ class Fleet:
         ended are repeated. Raises as `collect`, and as `flush` if earlier shards are not all written.
         """
         self.flush()
-        store.clear(name)
         summarised = Summarised(store, name)
         played = self._run(summarised, groups, advance, lambda _: None, False)
         self._writing = summarised.finish()

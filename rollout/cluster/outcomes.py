@@ -72,13 +72,16 @@ class Whole:
 
 
 class Summarised:
-    """Summaries. Each worker writes a shard of `name` in `store`; the driver writes one of the episodes that no worker ended."""
+    """Summaries. Each worker writes a shard of `name` in `store`, in place of all that bore the name; the driver writes one of the
+    episodes that no worker ended. Raises FleetError if the directory cannot be written to."""
 
     def __init__(self, store: Store, name: str) -> None:
         self._store, self._name = store, name
         self._workers: dict[str, Any] = {}
         self._writers: dict[str, str] = {}  # by episode
         self._own = store.shard(name, writer_id())
+        with _one_line(self._own):
+            store.clear(name)
 
     def begin(self, dispatch: Dispatch, last: bool) -> tuple[Any, Any]:
         self._workers[dispatch.writer] = dispatch.worker

@@ -66,7 +66,7 @@ async def test_a_worker_keeps_the_records_and_gives_summary_and_sequences(tmp_pa
     summary, sequences = played[0]
     assert summary == EpisodeSummary.of(kept[0])
     assert sequences.tokens_S.tolist() == kept[0].chains[0].token_ids
-    assert summary.lengths_N == (len(sequences.tokens_S),)
+    assert summary.lengths == (len(sequences.tokens_S),)
 
 
 async def test_a_record_that_cannot_be_written_is_an_error_of_its_shard_alone(tmp_path):
