@@ -14,8 +14,8 @@ class EpisodeSummary:
 
     Names that it shares with `Trajectory` mean the same. `repeated_turns` are turns with a tool call that equal an earlier one,
     character by character; `calling_turns` all turns with a tool call. `generate_s` and `tool_s` are seconds in all. `lengths` and
-    `trained` count all tokens and the sampled ones of each of its sequences, one for each chain. `sequences` is the Ray ObjectRef of
-    the episode's `rollout.sequences.Sequences`; None if there is nothing to learn from.
+    `trained` count all tokens and the sampled ones of each of its sequences, one for each chain. `sequences` is the Ray ObjectRef
+    of the episode's `rollout.sequences.Sequences`; None if there is nothing to learn from.
     """
 
     episode_id: str
