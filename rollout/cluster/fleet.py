@@ -148,7 +148,8 @@ class Fleet:
 
     def shutdown(self) -> None:
         """Stop all workers once they have written their records, then the sandboxes that they used. May be called twice."""
-        for actors in ([seat.worker for seat in self._seats], self._sandboxes):
+        # A worker that waits for a place in the cluster would not answer.
+        for actors in ([seat.worker for seat in self._seats if seat.starting is None], self._sandboxes):
             if actors:
                 closing = [actor.close.remote() for actor in actors]
                 ray.wait(closing, num_returns=len(closing), timeout=_CLOSE_S)
