@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from envs.runtime.progress import Advance, Progress, silent
 from envs.types import SPLITS
@@ -44,7 +45,8 @@ def run(
     rollout, learner = config.rollout, config.learner
     join(rollout, rollout.workers * rollout.gpus_per_worker + learner.workers * learner.gpus_per_worker)
     directory.open(config)
-    with in_one_line(), ThreadPoolExecutor(1) as thread:
+    learners: list[Any] = []
+    with in_one_line(learners), ThreadPoolExecutor(1) as thread:
         start_fleet = partial(Fleet, replace(rollout, engine=replace(rollout.engine, policy=policy_dir)))
         if not learner.gpus_per_worker:
             # Its processes start while this one imports. On GPUs the trainer comes first: its workers want whole nodes.
@@ -54,6 +56,7 @@ def run(
         from learner.training_run import TrainingRun
 
         trainer = _start_trainer(config, policy_dir)
+        learners += getattr(trainer, "actors", ())
         with TrainingRun(
             config,
             policy_dir,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+import ray
 from ray.exceptions import (
     LocalRayletDiedError,
     NodeDiedError,
@@ -42,17 +44,33 @@ _REASONS = (
     (r"node (?:has died|is dead|was terminated|died)|NodeDied", "its node is gone"),
 )
 _MOST = 300
+_ANSWER_S = 10.0
 
 
 @contextmanager
-def in_one_line() -> Generator[None]:
-    """Raise FleetError, with the reason in one line, if a process dies whose place nobody takes, or Ray itself does."""
+def in_one_line(actors: Sequence[Any]) -> Generator[None]:
+    """Raise FleetError, with the reason in one line, if a process dies whose place nobody takes, or Ray itself does.
+
+    `actors` may be filled meanwhile. They are asked after any error: one that has lost its peer says that a connection was closed.
+    """
     try:
         yield
     except RayError as error:
-        if not is_death(error):
+        death = error if is_death(error) else _death_among(actors)
+        if death is None:
             raise
-        raise FleetError(f"{reason(error)}; resume=true goes on from the last checkpoint") from error
+        raise FleetError(f"{reason(death)}; resume=true goes on from the last checkpoint") from error
+
+
+def _death_among(actors: Sequence[Any]) -> RayError | None:
+    for answer in [actor.__ray_ready__.remote() for actor in actors]:
+        try:
+            ray.get(answer, timeout=_ANSWER_S)
+        except RayActorError as error:
+            return error
+        except RayError:
+            continue  # busy, or broken in another way
+    return None
 
 
 def is_death(error: BaseException) -> bool:
