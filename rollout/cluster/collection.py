@@ -61,7 +61,7 @@ class Collection[E: Outcome]:
         self._under_way: set[Dispatch] = set()
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._checked = time.monotonic()
-        self._failures_in_a_row = 0
+        self._failures_in_a_row = self._deaths = 0
         if twice := _repeated(spec.episode_id for group in groups for spec in group.episodes):
             raise ValueError(f"two episodes are called {twice!r}: every episode of a collection needs its own episode_id")
 
@@ -179,6 +179,7 @@ class Collection[E: Outcome]:
     def _replace(self, seat: Seat, error: str) -> None:
         log.warning("%s: it is replaced", error)
         seat.deaths += 1
+        self._deaths += 1
         self._count_failure(error)
         if seat.deaths > self._config.attempts:
             raise FleetError(f"a worker died {seat.deaths} times without finishing an episode in between; the last error: {error}")
@@ -187,7 +188,8 @@ class Collection[E: Outcome]:
 
     def _repeat_lost(self) -> None:
         """Repeat the episodes that ended, but whose tokens have been lost since."""
-        lost = set(self._kind.lost(self._outcomes.values()))
+        lost = set(self._kind.lost(self._outcomes.values(), self._deaths > 0))
+        self._deaths = 0
         for spec in [spec for group in self._groups for spec in group.episodes if spec.episode_id in lost]:
             log.warning("the tokens of episode %s were lost with their node: it is repeated", spec.episode_id)
             del self._outcomes[spec.episode_id]

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.experimental import get_object_locations
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from envs.errors import FleetError
 from rollout.cluster.seats import Dispatch, writer_id
@@ -23,6 +24,8 @@ from rollout.types import Ended, Episode, EpisodeSpec
 log = logging.getLogger(__name__)
 
 _WRITE_S = 600.0
+_NODE_S = 60.0
+_PULL_S = 1.0
 
 
 class Outcome(Ended, Protocol):
@@ -50,8 +53,8 @@ class Kind[E: Outcome](Protocol):
         """The outcome of an attempt of which nothing came back."""
         ...
 
-    def lost(self, outcomes: Iterable[E]) -> list[str]:
-        """The ids of the episodes of which a part has been lost since they ended."""
+    def lost(self, outcomes: Iterable[E], after_death: bool) -> list[str]:
+        """The ids of the episodes of which a part has been lost since they ended; `after_death` says that a worker died."""
         ...
 
 
@@ -67,7 +70,7 @@ class Whole:
     def failed(self, spec: EpisodeSpec, error: str) -> Episode:
         return failed_episode(spec, error)
 
-    def lost(self, outcomes: Iterable[Episode]) -> list[str]:
+    def lost(self, outcomes: Iterable[Episode], after_death: bool) -> list[str]:
         return []
 
 
@@ -100,16 +103,16 @@ class Summarised:
     def failed(self, spec: EpisodeSpec, error: str) -> EpisodeSummary:
         return EpisodeSummary.of(failed_episode(spec, error))
 
-    def lost(self, outcomes: Iterable[EpisodeSummary]) -> list[str]:
+    def lost(self, outcomes: Iterable[EpisodeSummary], after_death: bool) -> list[str]:
         """Those whose sequences lay on a node that is gone."""
         kept = {outcome.sequences: outcome.episode_id for outcome in outcomes if outcome.sequences is not None}
         if not kept:
             return []
         places = get_object_locations(list(kept))
-        nowhere = [ref for ref, place in places.items() if not place["node_ids"] and not place["did_spill"]]
-        # Small ones are in no object store, but here; these are ready.
-        _, gone = ray.wait(nowhere, num_returns=len(nowhere), timeout=0) if nowhere else ([], [])
-        return [kept[ref] for ref in gone]
+        gone = _gone({node for place in places.values() for node in place["node_ids"]}) if after_death else set()
+        nowhere = [ref for ref, place in places.items() if gone.issuperset(place["node_ids"]) and not place["did_spill"]]
+        # Small ones are in no object store, but with the driver.
+        return [kept[ref] for ref in nowhere if not _at_hand(ref)]
 
     def finish(self) -> list[Writing]:
         """Have every shard finished in the background, with the episodes whose outcome came from it."""
@@ -124,6 +127,27 @@ class Summarised:
             Writing(worker.finish.remote(shards[writer], episodes[writer]), shards[writer], episodes[writer])
             for writer, worker in self._workers.items()
         ]
+
+
+def _gone(nodes: Collection[str]) -> set[str]:
+    """Those of some nodes that run nothing any more. Ray learns of it only after a while, and drops what they held only then."""
+    ask = ray.remote(num_cpus=0)(lambda: None)
+    answers = {node: ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote() for node in nodes}
+    gone = set()
+    for node, answer in answers.items():
+        try:
+            ray.get(answer, timeout=_NODE_S)
+        except RayError:
+            gone.add(node)
+    return gone
+
+
+def _at_hand(ref: ray.ObjectRef) -> bool:
+    try:
+        ray.get(ref, timeout=_PULL_S)
+    except RayError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)

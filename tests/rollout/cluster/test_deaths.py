@@ -10,19 +10,17 @@ from envs.errors import FleetError
 from rollout.cluster.deaths import in_one_line
 
 
-class Rank:
-    """A process that may find that its peer is gone."""
-
-    def process(self):
-        return os.getpid()
-
-    def lose_peer(self):
-        raise RuntimeError("connection closed by peer")
-
-
 @pytest.fixture(scope="module")
 def ranks():
     """Two processes, of which the second was killed."""
+
+    class Rank:
+        def process(self):
+            return os.getpid()
+
+        def lose_peer(self):
+            raise RuntimeError("connection closed by peer")
+
     ray.shutdown()
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
     ranks = [ray.remote(Rank).options(num_cpus=0.1).remote() for _ in range(2)]
