@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from envs.runtime.progress import Advance, Progress, silent
 from envs.types import SPLITS
@@ -16,6 +17,7 @@ from learner.experiment import Experiment
 from learner.run_directory import RunDirectory
 from learner.trainer import Trainer, find_trainer, ranks_of
 from rollout.cluster.connect import join
+from rollout.cluster.deaths import in_one_line
 from rollout.cluster.fleet import Fleet
 from rollout.episode.environments import make
 from starter.policies import find_policy
@@ -32,7 +34,8 @@ def run(
     """Do every stage that is not finished yet; returns the run directory and the records of `evaluation.json`.
 
     `progress` and `say` show a person how the run goes on. Raises UsageError, before anything is written, if settings contradict
-    each other, and if the policy, the tasks, the run directory, the sandbox or the GPUs cannot be used.
+    each other, and if the policy, the tasks, the run directory, the sandbox or the GPUs cannot be used; FleetError if what the run
+    needs has died.
     """
     policy_dir = find_policy(config.policy)
     for split in SPLITS:
@@ -42,7 +45,8 @@ def run(
     rollout, learner = config.rollout, config.learner
     join(rollout, rollout.workers * rollout.gpus_per_worker + learner.workers * learner.gpus_per_worker)
     directory.open(config)
-    with ThreadPoolExecutor(1) as thread:
+    learners: list[Any] = []
+    with in_one_line(learners), ThreadPoolExecutor(1) as thread:
         start_fleet = partial(Fleet, replace(rollout, engine=replace(rollout.engine, policy=policy_dir)))
         fleet: Callable[..., Fleet] = start_fleet
         if not learner.gpus_per_worker:
@@ -55,6 +59,7 @@ def run(
         trainer = start_trainer(config, policy_dir)
         if config.shares_gpus:
             fleet = partial(start_fleet, learner=ranks_of(trainer))
+        learners += getattr(trainer, "actors", ())
         with TrainingRun(
             config,
             policy_dir,

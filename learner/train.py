@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -16,7 +16,8 @@ from learner.cold_start import CHECKPOINT as COLD_START
 from learner.experiment import Stage
 from learner.training_run import TrainingRun
 from rollout.collect import group_specs
-from rollout.types import Episode, Group, GroupSpec, episodes_of
+from rollout.summary import EpisodeSummary
+from rollout.types import Group, GroupSpec, episodes_of
 
 CHECKPOINT = "step"
 
@@ -42,7 +43,7 @@ def run_rl(training: TrainingRun) -> tuple[str, float]:
             if not episodes:
                 raise FleetError(f"RL step {step}: every episode failed; the last one: {outcomes[-1].error}")
             with clock.time("learn"):
-                batch = Batch.of_episodes(episodes)
+                batch = Batch.of_summaries(episodes)
                 advantages_E = trainer.advantages(batch)
                 metrics = trainer.policy_step(batch, advantages_E, settings.learning_rate_at(step))
                 training.count_step()
@@ -52,7 +53,6 @@ def run_rl(training: TrainingRun) -> tuple[str, float]:
             metrics |= drawing | clock.metrics(episodes)
             metrics["rollout/infrastructure_failures"] = sum(episode.failed for episode in outcomes)
             metrics["rollout/unplayed"] = sum(episode.unplayed for episode in outcomes)
-            training.store.write(f"rl_{step:06d}", outcomes)
             training.log(Stage.rl, step, metrics)
             best.add(metrics)
             step, seconds = step + 1, seconds + clock.total_s
@@ -66,7 +66,10 @@ def run_rl(training: TrainingRun) -> tuple[str, float]:
     return training.directory.checkpoints.location(f"{CHECKPOINT}_{step}"), seconds
 
 
-def draw_groups(training: TrainingRun, step: int) -> tuple[list[Group], list[Group], dict[str, float]]:
+Played = list[Group[EpisodeSummary]]
+
+
+def draw_groups(training: TrainingRun, step: int) -> tuple[Played, Played, dict[str, float]]:
     """All groups that were played for a step, those of them to learn from, and metrics.
 
     With verl's `filter_groups` (dynamic sampling: DAPO, arXiv:2503.14476) these are groups whose rewards differ: groups are drawn
@@ -75,22 +78,23 @@ def draw_groups(training: TrainingRun, step: int) -> tuple[list[Group], list[Gro
     """
     wanted = training.config.rl.groups
     filtering = training.config.learner.verl.algorithm.get("filter_groups") or {}
+    name = f"rl_{step:06d}"
     if not filtering.get("enable"):
-        groups = training.rollout(_specs(training, step))
+        groups = training.play(name, _specs(training, step))
         return groups, groups, {}
-    played: list[Group] = []
-    varied: list[Group] = []
+    played: Played = []
+    varied: Played = []
     most = filtering.get("max_num_gen_batches") or 0
     draws = 0
     while len(varied) < wanted and (most <= 0 or draws < most):
-        drawn = training.rollout(_specs(training, step, draws))
+        drawn = training.play(f"{name}_{draws}" if draws else name, _specs(training, step, draws))
         played += drawn
-        varied += [group for group in drawn if len({episode.chains[0].reward for episode in teaching(group)}) > 1]
+        varied += [group for group in drawn if len({episode.reward for episode in teaching(group)}) > 1]
         draws += 1
     return played, varied[:wanted] or played, {"rollout/draws": draws, "rollout/groups_that_vary": len(varied) / len(played)}
 
 
-def teaching(group: Group) -> list[Episode]:
+def teaching(group: Group[EpisodeSummary]) -> list[EpisodeSummary]:
     """The episodes of a group that can be learned from: not those that failed for infrastructure reasons after all retries, nor
     those whose question could not be put to the policy."""
     return [episode for episode in group.episodes if not (episode.failed or episode.unplayed)]
@@ -115,18 +119,14 @@ class Clock:
         """Seconds since the step began."""
         return time.monotonic() - self._started
 
-    def metrics(self, episodes: list[Episode]) -> dict[str, float]:
+    def metrics(self, episodes: Sequence[EpisodeSummary]) -> dict[str, float]:
         """`timing_s/…`: `rollout`, `learn`, `sync` and `step` are wall time of the driver; `generate` and `tool` are an episode's
         mean.
 
         An episode generates while others wait for their tools, so `generate` and `tool` do not add up to `rollout`.
         """
-        turns = [
-            [(turn.generate_s, sum(call.latency_s for call in turn.tool_calls)) for turn in episode.trajectory.turns]
-            for episode in episodes
-        ]
-        totals = np.array([np.sum(episode or [(0.0, 0.0)], axis=0) for episode in turns])
-        generate, tool = totals.mean(axis=0).tolist()
+        generate = float(np.mean([episode.generate_s for episode in episodes]))
+        tool = float(np.mean([episode.tool_s for episode in episodes]))
         parts = self._parts | {"generate": generate, "tool": tool, "step": self.total_s}
         return {f"timing_s/{name}": seconds for name, seconds in parts.items()}
 

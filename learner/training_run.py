@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from functools import cached_property
+import logging
+from collections.abc import Callable, Collection, Generator, Sequence
+from contextlib import contextmanager
+from functools import cached_property, partial
 from typing import Any, Self
 
 from envs.runtime.progress import Progress
@@ -17,7 +19,10 @@ from rollout.cluster.fleet import Fleet
 from rollout.collect import Tasks, group_specs
 from rollout.episode.environments import tool_names
 from rollout.store import Store
-from rollout.types import Group, GroupSpec
+from rollout.summary import EpisodeSummary
+from rollout.types import Episode, Group, GroupSpec
+
+log = logging.getLogger(__name__)
 
 
 class TrainingRun:
@@ -50,17 +55,21 @@ class TrainingRun:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        try:
-            self.directory.finish_saving(self.trainer)
-        except Exception as failure:
-            if error is None:
-                raise
-            self.say(f"the last checkpoint was not written: {failure}")  # what ended the run matters more
-        finally:
-            self.tracker.finish()
-            self.fleet.shutdown()
-            self.trainer.shutdown()
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        saved = partial(self.directory.finish_saving, self.trainer)
+        for close in (saved, self.tracker.finish, self.fleet.shutdown, self.trainer.shutdown):
+            try:
+                close()
+            except Exception as failure:
+                # What has died cannot be closed: the run ends with the reason of its death, not with that.
+                if error is None:
+                    error = failure
+                elif close is saved:
+                    self.say(f"the last checkpoint was not written: {failure}")
+                else:
+                    log.warning("closing after an error", exc_info=True)
+        if kind is None and error is not None:
+            raise error
 
     @property
     def version(self) -> int:
@@ -90,7 +99,11 @@ class TrainingRun:
         self.directory.note(**{stage: how}, **facts, global_step=self.global_step)
 
     def save(self, name: str, *, prefix: str | None = None, keep: Collection[int] = (), **state: Any) -> str:
-        """Write a checkpoint from which `restore` goes on, in the background; returns its path or URL. See `RunDirectory.save`."""
+        """Write a checkpoint from which `restore` goes on, in the background, once all trajectories before it are written.
+
+        Returns its path or URL. See `RunDirectory.save`.
+        """
+        self.fleet.flush()
         return self.directory.save(self.trainer, name, state | {"global_step": self.global_step}, prefix=prefix, keep=keep)
 
     def load(self, name: str) -> dict[str, Any]:
@@ -113,18 +126,31 @@ class TrainingRun:
         elif not self.config.shares_gpus:  # those are given the weights when they wake up
             self.fleet.servers.update(ranks_of(self.trainer), self.version)
 
-    def rollout(self, groups: Sequence[GroupSpec]) -> list[Group]:
+    def rollout(self, groups: Sequence[GroupSpec]) -> list[Group[Episode]]:
         """Run groups of episodes on the fleet: one outcome for each, in their order."""
+        with self._serving():
+            return self.fleet.collect(groups)
+
+    def play(self, name: str, groups: Sequence[GroupSpec]) -> list[Group[EpisodeSummary]]:
+        """Run groups of episodes that stay with the workers, who write them as `trajectories/<name>`: a summary of each, in their
+        order."""
+        with self._serving():
+            return self.fleet.play(groups, self.store, name)
+
+    @contextmanager
+    def _serving(self) -> Generator[None]:
+        """While episodes are played; servers on the learner's GPUs are awake only then."""
         servers = self.fleet.servers
         if servers is None or not self.config.shares_gpus:
-            return self.fleet.collect(groups)
+            yield
+            return
         servers.update(ranks_of(self.trainer), self.version)
         try:
-            return self.fleet.collect(groups)
+            yield
         finally:
             servers.sleep()
 
-    def sample(self, name: str, episodes: int, split: str, temperature: float = 1.0) -> list[Group]:
+    def sample(self, name: str, episodes: int, split: str, temperature: float = 1.0) -> list[Group[Episode]]:
         """Roll the served policy out on held-out tasks, the same ones for every policy."""
         tasks = self.tasks(split)
         return self.rollout(group_specs(name, tasks, groups=episodes, seed=self.config.evaluation.seed, temperature=temperature))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from envs.errors import InfrastructureError
+from envs.runtime.deadlines import waiting
 from envs.tools.tool import SANDBOX, Tool, ToolEpisode
 from envs.types import ToolResult, ToolStatus
 from sandbox import SandboxUnavailable, Status
@@ -29,7 +30,8 @@ _REMEDY = 'The code tool needs its source: write {"name": "code", "arguments": {
 class CodeTool(Tool):
     """Runs Python with `image_1` … `image_n` in the namespace; state persists until the episode ends.
 
-    Its deadline is the session's; the wait for a free session does not count. Calls of one turn run one after another, in order.
+    Its deadline is the session's; the wait for a free session does not count, nor does it in a deadline of `envs.runtime.deadlines`
+    around the call. Calls of one turn run one after another, in order.
     """
 
     name = "code"
@@ -60,7 +62,8 @@ class CodeTool(Tool):
                 if "session" not in episode.state:
                     pool = await episode.sandbox()
                     session = pool.session(images=episode.task.images)
-                    episode.state["session"] = await episode.stack.enter_async_context(session)
+                    with waiting():
+                        episode.state["session"] = await episode.stack.enter_async_context(session)
                 result = await episode.state["session"].run(source)
         except SandboxUnavailable:
             raise

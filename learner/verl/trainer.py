@@ -216,6 +216,11 @@ class VerlTrainer(Trainer):
         """Forget the optimizer's moments, as when RL follows supervised training."""
         self._group.reset_optimizer()
 
+    @property
+    def actors(self) -> list[Any]:
+        """The handles of the learner's processes."""
+        return self._group.workers
+
     def shutdown(self) -> None:
         """End the workers and give their resources back to Ray."""
         for worker in self._group.workers:
