@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+from envs import row_numbers
 from envs.runtime.progress import Progress
 from evaluation.records import evaluation_record, merge, read_records, write_records
 from evaluation.types import EvaluationRecord
@@ -106,15 +107,20 @@ class TrainingRun:
         return self.fleet.collect(groups)
 
     def sample(self, name: str, episodes: int, split: str, temperature: float = 1.0) -> list[Group]:
-        """Roll the served policy out on held-out tasks, the same ones for every policy."""
-        tasks = self.tasks(split)
-        return self.rollout(group_specs(name, tasks, groups=episodes, seed=self.config.evaluation.seed, temperature=temperature))
+        """Roll the served policy out on held-out tasks, the same ones for every policy: of a file, each row at most once."""
+        tasks, rows, seed = self.tasks(split), self.rows(split), self.config.evaluation.seed
+        groups = episodes if rows is None else min(episodes, len(rows))
+        return self.rollout(group_specs(name, tasks, groups=groups, seed=seed, temperature=temperature, rows=rows))
 
     def tasks(self, split: str) -> Tasks:
         """The tasks of a split."""
         if split not in self._tasks:
             self._tasks[split] = self.config.tasks_of(split)
         return self._tasks[split]
+
+    def rows(self, split: str) -> Sequence[int] | None:
+        """The rows of a split, by their numbers in the file; None if its tasks are generated."""
+        return row_numbers(*self.tasks(split))
 
     @cached_property
     def tools(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import gymnasium
 from gymnasium.envs.registration import load_env_creator
 from omegaconf import OmegaConf
 
-from envs import count_rows, resolve
+from envs import count_rows, resolve, row_numbers
 from envs.datasets import is_dataset
 from envs.errors import UsageError
 from envs.runtime.atomic import write_file
@@ -64,7 +64,7 @@ class CollectConfig:
     """Name of the record in `evaluation.json`; null takes the policy's."""
 
     episodes: int = 64
-    """Number of tasks; of a file or a directory each row once, so no more than it has."""
+    """Number of tasks. Of a file or a directory each row once, so no more than it has; fewer are drawn by `seed`."""
 
     group_size: int = 1
     """Episodes of each task."""
@@ -149,7 +149,7 @@ class Collector:
             seed=config.seed,
             temperature=config.temperature,
             actor=SCRIPTS.get(config.policy, "policy"),
-            in_order=count_rows(*tasks) is not None,
+            rows=row_numbers(*tasks),
         )
 
     def __enter__(self) -> Self:

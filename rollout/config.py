@@ -95,10 +95,12 @@ class EpisodeConfig:
     down. Tools work on the whole image. A question's images are scaled down further if `max_tokens` leaves too little room."""
     max_turns: int = 16
     """Most actions. An environment that has its own limit may end earlier."""
-    turn_s: float = 120.0
-    """Deadline of one turn (sampling, tools and waiting for both), in seconds."""
-    episode_s: float = 600.0
-    """Deadline of one episode in seconds."""
+    turn_s: float | None = None
+    """Deadline of one turn, sampling and tools, in seconds; waiting for a jail does not count. null: 120 s, and a second for each
+    of `max_action_tokens` (`rollout.episode.deadlines` says why)."""
+    episode_s: float | None = None
+    """Deadline of one episode in seconds, as above. null: 120 s for the reset and for each turn, and a second for each token that
+    may be sampled: `max_turns` · `max_action_tokens`, and no more than `max_tokens`."""
     history: History = History.template
     """What the policy is shown of its earlier turns: "template", what the chat template renders, which may drop old thoughts (an
     episode then has several chains of tokens); "append", all that it sampled. `rollout.tokens.transcript` says more."""
@@ -138,8 +140,9 @@ class RolloutConfig:
     environment variable TOOLWISE_ACCEPT_REDUCED_ISOLATION is 1."""
     environment_threads: int = 16
     """Threads that make environments, and that run plain Gymnasium environments, whose `step` blocks."""
-    group_s: float = 900.0
-    """Deadline of a group in seconds; an episode that is unfinished then ends as ABORTED."""
+    group_s: float | None = None
+    """Deadline of a group in seconds, of the clock on the wall; an episode that is unfinished then ends as ABORTED. null: none but
+    the deadlines of its episodes."""
     attempts: int = 3
     """How often one episode is tried if our infrastructure fails, not the model."""
     max_consecutive_failures: int = 64

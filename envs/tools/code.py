@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from envs.errors import InfrastructureError
+from envs.runtime.deadlines import uncounted
 from envs.tools.tool import SANDBOX, Tool, ToolEpisode
 from envs.types import ToolResult, ToolStatus
 from sandbox import SandboxUnavailable, Status
@@ -58,9 +59,11 @@ class CodeTool(Tool):
         try:
             async with episode.state.setdefault("lock", asyncio.Lock()):
                 if "session" not in episode.state:
-                    pool = await episode.sandbox()
+                    with uncounted():
+                        pool = await episode.sandbox()
                     session = pool.session(images=episode.task.images)
-                    episode.state["session"] = await episode.stack.enter_async_context(session)
+                    with uncounted():  # jails are ours and few: the model's turn does not pay for those that others hold
+                        episode.state["session"] = await episode.stack.enter_async_context(session)
                 result = await episode.state["session"].run(source)
         except SandboxUnavailable:
             raise

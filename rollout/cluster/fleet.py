@@ -7,7 +7,7 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -21,6 +21,7 @@ from rollout.cluster.weights import pack
 from rollout.cluster.worker import RolloutWorker
 from rollout.config import RolloutConfig
 from rollout.engines.registry import ENGINES
+from rollout.episode.deadlines import group_deadline_s
 from rollout.episode.loop import failed_episode
 from rollout.types import Episode, EpisodeSpec, Group, GroupSpec
 
@@ -98,7 +99,9 @@ class Fleet:
         """Run every group; what became of them, in their order: each episode has exactly one outcome.
 
         A group goes to one worker whole. An episode that our infrastructure failed is repeated, without the rest of its group, up
-        to `config.attempts` times; if it fails then too, it is returned as INFRASTRUCTURE. `advance` is called with the number of
+        to `config.attempts` times; if it fails then too, it is returned as INFRASTRUCTURE. So is one that a deadline cut off if its
+        spec asks for it, with a count of its own (`cut_before`), and with the same seeds: another sample would favour the short
+        answers that finish in time. `advance` is called with the number of
         finished episodes, `keep` with each of them as soon as its outcome is final. `played` says that questions of this collection
         have been put to the policy before.
 
@@ -221,7 +224,7 @@ class _Collection:
                 return
             self._waiting.popleft()
             # The worker has its own deadline; this one is for a worker that does not answer. It may still be starting.
-            deadline = time.monotonic() + self._config.group_s + self._config.start_s
+            deadline = time.monotonic() + group_deadline_s(self._config, len(group.episodes)) + self._config.start_s
             self._under_way[seat.worker.run.remote(group)] = _Dispatch(seat, seat.worker, group, deadline)
             seat.load += len(group.episodes)
 
@@ -250,6 +253,9 @@ class _Collection:
         if episode.failed:
             self._count_failure(episode.error or "unknown")
             self._retry(spec, episode)
+        elif episode.cut and spec.repeat_if_cut and spec.cut_before + 1 < self._config.attempts:
+            log.warning("episode %s was cut off by %s: it is repeated", spec.episode_id, episode.cut)
+            self._waiting.append(GroupSpec(spec.group_id, (replace(spec, cut_before=spec.cut_before + 1),)))
         else:
             self._failures_in_a_row = 0
             self._settle(spec, episode)

@@ -100,7 +100,7 @@ class RolloutWorker:
         return ChatFormat.from_directory(engine.policy), policy
 
     async def run(self, group: GroupSpec) -> Group:
-        """Run the episodes of a group at the same time. Those that are unfinished after `group_s` end as ABORTED.
+        """Run the episodes of a group at the same time. Those that are unfinished after `group_s`, if it is set, end as ABORTED.
 
         Raises UsageError if an environment cannot be made or used.
         """

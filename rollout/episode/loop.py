@@ -10,19 +10,21 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import gymnasium
 
 from envs.errors import EndpointRefused, InfrastructureError, ItemError, TokenBudgetExceeded, UsageError
 from envs.protocols import Message, Protocol
+from envs.runtime.deadlines import Deadline, DeadlinePassed, uncounted
 from envs.runtime.threads import Threads
 from envs.types import Observation, ToolCall, ToolStatus
 from rollout.config import PROTOCOL_PROMPT, EpisodeConfig
 from rollout.episode.actors import Actor, PolicyActor, ScriptActor, sampling
+from rollout.episode.deadlines import episode_deadline_s, turn_deadline_s
 from rollout.episode.endpoint_actor import EndpointActor
 from rollout.episode.environments import adapt
 from rollout.policy import ChatPolicy, Policy
@@ -31,10 +33,11 @@ from rollout.tokens.images import ImageEncoder, limited
 from rollout.tokens.transcript import Transcript
 from rollout.types import Episode, EpisodeSpec, StopReason, ToolCallRecord, Trajectory, Turn
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _CLOSE_S = 30.0
+PAUSES_S = (1.0, 5.0, 15.0)
+"""Seconds before each further attempt to read a row."""
 # Encoding more pixels than this takes longer than the event loop may be held up.
 _INLINE_PIXELS = 1 << 17
 
@@ -51,20 +54,23 @@ async def run_episode(
 ) -> Episode:
     """Run `spec` on `env`, which is closed at the end; `policy` is needed for the actor "policy" only.
 
-    Past a deadline the episode ends as TIME_LIMIT; cancelled, as ABORTED. Without a single turn there is nothing to judge the model
-    by, so both are INFRASTRUCTURE then, like every error that is not the model's. A question that cannot be put to the policy ends
-    as `Trajectory.unplayed`: TOKEN_LIMIT if it does not fit, ABORTED if its row is broken or an endpoint refuses it. Raises
-    UsageError for what concerns every question: an actor that the environment does not have, an observation that is not text.
+    Past a deadline the episode ends as TIME_LIMIT; cancelled, as ABORTED. Both are `Trajectory.cut`, which names the deadline; if
+    the policy had not yet been asked, they are INFRASTRUCTURE, like every error that is not the model's. A question that cannot be
+    put to the policy ends as `Trajectory.unplayed`: TOKEN_LIMIT if it does not fit, ABORTED if an endpoint refuses it or its row
+    cannot be read, not even after `PAUSES_S`. Raises UsageError for what concerns every question: an actor that the environment
+    does not have, an observation that is not text.
     """
     config = config or EpisodeConfig()
     run = _Run(spec, env, policy, chat, config, threads or Threads(1), images or ImageEncoder())
     error: str | None = None
+    cut: str | None = None
     try:
-        stop = await _within(config.episode_s, run.play())
-    except _DeadlinePassed:
-        stop = StopReason.TIME_LIMIT
+        async with Deadline("rollout.episode.episode_s", episode_deadline_s(config)):
+            stop = await run.play()
+    except DeadlinePassed as passed:
+        stop, cut = StopReason.TIME_LIMIT, str(passed)
     except asyncio.CancelledError:
-        stop = StopReason.ABORTED
+        stop, cut = StopReason.ABORTED, "cancelled: its group's deadline, or the end of the run"
     except (ItemError, EndpointRefused) as refusal:
         stop, error = StopReason.ABORTED, str(refusal)
     except _DoesNotFit as refusal:
@@ -76,9 +82,11 @@ async def run_episode(
         log.warning("episode %s: %s", spec.episode_id, error, exc_info=not isinstance(failure, InfrastructureError))
     finally:
         await run.close()
-    if error is None and not run.has_turns:
+    if cut is not None and not run.asked:
+        stop, error, cut = StopReason.INFRASTRUCTURE, f"{stop}: {cut}: before the policy was asked", None
+    elif cut is None and error is None and not run.has_turns:
         stop, error = StopReason.INFRASTRUCTURE, f"{stop}: not one token was sampled"
-    return run.episode(stop, error)
+    return run.episode(stop, error, cut)
 
 
 def failed_episode(spec: EpisodeSpec, error: str) -> Episode:
@@ -92,26 +100,13 @@ def failed_episode(spec: EpisodeSpec, error: str) -> Episode:
         stop_reason=StopReason.INFRASTRUCTURE,
         error=error,
         temperature=spec.temperature,
+        cut_before=spec.cut_before,
     )
     return Episode((trajectory,))
 
 
 class _DoesNotFit(Exception):
     """The first prompt exceeds a budget; the message is the remedy."""
-
-
-class _DeadlinePassed(Exception):
-    """One of our deadlines, as opposed to a TimeoutError that an environment raised."""
-
-
-async def _within[T](seconds: float, work: Awaitable[T]) -> T:
-    try:
-        async with asyncio.timeout(seconds) as deadline:
-            return await work
-    except TimeoutError:
-        if deadline.expired():
-            raise _DeadlinePassed from None
-        raise
 
 
 class _Run:
@@ -137,6 +132,8 @@ class _Run:
         self._reset_info: dict[str, Any] = {}
         self._last_info: dict[str, Any] = {}
         self._reward = 0.0
+        self.asked = False
+        """Whether the policy has been asked for a turn."""
 
     @property
     def has_turns(self) -> bool:
@@ -145,7 +142,7 @@ class _Run:
 
     async def play(self) -> StopReason:
         """Reset, then turn after turn until somebody ends it."""
-        observation, self._reset_info = await self._env.reset(self._spec.env_seed)
+        observation, self._reset_info = await self._reset()
         actor, transcript = self._begin()
         messages = await self._encode(observation, self._reset_info)
         try:
@@ -155,16 +152,32 @@ class _Run:
         for _ in range(self._config.max_turns):
             if transcript.room < 1:
                 return StopReason.TOKEN_LIMIT
-            turn = self._turn(actor, transcript, observation, messages)
-            stop, observation, messages = await _within(self._config.turn_s, turn)
+            async with Deadline("rollout.episode.turn_s", turn_deadline_s(self._config)):
+                stop, observation, messages = await self._turn(actor, transcript, observation, messages)
             if stop is not None:
                 return stop
         return StopReason.TURN_LIMIT
+
+    async def _reset(self) -> tuple[Observation, dict[str, Any]]:
+        """The first observation. A row that cannot be read is tried again: a stale handle or a file that is being replaced passes.
+
+        It is tried here and not as a failed episode: all members of its group fail alike, and so many failures in a row would be
+        taken for those of a fleet that cannot work.
+        """
+        for pause_s in PAUSES_S:
+            try:
+                return await self._env.reset(self._spec.env_seed)
+            except ItemError as error:
+                log.warning("episode %s: %s: it is tried again in %g s", self._spec.episode_id, error, pause_s)
+                with uncounted():
+                    await asyncio.sleep(pause_s)
+        return await self._env.reset(self._spec.env_seed)
 
     async def _turn(
         self, actor: Actor, transcript: Transcript, observation: Observation, messages: list[ChatMessage]
     ) -> tuple[StopReason | None, Observation, list[ChatMessage]]:
         started = time.monotonic()
+        self.asked = True
         try:
             pieces = await actor.act(transcript, observation, messages)
         except TokenBudgetExceeded as error:
@@ -273,7 +286,7 @@ class _Run:
         except Exception:
             log.warning("episode %s: closing its environment failed", self._spec.episode_id, exc_info=True)
 
-    def episode(self, stop: StopReason, error: str | None) -> Episode:
+    def episode(self, stop: StopReason, error: str | None, cut: str | None) -> Episode:
         """The record of what happened."""
         spec, first, last = self._spec, self._reset_info, self._last_info
         # A turn that a deadline cut off: its tokens were sampled, so it is on record as well.
@@ -295,6 +308,8 @@ class _Run:
             error=error,
             needed_tools=None if needed is None else list(needed),
             temperature=spec.temperature,
+            cut=cut,
+            cut_before=spec.cut_before,
         )
 
 
