@@ -29,7 +29,7 @@ from envs.types import ToolStatus
 from rollout.config import PROTOCOL_PROMPT, EpisodeConfig
 from rollout.episode.actors import OPENING, closed
 from rollout.tokens.chat_format import ChatFormat, ChatMessage
-from rollout.tokens.images import ImageEncoder
+from rollout.tokens.images import ImageEncoder, limited
 from rollout.tokens.transcript import Transcript
 from rollout.types import Episode, Generation, StopReason, ToolCallRecord, Turn, split_abilities
 
@@ -172,9 +172,10 @@ def _episode(row: Mapping[str, Any], path: Path, number: int, chat: ChatFormat, 
         for index, turn in enumerate(turns):
             text = turn.text if index == 0 else _tool_text(turn.text, turns[index - 1].parsed)
             try:
-                encoded = tuple(images.encode(decode(source)) for source in turn.pictures)
+                pixels = [np.asarray(decode(source)) for source in turn.pictures]
             except RowError as error:
                 raise ItemError(f"{path}, row {number}: {error}") from None
+            encoded = tuple(images.encode(limited(image, config.max_pixels)) for image in pixels)
             (message,) = transcript.append_observation([ChatMessage("user", text, encoded)])
             if index:
                 recorded.append(_turn(turns[index - 1], message.text, [image.sha256 for image in message.images]))

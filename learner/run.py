@@ -18,6 +18,7 @@ from learner.run_directory import RunDirectory
 from learner.trainer import Trainer, find_trainer
 from rollout.cluster.connect import join
 from rollout.cluster.fleet import Fleet
+from rollout.collect import askable_rows
 from rollout.episode.environments import make
 from starter.policies import find_policy
 
@@ -43,6 +44,7 @@ def run(
         make(*config.tasks_of(split)).close()
     directory = RunDirectory(config)
     config.check(finished=directory.progress)
+    rows = {split: askable_rows(config.tasks_of(split), policy_dir, config.rollout.episode) for split in SPLITS}
     rollout, learner = config.rollout, config.learner
     join(rollout, rollout.workers * rollout.gpus_per_worker + learner.workers * learner.gpus_per_worker)
     directory.open(config)
@@ -63,6 +65,7 @@ def run(
             trainer=trainer,
             fleet=start_fleet(),
             collate=collate,
+            rows=rows,
             progress=progress,
             say=say,
         ) as training:

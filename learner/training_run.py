@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -40,10 +40,12 @@ class TrainingRun:
         trainer: Trainer,
         fleet: Fleet,
         collate: Callable[[Sequence[Episode]], Batch],
+        rows: Mapping[str, Sequence[int] | None] | None = None,
         progress: Progress,
         say: Callable[[str], None],
     ) -> None:
-        """`policy_dir` is the base policy's. `progress` and `say` show a person how the run goes on."""
+        """`policy_dir` is the base policy's. `rows` are those of the splits that are asked, None for all. `progress` and
+        `say` show a person how the run goes on."""
         self.config, self.policy_dir, self.directory = config, policy_dir, directory
         self.trainer, self.fleet, self.collate = trainer, fleet, collate
         self.progress, self.say = progress, say
@@ -51,6 +53,7 @@ class TrainingRun:
         self.tracker = Tracker(directory.path, config.tracking, settings_of(config), directory.run_id)
         self.global_step: int = directory.progress.get("global_step", 0)
         self._tasks: dict[str, Tasks] = {}
+        self._rows = dict(rows or {})
 
     def __enter__(self) -> Self:
         return self
@@ -120,7 +123,9 @@ class TrainingRun:
 
     def rows(self, split: str) -> Sequence[int] | None:
         """The rows of a split, by their numbers in the file; None if its tasks are generated."""
-        return row_numbers(*self.tasks(split))
+        if split not in self._rows:
+            self._rows[split] = row_numbers(*self.tasks(split))
+        return self._rows[split]
 
     @cached_property
     def tools(self) -> tuple[str, ...]:

@@ -80,6 +80,14 @@ class History(StrEnum):
     append = "append"
 
 
+class Overlong(StrEnum):
+    """What is done with questions of a file that are too long for an episode."""
+
+    fit = "fit"
+    skip = "skip"
+    error = "error"
+
+
 @dataclass
 class EpisodeConfig:
     """Budgets and deadlines of one episode."""
@@ -93,6 +101,9 @@ class EpisodeConfig:
     max_pixels: int = 12_845_056
     """Most pixels of an image that the policy is shown, by default as many as Qwen's image processors take; larger ones are scaled
     down. Tools work on the whole image. A question's images are scaled down further if `max_tokens` leaves too little room."""
+    overlong: Overlong = Overlong.fit
+    """What is done with questions of a file that are too long, which are counted and named before anything runs: "fit", their text
+    is cut and marked and their pictures are scaled down; "skip", they are left out; "error", nothing runs."""
     max_turns: int = 16
     """Most actions. An environment that has its own limit may end earlier."""
     turn_s: float | None = None

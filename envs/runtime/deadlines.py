@@ -1,69 +1,72 @@
-"""Deadlines that do not count the time in which work waits for what others hold: a jail, a service that is asked again."""
+"""Deadlines whose clock stands still while what they limit waits in line for something shared."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from types import TracebackType
-
-_open: ContextVar[tuple[Deadline, ...]] = ContextVar("open deadlines", default=())
-
-
-class DeadlinePassed(Exception):
-    """A `Deadline` has passed, as opposed to a TimeoutError that the work inside raised. The message is its name and length."""
 
 
 class Deadline:
-    """`async with Deadline(name, seconds):` raises DeadlinePassed if the work inside takes longer, time in `uncounted` left out.
+    """How much time is left; made by `within`. `waited_s` counts the seconds in which its clock stood still."""
 
-    Deadlines may be nested, and the work may go on in other tasks of the same event loop. `seconds` may be infinite.
-    """
+    def __init__(self, timeout: asyncio.Timeout) -> None:
+        self._timeout = timeout
+        self._pauses = 0
+        self._left_s = self._paused_at = self.waited_s = 0.0
+        self._over = False
 
-    def __init__(self, name: str, seconds: float) -> None:
-        self._name, self._seconds = name, seconds
-        self._timeout = asyncio.timeout(seconds)
-        self._waiting, self._left_s = 0, seconds
-
-    async def __aenter__(self) -> Deadline:
-        await self._timeout.__aenter__()
-        self._outer = _open.get()
-        _open.set((*self._outer, self))
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        _open.set(self._outer)
-        self._waiting = -1  # a task that outlives this work changes nothing any more
-        try:
-            await self._timeout.__aexit__(kind, error, trace)
-        except TimeoutError:
-            raise DeadlinePassed(f"{self._name}={self._seconds:g} s") from None
+    @property
+    def expired(self) -> bool:
+        """Whether the deadline has passed, as opposed to a TimeoutError that something inside raised."""
+        return self._timeout.expired()
 
     def pause(self) -> None:
-        """Stop the clock until as many calls of `resume` have followed."""
-        if self._waiting < 0 or self._timeout.expired():
-            return
-        self._waiting += 1
-        if self._waiting == 1:
-            when = self._timeout.when()
-            assert when is not None
-            self._left_s = when - asyncio.get_running_loop().time()
+        """Stop the clock until `resume` was called as often as this."""
+        self._pauses += 1
+        when = self._timeout.when()
+        if self._pauses == 1 and when is not None and not (self._over or self.expired):
+            self._paused_at = asyncio.get_running_loop().time()
+            self._left_s = when - self._paused_at
             self._timeout.reschedule(None)
 
     def resume(self) -> None:
-        """Let the clock go on, if nobody else waits."""
-        if self._waiting <= 0:
-            return
-        self._waiting -= 1
-        if not self._waiting:
-            self._timeout.reschedule(asyncio.get_running_loop().time() + self._left_s)
+        """Let the clock go on."""
+        self._pauses -= 1
+        if not self._pauses and not (self._over or self.expired):
+            now = asyncio.get_running_loop().time()
+            self.waited_s += now - self._paused_at
+            self._timeout.reschedule(now + self._left_s)
+
+    def end(self) -> None:
+        """What was limited has ended; tasks that it left behind change nothing any more."""
+        self._over = True
+
+
+_AROUND: ContextVar[tuple[Deadline, ...]] = ContextVar("deadlines", default=())
+
+
+@asynccontextmanager
+async def within(seconds: float) -> AsyncGenerator[Deadline]:
+    """As `asyncio.timeout(seconds)`, but time spent inside `waiting()`, by this task or one that it starts, does not count.
+
+    Raises TimeoutError at the deadline; `expired` tells it from one that was raised inside.
+    """
+    async with asyncio.timeout(seconds) as timeout:
+        deadline = Deadline(timeout)
+        token = _AROUND.set((*_AROUND.get(), deadline))
+        try:
+            yield deadline
+        finally:
+            deadline.end()
+            _AROUND.reset(token)
 
 
 @contextmanager
-def uncounted() -> Generator[None]:
-    """Time inside does not count against any of the deadlines around it."""
-    deadlines = _open.get()
+def waiting() -> Generator[None]:
+    """What runs inside waits for something that others hold: the clocks of all deadlines around it stand still."""
+    deadlines = _AROUND.get()
     for deadline in deadlines:
         deadline.pause()
     try:

@@ -21,7 +21,7 @@ from typing import Any
 
 from envs.errors import EndpointFailed, EndpointRefused, EndpointUnusable, InfrastructureError, UsageError
 from envs.runtime.chat_endpoint import ChatEndpoint, Message
-from envs.runtime.deadlines import uncounted
+from envs.runtime.deadlines import waiting
 from envs.runtime.disk_cache import DiskCache
 from envs.runtime.loops import PerLoop
 from envs.scoring.types import MAX_ANSWER_CHARACTERS
@@ -172,7 +172,7 @@ class _Endpoint:
         outcome: _NoVerdict | _Unreachable | None = None
         try:
             # With a deadline of its own, the judge's time is not the model's.
-            with uncounted():
+            with waiting():
                 async with asyncio.timeout(self.config.deadline_s):
                     for attempt in range(self.config.attempts):
                         right, outcome = await self._attempt(messages)

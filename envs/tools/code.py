@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from envs.errors import InfrastructureError
-from envs.runtime.deadlines import uncounted
+from envs.runtime.deadlines import waiting
 from envs.tools.tool import SANDBOX, Tool, ToolEpisode
 from envs.types import ToolResult, ToolStatus
 from sandbox import SandboxUnavailable, Status
@@ -30,7 +30,8 @@ _REMEDY = 'The code tool needs its source: write {"name": "code", "arguments": {
 class CodeTool(Tool):
     """Runs Python with `image_1` … `image_n` in the namespace; state persists until the episode ends.
 
-    Its deadline is the session's; the wait for a free session does not count. Calls of one turn run one after another, in order.
+    Its deadline is the session's; the wait for a free session does not count, nor does it in a deadline of `envs.runtime.deadlines`
+    around the call. Calls of one turn run one after another, in order.
     """
 
     name = "code"
@@ -59,10 +60,9 @@ class CodeTool(Tool):
         try:
             async with episode.state.setdefault("lock", asyncio.Lock()):
                 if "session" not in episode.state:
-                    with uncounted():
-                        pool = await episode.sandbox()
+                    pool = await episode.sandbox()
                     session = pool.session(images=episode.task.images)
-                    with uncounted():  # jails are ours and few: the model's turn does not pay for those that others hold
+                    with waiting():
                         episode.state["session"] = await episode.stack.enter_async_context(session)
                 result = await episode.state["session"].run(source)
         except SandboxUnavailable:

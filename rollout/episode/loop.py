@@ -10,7 +10,8 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import islice
 from typing import Any, cast
@@ -18,15 +19,16 @@ from typing import Any, cast
 import gymnasium
 
 from envs.errors import EndpointRefused, InfrastructureError, ItemError, TokenBudgetExceeded, UsageError
-from envs.protocols import Message, Protocol
-from envs.runtime.deadlines import Deadline, DeadlinePassed, uncounted
+from envs.protocols import Message
+from envs.runtime.deadlines import waiting, within
 from envs.runtime.threads import Threads
 from envs.types import Observation, ToolCall, ToolStatus
-from rollout.config import PROTOCOL_PROMPT, EpisodeConfig
+from rollout.config import EpisodeConfig
 from rollout.episode.actors import Actor, PolicyActor, ScriptActor, sampling
 from rollout.episode.deadlines import episode_deadline_s, turn_deadline_s
 from rollout.episode.endpoint_actor import EndpointActor
 from rollout.episode.environments import adapt
+from rollout.episode.prompts import protocol_of, reserved_tokens, system_prompt, template_tools, tool_schemas
 from rollout.policy import ChatPolicy, Policy
 from rollout.tokens.chat_format import ChatFormat, ChatMessage
 from rollout.tokens.images import ImageEncoder, limited
@@ -65,9 +67,9 @@ async def run_episode(
     error: str | None = None
     cut: str | None = None
     try:
-        async with Deadline("rollout.episode.episode_s", episode_deadline_s(config)):
+        async with _limited("rollout.episode.episode_s", episode_deadline_s(config)):
             stop = await run.play()
-    except DeadlinePassed as passed:
+    except _DeadlinePassed as passed:
         stop, cut = StopReason.TIME_LIMIT, str(passed)
     except asyncio.CancelledError:
         stop, cut = StopReason.ABORTED, "cancelled: its group's deadline, or the end of the run"
@@ -109,6 +111,22 @@ class _DoesNotFit(Exception):
     """The first prompt exceeds a budget; the message is the remedy."""
 
 
+class _DeadlinePassed(Exception):
+    """One of our deadlines, as opposed to a TimeoutError that an environment raised; the message names it."""
+
+
+@asynccontextmanager
+async def _limited(name: str, seconds: float) -> AsyncGenerator[None]:
+    """`within(seconds)`, which raises _DeadlinePassed."""
+    try:
+        async with within(seconds) as deadline:
+            yield
+    except TimeoutError:
+        if deadline.expired:
+            raise _DeadlinePassed(f"{name}={seconds:g} s") from None
+        raise
+
+
 class _Run:
     """The state of one episode while it runs."""
 
@@ -125,7 +143,7 @@ class _Run:
         self._spec, self._raw_env, self._policy, self._chat, self._config = spec, env, policy, chat, config
         self._env = adapt(env, threads)
         self._images = images
-        self._protocol: Protocol | None = getattr(env.unwrapped, "protocol", None)
+        self._protocol = protocol_of(env)
         self._transcript: Transcript | None = None
         self._turns: list[Turn] = []
         self._pending: Turn | None = None
@@ -152,7 +170,7 @@ class _Run:
         for _ in range(self._config.max_turns):
             if transcript.room < 1:
                 return StopReason.TOKEN_LIMIT
-            async with Deadline("rollout.episode.turn_s", turn_deadline_s(self._config)):
+            async with _limited("rollout.episode.turn_s", turn_deadline_s(self._config)):
                 stop, observation, messages = await self._turn(actor, transcript, observation, messages)
             if stop is not None:
                 return stop
@@ -169,7 +187,7 @@ class _Run:
                 return await self._env.reset(self._spec.env_seed)
             except ItemError as error:
                 log.warning("episode %s: %s: it is tried again in %g s", self._spec.episode_id, error, pause_s)
-                with uncounted():
+                with waiting():
                     await asyncio.sleep(pause_s)
         return await self._env.reset(self._spec.env_seed)
 
@@ -221,33 +239,28 @@ class _Run:
 
     def _begin(self) -> tuple[Actor, Transcript]:
         """The actor, and the transcript with its system prompt and tools, which depend on the task."""
-        config, protocol, policy = self._config, self._protocol, self._policy
-        schemas = getattr(self._raw_env.unwrapped, "tool_schemas", []) if protocol is not None else []
-        in_template = protocol is not None and protocol.tools_in_template and self._chat.shows_tools
+        config, policy, tools = self._config, self._policy, template_tools(self._raw_env, self._chat)
         self._transcript = transcript = Transcript(
             self._chat,
             max_tokens=config.max_tokens,
-            reserve_tokens=min(config.max_action_tokens, config.max_tokens // 8),
+            reserve_tokens=reserved_tokens(config),
             observation_tokens=config.max_observation_tokens,
-            system_prompt=self._system_prompt(in_template),
-            tools=schemas if in_template else None,
+            system_prompt=system_prompt(self._raw_env, config, tools is not None),
+            tools=tools,
             history=config.history,
         )
         if self._spec.actor != "policy" or not hasattr(policy, "complete"):
             return self._actor(), transcript
-        system = self._system_prompt(protocol is not None and protocol.native)
-        chat_policy = cast(ChatPolicy, policy)
-        actor = EndpointActor(chat_policy, self._chat, self._spec, config, system=system, protocol=protocol, tools=schemas)
+        actor = EndpointActor(
+            cast(ChatPolicy, policy),
+            self._chat,
+            self._spec,
+            config,
+            system=system_prompt(self._raw_env, config, self._protocol is not None and self._protocol.native),
+            protocol=self._protocol,
+            tools=tool_schemas(self._raw_env),
+        )
         return actor, transcript
-
-    def _system_prompt(self, tools_shown: bool) -> str | None:
-        """The configured prompt, and the protocol's instructions if they are asked for or the tools are shown nowhere else."""
-        configured, env = self._config.system_prompt, cast(Any, self._raw_env.unwrapped)
-        parts = [] if configured in (None, PROTOCOL_PROMPT) else [configured]
-        in_template = self._protocol is not None and self._protocol.tools_in_template
-        if (configured == PROTOCOL_PROMPT or in_template) and hasattr(env, "instructions"):
-            parts.append(env.instructions(with_tools=not (tools_shown and in_template)))
-        return "\n\n".join(part for part in parts if part) or None
 
     def _actor(self) -> Actor:
         kind, policy = self._spec.actor, self._policy

@@ -11,7 +11,7 @@ import pytest
 from rollout_fakes import Fake, Plain, ScriptedPolicy, spec
 
 from envs.errors import ItemError, UsageError
-from envs.runtime.deadlines import uncounted
+from envs.runtime.deadlines import waiting
 from envs.runtime.threads import Threads
 from rollout.config import EpisodeConfig, RolloutConfig
 from rollout.episode import loop
@@ -132,7 +132,7 @@ async def test_waiting_for_a_jail_does_not_count_against_the_model(chat, limits)
     jail = asyncio.Event()
 
     class Waits(Fake):
-        context = staticmethod(uncounted)
+        context = staticmethod(waiting)
 
         async def step_async(self, action):
             with self.context():
@@ -145,10 +145,10 @@ async def test_waiting_for_a_jail_does_not_count_against_the_model(chat, limits)
     async def play(kind):
         return await run_episode(spec(), kind(turns=0), ScriptedPolicy(chat), chat, EpisodeConfig(**limits))
 
-    waiting = asyncio.create_task(play(Waits))
+    in_line = asyncio.create_task(play(Waits))
     assert (await play(Works)).trajectory.stop_reason is StopReason.TIME_LIMIT
     jail.set()
-    assert (await waiting).trajectory.stop_reason is StopReason.ANSWERED
+    assert (await in_line).trajectory.stop_reason is StopReason.ANSWERED
 
 
 @pytest.mark.parametrize(
