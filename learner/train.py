@@ -6,15 +6,17 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from envs.errors import FleetError
+from evaluation.outcomes import DroppedRows, outcome_metrics
 from evaluation.tool_use import CollapseAlarm, tool_use_metrics
 from learner.batch import Batch
 from learner.cold_start import CHECKPOINT as COLD_START
-from learner.experiment import Stage
+from learner.experiment import OnDeadline, Stage
 from learner.training_run import TrainingRun
 from rollout.collect import group_specs
 from rollout.types import Episode, GroupSpec, episodes_of
@@ -28,18 +30,24 @@ def run_rl(training: TrainingRun) -> tuple[Path, float]:
     Returns the last checkpoint and the seconds that all steps took. Raises FleetError if a step has no episode to learn from.
     """
     settings, trainer, alarm = training.config.rl, training.trainer, CollapseAlarm()
-    step, seconds = _resume(training, alarm)
+    state = _resume(training)
+    step, seconds, drawn = state["step"], state["seconds"], state["drawn"]
+    alarm.load_state(state["alarm"])
+    dropped = DroppedRows(state["dropped"])
     with training.progress("RL", settings.steps) as advance:
         while step < settings.steps:
             clock = Clock()
             with clock.time("rollout"):
-                groups = training.rollout(_specs(training, step))
+                groups = training.rollout(_specs(training, step, drawn))
+                drawn += settings.groups
                 outcomes = list(episodes_of(groups))
-                # There is nothing to learn from episodes that failed for infrastructure reasons after all retries, or whose
-                # question could not be put to the policy.
-                episodes = [episode for episode in outcomes if not (episode.failed or episode.unplayed)]
+                # There is nothing to learn from episodes that our infrastructure failed after all retries, that a deadline cut
+                # off, or whose question could not be put to the policy: they are in no group's baseline either.
+                episodes = [episode for episode in outcomes if episode.trainable]
             if not episodes:
-                raise FleetError(f"RL step {step}: every episode failed; the last one: {outcomes[-1].error}")
+                last = outcomes[-1]
+                reason = last.error or f"cut off by {last.cut}: raise it"
+                raise FleetError(f"RL step {step}: no episode can be learned from; the last one: {reason}")
             with clock.time("learn"):
                 batch = training.collate(episodes)
                 advantages_E = trainer.advantages(batch.rewards_E, batch.group_ids_E)
@@ -50,15 +58,20 @@ def run_rl(training: TrainingRun) -> tuple[Path, float]:
                 training.publish()
             metrics |= tool_use_metrics(groups, alarm, training.tools)
             metrics |= gap_metrics(batch, old_log_probs, entropies) | clock.metrics(episodes)
-            metrics["rollout/infrastructure_failures"] = sum(episode.failed for episode in outcomes)
-            metrics["rollout/unplayed"] = sum(episode.unplayed for episode in outcomes)
+            dropped.take(outcomes)
+            metrics |= outcome_metrics(outcomes) | {"data/dropped_rows": len(dropped)}
+            if (rows := training.rows("train")) is not None:
+                metrics["data/epoch"] = drawn / len(rows)
             training.store.write(f"rl_{step:06d}", outcomes)
             training.log(Stage.rl, step, metrics)
             step, seconds = step + 1, seconds + clock.total_s
             if step % settings.checkpoint_every == 0 or step == settings.steps:
-                training.save(f"{CHECKPOINT}_{step}", step=step, seconds=seconds, alarm=alarm.state())
+                state = {"step": step, "seconds": seconds, "drawn": drawn, "alarm": alarm.state(), "dropped": dropped.state()}
+                training.save(f"{CHECKPOINT}_{step}", **state)
                 training.directory.prune(CHECKPOINT)
             advance(step, _status(metrics))
+    if dropped:
+        training.say(f"RL: {dropped}")
     return training.directory.checkpoints / f"{CHECKPOINT}_{step}", seconds
 
 
@@ -107,7 +120,9 @@ def gap_metrics(batch: Batch, log_probs: torch.Tensor, entropies: torch.Tensor |
     return metrics
 
 
-def _resume(training: TrainingRun, alarm: CollapseAlarm) -> tuple[int, float]:
+def _resume(training: TrainingRun) -> dict[str, Any]:
+    """Where the run goes on: `step`, `seconds` so far, `drawn` (groups), `alarm` and `dropped` (questions)."""
+    begun = {"step": 0, "seconds": 0.0, "drawn": 0, "alarm": {}, "dropped": []}
     newest = training.directory.newest(CHECKPOINT)
     if newest is None:
         training.begin_stage()
@@ -116,14 +131,13 @@ def _resume(training: TrainingRun, alarm: CollapseAlarm) -> tuple[int, float]:
             training.trainer.load(cold_start)
         training.trainer.reset_optimizer()
         training.publish()
-        return 0, 0.0
+        return begun
     state = training.restore(newest)
-    alarm.load_state(state["alarm"])
     training.say(f"RL goes on from step {state['step']} ({newest})")
-    return state["step"], state["seconds"]
+    return begun | {"drawn": state["step"] * training.config.rl.groups} | state
 
 
-def _specs(training: TrainingRun, step: int) -> list[GroupSpec]:
+def _specs(training: TrainingRun, step: int, drawn: int) -> list[GroupSpec]:
     config = training.config
     return group_specs(
         "rl",
@@ -133,6 +147,9 @@ def _specs(training: TrainingRun, step: int) -> list[GroupSpec]:
         seed=config.seed,
         step=step,
         temperature=config.rl.temperature,
+        rows=training.rows("train"),
+        first=drawn,
+        repeat_if_cut=config.rl.on_deadline is OnDeadline.repeat,
     )
 
 

@@ -311,6 +311,11 @@ class Episode:
         return self.chains[0].cut
 
     @property
+    def cut_before(self) -> int:
+        """How many attempts before this one a deadline cut off."""
+        return self.chains[0].cut_before
+
+    @property
     def error(self) -> str | None:
         """What failed, or why the question could not be put to the policy."""
         return self.chains[0].error

@@ -166,7 +166,8 @@ class _Run:
         try:
             transcript.append_observation(messages)
         except TokenBudgetExceeded as error:
-            raise _DoesNotFit(f"the first prompt does not fit: {error}. Raise rollout.episode.max_tokens") from error
+            name = self._reset_info.get("task_id", self._spec.episode_id)
+            raise _DoesNotFit(f"{name}: the first prompt does not fit: {error}. Raise rollout.episode.max_tokens") from error
         for _ in range(self._config.max_turns):
             if transcript.room < 1:
                 return StopReason.TOKEN_LIMIT

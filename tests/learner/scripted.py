@@ -85,8 +85,12 @@ class ScriptedFleet:
         self.open = False
 
 
-def episode(spec, *, correct=True, called=False, tool_status="ok", error=None):
-    """An outcome of `spec` without images: `error` makes it one that failed for infrastructure reasons."""
+def episode(spec, *, correct=True, called=False, tool_status="ok", error=None, cut=None, refused=None):
+    """An outcome of `spec` without images: `error` makes it one that failed for infrastructure reasons, `cut` one that this
+    deadline cut off, `refused` one whose question could not be put."""
+    if refused is not None:
+        played = episode(spec, error=refused)
+        return Episode((replace(played.chains[0], stop_reason=StopReason.ABORTED),))
     trajectory = Trajectory(
         episode_id=spec.episode_id,
         task_id=f"task-{spec.env_seed}",
@@ -114,6 +118,8 @@ def episode(spec, *, correct=True, called=False, tool_status="ok", error=None):
                 reward=float(correct),
                 reward_parts={"accuracy": float(correct)},
                 answer="1",
+                stop_reason=StopReason.TIME_LIMIT if cut else StopReason.ANSWERED,
+                cut=cut,
             ),
         )
     )
