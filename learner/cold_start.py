@@ -12,7 +12,7 @@ from curation.recorded import read_demonstrations
 from curation.verify import is_verified
 from envs import resolve
 from envs.errors import UsageError
-from learner.batch import Batch
+from learner.batch import Batch, Example
 from learner.experiment import Stage
 from learner.training_run import TrainingRun
 from rollout.specs import draw, group_specs
@@ -95,7 +95,8 @@ class SupervisedSteps:
 
     def __init__(self, training: TrainingRun) -> None:
         self._training = training
-        self._demonstrations, self._rehearsal = collect_demonstrations(training), collect_rehearsal(training)
+        episodes = collect_demonstrations(training), collect_rehearsal(training)
+        self._demonstrations, self._rehearsal = ([Example.of(episode) for episode in pool] for pool in episodes)
 
     def take(self, stage: Stage, step: int) -> dict[str, float]:
         """One optimizer step; returns its metrics."""
@@ -116,7 +117,7 @@ class SupervisedSteps:
         ):
             size = min(most, len(pool))
             chosen += draw(pool, size, seed=self._training.config.seed, name=name, first=step * size) if size else []
-        return self._training.collate(chosen)
+        return Batch.of(chosen)
 
 
 def run_cold_start(training: TrainingRun, steps: SupervisedSteps) -> Path:

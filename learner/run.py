@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from envs.runtime.progress import Advance, Progress, silent
 from envs.types import SPLITS
@@ -21,9 +20,6 @@ from rollout.cluster.fleet import Fleet
 from rollout.collect import askable_rows
 from rollout.episode.environments import make
 from starter.policies import find_policy
-
-if TYPE_CHECKING:
-    from learner.batch import Collator
 
 
 def _hidden(title: str, total: int) -> AbstractContextManager[Advance]:
@@ -57,14 +53,13 @@ def run(
         from learner.stages import run_stages
         from learner.training_run import TrainingRun
 
-        trainer, collate = _start_trainer(config, policy_dir)
+        trainer = _start_trainer(config, policy_dir)
         with TrainingRun(
             config,
             policy_dir,
             directory,
             trainer=trainer,
             fleet=start_fleet(),
-            collate=collate,
             rows=rows,
             progress=progress,
             say=say,
@@ -72,14 +67,11 @@ def run(
             return directory.path, run_stages(training)
 
 
-def _start_trainer(config: Experiment, policy_dir: str) -> tuple[Trainer, Collator]:
-    """The trainer that the settings name, and what builds its batches."""
-    from transformers import AutoConfig, AutoProcessor
+def _start_trainer(config: Experiment, policy_dir: str) -> Trainer:
+    """The trainer that the settings name."""
+    from transformers import AutoConfig, AutoTokenizer
 
-    from learner.batch import Collator
     from rollout.tokens.chat_format import banned_token_ids
 
-    processor = AutoProcessor.from_pretrained(policy_dir)
-    banned = banned_token_ids(getattr(processor, "tokenizer", processor), AutoConfig.from_pretrained(policy_dir))
-    trainer = find_trainer(config.learner.kind)(policy_dir, config.learner, seed=config.seed, banned_token_ids=banned)
-    return trainer, Collator(processor)
+    banned = banned_token_ids(AutoTokenizer.from_pretrained(policy_dir), AutoConfig.from_pretrained(policy_dir))
+    return find_trainer(config.learner.kind)(policy_dir, config.learner, seed=config.seed, banned_token_ids=banned)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from envs.errors import FleetError
 from evaluation.outcomes import DroppedRows, outcome_metrics
@@ -49,19 +48,16 @@ def run_rl(training: TrainingRun) -> tuple[Path, float]:
                 reason = last.error or f"cut off by {last.cut}: raise it"
                 raise FleetError(f"RL step {step}: no episode can be learned from; the last one: {reason}")
             with clock.time("learn"):
-                batch = training.collate(episodes)
+                batch = Batch.of_episodes(episodes)
                 advantages_E = trainer.advantages(batch.rewards_E, batch.group_ids_E)
-                old_log_probs, entropies = trainer.log_probs(batch)
-                metrics = trainer.policy_step(batch, advantages_E[batch.episodes_N], old_log_probs, _learning_rate(training, step))
+                metrics = trainer.policy_step(batch, advantages_E, _learning_rate(training, step))
                 training.count_step()
             with clock.time("sync"):
                 training.publish()
             metrics |= tool_use_metrics(groups, alarm, training.tools)
-            metrics |= gap_metrics(batch, old_log_probs, entropies) | clock.metrics(episodes)
+            metrics |= clock.metrics(episodes) | outcome_metrics(outcomes)
             dropped.take(outcomes)
-            metrics |= outcome_metrics(outcomes) | {"data/dropped_rows": len(dropped)}
-            if (rows := training.rows("train")) is not None:
-                metrics["data/epoch"] = drawn / len(rows)
+            metrics |= _data_metrics(training, drawn, dropped)
             training.store.write(f"rl_{step:06d}", outcomes)
             training.log(Stage.rl, step, metrics)
             step, seconds = step + 1, seconds + clock.total_s
@@ -110,14 +106,10 @@ class Clock:
         return {f"timing_s/{name}": seconds for name, seconds in parts.items()}
 
 
-def gap_metrics(batch: Batch, log_probs: torch.Tensor, entropies: torch.Tensor | None) -> dict[str, float]:
-    """How far learner and sampler are apart on the sampled tokens: mean and largest absolute difference of log-probabilities."""
-    mask = batch.loss_mask_N_T
-    gaps = np.abs(log_probs.numpy() - batch.logprobs_N_T)[mask]
-    metrics = {"rollout/logprob_gap": float(gaps.mean()), "rollout/logprob_gap_max": float(gaps.max())}
-    if entropies is not None:
-        metrics["actor/entropy"] = float(entropies.numpy()[mask].mean())
-    return metrics
+def _data_metrics(training: TrainingRun, drawn: int, dropped: DroppedRows) -> dict[str, float]:
+    """`data/epoch`, how often all rows of the file have been drawn, and `data/dropped_rows`, both since the run began."""
+    rows = training.rows("train")
+    return {"data/dropped_rows": len(dropped)} | ({} if rows is None else {"data/epoch": drawn / len(rows)})
 
 
 def _resume(training: TrainingRun) -> dict[str, Any]:
@@ -159,8 +151,9 @@ def _learning_rate(training: TrainingRun, step: int) -> float:
 
 
 def _status(metrics: dict[str, float]) -> str:
+    # A trainer of one's own may not measure the distance.
+    gap = f"  gap {metrics['rollout/logprob_gap']:.1e}" if "rollout/logprob_gap" in metrics else ""
     return (
         f"reward {metrics['critic/score/mean']:.3f}  calls {metrics['tools/calls_per_episode/mean']:.2f}"
-        f" (var {metrics['tools/calls_per_episode/var']:.2f})  gap {metrics['rollout/logprob_gap']:.1e}"
-        f"  {metrics['timing_s/step']:.1f} s"
+        f" (var {metrics['tools/calls_per_episode/var']:.2f}){gap}  {metrics['timing_s/step']:.1f} s"
     )

@@ -1,6 +1,6 @@
 """What the stages of a run need of whatever updates the policy, and the class that `learner.kind` names.
 
-The axes are those of `learner.batch`: E episodes, N sequences, T tokens.
+The axes are those of `learner.batch`: E episodes, N sequences.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ class Trainer(Protocol):
         """Advantages, shape (E,), of episodes with these rewards, shape (E,), each compared with the others of its group."""
         ...
 
-    def log_probs(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Log-probabilities (natural logarithm, at each sequence's temperature) and entropies of the sampled tokens, both N x T.
+    def log_probs(self, batch: Batch) -> tuple[np.ndarray, np.ndarray | None]:
+        """Log-probabilities (natural logarithm, at each sequence's temperature) and entropies of all sampled tokens.
 
-        Entry (n, t) belongs to token t of sequence n; it is 0 if `loss_mask_N_T` is False there. Entropies may be None.
+        Both have one entry for every token of the batch's sequences, one after another, and are 0 at tokens that were not sampled.
+        Entropies may be None.
         """
         ...
 
@@ -44,10 +45,10 @@ class Trainer(Protocol):
         """One optimizer step on the negative log-likelihood of the sampled tokens; returns metrics, `train/loss` among them."""
         ...
 
-    def policy_step(self, batch: Batch, advantages: np.ndarray, old_log_probs: torch.Tensor, lr: float) -> dict[str, float]:
-        """One policy update; returns metrics, named `actor/…`.
+    def policy_step(self, batch: Batch, advantages: np.ndarray, lr: float) -> dict[str, float]:
+        """One policy update; returns metrics, named `actor/…`, and the distance to the sampler, named `rollout/…`.
 
-        `advantages` has shape (N,), one for all sampled tokens of a sequence; `old_log_probs` is N x T as `log_probs` returns it.
+        `advantages` has shape (E,), one for all sampled tokens of an episode.
         """
         ...
 

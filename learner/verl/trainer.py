@@ -1,7 +1,7 @@
 """A trainer on verl: a group of its training workers on Ray behind plain arrays.
 
 Only this package imports verl. Ray must be running. The axes
-E (episodes), N (sequences) and T (tokens) are those of `learner.batch`.
+E (episodes) and N (sequences) are those of `learner.batch`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from ray.util.placement_group import placement_group
 from learner.batch import Batch
 from learner.config import LearnerConfig
 from learner.trainer import Trainer
+from learner.verl.rows import PolicyTargets
+from learner.verl.shares import FILLER, divide, mini_batches_of
 
 WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth")
 
@@ -72,26 +74,22 @@ class VerlTrainer(Trainer):
             worker_env=environment,
             device_name="cuda" if config.gpus_per_worker else "cpu",
         )
-        ray.get([worker.__ray_ready__.remote() for worker in self._group.workers])
+        self._ranks: int = self._group.data_parallel_size()[0]
 
-    def log_probs(self, batch: Batch, with_entropy: bool = True) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Log-probabilities and entropies (both N x T, natural logarithm) of the sampled tokens, at their temperature.
-
-        Entry (n, t) belongs to token t of sequence n; it is 0 if `loss_mask_N_T` is False there.
-        """
-        cells = _cells(len(batch), self.config.workers, 1)
-        settings = self._settings(batch, cells) | {"calculate_entropy": with_entropy}
-        parts = self._group.infer(self._put(batch), cells, settings)
-        log_probs, entropies = torch.zeros(batch.tokens_N_T.shape), torch.zeros(batch.tokens_N_T.shape)
-        for rows, (log_probs_part, entropies_part) in zip(cells, parts, strict=True):
-            real = rows >= 0
-            log_probs[rows[real]] = torch.from_numpy(log_probs_part[real])
+    def log_probs(self, batch: Batch, with_entropy: bool = True) -> tuple[np.ndarray, np.ndarray | None]:
+        """See `Trainer.log_probs`. Natural logarithm, float32."""
+        shares = divide(batch, np.arange(len(batch)), self._ranks)
+        settings = self._settings(batch, shares) | {"calculate_entropy": with_entropy}
+        parts = [part for part in self._group.infer(self._put(batch), shares, settings) if part is not None]
+        starts = np.concatenate([[0], batch.lengths_N.cumsum()])
+        log_probs, entropies = np.zeros(starts[-1], np.float32), np.zeros(starts[-1], np.float32)
+        for share, (log_probs_part, entropies_part) in zip(shares, parts, strict=True):
+            rows = share[share != FILLER]
+            places = np.concatenate([np.arange(starts[row], starts[row + 1]) for row in rows]) if len(rows) else []
+            log_probs[places] = log_probs_part
             if with_entropy:
-                entropies[rows[real]] = torch.from_numpy(entropies_part[real])
-        mask = torch.from_numpy(batch.loss_mask_N_T)
-        # where(), not a product: banned tokens in prompts have log-probabilities near minus infinity.
-        log_probs = torch.where(mask, log_probs, 0.0)
-        return log_probs, torch.where(mask, entropies, 0.0) if with_entropy else None
+                entropies[places] = entropies_part
+        return log_probs, entropies if with_entropy else None
 
     def supervised_step(self, batch: Batch, lr: float) -> dict[str, float]:
         """One optimizer step on the mean negative log-likelihood of the sampled tokens, at temperature 1.
@@ -99,37 +97,49 @@ class VerlTrainer(Trainer):
         Returns `train/loss`, `train/grad_norm` (before clipping) and `train/lr`.
         """
         _require_trained_tokens(batch)
-        cells = _cells(len(batch), self.config.workers, 1)
-        settings = self._settings(batch, cells) | {"temperature": 1.0}
-        metrics = self._group.update("supervised", self._put(batch), cells, settings, lr, {})[0]
+        shares = divide(batch, np.arange(len(batch)), self._ranks)
+        settings = self._settings(batch, shares) | {"temperature": 1.0}
+        metrics = self._group.update("supervised", self._put(batch), shares, settings, lr)[0]
         return {"train/loss": metrics["loss"], "train/grad_norm": metrics["grad_norm"], "train/lr": lr}
 
-    def policy_step(self, batch: Batch, advantages: np.ndarray, old_log_probs: torch.Tensor, lr: float) -> dict[str, float]:
+    def policy_step(self, batch: Batch, advantages: np.ndarray, lr: float) -> dict[str, float]:
         """`ppo_epochs` passes in `mini_batches` optimizer steps each on the clipped policy objective, mean over tokens.
 
-        `advantages` has shape (N,), one for all sampled tokens of a sequence; `old_log_probs` is N x T as `log_probs` returns it.
+        `advantages` has shape (E,), one for all sampled tokens of an episode. If there is one optimizer step only, the policy that
+        is updated is the one that acted, and old log-probabilities are not computed apart. Sequences whose advantage is 0 count in
+        the mean and are not computed if that leaves the gradient as it is; one always is, to be measured.
+
         Returns the means over the steps of verl's `actor/pg_loss`, `actor/ppo_kl`, `actor/pg_clipfrac`, `actor/pg_clipfrac_lower`,
-        `actor/grad_norm` (before clipping), `actor/entropy_loss` if there is an entropy bonus, and `actor/lr`.
+        `actor/grad_norm` (before clipping), `actor/entropy_loss` if there is an entropy bonus, and `actor/lr`;
+        `actor/computed_sequences`, the share that was computed; and over the sampled tokens of those, before the update:
+        `actor/entropy`, and `rollout/logprob_gap` and `rollout/logprob_gap_max`, the mean and largest absolute difference of the
+        learner's and the sampler's log-probabilities.
         """
         _require_trained_tokens(batch)
-        if np.shape(advantages) != (len(batch),) or tuple(old_log_probs.shape) != batch.tokens_N_T.shape:
-            raise ValueError(
-                f"a batch of shape {batch.tokens_N_T.shape} needs advantages of shape ({len(batch)},) and old_log_probs "
-                f"of its own shape, not {np.shape(advantages)} and {tuple(old_log_probs.shape)}"
-            )
-        mini_batches = max(1, min(self.config.mini_batches, len(batch) // self.config.workers))
-        cells = _cells(len(batch), self.config.workers, mini_batches)
-        settings = self._settings(batch, cells, mini_batches) | {
-            "epochs": self.config.ppo_epochs,
-            "calculate_entropy": self.config.entropy_coefficient != 0,
+        advantages = np.asarray(advantages, dtype=np.float32)
+        if advantages.shape != (len(batch.examples_E),):
+            raise ValueError(f"{len(batch.examples_E)} episodes need as many advantages, not an array of shape {advantages.shape}")
+        config = self.config
+        taught = advantages[batch.episodes_N] != 0 if _teaches_by_advantage_alone(config) else np.ones(len(batch), dtype=bool)
+        if not taught.any():
+            taught[batch.lengths_N.argmin()] = True  # for the measures: without a single sequence there would be none
+        mini_batches = min(config.mini_batches, len(batch))
+        shares = divide(batch, np.flatnonzero(taught), self._ranks, mini_batches)
+        parts = mini_batches_of(batch, mini_batches, np.arange(len(batch)))
+        settings = self._settings(batch, shares, mini_batches) | {"epochs": config.ppo_epochs, "calculate_entropy": True}
+        targets = PolicyTargets(
+            advantages,
+            tokens_M=np.array([batch.trained_N[part].sum() for part in parts]),
+            sequences_M=np.array([len(part) for part in parts]),
+            recompute_old=mini_batches * config.ppo_epochs > 1,
+        )
+        metrics = self._group.update("policy", self._put(batch), shares, settings, lr, targets)[0]
+        shown = {name: value for name, value in metrics.items() if name.startswith(("actor/", "rollout/"))}
+        return shown | {
+            "actor/grad_norm": metrics["grad_norm"],
+            "actor/lr": lr,
+            "actor/computed_sequences": float(taught.mean()),
         }
-        targets = {
-            "advantages": np.broadcast_to(np.asarray(advantages, dtype=np.float32)[:, None], batch.tokens_N_T.shape),
-            "old_log_probs": old_log_probs.numpy().astype(np.float32, copy=False),
-        }
-        metrics = self._group.update("policy", self._put(batch), cells, settings, lr, targets)[0]
-        shown = {name: value for name, value in metrics.items() if name.startswith("actor/")}
-        return shown | {"actor/grad_norm": metrics["grad_norm"], "actor/lr": lr}
 
     def advantages(self, rewards: np.ndarray, group_ids: Sequence[str]) -> np.ndarray:
         """GRPO's advantages (E,): each reward less its group's mean and, with `normalise_by_std`, over its standard deviation.
@@ -196,29 +206,24 @@ class VerlTrainer(Trainer):
             self._sent = batch, ray.put(batch)
         return self._sent[1]
 
-    def _settings(self, batch: Batch, cells: list[np.ndarray], mini_batches: int = 1) -> dict[str, Any]:
+    def _settings(self, batch: Batch, shares: list[np.ndarray], mini_batches: int = 1) -> dict[str, Any]:
         """verl's options of a pass over the batch."""
-        size = len(cells[0]) // mini_batches
+        size = len(shares[0]) // mini_batches
         longest = int(batch.lengths_N.max())
-        whole = size * longest <= self.config.micro_batch_tokens
         return {
             "use_remove_padding": self.config.packed,
-            "use_dynamic_bsz": not whole,
-            "micro_batch_size_per_gpu": size,
+            "use_dynamic_bsz": True,
             "max_token_len_per_gpu": max(self.config.micro_batch_tokens, longest),
-            "mini_batch_size": size * self.config.workers,
-            "global_batch_size": size * self.config.workers,
+            "mini_batch_size": size * self._ranks,
+            "mini_batches": mini_batches,
         }
 
 
-def _cells(sequences: int, workers: int, mini_batches: int) -> list[np.ndarray]:
-    """Which rows each worker takes, mini-batch after mini-batch, all of one size; -1 stands for filler."""
-    parts = np.array_split(np.arange(sequences), mini_batches * workers)
-    size = max(len(part) for part in parts)
-    padded = [np.pad(part, (0, size - len(part)), constant_values=-1) for part in parts]
-    return [np.concatenate(padded[worker::workers]) for worker in range(workers)]
+def _teaches_by_advantage_alone(config: LearnerConfig) -> bool:
+    """Whether a sequence whose advantage is 0 has no gradient."""
+    return config.entropy_coefficient == 0
 
 
 def _require_trained_tokens(batch: Batch) -> None:
     if batch.trained_tokens == 0:
-        raise ValueError("no token of this batch is to be trained on: loss_mask is 0 everywhere")
+        raise ValueError("no token of this batch is to be trained on: none was sampled")

@@ -19,14 +19,16 @@ from verl.utils.distributed import initialize_global_process_group_ray
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp import transformer_impl
 from verl.workers.engine_workers import TrainingWorker
-from verl.workers.utils.losses import ppo_loss, sft_loss
 
 from learner.batch import Batch
 from learner.config import LearnerConfig
 from learner.verl import checkpoints
 from learner.verl.head import Ban
-from learner.verl.images import ImageTable, positions
+from learner.verl.images import ImageTable, PatchMaker, positions
+from learner.verl.objective import policy_loss, supervised_loss
+from learner.verl.rows import PolicyTargets, Rows
 from learner.verl.settings import actor_config, worker_config
+from learner.verl.shares import FILLER
 
 if get_device_name() == "cpu":
     from verl.utils.torch_functional import logprobs_from_logits_naive
@@ -35,7 +37,7 @@ if get_device_name() == "cpu":
     # Without flash-attention's kernel verl walks over the tokens one by one in Python, which costs as much as a small model.
     transformer_impl.logprobs_from_logits = logprobs_from_logits_naive  # ty: ignore[invalid-assignment]
 
-LOSSES = {"supervised": sft_loss, "policy": ppo_loss}
+LOSSES = {"supervised": supervised_loss, "policy": policy_loss}
 _on_all_ranks = register(dispatch_mode=Dispatch.ONE_TO_ALL)  # ty: ignore[missing-attribute]
 
 
@@ -59,31 +61,50 @@ class LearnerWorker(TrainingWorker):
             for name, parameter in self.module.named_parameters():
                 if "visual." in name:
                     parameter.requires_grad_(False)
+        self.patch_maker = PatchMaker(self.processor)
         self.images = ImageTable(self.module)
         if banned_token_ids:
             self.module.get_output_embeddings().register_forward_hook(Ban(banned_token_ids))
 
     @_on_all_ranks
-    def infer(self, batch: Batch, cells: list[np.ndarray], settings: dict[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
-        """Log-probabilities and, if asked for, entropies of all tokens of this rank's rows, shape (rows, T); 0 in column 0."""
-        rows = cells[self.rank]
-        data = self._data(batch, rows, settings | {"compute_loss": False})
-        output = self.infer_batch(data)
-        shape = len(rows), batch.tokens_N_T.shape[1]
-        entropy = _shifted(output["entropy"], shape) if settings["calculate_entropy"] else None
-        return _shifted(output["log_probs"], shape), entropy
+    def data_parallel_size(self) -> int:
+        """Among how many ranks the rows of a batch are divided."""
+        return self.engine.get_data_parallel_size()
+
+    @_on_all_ranks
+    def infer(
+        self, batch: Batch, shares: list[np.ndarray], settings: dict[str, Any]
+    ) -> tuple[np.ndarray, np.ndarray | None] | None:
+        """Log-probabilities and, if asked for, entropies of the tokens of this rank's rows, one after another; 0 if not sampled.
+
+        None on ranks that only help another one.
+        """
+        rows = self._rows(batch, shares)
+        output = self._infer(rows, settings)
+        if output is None:
+            return None
+        names = ("log_probs", "entropy") if settings["calculate_entropy"] else ("log_probs",)
+        log_probs, *entropies = (rows.predictions(output[name])[rows.inside_S] for name in names)
+        return log_probs, entropies[0] if entropies else None
 
     @_on_all_ranks
     def update(
-        self, loss: str, batch: Batch, cells: list[np.ndarray], settings: dict[str, Any], lr: float, targets: dict[str, np.ndarray]
+        self,
+        loss: str,
+        batch: Batch,
+        shares: list[np.ndarray],
+        settings: dict[str, Any],
+        lr: float,
+        targets: PolicyTargets | None = None,
     ) -> dict[str, float]:
         """Optimizer steps over this rank's rows with `loss` "supervised" or "policy"; metrics are means over the steps."""
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
         self.loss_fn = self.losses[loss]
-        data = self._data(batch, cells[self.rank], settings, targets)
-        metrics = tu.get(self.train_mini_batch(data), "metrics")
-        return {name: float(np.mean(value)) for name, value in metrics.items()}
+        rows = self._rows(batch, shares)
+        columns = self._policy_columns(rows, settings, targets) if targets else {}
+        metrics = tu.get(self.train_mini_batch(self._data(rows, settings, columns)), "metrics")
+        return {name: float(np.max(value) if name.endswith("_max") else np.mean(value)) for name, value in metrics.items()}
 
     @_on_all_ranks
     def reset_optimizer(self) -> None:
@@ -109,48 +130,45 @@ class LearnerWorker(TrainingWorker):
     def _tied(self) -> bool:
         return self.model_config.hf_config.tie_word_embeddings
 
-    def _data(
-        self, batch: Batch, rows: np.ndarray, settings: dict[str, Any], targets: dict[str, np.ndarray] | None = None
-    ) -> TensorDict:
-        """verl's form of some rows: jagged tensors and, for images, one dictionary a row. Negative rows are filler without loss."""
-        filler, rows = rows < 0, np.maximum(rows, 0)
-        lengths = batch.lengths_N[rows]
-        mask = batch.loss_mask_N_T[rows] & ~filler[:, None]
-        inside = np.arange(batch.tokens_N_T.shape[1]) < lengths[:, None]
+    def _rows(self, batch: Batch, shares: list[np.ndarray]) -> Rows:
+        return Rows.fetch(batch, shares[self.engine.get_data_parallel_rank()])
+
+    def _infer(self, rows: Rows, settings: dict[str, Any]) -> Any:
+        return self.infer_batch(self._data(rows, settings | {"compute_loss": False}))
+
+    def _policy_columns(self, rows: Rows, settings: dict[str, Any], targets: PolicyTargets) -> dict[str, torch.Tensor]:
+        """What `learner.verl.objective.policy_loss` reads of each row beside the tokens."""
+        advantages_R = np.where(rows.episodes_R == FILLER, 0, targets.advantages_E[rows.episodes_R]).astype(np.float32)
         # Everything after the first token counts as response: prompts, actions and observations are told apart by the mask.
-        tail = inside.copy()
-        tail[:, 0] = False
-        tensors: dict[str, Any] = {
-            "input_ids": _jagged(batch.tokens_N_T[rows], inside),
-            "position_ids": positions(self.processor, batch, rows, lengths),
-            "loss_mask": _jagged(mask.astype(np.int64), inside),
+        first = rows.tokens_S[~rows.after_first_S]
+        columns = {
+            "prompts": torch.nested.nested_tensor_from_jagged(torch.from_numpy(first), torch.arange(len(rows) + 1)),
+            "responses": rows.jagged_after_first(rows.tokens_S),
+            "response_mask": rows.jagged_after_first(rows.loss_mask_S.astype(np.int64)),
+            "rollout_log_probs": rows.jagged_after_first(rows.logprobs_S),
+            "advantages": rows.jagged_after_first(np.repeat(advantages_R, rows.lengths_R)),
         }
-        if targets:
-            tensors["prompts"] = _jagged(batch.tokens_N_T[rows][:, :1], inside[:, :1])
-            tensors["responses"] = _jagged(batch.tokens_N_T[rows], tail)
-            tensors["response_mask"] = _jagged(mask.astype(np.int64), tail)
-            tensors |= {name: _jagged(values[rows], tail) for name, values in targets.items()}
-        if len(batch.grids_U_3):
-            tensors["multi_modal_inputs"] = [self.images.row(batch, row) for row in rows]
-        temperatures = batch.temperatures_N[rows]
+        for name, values_M in (("tokens", targets.tokens_M), ("sequences", targets.sequences_M)):
+            columns[name] = torch.from_numpy(np.repeat(values_M, len(rows) // len(values_M)))
+        if targets.recompute_old:
+            output = self._infer(rows, settings | {"calculate_entropy": False})
+            columns["old_log_probs"] = rows.jagged_after_first(rows.predictions(output["log_probs"]))
+        return columns
+
+    def _data(self, rows: Rows, settings: dict[str, Any], columns: dict[str, torch.Tensor] | None = None) -> TensorDict:
+        """verl's form of some rows: jagged tensors and, for images, one dictionary a row."""
+        patches = self.patch_maker.patches(rows)
+        tensors: dict[str, Any] = {
+            "input_ids": rows.jagged(rows.tokens_S),
+            "position_ids": positions(self.processor, rows, patches),
+            "loss_mask": rows.jagged(rows.loss_mask_S.astype(np.int64)),
+            **(columns or {}),
+        }
+        if patches:
+            tensors["multi_modal_inputs"] = self.images.fill(rows, patches)
+        temperatures = rows.temperatures_R
         if settings.get("temperature") is None and (temperatures != temperatures[0]).any():
             tensors["temperature"] = torch.from_numpy(temperatures)
         else:
             settings = settings | {"temperature": settings.get("temperature") or float(temperatures[0])}
         return tu.get_tensordict(tensors, settings)
-
-
-def _jagged(values: np.ndarray, inside: np.ndarray) -> torch.Tensor:
-    """The entries of a padded array that lie inside, as a jagged tensor."""
-    offsets = np.concatenate([[0], inside.sum(axis=1).cumsum()])
-    return torch.nested.nested_tensor_from_jagged(torch.from_numpy(values[inside]), torch.from_numpy(offsets))
-
-
-def _shifted(jagged: Any, shape: tuple[int, int]) -> np.ndarray:
-    """verl files a prediction under the token before; move it to the token that it is about."""
-    padded = torch.zeros(shape)
-    lengths = jagged.offsets().diff()
-    values = torch.nested.to_padded_tensor(jagged.float(), 0.0)
-    inside = torch.arange(1, values.shape[1]) < lengths[:, None]
-    padded[:, 1 : values.shape[1]] = values[:, :-1] * inside
-    return padded.numpy()

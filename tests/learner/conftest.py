@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 from transformers import AutoProcessor
 
-from learner.batch import Collator
 from rollout.types import Episode, StopReason, Trajectory
 from starter.policy import build
 
@@ -23,12 +22,6 @@ def policy_dir(tmp_path_factory):
 @pytest.fixture(scope="session")
 def processor(policy_dir):
     return AutoProcessor.from_pretrained(policy_dir)
-
-
-@pytest.fixture(scope="session")
-def collate(processor):
-    """Episodes → batch, as the starter policy reads it."""
-    return Collator(processor)
 
 
 @pytest.fixture(scope="session")

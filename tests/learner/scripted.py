@@ -3,13 +3,11 @@
 import json
 from contextlib import nullcontext
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import torch
 
 from envs.runtime.progress import silent
-from learner.batch import Collator
 from learner.experiment import ColdStartConfig, Experiment, HeldOutConfig, RLConfig, Stage, TrackingConfig
 from learner.run_directory import RunDirectory
 from learner.training_run import TrainingRun
@@ -30,21 +28,18 @@ class ScriptedTrainer:
         groups = np.asarray(group_ids)
         return np.array([reward - rewards[groups == group].mean() for reward, group in zip(rewards, group_ids, strict=True)])
 
-    def log_probs(self, batch):
-        return torch.from_numpy(batch.logprobs_N_T), None
-
     def supervised_step(self, batch, lr):
         self.steps += 1
         self.calls.append("supervised_step")
         self.supervised_batches.append(batch)
         return {"train/loss": 1 / self.steps, "train/lr": lr}
 
-    def policy_step(self, batch, advantages, old_log_probs, lr):
+    def policy_step(self, batch, advantages, lr):
         self.steps += 1
         self.calls.append("policy_step")
         self.policy_batches.append(batch)
         self.advantages_given.append(advantages)
-        return {"actor/lr": lr}
+        return {"actor/lr": lr, "rollout/logprob_gap": 0.0}
 
     def state_dict(self):
         return {"steps": torch.tensor([self.steps])}
@@ -157,7 +152,6 @@ def start(config, play=lambda spec, steps: episode(spec)):
         directory,
         trainer=ScriptedTrainer(),
         fleet=ScriptedFleet(play),
-        collate=Collator(SimpleNamespace(pad_token_id=0)),
         progress=lambda title, total: nullcontext(silent),
         say=said.append,
     )

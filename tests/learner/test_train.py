@@ -4,14 +4,12 @@ import json
 from dataclasses import replace
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-import torch
 from scripted import episode, metrics, settings, start
 
 from envs.errors import FleetError
 from learner.experiment import OnDeadline, Stage, TaskOptions
-from learner.train import Clock, gap_metrics, run_rl
+from learner.train import Clock, run_rl
 
 
 def with_rl(config, **changes):
@@ -183,7 +181,7 @@ def test_the_chains_of_an_episode_count_once_and_share_its_advantage(config):
     batch = training.trainer.policy_batches[0]
     assert batch.episodes_N.tolist() == [0, 0, 1, 2, 2, 3]
     assert batch.rewards_E.tolist() == [1.0, 0.0, 1.0, 0.0]
-    assert training.trainer.advantages_given[0].tolist() == [0.5, 0.5, -0.5, 0.5, 0.5, -0.5]
+    assert training.trainer.advantages_given[0].tolist() == [0.5, -0.5, 0.5, -0.5]
     assert metrics(training)[0]["critic/score/mean"] == 0.5
 
 
@@ -260,12 +258,3 @@ def test_the_clock_takes_generation_and_tools_as_an_episodes_mean():
     timing = clock.metrics(episodes)
     assert (timing["timing_s/generate"], timing["timing_s/tool"]) == (0.25, 0.25)
     assert 0 <= timing["timing_s/rollout"] <= timing["timing_s/step"]
-
-
-def test_gaps_are_those_of_the_sampled_tokens_alone():
-    mask = np.array([[False, True, True], [False, False, True]])
-    batch = SimpleNamespace(loss_mask_N_T=mask, logprobs_N_T=np.array([[0.0, -1.0, -2.0], [0.0, 0.0, -3.0]], dtype=np.float32))
-    log_probs = torch.tensor([[9.0, -1.0, -2.5], [9.0, 9.0, -2.0]])
-    gaps = gap_metrics(batch, log_probs, torch.tensor([[9.0, 1.0, 2.0], [9.0, 9.0, 3.0]]))
-    assert gaps == {"rollout/logprob_gap": 0.5, "rollout/logprob_gap_max": 1.0, "actor/entropy": 2.0}
-    assert "actor/entropy" not in gap_metrics(batch, log_probs, None)

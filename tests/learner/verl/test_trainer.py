@@ -14,12 +14,13 @@ import pytest
 import ray
 import torch
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoProcessor, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoConfig, AutoProcessor, Qwen2Config, Qwen2ForCausalLM
 
 from envs.errors import UsageError
-from learner.batch import Collator
+from learner.batch import Batch, Example
 from learner.config import LearnerConfig, Precision
 from learner.verl.trainer import VerlTrainer
+from rollout.types import Episode
 
 LR = 1e-3
 
@@ -58,14 +59,14 @@ def trainer(started):
 
 
 @pytest.fixture(scope="module")
-def batch(make_episode, picture, collate):
+def batch(make_episode, picture):
     """Nine sequences in three groups with no, one, two and three images, some of them shared; two temperatures."""
     episodes = []
     for seed in range(9):
         images = [picture(seed // 3), *[picture(100 + seed + more) for more in range(seed % 3)]] if seed != 4 else []
         temperature = 0.5 if seed == 7 else 1.0
         episodes.append(make_episode(images, seed, group=f"group-{seed // 3}", reward=seed % 2, temperature=temperature))
-    return collate(episodes)
+    return Batch.of_episodes(episodes)
 
 
 @pytest.fixture(scope="module")
@@ -77,12 +78,22 @@ def reference(batch, policy_dir, banned, tmp_path_factory):
     return np.load(directory / "reference.npz")
 
 
+def sampled(batch):
+    """Whether a token was sampled, sequence after sequence."""
+    return np.concatenate([example.sequences.loss_mask_S for example in batch.examples_E])
+
+
+def by_sequence(batch, values):
+    """The sum over each sequence."""
+    return np.array([part.sum() for part in np.split(values, batch.lengths_N.cumsum()[:-1])])
+
+
 def test_log_probs_equal_hugging_face(trainer, batch, reference):
     log_probs, entropies = trainer.log_probs(batch)
-    expected = np.where(batch.loss_mask_N_T, reference["log_probs"], 0.0)
-    np.testing.assert_allclose(log_probs.numpy(), expected, atol=1e-5)
-    assert (entropies.numpy()[batch.loss_mask_N_T] > 0).all()
-    assert np.isfinite(entropies.numpy()).all()
+    mask = sampled(batch)
+    np.testing.assert_allclose(log_probs, np.where(mask, reference["log_probs"], 0.0), atol=1e-5)
+    assert (entropies[mask] > 0).all()
+    assert np.isfinite(entropies).all()
 
 
 def test_log_probs_do_not_depend_on_micro_batches(trainer, batch):
@@ -90,28 +101,51 @@ def test_log_probs_do_not_depend_on_micro_batches(trainer, batch):
     trainer.config = replace(trainer.config, micro_batch_tokens=150)
     parts, entropies = trainer.log_probs(batch, with_entropy=False)
     assert entropies is None
-    np.testing.assert_allclose(parts.numpy(), whole.numpy(), atol=1e-5)
+    np.testing.assert_allclose(parts, whole, atol=1e-5)
 
 
-def test_a_batch_without_images_is_learnt_from(trainer, make_episode, picture, collate):
+def test_a_batch_without_images_is_learnt_from(trainer, make_episode, picture):
     episode = make_episode(seed=1)
-    alone, beside = collate([episode]), collate([episode, make_episode([picture(0)], seed=2)])
+    alone, beside = Batch.of_episodes([episode]), Batch.of_episodes([episode, make_episode([picture(0)], seed=2)])
     length = alone.lengths_N[0]
-    np.testing.assert_allclose(trainer.log_probs(alone)[0][0], trainer.log_probs(beside)[0][0, :length], atol=1e-5)
+    np.testing.assert_allclose(trainer.log_probs(alone)[0], trainer.log_probs(beside)[0][:length], atol=1e-5)
     assert trainer.supervised_step(alone, LR)["train/loss"] > trainer.supervised_step(alone, LR)["train/loss"]
 
 
-def test_banned_tokens_have_no_probability(trainer, make_episode, collate, banned):
+def test_sequences_are_fetched_by_reference(trainer, batch):
+    references = [replace(example, sequences=ray.put(example.sequences)) for example in batch.examples_E]
+    np.testing.assert_array_equal(trainer.log_probs(Batch.of(references))[0], trainer.log_probs(batch)[0])
+
+
+@pytest.mark.parametrize(
+    ("images", "expected"), [((0, 15), "runs of \\[15\\] tokens, its images need \\[16\\]"), ((), "need \\[\\]")]
+)
+def test_placeholders_that_do_not_match_the_images_are_refused(trainer, make_episode, picture, images, expected):
+    episode = make_episode([picture(0)], image_tokens=15)
+    if not images:
+        episode = replace(episode, chains=(replace(episode.trajectory, images=[]),))
+    with pytest.raises(ValueError, match=expected):
+        trainer.log_probs(Batch.of_episodes([episode]))
+
+
+def test_banned_tokens_have_no_probability(trainer, make_episode, banned):
     """Probabilities of all tokens after one prompt sum to 1 without the banned ones; none is left for these."""
-    vocabulary = AutoConfig.from_pretrained(trainer.policy_dir).text_config.vocab_size
-    batch = collate([make_episode(seed=3)] * vocabulary)
-    batch.loss_mask_N_T[:, 9:] = False
-    batch.tokens_N_T[:, 8] = np.arange(vocabulary)
+    image_pad, *others = banned
+    vocabulary = [
+        token for token in range(AutoConfig.from_pretrained(trainer.policy_dir).text_config.vocab_size) if token != image_pad
+    ]
+    trajectory = make_episode(seed=3).trajectory
+    sampled_at_8 = [int(place == 8) for place in range(len(trajectory.token_ids))]
+    changes = {"loss_mask": sampled_at_8, "versions": [mask - 1 for mask in sampled_at_8], "logprobs": [0.0] * len(sampled_at_8)}
+    before, after = trajectory.token_ids[:8], trajectory.token_ids[9:]
+    batch = Batch.of_episodes(
+        Episode((replace(trajectory, token_ids=[*before, token, *after], **changes),)) for token in vocabulary
+    )
     log_probs, _ = trainer.log_probs(batch)
-    probabilities = log_probs[:, 8].double().exp()
-    assert (probabilities[banned] == 0).all()
-    assert probabilities.sum() == pytest.approx(1, abs=1e-5)
-    assert (probabilities > 0).sum() == vocabulary - len(banned)
+    probabilities = dict(zip(vocabulary, np.exp(log_probs[sampled(batch)].astype(np.float64)), strict=True))
+    assert all(probabilities[token] == 0 for token in others)
+    assert sum(probabilities.values()) == pytest.approx(1, abs=1e-5)
+    assert sum(value > 0 for value in probabilities.values()) == len(vocabulary) - len(others)
 
 
 def test_a_supervised_step_has_hugging_faces_loss_and_gradient(trainer, batch, reference):
@@ -143,35 +177,60 @@ def test_a_step_at_learning_rate_zero_changes_nothing(trainer, batch):
 
 def test_a_policy_step_follows_the_advantages(trainer, batch):
     advantages = np.where(np.arange(len(batch)) % 2, 1.0, -1.0)
-    before, _ = trainer.log_probs(batch)
-    metrics = trainer.policy_step(batch, advantages, before, LR)
+    before, entropies = trainer.log_probs(batch)
+    metrics = trainer.policy_step(batch, advantages, LR)
     after, _ = trainer.log_probs(batch)
-    change = (after - before).sum(dim=1).numpy()
-    assert (change * advantages > 0).all()
+    assert (by_sequence(batch, after - before) * advantages > 0).all()
     assert metrics["actor/ppo_kl"] == pytest.approx(0, abs=1e-5)
     assert metrics["actor/pg_clipfrac"] == 0
-    tokens = batch.loss_mask_N_T.sum(axis=1)
+    tokens = batch.trained_N
     assert metrics["actor/pg_loss"] == pytest.approx(-(advantages * tokens).sum() / tokens.sum(), abs=1e-5)
     assert metrics["actor/grad_norm"] > 0
     assert metrics["actor/lr"] == LR
+    mask = sampled(batch)
+    gaps = np.abs(before[mask] - np.concatenate([example.sequences.logprobs_S for example in batch.examples_E])[mask])
+    assert metrics["rollout/logprob_gap"] == pytest.approx(gaps.mean(), abs=1e-5)
+    assert metrics["rollout/logprob_gap_max"] == pytest.approx(gaps.max(), abs=1e-5)
+    assert metrics["actor/entropy"] == pytest.approx(entropies[mask].mean(), abs=1e-5)
+    assert metrics["actor/computed_sequences"] == 1
+
+
+def test_sequences_without_an_advantage_count_in_the_mean_and_are_not_computed(trainer, batch):
+    """Their gradient is 0: the step is the one that is made if an entropy bonus of nothing to speak of asks for them."""
+    advantages = np.where(np.arange(len(batch)) % 3, 0.0, 1.0)
+    skipped = trainer.policy_step(batch, advantages, 0.0)
+    assert skipped["actor/computed_sequences"] == pytest.approx(1 / 3)
+    trainer.config = replace(trainer.config, entropy_coefficient=1e-12)
+    whole = trainer.policy_step(batch, advantages, 0.0)
+    assert whole["actor/computed_sequences"] == 1
+    for name in ("actor/pg_loss", "actor/grad_norm"):
+        assert skipped[name] == pytest.approx(whole[name], rel=1e-5)
+
+
+def test_a_step_without_any_advantage_changes_nothing(trainer, batch):
+    before = trainer.state_dict()
+    metrics = trainer.policy_step(batch, np.zeros(len(batch)), LR)
+    assert metrics["actor/grad_norm"] == 0
+    assert metrics["actor/computed_sequences"] == pytest.approx(1 / 9)
+    assert metrics["rollout/logprob_gap"] > 0
+    # AdamW's decay is all that is left.
+    assert all(torch.allclose(weight, trainer.state_dict()[name], rtol=2 * LR) for name, weight in before.items())
 
 
 def test_ratios_beyond_the_clip_range_teach_nothing(trainer, batch):
-    """Old log-probabilities far below the present ones, with positive advantages: the objective is flat."""
-    before, _ = trainer.log_probs(batch)
-    metrics = trainer.policy_step(batch, np.ones(len(batch)), before - 1.0, LR)
-    assert metrics["actor/pg_clipfrac"] == 1
-    assert metrics["actor/pg_loss"] == pytest.approx(-(1 + trainer.config.clip_high), abs=1e-5)
-    assert metrics["actor/grad_norm"] == 0
+    """A first step of AdamW so large that in the second pass every ratio lies beyond the range: its loss is the clipped one."""
+    trainer.config = replace(trainer.config, ppo_epochs=2)
+    metrics = trainer.policy_step(batch, np.ones(len(batch)), 30 * LR)
+    assert metrics["actor/pg_clipfrac"] > 0.2
+    assert metrics["actor/pg_loss"] > -(1 + (1 + trainer.config.clip_high)) / 2 - 1e-5
 
 
 def test_mini_batches_and_epochs_take_more_steps(trainer, batch):
-    log_probs, _ = trainer.log_probs(batch)
     changes = {}
     for mini_batches, epochs in (1, 1), (4, 2), (100, 1):
         trainer.config = replace(trainer.config, mini_batches=mini_batches, ppo_epochs=epochs)
         before = trainer.state_dict()["lm_head.weight"]
-        metrics = trainer.policy_step(batch, np.ones(len(batch)), log_probs, LR)
+        metrics = trainer.policy_step(batch, np.ones(len(batch)), LR)
         changes[mini_batches] = float((trainer.state_dict()["lm_head.weight"] - before).abs().max())
         assert np.isfinite(list(metrics.values())).all()
     # One step of AdamW moves a weight by the learning rate at most, give or take the decay.
@@ -184,8 +243,7 @@ def test_training_goes_on_bit_for_bit_after_a_checkpoint(trainer, batch, tmp_pat
     trainer.save(tmp_path)
 
     def further():
-        log_probs, _ = trainer.log_probs(batch)
-        trainer.policy_step(batch, batch.rewards_E[batch.episodes_N] - 0.5, log_probs, LR)
+        trainer.policy_step(batch, batch.rewards_E - 0.5, LR)
         trainer.supervised_step(batch, LR)
         return trainer.state_dict()
 
@@ -247,13 +305,12 @@ def test_advantages_equal_numpys(trainer):
         trainer.advantages(rewards, groups[:-1])
 
 
-def test_batches_without_sampled_tokens_and_misshapen_arguments_are_refused(trainer, batch, make_episode, collate):
-    empty = collate([make_episode()])
-    empty.loss_mask_N_T[:] = False
+def test_batches_without_sampled_tokens_and_misshapen_arguments_are_refused(trainer, batch, make_episode):
+    empty = Batch.of([replace(Example.of(make_episode()), trained=(0,))])
     with pytest.raises(ValueError, match="no token"):
         trainer.supervised_step(empty, LR)
-    with pytest.raises(ValueError, match="needs advantages of shape"):
-        trainer.policy_step(batch, np.ones(3), torch.zeros(batch.tokens_N_T.shape), LR)
+    with pytest.raises(ValueError, match="9 episodes need as many advantages"):
+        trainer.policy_step(batch, np.ones(3), LR)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +331,7 @@ def test_two_workers_compute_what_one_computes(cluster, policy_dir, batch, refer
         try:
             log_probs[workers], _ = trainer.log_probs(batch)
             metrics[workers] = trainer.supervised_step(batch, LR)
-            trainer.policy_step(batch, batch.rewards_E[batch.episodes_N] - 0.5, log_probs[workers], LR)
+            trainer.policy_step(batch, batch.rewards_E - 0.5, LR)
             later[workers], _ = trainer.log_probs(batch)
             states[workers] = trainer.state_dict()
             if workers == 1:
@@ -284,11 +341,11 @@ def test_two_workers_compute_what_one_computes(cluster, policy_dir, batch, refer
                 resharded = trainer.state_dict()
         finally:
             trainer.shutdown()
-    np.testing.assert_allclose(log_probs[1].numpy(), np.where(batch.loss_mask_N_T, reference["log_probs"], 0.0), atol=1e-5)
-    np.testing.assert_allclose(log_probs[2].numpy(), log_probs[1].numpy(), atol=1e-5)
+    np.testing.assert_allclose(log_probs[1], np.where(sampled(batch), reference["log_probs"], 0.0), atol=1e-5)
+    np.testing.assert_allclose(log_probs[2], log_probs[1], atol=1e-5)
     # AdamW's first steps turn rounding noise in tiny gradients into steps, so weights agree less closely than gradients do.
-    np.testing.assert_allclose(later[2].numpy(), later[1].numpy(), atol=5e-3)
-    assert np.abs(later[1].numpy() - log_probs[1].numpy()).max() > 0.1
+    np.testing.assert_allclose(later[2], later[1], atol=5e-3)
+    assert np.abs(later[1] - log_probs[1]).max() > 0.1
     for worker_metrics in metrics.values():
         assert worker_metrics["train/loss"] == pytest.approx(float(reference["loss"]), abs=1e-5)
         assert worker_metrics["train/grad_norm"] == pytest.approx(float(reference["grad_norm"]), rel=1e-4)
@@ -308,7 +365,7 @@ def test_a_text_policy_in_bfloat16_learns(cluster, processor, make_episode, tmp_
     }
     Qwen2ForCausalLM(Qwen2Config(vocab_size=320, tie_word_embeddings=True, **sizes)).save_pretrained(policy_dir)
     processor.tokenizer.save_pretrained(policy_dir)
-    batch = Collator(AutoTokenizer.from_pretrained(policy_dir))([make_episode(seed=seed) for seed in range(5)])
+    batch = Batch.of_episodes([make_episode(seed=seed) for seed in range(5)])
     trainer = VerlTrainer(policy_dir, LearnerConfig(precision=Precision.bfloat16))
     try:
         original, state = load_file(policy_dir / "model.safetensors"), trainer.state_dict()

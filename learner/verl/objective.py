@@ -1,0 +1,48 @@
+"""What verl's losses are given beside the model's output, and what is measured on the way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from verl.utils import tensordict_utils as tu
+from verl.utils.metric import AggregationType, Metric
+from verl.workers.config import FSDPActorConfig
+from verl.workers.utils.losses import ppo_loss, sft_loss
+from verl.workers.utils.padding import no_padding_2_padding
+
+supervised_loss = sft_loss
+
+
+def policy_loss(config: FSDPActorConfig, model_output: dict[str, Any], data: Any, dp_group: Any = None) -> tuple[Any, dict]:
+    """verl's policy loss; the numbers by which it divides are those of the whole mini-batch, computed or not.
+
+    `data`, a TensorDict, has the columns `advantages`, `rollout_log_probs`, `response_mask`, and `tokens` and `sequences`, the
+    numbers of sampled tokens and of sequences in the mini-batch over all ranks. Without `old_log_probs` the policy is the one that
+    acted: old are its own log-probabilities, and the ratio is 1. Metrics: verl's, and the mean entropy and distance to the sampler
+    over the sampled tokens that were computed.
+    """
+    computed_tokens, ranks = data["batch_num_tokens"], data["dp_size"]
+    log_probs = no_padding_2_padding(model_output["log_probs"], data)
+    if "old_log_probs" not in data.keys():  # noqa: SIM118  a TensorDict looks among its tensors without it
+        data["old_log_probs"] = log_probs.detach()
+    columns = data.select("old_log_probs", "rollout_log_probs", "response_mask").to_padded_tensor()
+    mask = columns["response_mask"].bool()
+    gaps = (columns["old_log_probs"] - columns["rollout_log_probs"]).abs().masked_fill(~mask, 0.0)
+    metrics: dict[str, Metric] = {}
+    if computed_tokens:  # else there is nothing to measure, on any rank
+        metrics = _means({"rollout/logprob_gap": gaps.sum()}, computed_tokens, ranks)
+        metrics["rollout/logprob_gap_max"] = Metric(AggregationType.MAX, gaps.max())
+        if (entropy := model_output.get("entropy")) is not None:
+            entropies = no_padding_2_padding(entropy.detach(), data).masked_fill(~mask, 0.0)
+            metrics |= _means({"actor/entropy": entropies.sum()}, computed_tokens, ranks)
+    if not config.entropy_coeff:
+        model_output = {name: value for name, value in model_output.items() if name != "entropy"}
+    tu.assign_non_tensor(data, batch_num_tokens=int(data["tokens"][0]), global_batch_size=int(data["sequences"][0]))
+    loss, shown = ppo_loss(config, model_output, data, dp_group)
+    return loss, metrics | shown
+
+
+def _means(sums: dict[str, torch.Tensor], tokens: int, ranks: int) -> dict[str, Metric]:
+    """Sums over this micro-batch as shares of a mean over the mini-batch: verl adds micro-batches up and averages over ranks."""
+    return {name: Metric(AggregationType.SUM, value * ranks / tokens) for name, value in sums.items()}
