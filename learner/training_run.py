@@ -52,6 +52,7 @@ class TrainingRun:
         self.global_step: int = directory.progress.get("global_step", 0)
         self._tasks: dict[str, Tasks] = {}
         self._rows = dict(rows or {})
+        self._played = "base" in directory.progress
 
     def __enter__(self) -> Self:
         return self
@@ -105,7 +106,10 @@ class TrainingRun:
 
     def rollout(self, groups: Sequence[GroupSpec]) -> list[Group]:
         """Run groups of episodes on the fleet: one outcome for each, in their order."""
-        return self.fleet.collect(groups)
+        # Once questions have been put to the policy, some that cannot be are no reason to end the run.
+        played = self.fleet.collect(groups, played=self._played)
+        self._played |= any(not (episode.failed or episode.unplayed) for group in played for episode in group.episodes)
+        return played
 
     def sample(self, name: str, episodes: int, split: str, temperature: float = 1.0) -> list[Group]:
         """Roll the served policy out on held-out tasks, the same ones for every policy: of a file, each row at most once."""

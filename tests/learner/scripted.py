@@ -64,11 +64,12 @@ class ScriptedFleet:
 
     def __init__(self, play):
         self.play = play
-        self.collected, self.published = [], []
+        self.collected, self.published, self.played = [], [], []
         self.steps = 0
         self.open = True
 
-    def collect(self, groups):
+    def collect(self, groups, *, played=False):
+        self.played.append(played)
         self.collected.append([spec for group in groups for spec in group.episodes])
         return [Group(group.group_id, tuple(self.play(spec, self.steps) for spec in group.episodes)) for group in groups]
 

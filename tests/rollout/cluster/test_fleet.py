@@ -4,6 +4,7 @@ sample; a fleet that cannot work says so."""
 import os
 import signal
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from rollout_fakes import ScriptedEngine, spec
 
 from envs.errors import FleetError, UsageError
 from rollout.cluster.fleet import Fleet
-from rollout.config import EngineConfig, RolloutConfig
+from rollout.config import EngineConfig, EpisodeConfig, RolloutConfig
 from rollout.types import GroupSpec, StopReason, episodes_of
 
 
@@ -106,6 +107,23 @@ def test_a_question_that_cannot_be_put_is_not_repeated_and_the_others_go_on(flee
     assert [episode.unplayed for episode in episodes] == [False, True, False, False]
     assert attempts(tmp_path) == dict.fromkeys(range(4), 1)
     assert sorted(episode.trajectory.episode_id for episode in kept) == [episode.trajectory.episode_id for episode in episodes]
+
+
+@pytest.mark.parametrize("repeats", [False, True])
+def test_an_episode_that_a_deadline_cuts_off_is_an_outcome_or_repeated_with_its_own_count(cluster, tmp_path, repeats):
+    """Episode 1 hangs at its first attempt, 2 whenever it is tried; no number of them is a row of failures."""
+    hanging = {1: {"trouble": "hang"}, 2: {"trouble": "hang", "times": 99}}
+    limits = EpisodeConfig(turn_s=1.0)
+    fleet = Fleet(replace(config(max_consecutive_failures=1), episode=limits))
+    specs = groups(2, 2, hanging, log=str(tmp_path), repeat_if_cut=repeats)
+    episodes = collect(fleet, specs)
+    fleet.shutdown()
+    cut = [None, None, "rollout.episode.turn_s=1 s", None] if repeats else [None, *["rollout.episode.turn_s=1 s"] * 2, None]
+    assert [episode.cut for episode in episodes] == cut
+    assert [episode.cut_before for episode in episodes] == ([0, 1, 2, 0] if repeats else [0] * 4)
+    assert attempts(tmp_path) == ({0: 1, 1: 2, 2: 3, 3: 1} if repeats else dict.fromkeys(range(4), 1))
+    seeds = [episode.trajectory.seed for episode in episodes]
+    assert seeds == [spec.env_seed for group in specs for spec in group.episodes]
 
 
 @pytest.mark.parametrize("size", [2, 9])

@@ -1,6 +1,7 @@
 """Before anything runs, the questions of a file are counted as an episode counts them: what does not fit whole is named, with what
 to raise, and left out if that is asked for."""
 
+import asyncio
 import json
 import re
 
@@ -15,7 +16,7 @@ from envs.pictures import fitted
 from envs.tool_env import MAX_PIXELS, MAX_SIDE
 from rollout.collect import askable_rows
 from rollout.config import EpisodeConfig, Overlong
-from rollout.episode import fit
+from rollout.episode import fit, loop
 from rollout.episode.environments import make
 from rollout.episode.fit import Counter, fitting_rows
 from rollout.episode.loop import run_episode
@@ -23,6 +24,11 @@ from rollout.tokens.images import limited
 from rollout.types import EpisodeSpec
 
 LIMITS = {"max_tokens": 1024, "max_action_tokens": 64, "max_observation_tokens": 300, "max_pixels": 112 * 112}
+
+
+@pytest.fixture(autouse=True)
+def rows_are_tried_again_soon(monkeypatch):
+    monkeypatch.setattr(loop, "PAUSES_S", (0.01, 0.01))
 
 
 @pytest.fixture
@@ -92,6 +98,29 @@ def test_of_many_rows_some_are_counted_unless_each_must_be(tasks, chat, caplog, 
     caplog.clear()
     fitting_rows(questions_of(*tasks), make(*tasks), chat, EpisodeConfig(**LIMITS | {"max_observation_tokens": 1}))
     assert "3 of 3 questions looked at, of 5 rows, are longer" in caplog.text
+
+
+async def test_a_picture_that_can_be_read_again_is_shown_and_one_that_cannot_is_dropped_by_name(tasks, tmp_path, chat, caplog):
+    """A truncated file is made whole again as soon as somebody has complained about it."""
+    env_id, options = tasks
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(whole[:60])
+
+    async def play():
+        spec = EpisodeSpec("e", "g", env_id, 0, 0, env_kwargs=options | {"number": 4})
+        episode = await run_episode(spec, make(env_id, spec.env_kwargs), ScriptedPolicy(chat), chat, EpisodeConfig(max_turns=1))
+        return episode.trajectory
+
+    dropped = await play()
+    assert (dropped.unplayed, dropped.trainable) == (True, False)
+    assert re.search(r"q\.jsonl, row 4: the image .*a\.png cannot be opened", str(dropped.error))
+    caplog.clear()
+    again = asyncio.create_task(play())
+    while "it is tried again" not in caplog.text:
+        await asyncio.sleep(0)
+    (tmp_path / "a.png").write_bytes(whole)
+    played = await again
+    assert (played.error, len(played.images), played.trainable) == (None, 1, True)
 
 
 @pytest.mark.parametrize("size", [(500, 300), (3000, 20), (16, 16), (1, 900), (20000, 1000)], ids=str)
