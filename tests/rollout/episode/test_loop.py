@@ -2,12 +2,14 @@
 tools of one episode do not delay another, and a plain Gymnasium environment rolls out unchanged."""
 
 import asyncio
+import io
 import sys
 import threading
 from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
+from PIL import Image
 from rollout_fakes import Fake, Plain, ScriptedPolicy, spec
 
 from envs.errors import ItemError, UsageError
@@ -167,6 +169,13 @@ def test_deadlines_follow_the_budget_of_tokens_unless_they_are_given(settings, t
     rollout = RolloutConfig(episode=config, episodes_per_worker=8)
     assert group_deadline_s(rollout, 16) == 2 * (episode_s + 120)
     assert group_deadline_s(replace(rollout, group_s=5.0), 16) == 5.0
+
+
+async def test_max_pixels_holds_for_the_question_and_for_what_tools_show(chat):
+    episode = await run(spec(turns=1, images=2, image_size=(60, 84)), ScriptedPolicy(chat), chat, max_pixels=1500)
+    assert len(episode.trajectory.images) == 4
+    sizes = [Image.open(io.BytesIO(image)).size for image in episode.images.values()]
+    assert all(1300 < width * height <= 1500 for width, height in sizes)
 
 
 async def test_turn_and_token_limits(chat):
