@@ -114,7 +114,7 @@ class TrainingRun:
     def sample(self, name: str, episodes: int, split: str, temperature: float = 1.0) -> list[Group]:
         """Roll the served policy out on held-out tasks, the same ones for every policy: of a file, each row at most once."""
         tasks, rows, seed = self.tasks(split), self.rows(split), self.config.evaluation.seed
-        groups = episodes if rows is None else min(episodes, len(rows))
+        groups = self._most(episodes, split)
         return self.rollout(group_specs(name, tasks, groups=groups, seed=seed, temperature=temperature, rows=rows))
 
     def tasks(self, split: str) -> Tasks:
@@ -129,6 +129,11 @@ class TrainingRun:
             self._rows[split] = row_numbers(*self.tasks(split))
         return self._rows[split]
 
+    def _most(self, episodes: int, split: str) -> int:
+        """The number of tasks of a measurement: `episodes`, or all rows of a file that has fewer."""
+        rows = self.rows(split)
+        return episodes if rows is None else min(episodes, len(rows))
+
     @cached_property
     def tools(self) -> tuple[str, ...]:
         """The tools that the training tasks offer."""
@@ -141,7 +146,7 @@ class TrainingRun:
     def evaluate(self, label: str, policy: str) -> list[EvaluationRecord]:
         """Measure the served policy, whose directory is `policy`, on the test split; merge the records into `evaluation.json`."""
         settings = self.config.evaluation
-        self.say(f"{label}: measured on {settings.episodes} held-out tasks")
+        self.say(f"{label}: measured on {self._most(settings.episodes, 'test')} held-out tasks")
         records = [
             evaluation_record(
                 label if temperature else f"{label}_greedy",
