@@ -242,6 +242,8 @@ def lint(overrides: Sequence[str]) -> int:
         say(problem)
     records = sum(file.read_bytes().count(b"\n") for file in files)
     say(f"{path}: problems: {len(problems)}, records: {records}, files: {len(files)}")
+    if unfinished := [file.name for file in sorted(path.glob("*.jsonl.part"))]:
+        say(f"not read: {', '.join(unfinished)}: a step that is under way, or that was killed; resume=true runs it again")
     return 1 if problems else 0
 
 

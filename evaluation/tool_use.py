@@ -13,10 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from rollout.types import Group, StopReason, Trajectory
+from rollout.summary import EpisodeSummary
+from rollout.types import Episode, Group, StopReason
 
 
-def tool_use_metrics(groups: Sequence[Group], alarm: CollapseAlarm | None = None, tools: Sequence[str] = ()) -> dict[str, float]:
+def tool_use_metrics(
+    groups: Sequence[Group[Episode]] | Sequence[Group[EpisodeSummary]],
+    alarm: CollapseAlarm | None = None,
+    tools: Sequence[str] = (),
+) -> dict[str, float]:
     """All that is worth plotting of one step, under verl's names if it has one; by ability as well, under `ability/<name>/`.
 
     An episode of several abilities counts for each of them. `tools` are those that were offered: the frequency of one that nobody
@@ -24,7 +29,7 @@ def tool_use_metrics(groups: Sequence[Group], alarm: CollapseAlarm | None = None
     Metrics that the step says nothing about are left out: a mean over no episodes has no value. Raises ValueError if no episode is
     left.
     """
-    episodes_G = [[episode.trajectory for episode in group.sound] for group in groups if group.sound]
+    episodes_G = [[_summary(episode) for episode in group.sound] for group in groups if group.sound]
     if not episodes_G:
         raise ValueError("there is no episode to measure: every one of them failed for reasons of infrastructure")
     episodes = [episode for group in episodes_G for episode in group]
@@ -39,8 +44,12 @@ def tool_use_metrics(groups: Sequence[Group], alarm: CollapseAlarm | None = None
     return metrics
 
 
+def _summary(episode: Episode | EpisodeSummary) -> EpisodeSummary:
+    return EpisodeSummary.of(episode) if isinstance(episode, Episode) else episode
+
+
 def _metrics(
-    episodes_G: Sequence[Sequence[Trajectory]], alarm: CollapseAlarm | None, name: str, tools: Sequence[str]
+    episodes_G: Sequence[Sequence[EpisodeSummary]], alarm: CollapseAlarm | None, name: str, tools: Sequence[str]
 ) -> dict[str, float]:
     episodes = [episode for group in episodes_G for episode in group]
     calls_G = _values(episodes_G, lambda episode: episode.tool_calls)
@@ -53,9 +62,9 @@ def _metrics(
         "critic/score/max": rewards_N.max(),
         "critic/score/min": rewards_N.min(),
         # Sampled tokens alone: the policy does not write the observations.
-        "response_length/mean": np.mean([sum(episode.loss_mask) for episode in episodes]),
+        "response_length/mean": np.mean([episode.sampled_tokens for episode in episodes]),
         # The prompt, the actions, and the observations between them, as verl counts.
-        "num_turns/mean": np.mean([2 * len(episode.turns) for episode in episodes]),
+        "num_turns/mean": np.mean([2 * episode.turn_count for episode in episodes]),
         "tools/calls_per_episode/mean": calls_N.mean(),
         "tools/calls_per_episode/std": calls_N.std(),
         "tools/calls_per_episode/var": calls_N.var(),
@@ -81,12 +90,12 @@ def _metrics(
     return {name: float(value) for name, value in metrics.items()}
 
 
-def _values(episodes_G: Sequence[Sequence[Trajectory]], value: Callable[[Trajectory], float]) -> list[np.ndarray]:
+def _values(episodes_G: Sequence[Sequence[EpisodeSummary]], value: Callable[[EpisodeSummary], float]) -> list[np.ndarray]:
     """One number for each episode, an array for each group."""
     return [np.array([value(episode) for episode in group], dtype=np.float64) for group in episodes_G]
 
 
-def _reward_parts(episodes: Sequence[Trajectory]) -> dict[str, Any]:
+def _reward_parts(episodes: Sequence[EpisodeSummary]) -> dict[str, Any]:
     """The mean of each part of the reward over the episodes that have it."""
     parts = defaultdict(list)
     for episode in episodes:
@@ -95,7 +104,7 @@ def _reward_parts(episodes: Sequence[Trajectory]) -> dict[str, Any]:
     return {f"reward/{name}": np.mean(values) for name, values in sorted(parts.items())}
 
 
-def _by_tool(episodes: Sequence[Trajectory], tools: Sequence[str]) -> dict[str, Any]:
+def _by_tool(episodes: Sequence[EpisodeSummary], tools: Sequence[str]) -> dict[str, Any]:
     calls = defaultdict(list)
     users: dict[str, set[str]] = defaultdict(set)
     for episode in episodes:
@@ -127,14 +136,10 @@ def variance_parts(values_G: Sequence[np.ndarray]) -> tuple[float, float]:
     return float(within), float(between)
 
 
-def repeat_rate(episodes: Sequence[Trajectory]) -> float:
+def repeat_rate(episodes: Sequence[EpisodeSummary]) -> float:
     """Share of tool calls whose action equals, character by character, an earlier one of the same episode; 0 without calls."""
-    calls = repeats = 0
-    for episode in episodes:
-        actions = [turn.action for turn in episode.turns if turn.tool_calls]
-        calls += len(actions)
-        repeats += len(actions) - len(set(actions))
-    return repeats / calls if calls else 0.0
+    calls = sum(episode.calling_turns for episode in episodes)
+    return sum(episode.repeated_turns for episode in episodes) / calls if calls else 0.0
 
 
 def tool_advantage(rewards_G: Sequence[np.ndarray], used_G: Sequence[np.ndarray]) -> float | None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from rollout.sequences import Sequences
+from rollout.summary import EpisodeSummary
 from rollout.types import Episode
 
 
@@ -37,6 +38,12 @@ class Example:
         sequences, first = Sequences.of(episode), episode.chains[0]
         lengths, trained = tuple(sequences.lengths_N.tolist()), tuple(sequences.trained_N.tolist())
         return cls(sequences, lengths, trained, first.group_id, first.reward, first.temperature)
+
+    @classmethod
+    def summarised(cls, summary: EpisodeSummary) -> Example:
+        """The example of an episode whose sequences are elsewhere."""
+        sizes = summary.lengths, summary.trained
+        return cls(summary.sequences, *sizes, summary.group_id, summary.reward, summary.temperature)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,11 @@ class Batch:
     def of_episodes(cls, episodes: Iterable[Episode]) -> Batch:
         """The batch of episodes that are at hand. Raises ValueError as `of` and `Example.of`."""
         return cls.of([Example.of(episode) for episode in episodes])
+
+    @classmethod
+    def of_summaries(cls, summaries: Iterable[EpisodeSummary]) -> Batch:
+        """The batch of episodes whose sequences stay with the workers. Raises ValueError as `of`."""
+        return cls.of([Example.summarised(summary) for summary in summaries])
 
     def __len__(self) -> int:
         return len(self.lengths_N)

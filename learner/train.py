@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from learner.cold_start import CHECKPOINT as COLD_START
 from learner.experiment import OnDeadline, Stage
 from learner.training_run import TrainingRun
 from rollout.collect import group_specs
-from rollout.types import Episode, GroupSpec, episodes_of
+from rollout.summary import EpisodeSummary
+from rollout.types import GroupSpec, episodes_of
 
 CHECKPOINT = "step"
 
@@ -37,7 +38,7 @@ def run_rl(training: TrainingRun) -> tuple[Path, float]:
         while step < settings.steps:
             clock = Clock()
             with clock.time("rollout"):
-                groups = training.rollout(_specs(training, step, drawn))
+                groups = training.play(f"rl_{step:06d}", _specs(training, step, drawn))
                 drawn += settings.groups
                 outcomes = list(episodes_of(groups))
                 # There is nothing to learn from episodes that our infrastructure failed after all retries, that a deadline cut
@@ -48,7 +49,7 @@ def run_rl(training: TrainingRun) -> tuple[Path, float]:
                 reason = last.error or f"cut off by {last.cut}: raise it"
                 raise FleetError(f"RL step {step}: no episode can be learned from; the last one: {reason}")
             with clock.time("learn"):
-                batch = Batch.of_episodes(episodes)
+                batch = Batch.of_summaries(episodes)
                 advantages_E = trainer.advantages(batch.rewards_E, batch.group_ids_E)
                 metrics = trainer.policy_step(batch, advantages_E, _learning_rate(training, step))
                 training.count_step()
@@ -58,7 +59,6 @@ def run_rl(training: TrainingRun) -> tuple[Path, float]:
             metrics |= clock.metrics(episodes) | outcome_metrics(outcomes)
             dropped.take(outcomes)
             metrics |= _data_metrics(training, drawn, dropped)
-            training.store.write(f"rl_{step:06d}", outcomes)
             training.log(Stage.rl, step, metrics)
             step, seconds = step + 1, seconds + clock.total_s
             if step % settings.checkpoint_every == 0 or step == settings.steps:
@@ -90,18 +90,14 @@ class Clock:
         """Seconds since the step began."""
         return time.monotonic() - self._started
 
-    def metrics(self, episodes: list[Episode]) -> dict[str, float]:
+    def metrics(self, episodes: Sequence[EpisodeSummary]) -> dict[str, float]:
         """`timing_s/…`: `rollout`, `learn`, `sync` and `step` are wall time of the driver; `generate` and `tool` are an episode's
         mean.
 
         An episode generates while others wait for their tools, so `generate` and `tool` do not add up to `rollout`.
         """
-        turns = [
-            [(turn.generate_s, sum(call.latency_s for call in turn.tool_calls)) for turn in episode.trajectory.turns]
-            for episode in episodes
-        ]
-        totals = np.array([np.sum(episode or [(0.0, 0.0)], axis=0) for episode in turns])
-        generate, tool = totals.mean(axis=0).tolist()
+        generate = float(np.mean([episode.generate_s for episode in episodes]))
+        tool = float(np.mean([episode.tool_s for episode in episodes]))
         parts = self._parts | {"generate": generate, "tool": tool, "step": self.total_s}
         return {f"timing_s/{name}": seconds for name, seconds in parts.items()}
 

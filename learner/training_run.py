@@ -20,7 +20,8 @@ from rollout.cluster.fleet import Fleet
 from rollout.collect import Tasks, group_specs
 from rollout.episode.environments import tool_names
 from rollout.store import Store
-from rollout.types import Group, GroupSpec
+from rollout.summary import EpisodeSummary
+from rollout.types import Episode, Group, GroupSpec
 
 
 class TrainingRun:
@@ -89,7 +90,8 @@ class TrainingRun:
         self.directory.note(**{stage: how}, **facts, global_step=self.global_step)
 
     def save(self, name: str, **state: Any) -> Path:
-        """Write a checkpoint from which `restore` goes on."""
+        """Write a checkpoint from which `restore` goes on, once all trajectories before it are written."""
+        self.fleet.flush()
         return self.directory.save(self.trainer, name, state | {"global_step": self.global_step})
 
     def restore(self, checkpoint: Path) -> dict[str, Any]:
@@ -104,14 +106,21 @@ class TrainingRun:
         """Give the fleet the trainer's weights."""
         self.fleet.publish(self.trainer.state_dict(), self.version)
 
-    def rollout(self, groups: Sequence[GroupSpec]) -> list[Group]:
+    def rollout(self, groups: Sequence[GroupSpec]) -> list[Group[Episode]]:
         """Run groups of episodes on the fleet: one outcome for each, in their order."""
         # Once questions have been put to the policy, some that cannot be are no reason to end the run.
-        played = self.fleet.collect(groups, played=self._played)
-        self._played |= any(not (episode.failed or episode.unplayed) for group in played for episode in group.episodes)
-        return played
+        return self._remember(self.fleet.collect(groups, played=self._played))
 
-    def sample(self, name: str, episodes: int, split: str, temperature: float = 1.0) -> list[Group]:
+    def play(self, name: str, groups: Sequence[GroupSpec]) -> list[Group[EpisodeSummary]]:
+        """Run groups of episodes that stay with the workers, who write them as `trajectories/<name>`: a summary of each, in their
+        order."""
+        return self._remember(self.fleet.play(groups, self.store, name, played=self._played))
+
+    def _remember[E: (Episode, EpisodeSummary)](self, groups: list[Group[E]]) -> list[Group[E]]:
+        self._played |= any(not (episode.failed or episode.unplayed) for group in groups for episode in group.episodes)
+        return groups
+
+    def sample(self, name: str, episodes: int, split: str, temperature: float = 1.0) -> list[Group[Episode]]:
         """Roll the served policy out on held-out tasks, the same ones for every policy: of a file, each row at most once."""
         tasks, rows, seed = self.tasks(split), self.rows(split), self.config.evaluation.seed
         groups = self._most(episodes, split)

@@ -133,7 +133,7 @@ class RolloutConfig:
     gpus_per_worker: float = 0.0
     """GPUs that Ray reserves for a worker; with tensor parallelism at least `engine.tensor_parallel_size`."""
     episodes_per_worker: int = 128
-    """Most episodes that a worker runs at a time; further ones wait."""
+    """Most episodes that a worker runs at a time. Each that ends makes room for the next, of whatever group."""
     sandboxes_per_worker: int = 8
     """Size of a worker's sandbox pool; 0 starts none. Without effect if there are `sandbox_actors`."""
     sandbox_actors: int = 0
@@ -152,8 +152,8 @@ class RolloutConfig:
     environment_threads: int = 16
     """Threads that make environments, and that run plain Gymnasium environments, whose `step` blocks."""
     group_s: float | None = None
-    """Deadline of a group in seconds, of the clock on the wall; an episode that is unfinished then ends as ABORTED. null: none but
-    the deadlines of its episodes."""
+    """Longest that an episode may hold up its group, all its waiting included, in seconds from its start; it ends as ABORTED then.
+    null: `episode.episode_s`, in which waiting does not count, is its only deadline."""
     attempts: int = 3
     """How often one episode is tried if our infrastructure fails, not the model."""
     max_consecutive_failures: int = 64

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
+from rollout.store import name_of
 from rollout.tokens.chat_format import ChatFormat
 from rollout.types import Trajectory
 
@@ -21,17 +24,30 @@ def lint(path: str | Path, chat: ChatFormat | None = None) -> list[str]:
     many sampled runs of tokens as turns, each run of one version; the images that its turns were shown are the last of its images;
     every image is there and is what its name says. With `chat`, placeholders and images agree in number. The chains of an episode
     follow each other, each once; they carry the same outcome; no turn is in two of them. The episodes of a group share their
-    prompt. Raises FileNotFoundError.
+    prompt, in whichever shards of a name they are. Raises FileNotFoundError.
     """
     path = Path(path)
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
     if not files:
         raise FileNotFoundError(f"there is no trajectory file (*.jsonl) in {path}")
     images: dict[Path, str | None] = {}
-    return [f"{file.name}:{number}: {problem}" for file in files for number, problem in _lint_file(file, chat, images)]
+    known: defaultdict[str, _Known] = defaultdict(_Known)
+    return [
+        f"{file.name}:{number}: {problem}"
+        for file in files
+        for number, problem in _lint_file(file, chat, images, known[name_of(file)])
+    ]
 
 
-def _lint_file(path: Path, chat: ChatFormat | None, images: dict[Path, str | None]) -> list[tuple[int, str]]:
+@dataclass(slots=True)
+class _Known:
+    """What was read of a name, in all its shards so far: its chains, and the prompt of each group."""
+
+    chains: set[tuple[str, int]] = field(default_factory=set)
+    prompts: dict[str, list[int]] = field(default_factory=dict)
+
+
+def _lint_file(path: Path, chat: ChatFormat | None, images: dict[Path, str | None], known: _Known) -> list[tuple[int, str]]:
     """Line numbers, in order, and the problem of each."""
     problems: list[tuple[int, str]] = []
     records: list[tuple[int, Trajectory]] = []
@@ -41,17 +57,15 @@ def _lint_file(path: Path, chat: ChatFormat | None, images: dict[Path, str | Non
             records.append((number, Trajectory.from_json(line)))
         except ValueError as error:
             problems.append((number, str(error)))
-    seen: set[tuple[str, int]] = set()
-    prompts: dict[str, list[int]] = {}
     for episode_id, group in groupby(records, key=lambda record: record[1].episode_id):
         numbers, chains = zip(*group, strict=True)
         for place, (number, chain) in enumerate(zip(numbers, chains, strict=True)):
             prompt = chain.token_ids[: chain.prompt_length]
-            if (episode_id, chain.chain) in seen:
+            if (episode_id, chain.chain) in known.chains:
                 problems.append((number, f"{episode_id}: chain {chain.chain} of the episode is there twice"))
-            elif not chain.chain and prompt and prompts.setdefault(chain.group_id, prompt) != prompt:
+            elif not chain.chain and prompt and known.prompts.setdefault(chain.group_id, prompt) != prompt:
                 problems.append((number, f"{episode_id}: its prompt differs from that of its group {chain.group_id}"))
-            seen.add((episode_id, chain.chain))
+            known.chains.add((episode_id, chain.chain))
             for problem in (
                 *_lint_chain(chains, place),
                 *_lint_turns(chain, is_last=place == len(chains) - 1),

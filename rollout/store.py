@@ -1,12 +1,68 @@
-"""Trajectory files: one JSON object per line in `trajectories/<name>.jsonl`, the images beside them as `images/<sha256>.png`."""
+"""Trajectory files: one JSON object per line in `trajectories/<name>.jsonl`, the images beside them as `images/<sha256>.png`.
+
+Workers that write at the same time each write a part of their own, a *shard*: `<name>.w<8 hexadecimal digits>.jsonl`. The shards
+of a name are read as one. A shard that is being written ends in `.part`; one that a kill left behind is read by nobody, and goes
+when its name is written again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import json
+import re
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from envs.runtime.atomic import write_file
+from envs.runtime.atomic import replaced_file, write_file
 from rollout.types import Episode, Group, Trajectory, form_episodes, form_groups
+
+_SHARD = re.compile(r"(?P<name>.+)\.w[0-9a-f]{8}")
+_BEGIN = re.compile(rb'\{"episode_id":("(?:[^"\\]|\\.)*")')  # of a line; the rest of it need not be read
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """What one writer writes of a name; `writer` are 8 hexadecimal digits, and `directory` is absolute: it is sent to workers."""
+
+    directory: Path
+    name: str
+    writer: str
+
+    @property
+    def path(self) -> Path:
+        """The file that `finish` makes."""
+        return self.directory / f"{self.name}.w{self.writer}.jsonl"
+
+    @property
+    def unfinished(self) -> Path:
+        """The file that `append` writes to."""
+        return self.path.with_name(f"{self.path.name}.part")
+
+    def append(self, episode: Episode) -> None:
+        """Add an episode."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with self.unfinished.open("a", encoding="utf-8") as file:
+            file.write("".join(saved(self.directory, [episode])))
+
+    def finish(self, episode_ids: Collection[str]) -> set[str]:
+        """Give the shard its name, with these episodes alone; returns those of them that were never written.
+
+        Others were written and then not wanted: their worker was taken for dead, and they were run again. Doing it twice does no
+        harm.
+        """
+        missing = set(episode_ids)
+        if self.path.exists():
+            missing.clear()
+        elif missing and self.unfinished.exists():
+            with self.unfinished.open("rb") as written, replaced_file(self.path) as kept, kept.open("wb") as file:
+                for line in written:
+                    begin = _BEGIN.match(line)
+                    episode_id = json.loads(begin[1]) if begin and line.endswith(b"\n") else None
+                    if episode_id in episode_ids:
+                        missing.discard(episode_id)
+                        file.write(line)
+        self.unfinished.unlink(missing_ok=True)
+        return missing
 
 
 class Store:
@@ -14,19 +70,27 @@ class Store:
 
     def __init__(self, run_directory: str | Path) -> None:
         self.directory = Path(run_directory) / "trajectories"
-        self._images = self.directory / "images"
 
     def write(self, name: str, episodes: Iterable[Episode]) -> Path:
-        """Write `<name>.jsonl` anew, whole or not at all: a step that is run again replaces its file. Returns its path."""
+        """Write `<name>.jsonl` anew, whole or not at all, in place of all that bears the name. Returns its path."""
         path = self._path(name)
-        write_file(path, "".join(self._save(episodes)))
+        write_file(path, "".join(saved(self.directory, episodes)))
+        self._remove(self._shards(name))
         return path
+
+    def shard(self, name: str, writer: str) -> Shard:
+        """The part of `name` that a writer writes."""
+        return Shard(self.directory.absolute(), name, writer)
+
+    def clear(self, name: str) -> None:
+        """Remove all that bears the name, unfinished shards included."""
+        self._remove([self._path(name), *self._shards(name)])
 
     def append(self, name: str, episode: Episode) -> None:
         """Add one episode to `<name>.jsonl`: it is on disk when this returns."""
         self.directory.mkdir(parents=True, exist_ok=True)
         with self._path(name).open("a", encoding="utf-8") as file:
-            file.write("".join(self._save([episode])))
+            file.write("".join(saved(self.directory, [episode])))
 
     def read_unfinished(self, name: str) -> list[Episode]:
         """The episodes of a file that `append` made and that a kill may have cut: a last line without its end is left out."""
@@ -45,31 +109,58 @@ class Store:
         """
         for episode in form_episodes(self.trajectories(name)):
             names = {sha for chain in episode.chains for sha in chain.images} if images else set()
-            yield Episode(episode.chains, {sha: (self._images / f"{sha}.png").read_bytes() for sha in names})
+            yield Episode(episode.chains, {sha: (self.directory / "images" / f"{sha}.png").read_bytes() for sha in names})
 
     def groups(self, name: str, *, images: bool = True) -> list[Group]:
         """The groups of a file. Raises as `read`."""
         return form_groups(self.read(name, images=images))
 
     def trajectories(self, name: str) -> Iterator[Trajectory]:
-        """The records of a file: one for each chain of an episode, without images. Raises as `read`."""
-        with self._path(name).open(encoding="utf-8") as file:
-            for line in file:
-                yield Trajectory.from_json(line)
+        """The records of a name: one for each chain of an episode, without images. Raises as `read`."""
+        for path in self.paths(name) or [self._path(name)]:
+            with path.open(encoding="utf-8") as file:
+                for line in file:
+                    yield Trajectory.from_json(line)
 
     def names(self) -> list[str]:
-        """The names of all files, sorted."""
-        return sorted(path.stem for path in self.directory.glob("*.jsonl"))
+        """All names, sorted; each once, into however many shards it is divided."""
+        return sorted({name_of(path) for path in self.directory.glob("*.jsonl")})
+
+    def paths(self, name: str) -> list[Path]:
+        """The finished files of a name."""
+        whole = [self._path(name)] if self._path(name).exists() else []
+        return whole + [path for path in self._shards(name) if path.suffix == ".jsonl"]
+
+    def unfinished(self) -> list[Path]:
+        """Shards that are being written, or that a kill left behind."""
+        return sorted(self.directory.glob("*.jsonl.part"))
+
+    def _shards(self, name: str) -> list[Path]:
+        """The shards of a name, unfinished ones included."""
+        found = [path for path in self.directory.glob("*.jsonl*") if _SHARD.fullmatch(path.name.partition(".jsonl")[0])]
+        return sorted(path for path in found if name_of(path) == name)
 
     def _path(self, name: str) -> Path:
         return self.directory / f"{name}.jsonl"
 
-    def _save(self, episodes: Iterable[Episode]) -> Iterator[str]:
-        """The lines of a file. Images are saved before the line that names them, so that no line ever names a missing one."""
-        for episode in episodes:
-            for sha, png in episode.images.items():
-                path = self._images / f"{sha}.png"
-                if not path.exists():
-                    write_file(path, png)
-            for chain in episode.chains:
-                yield chain.to_json() + "\n"
+    @staticmethod
+    def _remove(paths: Iterable[Path]) -> None:
+        for path in paths:
+            path.unlink(missing_ok=True)
+
+
+def name_of(path: Path) -> str:
+    """The name to which a trajectory file belongs."""
+    stem = path.name.partition(".jsonl")[0]
+    return match["name"] if (match := _SHARD.fullmatch(stem)) else stem
+
+
+def saved(directory: Path, episodes: Iterable[Episode]) -> Iterator[str]:
+    """The lines of a file. Images are saved before the line that names them, so that no line ever names a missing one."""
+    for episode in episodes:
+        for sha, png in episode.images.items():
+            path = directory / "images" / f"{sha}.png"
+            if not path.exists():
+                write_file(path, png)
+        for chain in episode.chains:
+            yield chain.to_json() + "\n"

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 
 class StopReason(StrEnum):
@@ -240,7 +240,9 @@ class Trajectory:
 
     def to_json(self) -> str:
         """One line of JSON."""
-        record = asdict(self) | {"turns": [turn.to_record() for turn in self.turns]}
+        # Not `asdict`, which copies every token by itself.
+        record = {field.name: getattr(self, field.name) for field in fields(self)}
+        record["turns"] = [turn.to_record() for turn in self.turns]
         return json.dumps(record, ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
@@ -332,20 +334,29 @@ class GroupSpec:
     episodes: tuple[EpisodeSpec, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    """What became of a `GroupSpec`: its episodes, in the order of their specs."""
-
-    group_id: str
-    episodes: tuple[Episode, ...]
+class Ended(Protocol):
+    """An episode that has ended, however much of its record is at hand."""
 
     @property
-    def sound(self) -> tuple[Episode, ...]:
+    def failed(self) -> bool:
+        """See `Trajectory.failed`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Group[E: Ended]:
+    """What became of a `GroupSpec`: its episodes, or the summaries of them, in the order of their specs."""
+
+    group_id: str
+    episodes: tuple[E, ...]
+
+    @property
+    def sound(self) -> tuple[E, ...]:
         """The episodes that have an outcome: all but those that still failed after their retries."""
         return tuple(episode for episode in self.episodes if not episode.failed)
 
 
-def episodes_of(groups: Iterable[Group]) -> Iterator[Episode]:
+def episodes_of[E: Ended](groups: Iterable[Group[E]]) -> Iterator[E]:
     """All episodes, group after group."""
     for group in groups:
         yield from group.episodes
@@ -363,7 +374,7 @@ def form_episodes(trajectories: Iterable[Trajectory]) -> Iterator[Episode]:
         yield Episode(tuple(chains))
 
 
-def form_groups(episodes: Iterable[Episode]) -> list[Group]:
+def form_groups(episodes: Iterable[Episode]) -> list[Group[Episode]]:
     """The groups of some episodes: groups in the order of their first episodes, episodes in the order in which they come."""
     members: dict[str, list[Episode]] = {}
     for episode in episodes:

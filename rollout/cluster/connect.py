@@ -18,6 +18,7 @@ from sandbox.doctor import probe
 from sandbox.types import ACCEPT_REDUCED, accepts_reduced_isolation
 
 _KNOCK_S = 10.0
+_SENT_BYTES = 16 << 10
 
 
 def join(config: RolloutConfig, gpus: float = 0) -> None:
@@ -41,6 +42,8 @@ def join(config: RolloutConfig, gpus: float = 0) -> None:
         os.environ.setdefault("RAY_worker_niceness", str(config.worker_niceness))
         # Ray gives its workers 1000, the value of the jails, which are to be killed before them when memory ends.
         os.environ.setdefault("RAY_worker_oom_score_adjustment", "300")
+        # Ray sends results of less than 100 kB to the driver itself: an episode's tokens should stay where they are.
+        os.environ.setdefault("RAY_max_direct_call_object_size", str(_SENT_BYTES))
         try:
             if not local:
                 _knock(os.environ["RAY_ADDRESS"])

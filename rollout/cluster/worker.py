@@ -1,11 +1,11 @@
-"""One rollout worker: a Ray actor with an engine, sandboxes, and as many episodes at a time as it is given."""
+"""One rollout worker: a Ray actor with an engine and sandboxes that runs the episodes that it is given, all at the same time."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import ray
@@ -14,16 +14,21 @@ import ray.actor
 import envs  # noqa: F401  registers the environments
 from envs.errors import UsageError
 from envs.runtime.threads import Threads
+from rollout.cluster.recorder import Recorder
 from rollout.cluster.sandbox_metrics import SandboxMetrics
 from rollout.cluster.sandboxes import RemotePool
 from rollout.cluster.weights import Packed, unpack
 from rollout.config import RolloutConfig
 from rollout.engines.registry import find_engine
+from rollout.episode.deadlines import is_repeated
 from rollout.episode.environments import make
 from rollout.episode.loop import failed_episode, run_episode
 from rollout.policy import BringsChatFormat, ChatPolicy, Policy
+from rollout.sequences import Sequences
+from rollout.store import Shard
+from rollout.summary import EpisodeSummary
 from rollout.tokens.chat_format import ChatFormat
-from rollout.types import Episode, EpisodeSpec, Group, GroupSpec
+from rollout.types import Episode, EpisodeSpec
 from sandbox import Pool
 
 log = logging.getLogger(__name__)
@@ -40,8 +45,8 @@ class RolloutWorker:
         self._config = config
         self._sandboxes = sandboxes
         self._ready: asyncio.Future[None] = asyncio.get_event_loop().create_future()
-        self._places = asyncio.Semaphore(config.episodes_per_worker)
         self._threads = Threads(config.environment_threads)
+        self._recorder = Recorder()
         self._pool: Pool | RemotePool | None = None
         self._policy: Policy | ChatPolicy | None = None
         self._chat: ChatFormat | None = None
@@ -99,38 +104,51 @@ class RolloutWorker:
             return policy.chat_format(), policy
         return ChatFormat.from_directory(engine.policy), policy
 
-    async def run(self, group: GroupSpec) -> Group:
-        """Run the episodes of a group at the same time. Those that are unfinished after `group_s`, if it is set, end as ABORTED.
+    async def run(self, spec: EpisodeSpec) -> Episode:
+        """Run one episode; if it is unfinished after `group_s`, and that is set, it ends as ABORTED.
 
-        Raises UsageError if an environment cannot be made or used.
+        Raises UsageError if its environment cannot be made or used.
         """
         await self._ready
-        tasks = [asyncio.create_task(self._episode(spec)) for spec in group.episodes]
+        task = asyncio.create_task(self._episode(spec))
         try:
-            await asyncio.wait(tasks, timeout=self._config.group_s, return_when=asyncio.FIRST_EXCEPTION)
+            await asyncio.wait([task], timeout=self._config.group_s)
         finally:
-            # Also if this call itself is cancelled: nobody waits for these episodes any more.
-            for task in tasks:
-                task.cancel()
-        episodes = await asyncio.gather(*tasks, return_exceptions=True)
+            task.cancel()  # also if this call itself is cancelled: nobody waits for the episode any more
+        episode = await task
         if self._policy is not None and not self._policy.healthy:
             log.error("the engine has failed: this worker exits")
+            await self._recorder.drain()
             ray.actor.exit_actor()
-        return Group(group.group_id, tuple(_or_raise(episode) for episode in episodes))
+        return episode
+
+    async def play(self, spec: EpisodeSpec, shard: Shard, last: bool) -> tuple[EpisodeSummary, Sequences | None]:
+        """Run one episode as `run`, keep its record here, and return what a driver needs to know of it and what a learner does.
+
+        The two are returned as values of their own, so that Ray leaves the second where it is. The record is written to `shard` in
+        the background, unless the episode is to be repeated: it failed and this is not its `last` attempt, or a deadline cut it
+        off.
+        """
+        episode = await self.run(spec)
+        if not is_repeated(spec, episode.cut, self._config.attempts) and (last or not episode.failed):
+            self._recorder.add(shard, episode)
+        return await asyncio.to_thread(_parts, episode)
+
+    async def finish(self, shard: Shard, episode_ids: Collection[str]) -> set[str]:
+        """End a shard, with these episodes alone; returns those of them that it lacks. Raises OSError if it cannot be written."""
+        return await self._recorder.finish(shard, episode_ids)
 
     async def _episode(self, spec: EpisodeSpec) -> Episode:
         assert self._chat is not None
+        self._running += 1
         try:
-            async with self._places:
-                self._running += 1
-                try:
-                    # A constructor may read files or build an index: never on the event loop.
-                    env = await self._threads.run(make, spec.env_id, spec.env_kwargs, self._pool)
-                    return await run_episode(spec, env, self._policy, self._chat, self._config.episode, threads=self._threads)
-                finally:
-                    self._running -= 1
+            # A constructor may read files or build an index: never on the event loop.
+            env = await self._threads.run(make, spec.env_id, spec.env_kwargs, self._pool)
+            return await run_episode(spec, env, self._policy, self._chat, self._config.episode, threads=self._threads)
         except asyncio.CancelledError:
             return failed_episode(spec, "the group's deadline passed before the episode began")
+        finally:
+            self._running -= 1
 
     async def publish(self, weights: Packed, version: int) -> None:
         """Serve new weights once every turn that is being sampled has ended; turns that begin meanwhile wait for them.
@@ -160,7 +178,8 @@ class RolloutWorker:
         }
 
     async def close(self) -> None:
-        """Stop engine and sandbox."""
+        """Stop engine and sandbox, once all records are written."""
+        await self._recorder.drain()
         if self._policy is not None:
             await self._policy.close()
         if self._pool is not None:
@@ -168,7 +187,5 @@ class RolloutWorker:
             await pool.__aexit__(None, None, None)
 
 
-def _or_raise(outcome: Episode | BaseException) -> Episode:
-    if isinstance(outcome, BaseException):
-        raise outcome
-    return outcome
+def _parts(episode: Episode) -> tuple[EpisodeSummary, Sequences | None]:
+    return EpisodeSummary.of(episode), Sequences.of(episode) if episode.trainable else None

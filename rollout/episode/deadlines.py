@@ -1,4 +1,4 @@
-"""How long a turn, an episode and a group may take. Tokens decide when the model has had its say; these end what hangs.
+"""How long a turn and an episode may take. Tokens decide when the model has had its say; these end what hangs.
 
 A deadline that a slow but working machine can meet only by luck would let its load decide what is learned, so by default each is
 what the budget of tokens takes at a pace below any that is worth running, and time for the environment on top.
@@ -6,9 +6,8 @@ what the budget of tokens takes at a pace below any that is worth running, and t
 
 from __future__ import annotations
 
-from math import ceil
-
 from rollout.config import EpisodeConfig, RolloutConfig
+from rollout.types import EpisodeSpec
 
 TOKENS_PER_S = 1.0
 """The slowest sampling of one sequence that is waited for. A 32B model that gives each sequence a token in 30 ms is 33 times as
@@ -30,6 +29,14 @@ def episode_deadline_s(config: EpisodeConfig) -> float:
     return config.episode_s or (config.max_turns + 1) * ENVIRONMENT_S + sampled / TOKENS_PER_S
 
 
-def group_deadline_s(config: RolloutConfig, episodes: int) -> float:
-    """`group_s`, or the time of `episodes` episodes of which a worker runs `episodes_per_worker` at a time."""
-    return config.group_s or ceil(episodes / config.episodes_per_worker) * (episode_deadline_s(config.episode) + ENVIRONMENT_S)
+def overdue_s(config: RolloutConfig) -> float:
+    """Seconds after which a worker that has not answered is given up: far more than an episode takes, waiting included."""
+    return config.start_s + (config.group_s or 2 * (episode_deadline_s(config.episode) + ENVIRONMENT_S))
+
+
+def is_repeated(spec: EpisodeSpec, cut: str | None, attempts: int) -> bool:
+    """Whether an episode that came back is run again because of the deadline that `cut` names.
+
+    It is run again with the same seeds: another sample in its place would favour the short answers that finish in time.
+    """
+    return cut is not None and spec.repeat_if_cut and spec.cut_before + 1 < attempts

@@ -74,7 +74,9 @@ def metrics(out, stage="rl"):
 
 
 def trajectories(out, step):
-    return [json.loads(line) for line in (out / f"trajectories/rl_{step:06d}.jsonl").read_text().splitlines()]
+    """The records of a step, from the shards of all workers."""
+    shards = sorted((out / "trajectories").glob(f"rl_{step:06d}.*jsonl"))
+    return [json.loads(line) for path in shards for line in path.read_text().splitlines()]
 
 
 def offline_history(out):

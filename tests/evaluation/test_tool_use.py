@@ -12,6 +12,7 @@ from trajectories import CODE, grouped, trajectory
 
 from evaluation.records import evaluation_record
 from evaluation.tool_use import CollapseAlarm, tool_advantage, tool_use_metrics, variance_parts
+from rollout.summary import EpisodeSummary
 from rollout.types import Episode, Group, StopReason
 
 GROUPS = grouped(
@@ -61,6 +62,11 @@ def test_metrics_of_a_small_batch_by_hand():
     assert {name: metrics[name] for name in expected} == pytest.approx(expected)
     assert "ability/search/reward/without_tools" not in metrics
     assert "stop_reason/infrastructure" not in metrics
+
+
+def test_summaries_of_episodes_give_the_same_figures():
+    summaries = [Group(group.group_id, tuple(map(EpisodeSummary.of, group.episodes))) for group in GROUPS]
+    assert tool_use_metrics(summaries, CollapseAlarm()) == tool_use_metrics(GROUPS, CollapseAlarm())
 
 
 def test_a_step_without_an_outcome_has_no_metrics():

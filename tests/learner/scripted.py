@@ -11,7 +11,9 @@ from envs.runtime.progress import silent
 from learner.experiment import ColdStartConfig, Experiment, HeldOutConfig, RLConfig, Stage, TrackingConfig
 from learner.run_directory import RunDirectory
 from learner.training_run import TrainingRun
-from rollout.types import Episode, Group, StopReason, ToolCallRecord, Trajectory, Turn
+from rollout.sequences import Sequences
+from rollout.summary import EpisodeSummary
+from rollout.types import Episode, Group, StopReason, ToolCallRecord, Trajectory, Turn, episodes_of
 
 PROMPT = [1, 2, 3]
 
@@ -60,10 +62,10 @@ class ScriptedTrainer:
 
 
 class ScriptedFleet:
-    """Answers each spec with `play(spec, steps)`, where `steps` is the number of steps behind the weights that it serves."""
+    """Answers each spec with `answer(spec, steps)`, where `steps` is the number of steps behind the weights that it serves."""
 
-    def __init__(self, play):
-        self.play = play
+    def __init__(self, answer):
+        self.answer = answer
         self.collected, self.published, self.played = [], [], []
         self.steps = 0
         self.open = True
@@ -71,7 +73,15 @@ class ScriptedFleet:
     def collect(self, groups, *, played=False):
         self.played.append(played)
         self.collected.append([spec for group in groups for spec in group.episodes])
-        return [Group(group.group_id, tuple(self.play(spec, self.steps) for spec in group.episodes)) for group in groups]
+        return [Group(group.group_id, tuple(self.answer(spec, self.steps) for spec in group.episodes)) for group in groups]
+
+    def play(self, groups, store, name, *, played=False):
+        played = self.collect(groups, played=played)
+        store.write(name, episodes_of(played))
+        return [Group(group.group_id, tuple(map(summary, group.episodes))) for group in played]
+
+    def flush(self):
+        pass
 
     def publish(self, state_dict, version):
         self.steps = int(state_dict["steps"])
@@ -79,6 +89,11 @@ class ScriptedFleet:
 
     def shutdown(self):
         self.open = False
+
+
+def summary(played):
+    """The summary of an episode, with its sequences in the place of a reference to them."""
+    return replace(EpisodeSummary.of(played), sequences=Sequences.of(played) if played.trainable else None)
 
 
 def episode(spec, *, correct=True, called=False, tool_status="ok", error=None, cut=None, refused=None):

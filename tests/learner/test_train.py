@@ -5,7 +5,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from scripted import episode, metrics, settings, start
+from scripted import episode, metrics, settings, start, summary
 
 from envs.errors import FleetError
 from learner.experiment import OnDeadline, Stage, TaskOptions
@@ -254,7 +254,7 @@ def test_the_clock_takes_generation_and_tools_as_an_episodes_mean():
     specs = [SimpleNamespace(episode_id=f"e-{number}", group_id="g", env_seed=0, temperature=1.0) for number in range(2)]
     clock = Clock()
     with clock.time("rollout"):
-        episodes = [episode(spec, called=spec.episode_id == "e-0") for spec in specs]
+        episodes = [summary(episode(spec, called=spec.episode_id == "e-0")) for spec in specs]
     timing = clock.metrics(episodes)
     assert (timing["timing_s/generate"], timing["timing_s/tool"]) == (0.25, 0.25)
     assert 0 <= timing["timing_s/rollout"] <= timing["timing_s/step"]

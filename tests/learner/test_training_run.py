@@ -76,7 +76,7 @@ def test_episodes_that_failed_are_told_apart_in_a_sample(tmp_path):
 
 def test_questions_that_cannot_be_put_end_no_run_in_which_others_were(training):
     """The first sample is refused whole; after the second, which is not, the fleet is told that questions have been put."""
-    training.fleet.play = lambda spec, steps: episode(spec, refused="broken" if spec.env_seed in refused else None)
+    training.fleet.answer = lambda spec, steps: episode(spec, refused="broken" if spec.env_seed in refused else None)
     refused = range(2**31)
     training.sample("test", 3, "test")
     refused = range(0)

@@ -83,3 +83,65 @@ def test_any_text_survives_the_disk(tmp_path):
     path = store.write("run", [strange])
     assert list(store.read("run")) == [strange]
     assert lint(path) == []
+
+
+def shards(store, episodes, name="rl_000012"):
+    """Two finished shards of these episodes."""
+    written = [store.shard(name, writer) for writer in ("0000aaaa", "0000bbbb")]
+    for number, episode in enumerate(episodes):
+        written[number % 2].append(episode)
+    for shard in written:
+        shard.finish({one.chains[0].episode_id for one in episodes})
+
+
+def test_shards_are_read_as_one_name(tmp_path, episodes):
+    store = Store(tmp_path)
+    shards(store, episodes)
+    store.write("with.w1a2b3c4.dots", episodes[:1])
+    assert store.names() == ["rl_000012", "with.w1a2b3c4.dots"]
+    assert sorted(path.name for path in store.paths("rl_000012")) == ["rl_000012.w0000aaaa.jsonl", "rl_000012.w0000bbbb.jsonl"]
+    assert list(store.read("rl_000012")) == [episodes[0], episodes[2], episodes[1]]
+    assert [group.episodes for group in store.groups("rl_000012")] == [(episodes[0], episodes[2], episodes[1])]
+    assert lint(store.directory) == []
+
+
+def test_lint_compares_the_shards_of_a_name(tmp_path, episodes):
+    store = Store(tmp_path)
+    shards(store, [episodes[0], episodes[0], episodes[1]])
+    assert [problem for problem in lint(store.directory) if "twice" in problem] == [
+        "rl_000012.w0000bbbb.jsonl:1: g-0: chain 0 of the episode is there twice"
+    ]
+
+
+def test_a_shard_that_a_kill_left_behind_is_recognised_and_goes_with_the_next_attempt(tmp_path, episodes):
+    store = Store(tmp_path)
+    for episode in episodes:
+        store.shard("rl_000012", "0000aaaa").append(episode)
+    assert store.names() == []
+    with pytest.raises(FileNotFoundError):
+        list(store.read("rl_000012"))
+    assert [path.name for path in store.unfinished()] == ["rl_000012.w0000aaaa.jsonl.part"]
+    store.clear("rl_000012")
+    shards(store, episodes[:2])
+    store.clear("rl_000011")
+    assert list(store.read("rl_000012")) == episodes[:2]
+    assert store.unfinished() == []
+
+
+def test_a_shard_is_finished_with_the_episodes_that_count(tmp_path, episodes):
+    shard = Store(tmp_path).shard("rl_000012", "0000aaaa")
+    for episode in episodes:
+        shard.append(episode)
+    shard.unfinished.write_bytes(shard.unfinished.read_bytes()[:-10])
+    wanted = [episode.chains[0].episode_id for episode in episodes[1:]]
+    assert shard.finish(wanted) == {wanted[1]}
+    assert list(Store(tmp_path).read("rl_000012")) == [episodes[1]]
+    assert shard.finish(wanted) == set()
+    assert Store(tmp_path).shard("rl_000012", "0000bbbb").finish(wanted) == set(wanted)
+
+
+def test_a_name_that_is_written_whole_takes_the_place_of_its_shards(tmp_path, episodes):
+    store = Store(tmp_path)
+    shards(store, episodes)
+    store.write("rl_000012", episodes[:1])
+    assert list(store.read("rl_000012")) == episodes[:1]

@@ -1,8 +1,12 @@
 """Every episode comes back exactly once and in order, whatever dies; only what our infrastructure failed is repeated, sample by
-sample; a fleet that cannot work says so."""
+sample; a fleet that cannot work says so. Episodes that are played stay with their workers: what comes back are summaries, with
+references to the tokens, and the records are in the workers' shards."""
 
+import json
 import os
+import re
 import signal
+import threading
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +19,9 @@ from rollout_fakes import ScriptedEngine, spec
 from envs.errors import FleetError, UsageError
 from rollout.cluster.fleet import Fleet
 from rollout.config import EngineConfig, EpisodeConfig, RolloutConfig
+from rollout.lint import lint
+from rollout.store import Store
+from rollout.summary import EpisodeSummary
 from rollout.types import GroupSpec, StopReason, episodes_of
 
 
@@ -73,6 +80,25 @@ def collect(fleet, specs, *more):
     return list(episodes_of(found))
 
 
+def play(fleet, specs, directory, name="rl_000000"):
+    """The summaries of groups that were played, and the records that the workers wrote of them, by episode."""
+    store = Store(directory)
+    found = fleet.play(specs, store, name)
+    fleet.flush()
+    assert store.unfinished() == []
+    assert [problem for problem in lint(store.directory) if "its prompt differs" not in problem] == []
+    records = {episode.chains[0].episode_id: episode for episode in store.read(name)}
+    assert [group.group_id for group in found] == [group.group_id for group in specs]
+    assert sorted(records) == sorted(episode.episode_id for group in found for episode in group.episodes)
+    return list(episodes_of(found)), records
+
+
+def writers(directory, name="rl_000000"):
+    """The episodes that each shard holds."""
+    store = Store(directory)
+    return [{json.loads(line)["episode_id"] for line in path.read_text().splitlines()} for path in store.paths(name)]
+
+
 def reasons(episodes):
     return {episode.trajectory.stop_reason for episode in episodes}
 
@@ -113,17 +139,21 @@ def test_a_question_that_cannot_be_put_is_not_repeated_and_the_others_go_on(flee
 def test_an_episode_that_a_deadline_cuts_off_is_an_outcome_or_repeated_with_its_own_count(cluster, tmp_path, repeats):
     """Episode 1 hangs at its first attempt, 2 whenever it is tried; no number of them is a row of failures."""
     hanging = {1: {"trouble": "hang"}, 2: {"trouble": "hang", "times": 99}}
-    limits = EpisodeConfig(turn_s=1.0)
-    fleet = Fleet(replace(config(max_consecutive_failures=1), episode=limits))
-    specs = groups(2, 2, hanging, log=str(tmp_path), repeat_if_cut=repeats)
-    episodes = collect(fleet, specs)
+    log = tmp_path / "log"
+    log.mkdir()
+    fleet = Fleet(replace(config(max_consecutive_failures=1), episode=EpisodeConfig(turn_s=1.0)))
+    specs = groups(2, 2, hanging, log=str(log), repeat_if_cut=repeats)
+    episodes, records = play(fleet, specs, tmp_path / "run")
     fleet.shutdown()
-    cut = [None, None, "rollout.episode.turn_s=1 s", None] if repeats else [None, *["rollout.episode.turn_s=1 s"] * 2, None]
-    assert [episode.cut for episode in episodes] == cut
+    passed = "rollout.episode.turn_s=1 s"
+    assert [episode.cut for episode in episodes] == ([None, None, passed, None] if repeats else [None, passed, passed, None])
     assert [episode.cut_before for episode in episodes] == ([0, 1, 2, 0] if repeats else [0] * 4)
-    assert attempts(tmp_path) == ({0: 1, 1: 2, 2: 3, 3: 1} if repeats else dict.fromkeys(range(4), 1))
-    seeds = [episode.trajectory.seed for episode in episodes]
-    assert seeds == [spec.env_seed for group in specs for spec in group.episodes]
+    assert [episode.sequences is None for episode in episodes] == [not episode.trainable for episode in episodes]
+    assert attempts(log) == ({0: 1, 1: 2, 2: 3, 3: 1} if repeats else dict.fromkeys(range(4), 1))
+    # Of an episode that was repeated, the last attempt alone is on record.
+    lines = [line for path in Store(tmp_path / "run").paths("rl_000000") for line in path.read_text().splitlines()]
+    assert len(lines) == 4
+    assert [records[episode.episode_id].cut for episode in episodes] == [episode.cut for episode in episodes]
 
 
 @pytest.mark.parametrize("size", [2, 9])
@@ -201,3 +231,86 @@ def test_two_episodes_of_one_name_are_refused(fleet):
 def test_a_cluster_that_is_too_small_is_named(cluster):
     with pytest.raises(UsageError, match=r"start_s=1 s.*'GPU': 99"):
         Fleet(config(gpus_per_worker=99, start_s=1.0))
+
+
+def test_what_is_played_comes_back_as_summaries_with_references_to_its_sequences(fleet, tmp_path):
+    (tmp_path / "log").mkdir()
+    trouble = {1: {"trouble": "raise", "times": 2}, 2: {"trouble": "row"}, 3: {"trouble": "crash", "times": 9}}
+    summaries, records = play(fleet, groups(4, 4, trouble, log=str(tmp_path / "log")), tmp_path)
+    assert [summary.failed for summary in summaries[:4]] == [False, False, False, True]
+    assert [summary.unplayed for summary in summaries[:4]] == [False, False, True, False]
+    assert records["group0-3"].failed
+    for summary in summaries:
+        record = records[summary.episode_id]
+        assert replace(summary, sequences=None) == EpisodeSummary.of(record)
+        if summary.failed or summary.unplayed:
+            assert summary.sequences is None
+        else:
+            assert ray.get(summary.sequences).tokens_S.tolist() == record.chains[0].token_ids
+
+
+def test_a_repeated_step_replaces_its_shards_whole(fleet, tmp_path):
+    store = Store(tmp_path)
+    store.shard("rl_000000", "deadbeef").append(next(iter(fleet.collect(groups(1, 1)))).episodes[0])
+    play(fleet, groups(6, 2), tmp_path)
+    _, records = play(fleet, groups(2, 2), tmp_path)
+    assert len(records) == 4
+
+
+def test_the_members_of_a_group_share_a_worker_that_has_room_for_them(fleet, tmp_path):
+    specs = groups(4, 4)
+    play(fleet, specs, tmp_path)
+    shards = writers(tmp_path)
+    assert len(shards) == 2
+    for group in specs:
+        ids = {spec.episode_id for spec in group.episodes}
+        assert any(ids <= shard for shard in shards)
+
+
+def test_a_group_without_room_on_one_worker_uses_the_free_permits_of_another(cluster, tmp_path):
+    fleet = Fleet(config(workers=2, episodes_per_worker=2))
+    most, over = [], threading.Event()
+
+    def watch():
+        while not over.is_set():
+            most.append(max(report["running"] for report in ray.get([seat.worker.health.remote() for seat in fleet.seats])))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        play(fleet, groups(1, 12, tool_s=0.05), tmp_path)
+    finally:
+        over.set()
+        thread.join()
+    assert max(most) == 2
+    assert len(writers(tmp_path)) == 2
+    fleet.shutdown()
+
+
+def test_the_record_of_a_dead_worker_is_neither_lost_nor_there_twice(fleet, tmp_path):
+    (tmp_path / "log").mkdir()
+    slow = {number: {"tool_s": 0.2, "turns": 3} for number in range(8, 16)}
+    trouble = slow | {15: {"trouble": "kill", "tool_s": 0.2, "turns": 3}}
+    summaries, records = play(fleet, groups(4, 4, trouble, log=str(tmp_path / "log")), tmp_path)
+    assert {summary.stop_reason for summary in summaries} == {StopReason.ANSWERED}
+    assert len(records) == 16
+
+
+def test_an_episode_that_kills_its_worker_each_time_is_recorded_by_the_driver(cluster, tmp_path):
+    fleet = Fleet(config(attempts=2, episodes_per_worker=1))
+    (tmp_path / "log").mkdir()
+    deadly = {0: {"trouble": "kill", "times": 9}}
+    summaries, records = play(fleet, groups(1, 2, deadly, log=str(tmp_path / "log")), tmp_path)
+    assert [summary.failed for summary in summaries] == [True, False]
+    assert re.fullmatch(
+        r"a worker died: RolloutWorker, process \d+ on [\d.]+: it was killed, perhaps .*", records["group0-0"].error
+    )
+    assert "\n" not in summaries[0].error
+    fleet.shutdown()
+
+
+def test_a_disk_that_fails_is_one_line(fleet, tmp_path):
+    fleet.play(groups(1, 2), Store(tmp_path), "nowhere/rl_000000")
+    with pytest.raises(FleetError, match=r"rl_000000\.w.*jsonl could not be written: .*No such file"):
+        fleet.play(groups(1, 2), Store(tmp_path), "rl_000001")
+    collect(fleet, groups(1, 2))

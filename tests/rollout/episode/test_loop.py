@@ -17,7 +17,7 @@ from envs.runtime.deadlines import waiting
 from envs.runtime.threads import Threads
 from rollout.config import EpisodeConfig, RolloutConfig
 from rollout.episode import loop
-from rollout.episode.deadlines import episode_deadline_s, group_deadline_s, turn_deadline_s
+from rollout.episode.deadlines import episode_deadline_s, overdue_s, turn_deadline_s
 from rollout.episode.environments import make
 from rollout.episode.loop import run_episode
 from rollout.types import StopReason
@@ -166,9 +166,9 @@ async def test_waiting_for_a_jail_does_not_count_against_the_model(chat, limits)
 def test_deadlines_follow_the_budget_of_tokens_unless_they_are_given(settings, turn_s, episode_s):
     config = EpisodeConfig(**settings)
     assert (turn_deadline_s(config), episode_deadline_s(config)) == (turn_s, episode_s)
-    rollout = RolloutConfig(episode=config, episodes_per_worker=8)
-    assert group_deadline_s(rollout, 16) == 2 * (episode_s + 120)
-    assert group_deadline_s(replace(rollout, group_s=5.0), 16) == 5.0
+    rollout = RolloutConfig(episode=config, start_s=10.0)
+    assert overdue_s(rollout) == 10 + 2 * (episode_s + 120)
+    assert overdue_s(replace(rollout, group_s=5.0)) == 15
 
 
 async def test_max_pixels_holds_for_the_question_and_for_what_tools_show(chat):
