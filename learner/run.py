@@ -16,6 +16,7 @@ from learner.experiment import Experiment
 from learner.run_directory import RunDirectory
 from learner.trainer import Trainer, find_trainer
 from rollout.cluster.connect import join
+from rollout.cluster.deaths import in_one_line
 from rollout.cluster.fleet import Fleet
 from rollout.collect import askable_rows
 from rollout.episode.environments import make
@@ -33,7 +34,8 @@ def run(
     """Do every stage that is not finished yet; returns the run directory and the records of `evaluation.json`.
 
     `progress` and `say` show a person how the run goes on. Raises UsageError, before anything is written, if settings contradict
-    each other, and if the policy, the tasks, the run directory, the sandbox or the GPUs cannot be used.
+    each other, and if the policy, the tasks, the run directory, the sandbox or the GPUs cannot be used; FleetError if what the run
+    needs has died.
     """
     policy_dir = find_policy(config.policy)
     for split in SPLITS:
@@ -44,7 +46,7 @@ def run(
     rollout, learner = config.rollout, config.learner
     join(rollout, rollout.workers * rollout.gpus_per_worker + learner.workers * learner.gpus_per_worker)
     directory.open(config)
-    with ThreadPoolExecutor(1) as thread:
+    with in_one_line(), ThreadPoolExecutor(1) as thread:
         start_fleet = partial(Fleet, replace(rollout, engine=replace(rollout.engine, policy=policy_dir)))
         if not learner.gpus_per_worker:
             # Its processes start while this one imports. On GPUs the trainer comes first: its workers want whole nodes.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,8 @@ from rollout.episode.environments import tool_names
 from rollout.store import Store
 from rollout.summary import EpisodeSummary
 from rollout.types import Episode, Group, GroupSpec
+
+log = logging.getLogger(__name__)
 
 
 class TrainingRun:
@@ -58,10 +61,15 @@ class TrainingRun:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.tracker.finish()
-        self.fleet.shutdown()
-        self.trainer.shutdown()
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        for close in (self.tracker.finish, self.fleet.shutdown, self.trainer.shutdown):
+            try:
+                close()
+            except Exception:
+                # What has died cannot be closed: the run ends with the reason of its death, not with that.
+                if error is None:
+                    raise
+                log.warning("closing after an error: %s", close.__qualname__, exc_info=True)
 
     @property
     def version(self) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Generator
+from contextlib import contextmanager
 
 from ray.exceptions import (
     LocalRayletDiedError,
@@ -10,11 +12,14 @@ from ray.exceptions import (
     ObjectLostError,
     OutOfMemoryError,
     RayActorError,
+    RayError,
     RaySystemError,
     RayTaskError,
     RpcError,
     WorkerCrashedError,
 )
+
+from envs.errors import FleetError
 
 _DEATHS = (
     LocalRayletDiedError,
@@ -37,6 +42,17 @@ _REASONS = (
     (r"node (?:has died|is dead|was terminated|died)|NodeDied", "its node is gone"),
 )
 _MOST = 300
+
+
+@contextmanager
+def in_one_line() -> Generator[None]:
+    """Raise FleetError, with the reason in one line, if a process dies whose place nobody takes, or Ray itself does."""
+    try:
+        yield
+    except RayError as error:
+        if not is_death(error):
+            raise
+        raise FleetError(f"{reason(error)}; resume=true goes on from the last checkpoint") from error
 
 
 def is_death(error: BaseException) -> bool:
