@@ -121,7 +121,11 @@ def _announce(command: str, config: CollectConfig) -> int:
     from rollout.collect import group_count, tasks_of
 
     groups, rows = group_count(config), count_rows(*tasks_of(config))
-    part = f" (the first {groups} of {rows} rows: episodes= takes more)" if rows is not None and groups < rows else ""
+    part = (
+        f" ({groups} of {rows} rows, drawn by seed={config.seed}: episodes= takes more)"
+        if rows is not None and groups < rows
+        else ""
+    )
     count = groups * config.group_size
     say(f"{command}: {count} episodes of {config.policy} on {config.tasks}{part}, into {config.out}")
     return count

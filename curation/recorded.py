@@ -29,7 +29,7 @@ from envs.types import ToolStatus
 from rollout.config import PROTOCOL_PROMPT, EpisodeConfig
 from rollout.episode.actors import OPENING, closed
 from rollout.tokens.chat_format import ChatFormat, ChatMessage
-from rollout.tokens.images import ImageEncoder
+from rollout.tokens.images import ImageEncoder, limited
 from rollout.tokens.transcript import Transcript
 from rollout.types import Episode, Generation, StopReason, ToolCallRecord, Turn, split_abilities
 
@@ -55,8 +55,9 @@ def read_demonstrations(
 ) -> list[Episode]:
     """`count` of the file's demonstrations, drawn by `seed` without replacement. Their answers are taken to be right.
 
-    All rows are checked first. Raises DatasetError as `envs.datasets.Dataset` does, and UsageError if the file has fewer
-    demonstrations, one is longer than `config.max_tokens`, or the system prompt is unknown.
+    All rows are checked first. Those of them that are longer than `config.max_tokens` are counted, and are malformed. Raises
+    DatasetError as `envs.datasets.Dataset` does, and UsageError if the file has fewer demonstrations, or the system prompt is
+    unknown.
     """
     path = Path(path)
     if not path.exists():
@@ -79,8 +80,22 @@ def read_demonstrations(
     report_malformed(path, bad, malformed)
     if len(good) < count:
         raise UsageError(f"{path} has {len(good)} demonstrations: write cold_start.demonstrations={len(good)} or fewer")
-    chosen = np.random.default_rng(seed).permutation(good)[:count]
-    return [_episode(rows[number], path, number, chat, config) for number in chosen.tolist()]
+    episodes: list[Episode] = []
+    long: list[tuple[int, str]] = []
+    for number in np.random.default_rng(seed).permutation(good).tolist():
+        if len(episodes) + (0 if malformed == "skip" else len(long)) == count:
+            break
+        try:
+            episodes.append(_episode(rows[number], path, number, chat, config))
+        except TokenBudgetExceeded as error:
+            long.append((number, f"longer than rollout.episode.max_tokens={config.max_tokens} ({error}): raise it"))
+    report_malformed(path, sorted(long), malformed)
+    if len(episodes) < count:
+        raise UsageError(
+            f"{path} has {len(episodes)} demonstrations of at most rollout.episode.max_tokens={config.max_tokens}: raise it, or "
+            f"write cold_start.demonstrations={len(episodes)}"
+        )
+    return episodes
 
 
 def _turns(row: Mapping[str, Any], folder: Path) -> tuple[str | None, list[_RecordedTurn]]:
@@ -156,6 +171,7 @@ def _system_prompt(own: str | None, config: EpisodeConfig) -> str | None:
 
 
 def _episode(row: Mapping[str, Any], path: Path, number: int, chat: ChatFormat, config: EpisodeConfig) -> Episode:
+    """The episode of a row. Raises TokenBudgetExceeded if it is too long."""
     system, turns = _turns(row, path.parent)
     opening = OPENING if chat.opens_thoughts else ""
     turns = [replace(turn, action=closed(turn.action, opening)) for turn in turns]
@@ -168,24 +184,20 @@ def _episode(row: Mapping[str, Any], path: Path, number: int, chat: ChatFormat, 
     )
     images = ImageEncoder()
     recorded: list[Turn] = []
-    try:
-        for index, turn in enumerate(turns):
-            text = turn.text if index == 0 else _tool_text(turn.text, turns[index - 1].parsed)
-            try:
-                encoded = tuple(images.encode(decode(source)) for source in turn.pictures)
-            except RowError as error:
-                raise ItemError(f"{path}, row {number}: {error}") from None
-            (message,) = transcript.append_observation([ChatMessage("user", text, encoded)])
-            if index:
-                recorded.append(_turn(turns[index - 1], message.text, [image.sha256 for image in message.images]))
-            token_ids = chat.encode_action(turn.action, _PROTOCOL.stop)
-            if len(token_ids) > transcript.room:
-                raise TokenBudgetExceeded(f"an action of {len(token_ids)} tokens, {transcript.room} are left")
-            transcript.append_generation(Generation(token_ids, [0.0] * len(token_ids), "stop", 0))
-    except TokenBudgetExceeded as error:
-        raise UsageError(
-            f"{path}, row {number}: longer than rollout.episode.max_tokens={config.max_tokens} ({error}): raise it"
-        ) from None
+    for index, turn in enumerate(turns):
+        text = turn.text if index == 0 else _tool_text(turn.text, turns[index - 1].parsed)
+        try:
+            pixels = [np.asarray(decode(source)) for source in turn.pictures]
+        except RowError as error:
+            raise ItemError(f"{path}, row {number}: {error}") from None
+        encoded = tuple(images.encode(limited(image, config.max_pixels)) for image in pixels)
+        (message,) = transcript.append_observation([ChatMessage("user", text, encoded)])
+        if index:
+            recorded.append(_turn(turns[index - 1], message.text, [image.sha256 for image in message.images]))
+        token_ids = chat.encode_action(turn.action, _PROTOCOL.stop)
+        if len(token_ids) > transcript.room:
+            raise TokenBudgetExceeded(f"an action of {len(token_ids)} tokens, {transcript.room} are left")
+        transcript.append_generation(Generation(token_ids, [0.0] * len(token_ids), "stop", 0))
     recorded.append(_turn(turns[-1], "", []))
     answer = turns[-1].parsed
     name = f"{path.stem}-{number}"

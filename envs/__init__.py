@@ -10,7 +10,7 @@ from envs.tool_env import ToolEnv
 from envs.tools.function_tool import tool
 from envs.tools.tool import Tool, ToolEpisode
 from envs.types import Observation, Outcome, Task, ToolCall, ToolResult, ToolStatus
-from envs.worlds.registry import count_rows, register, resolve
+from envs.worlds.registry import count_rows, questions_of, register, resolve, row_numbers
 
 __all__ = [
     "Answer",
@@ -30,7 +30,9 @@ __all__ = [
     "ToolResult",
     "ToolStatus",
     "count_rows",
+    "questions_of",
     "resolve",
+    "row_numbers",
     "tool",
 ]
 

@@ -129,11 +129,25 @@ def rgb(image: Image.Image) -> Image.Image:
 
 def fitted(image: Image.Image, most_pixels: int, most_side: int | None = None) -> Image.Image:
     """The picture, scaled down to at most `most_pixels` and `most_side` pixels a side if it has more; its proportions stay."""
-    width, height = image.size
+    size = fitted_size(*image.size, most_pixels, most_side)
+    return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+def fitted_size(width: int, height: int, most_pixels: int, most_side: int | None = None) -> tuple[int, int]:
+    """The width and height of `fitted` pictures of this size."""
     scale = min(1.0, (most_pixels / (width * height)) ** 0.5, (most_side or max(width, height)) / max(width, height))
-    if scale == 1.0:
-        return image
-    return image.resize((max(1, int(width * scale)), max(1, int(height * scale))), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return (width, height) if scale == 1.0 else (max(1, int(width * scale)), max(1, int(height * scale)))
+
+
+def size_of(source: Source, most_pixels: int = MOST_PIXELS) -> tuple[int, int]:
+    """Width and height of a picture, of which only the header is read; it may lie on its side (EXIF). Raises as `decode`."""
+    try:
+        with _open(source, None, most_pixels) as opened:
+            return opened.size
+    except PictureError:
+        raise
+    except Exception as error:  # as in `decode`
+        raise PictureError(f"{_name(source)} cannot be opened ({_reason(error, source)})") from None
 
 
 def looks_encoded(value: Any) -> bool:

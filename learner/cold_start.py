@@ -13,7 +13,7 @@ from envs.errors import UsageError
 from learner.batch import Batch, Example
 from learner.experiment import Stage
 from learner.training_run import TrainingRun
-from rollout.collect import group_specs
+from rollout.specs import draw, group_specs
 from rollout.tokens.chat_format import ChatFormat
 from rollout.types import Episode, episodes_of
 
@@ -44,7 +44,16 @@ def collect_demonstrations(training: TrainingRun) -> list[Episode]:
         return recorded
     kept: list[Episode] = []
     for attempt in range(ATTEMPTS_PER_DEMONSTRATION):
-        specs = group_specs("demonstrations", training.tasks("train"), groups=wanted, seed=seed, step=attempt, actor="expert")
+        specs = group_specs(
+            "demonstrations",
+            training.tasks("train"),
+            groups=wanted,
+            seed=seed,
+            step=attempt,
+            actor="expert",
+            rows=training.rows("train"),
+            first=attempt * wanted,
+        )
         kept += [episode for episode in episodes_of(training.rollout(specs)) if is_verified(episode.trajectory)]
         if len(kept) >= wanted:
             break
@@ -80,7 +89,7 @@ def collect_rehearsal(training: TrainingRun) -> list[Episode]:
 
 
 class SupervisedSteps:
-    """Supervised steps on the demonstrations; step k draws the same batch whenever it is run."""
+    """Supervised steps on the demonstrations, epoch by epoch; step k draws the same batch whenever it is run."""
 
     def __init__(self, training: TrainingRun) -> None:
         self._training = training
@@ -99,13 +108,13 @@ class SupervisedSteps:
         return metrics
 
     def _batch(self, step: int) -> Batch:
-        settings = self._training.config.cold_start
-        rng = np.random.default_rng([self._training.config.seed, step])
-        chosen = [
-            pool[index]
-            for pool, size in ((self._demonstrations, settings.batch_size), (self._rehearsal, settings.rehearsal_batch_size))
-            for index in rng.choice(len(pool), size=min(size, len(pool)), replace=False)
-        ]
+        settings, chosen = self._training.config.cold_start, []
+        for name, pool, most in (
+            ("demonstrations", self._demonstrations, settings.batch_size),
+            ("rehearsal", self._rehearsal, settings.rehearsal_batch_size),
+        ):
+            size = min(most, len(pool))
+            chosen += draw(pool, size, seed=self._training.config.seed, name=name, first=step * size) if size else []
         return Batch.of(chosen)
 
 

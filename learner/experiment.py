@@ -92,6 +92,13 @@ class ColdStartConfig:
     """What counts as a rise, as a share of episodes."""
 
 
+class OnDeadline(StrEnum):
+    """What becomes of an episode that a deadline cuts off while it is rolled out for training."""
+
+    mask = "mask"
+    repeat = "repeat"
+
+
 @dataclass
 class RLConfig:
     """Group-relative policy optimisation on fresh tasks."""
@@ -119,6 +126,12 @@ class RLConfig:
 
     temperature: float = 1.0
     """Sampling temperature of the rollouts."""
+
+    on_deadline: OnDeadline = OnDeadline.mask
+    """What becomes of an episode that a deadline of `rollout` cuts off. Its reward so far is never learned from: "mask" leaves it
+    on record and in the figures, out of the gradient and of its group's baseline; "repeat" runs it again with the same seeds, up
+    to `rollout.attempts` times in all, and then masks it. Others mask and do not repeat (SkyRL, an agent that ran out of time): a
+    machine that is too slow once is often too slow again, and every repetition holds up the step."""
 
     checkpoint_every: int = 10
     """Steps between two checkpoints."""

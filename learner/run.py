@@ -19,6 +19,7 @@ from learner.trainer import Trainer, find_trainer, ranks_of
 from rollout.cluster.connect import join
 from rollout.cluster.deaths import in_one_line
 from rollout.cluster.fleet import Fleet
+from rollout.collect import askable_rows
 from rollout.episode.environments import make
 from starter.policies import find_policy
 
@@ -42,6 +43,7 @@ def run(
         make(*config.tasks_of(split)).close()
     directory = RunDirectory(config)
     config.check(finished=directory.progress)
+    rows = {split: askable_rows(config.tasks_of(split), policy_dir, config.rollout.episode) for split in SPLITS}
     rollout, learner = config.rollout, config.learner
     join(rollout, rollout.workers * rollout.gpus_per_worker + learner.workers * learner.gpus_per_worker)
     directory.open(config)
@@ -66,6 +68,7 @@ def run(
             directory,
             trainer=trainer,
             fleet=fleet(),
+            rows=rows,
             progress=progress,
             say=say,
         ) as training:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import Any, Self
 
+from envs import row_numbers
 from envs.runtime.progress import Progress
 from evaluation.records import evaluation_record, merge, read_records, write_records
 from evaluation.types import EvaluationRecord
@@ -40,10 +41,12 @@ class TrainingRun:
         *,
         trainer: Trainer,
         fleet: Fleet,
+        rows: Mapping[str, Sequence[int] | None] | None = None,
         progress: Progress,
         say: Callable[[str], None],
     ) -> None:
-        """`policy_dir` is the base policy's. `progress` and `say` show a person how the run goes on."""
+        """`policy_dir` is the base policy's. `rows` are those of the splits that are asked, None for all. `progress` and
+        `say` show a person how the run goes on."""
         self.config, self.policy_dir, self.directory = config, policy_dir, directory
         self.trainer, self.fleet = trainer, fleet
         self.progress, self.say = progress, say
@@ -51,6 +54,8 @@ class TrainingRun:
         self.tracker = Tracker(directory.path, config.tracking, settings_of(config), directory.run_id)
         self.global_step: int = directory.progress.get("global_step", 0)
         self._tasks: dict[str, Tasks] = {}
+        self._rows = dict(rows or {})
+        self._played = "base" in directory.progress
 
     def __enter__(self) -> Self:
         return self
@@ -129,13 +134,14 @@ class TrainingRun:
     def rollout(self, groups: Sequence[GroupSpec]) -> list[Group[Episode]]:
         """Run groups of episodes on the fleet: one outcome for each, in their order."""
         with self._serving():
-            return self.fleet.collect(groups)
+            # Once questions have been put to the policy, some that cannot be are no reason to end the run.
+            return self._remember(self.fleet.collect(groups, played=self._played))
 
     def play(self, name: str, groups: Sequence[GroupSpec]) -> list[Group[EpisodeSummary]]:
         """Run groups of episodes that stay with the workers, who write them as `trajectories/<name>`: a summary of each, in their
         order."""
         with self._serving():
-            return self.fleet.play(groups, self.store, name)
+            return self._remember(self.fleet.play(groups, self.store, name, played=self._played))
 
     @contextmanager
     def _serving(self) -> Generator[None]:
@@ -150,16 +156,32 @@ class TrainingRun:
         finally:
             servers.sleep()
 
+    def _remember[E: (Episode, EpisodeSummary)](self, groups: list[Group[E]]) -> list[Group[E]]:
+        self._played |= any(not (episode.failed or episode.unplayed) for group in groups for episode in group.episodes)
+        return groups
+
     def sample(self, name: str, episodes: int, split: str, temperature: float = 1.0) -> list[Group[Episode]]:
-        """Roll the served policy out on held-out tasks, the same ones for every policy."""
-        tasks = self.tasks(split)
-        return self.rollout(group_specs(name, tasks, groups=episodes, seed=self.config.evaluation.seed, temperature=temperature))
+        """Roll the served policy out on held-out tasks, the same ones for every policy: of a file, each row at most once."""
+        tasks, rows, seed = self.tasks(split), self.rows(split), self.config.evaluation.seed
+        groups = self._most(episodes, split)
+        return self.rollout(group_specs(name, tasks, groups=groups, seed=seed, temperature=temperature, rows=rows))
 
     def tasks(self, split: str) -> Tasks:
         """The tasks of a split."""
         if split not in self._tasks:
             self._tasks[split] = self.config.tasks_of(split)
         return self._tasks[split]
+
+    def rows(self, split: str) -> Sequence[int] | None:
+        """The rows of a split, by their numbers in the file; None if its tasks are generated."""
+        if split not in self._rows:
+            self._rows[split] = row_numbers(*self.tasks(split))
+        return self._rows[split]
+
+    def _most(self, episodes: int, split: str) -> int:
+        """The number of tasks of a measurement: `episodes`, or all rows of a file that has fewer."""
+        rows = self.rows(split)
+        return episodes if rows is None else min(episodes, len(rows))
 
     @cached_property
     def tools(self) -> tuple[str, ...]:
@@ -173,7 +195,7 @@ class TrainingRun:
     def evaluate(self, label: str, policy: str) -> list[EvaluationRecord]:
         """Measure the served policy, whose directory is `policy`, on the test split; merge the records into `evaluation.json`."""
         settings = self.config.evaluation
-        self.say(f"{label}: measured on {settings.episodes} held-out tasks")
+        self.say(f"{label}: measured on {self._most(settings.episodes, 'test')} held-out tasks")
         records = [
             evaluation_record(
                 label if temperature else f"{label}_greedy",

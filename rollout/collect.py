@@ -14,7 +14,7 @@ import gymnasium
 from gymnasium.envs.registration import load_env_creator
 from omegaconf import OmegaConf
 
-from envs import count_rows, resolve
+from envs import count_rows, questions_of, resolve, row_numbers
 from envs.datasets import is_dataset
 from envs.errors import UsageError
 from envs.runtime.atomic import write_file
@@ -22,10 +22,13 @@ from envs.runtime.imports import import_path
 from envs.runtime.progress import Advance, silent
 from rollout.cluster.connect import join
 from rollout.cluster.fleet import Fleet
-from rollout.config import RolloutConfig
+from rollout.config import EpisodeConfig, RolloutConfig
 from rollout.engines.registry import ENGINES
+from rollout.episode.environments import make
+from rollout.episode.fit import fitting_rows
 from rollout.specs import Tasks, group_specs
 from rollout.store import Store
+from rollout.tokens.chat_format import ChatFormat
 from rollout.types import Group, GroupSpec, episodes_of
 
 log = logging.getLogger(__name__)
@@ -64,7 +67,7 @@ class CollectConfig:
     """Name of the record in `evaluation.json`; null takes the policy's."""
 
     episodes: int = 64
-    """Number of tasks; of a file or a directory each row once, so no more than it has."""
+    """Number of tasks. Of a file or a directory each row once, so no more than it has; fewer are drawn by `seed`."""
 
     group_size: int = 1
     """Episodes of each task."""
@@ -91,6 +94,19 @@ def group_count(config: CollectConfig) -> int:
     """The number of tasks: `config.episodes`, or all rows of a file that has fewer. Raises as `tasks_of`."""
     rows = count_rows(*tasks_of(config))
     return config.episodes if rows is None else min(config.episodes, rows)
+
+
+def askable_rows(tasks: Tasks, policy_dir: str, config: EpisodeConfig) -> Sequence[int] | None:
+    """The numbers of the rows that `tasks` ask, without those that are too long for the policy's tokenizer if
+    `config.overlong` says so; None if the tasks are generated. Raises as `fitting_rows`."""
+    data = questions_of(*tasks)
+    if data is None:
+        return None
+    env = make(*tasks)
+    try:
+        return fitting_rows(data, env, ChatFormat.from_directory(policy_dir), config)
+    finally:
+        env.close()
 
 
 def is_endpoint(policy: str) -> bool:
@@ -141,15 +157,17 @@ class Collector:
         self.rollout = _rollout_of(config, policy_dir)
         tasks = tasks_of(config)
         self.options = tasks[1]
+        # No model's context bounds a script.
+        rows = row_numbers(*tasks) if config.policy in SCRIPTS else askable_rows(tasks, policy_dir, self.rollout.episode)
         self.specs = group_specs(
             Path(config.tasks).stem,
             tasks,
-            groups=group_count(config),
+            groups=config.episodes if rows is None else min(config.episodes, len(rows)),
             group_size=config.group_size,
             seed=config.seed,
             temperature=config.temperature,
             actor=SCRIPTS.get(config.policy, "policy"),
-            in_order=count_rows(*tasks) is not None,
+            rows=rows,
         )
 
     def __enter__(self) -> Self:

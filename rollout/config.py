@@ -84,6 +84,14 @@ class History(StrEnum):
     append = "append"
 
 
+class Overlong(StrEnum):
+    """What is done with questions of a file that are too long for an episode."""
+
+    fit = "fit"
+    skip = "skip"
+    error = "error"
+
+
 @dataclass
 class EpisodeConfig:
     """Budgets and deadlines of one episode."""
@@ -97,12 +105,17 @@ class EpisodeConfig:
     max_pixels: int = 12_845_056
     """Most pixels of an image that the policy is shown, by default as many as Qwen's image processors take; larger ones are scaled
     down. Tools work on the whole image. A question's images are scaled down further if `max_tokens` leaves too little room."""
+    overlong: Overlong = Overlong.fit
+    """What is done with questions of a file that are too long, which are counted and named before anything runs: "fit", their text
+    is cut and marked and their pictures are scaled down; "skip", they are left out; "error", nothing runs."""
     max_turns: int = 16
     """Most actions. An environment that has its own limit may end earlier."""
-    turn_s: float = 120.0
-    """Deadline of one turn (sampling, tools and waiting for both), in seconds."""
-    episode_s: float = 600.0
-    """Deadline of one episode in seconds."""
+    turn_s: float | None = None
+    """Deadline of one turn, sampling and tools, in seconds; waiting for a jail does not count. null: 120 s, and a second for each
+    of `max_action_tokens` (`rollout.episode.deadlines` says why)."""
+    episode_s: float | None = None
+    """Deadline of one episode in seconds, as above. null: 120 s for the reset and for each turn, and a second for each token that
+    may be sampled: `max_turns` · `max_action_tokens`, and no more than `max_tokens`."""
     history: History = History.template
     """What the policy is shown of its earlier turns: "template", what the chat template renders, which may drop old thoughts (an
     episode then has several chains of tokens); "append", all that it sampled. `rollout.tokens.transcript` says more."""
@@ -146,9 +159,9 @@ class RolloutConfig:
     environment variable TOOLWISE_ACCEPT_REDUCED_ISOLATION is 1."""
     environment_threads: int = 16
     """Threads that make environments, and that run plain Gymnasium environments, whose `step` blocks."""
-    group_s: float = 900.0
+    group_s: float | None = None
     """Longest that an episode may hold up its group, all its waiting included, in seconds from its start; it ends as ABORTED then.
-    `episode.episode_s` is what the episode itself may take."""
+    null: `episode.episode_s`, in which waiting does not count, is its only deadline."""
     attempts: int = 3
     """How often one episode is tried if our infrastructure fails, not the model."""
     max_consecutive_failures: int = 64

@@ -16,7 +16,7 @@ from rollout.store import name_of
 from rollout.tokens.chat_format import ChatFormat
 from rollout.types import Trajectory
 
-_OUTCOME = ("task_id", "group_id", "abilities", "reward", "reward_parts", "answer", "stop_reason", "error")
+_OUTCOME = ("task_id", "group_id", "abilities", "reward", "reward_parts", "answer", "stop_reason", "error", "cut", "cut_before")
 
 
 def lint(path: str | Path, chat: ChatFormat | None = None) -> list[str]:

@@ -1,7 +1,13 @@
-"""Which episodes to run: groups of them, whose seeds depend on nothing but their place, so that any step can be run again."""
+"""Which episodes to run: groups of them, whose seeds and rows depend on nothing but their place, so that any step can be run again.
+
+The rows of a file are drawn without replacement, epoch by epoch: each epoch is its own permutation of them, of which a group takes
+the next row. Worlds that generate a task from a seed have no rows, and no group of theirs is drawn twice.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,14 +28,19 @@ def group_specs(
     step: int = 0,
     temperature: float = 1.0,
     actor: str = "policy",
-    in_order: bool = False,
+    rows: Sequence[int] | None = None,
+    first: int = 0,
+    repeat_if_cut: bool = False,
 ) -> list[GroupSpec]:
     """`groups` groups of `group_size` episodes each; the episodes of a group share their task.
 
-    `in_order` gives each group the next row of a file. Seeds are drawn from (`name`, `seed`, `step`, group, member): the same
-    arguments give the same tasks and the same samples.
+    Seeds are drawn from (`name`, `seed`, `step`, group, member): the same arguments give the same tasks and the same samples.
+    `rows` are the numbers of a file's rows (`envs.row_numbers`), None for tasks that are generated from the seed; the groups get
+    the rows at the places `first`, `first` + 1, … of what `draw` gives for (`name`, `seed`), so that a caller who counts its groups
+    gets every row once before any comes again, whatever the number of groups in a step. `repeat_if_cut` is for `EpisodeSpec`.
     """
     env_id, env_kwargs = tasks
+    drawn = None if rows is None else draw(rows, groups, seed=seed, name=name, first=first)
     specs = []
     for group in range(groups):
         group_id = f"{name}-{step}-{group}"
@@ -44,12 +55,30 @@ def group_specs(
                 sampling_seed=_seed(seed, (*path, member + 1)),
                 temperature=temperature,
                 actor=actor,
-                env_kwargs=env_kwargs | {"row": group} if in_order else env_kwargs,
+                env_kwargs=env_kwargs if drawn is None else env_kwargs | {"number": drawn[group]},
+                repeat_if_cut=repeat_if_cut,
             )
             for member in range(group_size)
         )
         specs.append(GroupSpec(group_id, episodes))
     return specs
+
+
+def draw[T](items: Sequence[T], count: int, *, seed: int, name: str = "", first: int = 0) -> list[T]:
+    """`count` of the `items`, from the place `first` on in an endless sequence of epochs, each a permutation of all items.
+
+    The permutation of an epoch depends on (`name`, `seed`, epoch, number of items) alone. Raises ValueError if there are no items.
+    """
+    if not len(items):
+        raise ValueError("there is nothing to draw from")
+    places = range(first, first + count)
+    return [items[_permutation(len(items), seed, name, place // len(items))[place % len(items)]] for place in places]
+
+
+@lru_cache(maxsize=8)
+def _permutation(size: int, seed: int, name: str, epoch: int) -> np.ndarray:
+    path = (*name.encode(), epoch)
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=path)).permutation(size)
 
 
 def _seed(seed: int, path: tuple[int, ...]) -> int:

@@ -15,7 +15,7 @@ class EpisodeSummary:
     Names that it shares with `Trajectory` mean the same. `repeated_turns` are turns with a tool call that equal an earlier one,
     character by character; `calling_turns` all turns with a tool call. `generate_s` and `tool_s` are seconds in all. `lengths` and
     `trained` count all tokens and the sampled ones of each of its sequences, one for each chain. `sequences` is the Ray ObjectRef
-    of the episode's `rollout.sequences.Sequences`; None if there is nothing to learn from.
+    of the episode's `rollout.sequences.Sequences`; None if it is not to be learned from.
     """
 
     episode_id: str
@@ -29,6 +29,9 @@ class EpisodeSummary:
     reward_parts: dict[str, float]
     failed: bool
     unplayed: bool
+    trainable: bool
+    cut: str | None
+    cut_before: int
     correct: bool
     needs_tool: bool | None
     temperature: float
@@ -72,5 +75,5 @@ class EpisodeSummary:
 
 _SAME = (
     *("episode_id", "task_id", "group_id", "abilities", "source", "stop_reason", "error", "reward", "reward_parts"),
-    *("failed", "unplayed", "correct", "needs_tool", "temperature"),
+    *("failed", "unplayed", "trainable", "cut", "cut_before", "correct", "needs_tool", "temperature"),
 )

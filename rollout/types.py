@@ -30,6 +30,7 @@ class EpisodeSpec:
 
     Episodes of one group share `group_id`, `env_id` and `env_seed`, and so start from the same observation; `sampling_seed` sets
     them apart. `actor` is "policy" for the served model, or "expert" / "random" for a script that the environment supplies.
+    `repeat_if_cut` asks for another attempt, with the same seeds, if a deadline cuts it off; `cut_before` counts those that were.
     """
 
     episode_id: str
@@ -40,6 +41,8 @@ class EpisodeSpec:
     temperature: float = 1.0
     actor: str = "policy"
     env_kwargs: dict[str, Any] = field(default_factory=dict)
+    repeat_if_cut: bool = False
+    cut_before: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +151,8 @@ class Trajectory:
     sampled in this chain; `logprobs` (natural logarithm, at the sampling temperature) is 0 and `versions` is -1 elsewhere. `images`
     holds sha256 names in the order of the image placeholders in `token_ids`. `needed_tools` names the tools that the task requires,
     None if unknown. `error` says what failed if the episode is INFRASTRUCTURE, and why its question could not be put to the policy
-    if it is ABORTED or TOKEN_LIMIT. Raises ValueError if these invariants do not hold.
+    if it is ABORTED or TOKEN_LIMIT. `cut` names the deadline that cut the episode off, None if none did; `cut_before` counts the
+    attempts before this one that a deadline cut off. Raises ValueError if these invariants do not hold.
     """
 
     episode_id: str
@@ -172,6 +176,8 @@ class Trajectory:
     error: str | None = None
     needed_tools: list[str] | None = None
     temperature: float = 1.0
+    cut: str | None = None
+    cut_before: int = 0
 
     def __post_init__(self) -> None:
         lengths = {len(self.token_ids), len(self.loss_mask), len(self.logprobs), len(self.versions)}
@@ -193,6 +199,8 @@ class Trajectory:
             raise ValueError(f"{self.episode_id}: abilities is a list of names, not {self.abilities!r}")
         if self.error is not None and self.stop_reason not in _WITH_ERROR:
             raise ValueError(f"{self.episode_id}: it has an error ({self.error}) but ended as {self.stop_reason}")
+        if self.cut is not None and self.stop_reason not in _CUT:
+            raise ValueError(f"{self.episode_id}: a deadline cut it off ({self.cut}) but it ended as {self.stop_reason}")
 
     @property
     def failed(self) -> bool:
@@ -206,6 +214,16 @@ class Trajectory:
         Such an episode is an outcome, and wrong: it stays in every figure. There is nothing in it to learn from.
         """
         return self.error is not None and not self.failed
+
+    @property
+    def trainable(self) -> bool:
+        """Whether there is something to learn from: the model, and not a clock, a machine or a broken question, ended the episode.
+
+        An episode that a deadline cut off is an outcome in every figure, but its reward so far is that of a model that was
+        interrupted, not of one that stopped: it says nothing about what was sampled, and in its group's mean it would reward the
+        others for having been quick on a busy machine.
+        """
+        return not (self.failed or self.unplayed or self.cut)
 
     @property
     def calls(self) -> list[ToolCallRecord]:
@@ -253,7 +271,8 @@ class Trajectory:
 
 
 _WITH_ERROR = (StopReason.INFRASTRUCTURE, StopReason.ABORTED, StopReason.TOKEN_LIMIT)
-_REQUIRED = {field.name for field in fields(Trajectory)} - {"chain", "error", "needed_tools", "temperature"}
+_CUT = (StopReason.TIME_LIMIT, StopReason.ABORTED)
+_REQUIRED = {field.name for field in fields(Trajectory)} - {"chain", "error", "needed_tools", "temperature", "cut", "cut_before"}
 
 
 def split_abilities(text: str) -> tuple[str, ...]:
@@ -289,6 +308,21 @@ class Episode:
     def unplayed(self) -> bool:
         """See `Trajectory.unplayed`."""
         return self.chains[0].unplayed
+
+    @property
+    def trainable(self) -> bool:
+        """See `Trajectory.trainable`."""
+        return self.chains[0].trainable
+
+    @property
+    def cut(self) -> str | None:
+        """The deadline that cut it off, if one did."""
+        return self.chains[0].cut
+
+    @property
+    def cut_before(self) -> int:
+        """How many attempts before this one a deadline cut off."""
+        return self.chains[0].cut_before
 
     @property
     def error(self) -> str | None:

@@ -37,7 +37,10 @@ def is_dataset(tasks: str) -> bool:
 
 
 class Dataset:
-    """A source of tasks drawn uniformly, with replacement, from the rows of a file.
+    """A source of tasks from the rows of a file, each by its `number` in it; called with a generator, of any row.
+
+    Whoever runs many episodes names the row of each: see `rollout.specs`, which draws them epoch by epoch. With `checked`, the rows
+    have been checked already: the file is only indexed, nothing is reported, and `row` is all that can be asked for.
 
     `split` takes a tenth of the rows for "validation", a tenth for "test", the rest for "train", by checksum of the question, and
     of its pictures if other rows ask the same; None takes all. If a directory has splits, `split` names one of them. `malformed`
@@ -55,6 +58,7 @@ class Dataset:
         malformed: str = "error",
         tools: frozenset[str] | None = None,
         columns: Mapping[str, Any] | Iterable[Any] | None = None,
+        checked: bool = False,
     ) -> None:
         self.path = Path(path)
         if not self.path.is_dir() and self.path.suffix not in SUFFIXES:
@@ -71,31 +75,44 @@ class Dataset:
         self._by_index: dict[str, int] = {}
         self._unread: set[str] = set()
         self.judged = 0
-        self._numbers, bad = self._check(None if own_splits else split)
+        if checked:
+            self._index()
+            return
+        self.numbers, bad = self._check(None if own_splits else split)
         self.skipped = len(bad)
         if self._unread:
             names = ", ".join(sorted(self._unread))
             log.warning("%s: columns that are not read: %s (+options.columns={ours: theirs} names one that should be)", path, names)
         report_malformed(self.path, bad, malformed)
-        if not self._numbers:
+        if not self.numbers:
             raise DatasetError(f"{path}: the file has no rows" + (f" of the split {split}" if split else ""))
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return len(self.numbers)
 
     def __call__(self, rng: np.random.Generator) -> Task:
         return self.task(int(rng.integers(len(self))))
 
     def task(self, index: int) -> Task:
-        """The task of the row at `index`, counted from 0 over the usable rows of the split.
+        """The task at `index`, counted from 0 over the usable rows of the split; as `row`."""
+        return self.row(self.numbers[index])
 
-        Raises ItemError if the row was usable and is no longer; the others still are.
-        """
-        number = self._numbers[index]
+    def question(self, number: int) -> Question:
+        """The question of a row, by its number in the file; its pictures are not opened. Raises ItemError as `row`."""
         try:
-            parsed = self._question(self._rows[number])
-            images = tuple(map(decode, parsed.pictures))
+            return self._question(self._rows[number])
         except (RowError, OSError) as error:
+            raise ItemError(f"{self.path}, row {number}: {error}") from None
+
+    def row(self, number: int) -> Task:
+        """The task of a row by its number in the file, counted from 1 as in all messages about rows.
+
+        Raises ItemError if the row was usable and cannot be read now; the others still are.
+        """
+        parsed = self.question(number)
+        try:
+            images = tuple(map(decode, parsed.pictures))
+        except RowError as error:
             raise ItemError(f"{self.path}, row {number}: {error}") from None
         return Task(
             task_id=f"{self.path.stem}-{number}",
@@ -109,6 +126,12 @@ class Dataset:
             scoring=parsed.scoring,
             system=parsed.system,
         )
+
+    def _index(self) -> None:
+        """Find the rows, and the pictures that others name by their index."""
+        for number, row in self._rows:
+            if not isinstance(row, RowError):
+                self._remember(row, number)
 
     def _check(self, split: str | None) -> tuple[array[int], list[tuple[int, str]]]:
         """The numbers of the split's rows, and the rows of the file that cannot be used, each with the reason."""

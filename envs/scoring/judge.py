@@ -21,6 +21,7 @@ from typing import Any
 
 from envs.errors import EndpointFailed, EndpointRefused, EndpointUnusable, InfrastructureError, UsageError
 from envs.runtime.chat_endpoint import ChatEndpoint, Message
+from envs.runtime.deadlines import waiting
 from envs.runtime.disk_cache import DiskCache
 from envs.runtime.loops import PerLoop
 from envs.scoring.types import MAX_ANSWER_CHARACTERS
@@ -41,8 +42,8 @@ class JudgeConfig:
     """The settings of one judge. At most `concurrency` requests run at a time; `key` names the environment variable of its key.
 
     A reply has `max_tokens` tokens, thoughts included. `attempts` counts requests that failed and replies without a verdict; a
-    verdict takes at most `deadline_s` seconds, including the wait and all attempts: it must end before the turn that it is part
-    of, or the turn's deadline would count against the policy. `omit`, `rename` and `extra` are the form of the request, as for a
+    verdict takes at most `deadline_s` seconds, including the wait and all attempts, which do not count against the turn that it
+    is part of. `omit`, `rename` and `extra` are the form of the request, as for a
     policy behind an endpoint.
     """
 
@@ -170,13 +171,15 @@ class _Endpoint:
         ]
         outcome: _NoVerdict | _Unreachable | None = None
         try:
-            async with asyncio.timeout(self.config.deadline_s):
-                for attempt in range(self.config.attempts):
-                    right, outcome = await self._attempt(messages)
-                    if right is not None:
-                        return right
-                    if attempt + 1 < self.config.attempts and isinstance(outcome, _Unreachable):
-                        await asyncio.sleep(min(8.0, 0.5 * 2**attempt) * random.uniform(0.75, 1.0))
+            # With a deadline of its own, the judge's time is not the model's.
+            with waiting():
+                async with asyncio.timeout(self.config.deadline_s):
+                    for attempt in range(self.config.attempts):
+                        right, outcome = await self._attempt(messages)
+                        if right is not None:
+                            return right
+                        if attempt + 1 < self.config.attempts and isinstance(outcome, _Unreachable):
+                            await asyncio.sleep(min(8.0, 0.5 * 2**attempt) * random.uniform(0.75, 1.0))
         except TimeoutError:
             if not isinstance(outcome, _NoVerdict):
                 raise _Unreachable(f"{self.config.url} gave no verdict within {self.config.deadline_s:g} s") from None

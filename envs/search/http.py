@@ -11,6 +11,7 @@ import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from envs.errors import SearchUnavailable
+from envs.runtime.deadlines import waiting
 from envs.runtime.loops import PerLoop
 
 _MOST_BYTES = 8 << 20
@@ -49,7 +50,8 @@ class HttpClient:
             stop=stop_after_attempt(self._attempts), wait=_wait, retry=retry_if_exception_type(_TryAgain), reraise=True
         )
         try:
-            return await retrying(self._once, request)
+            with waiting():  # the tool's own deadline bounds it
+                return await retrying(self._once, request)
         except _TryAgain as error:
             raise SearchUnavailable(f"{host} {error}, {self._attempts} times") from None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Condition
 from typing import Any
@@ -67,8 +67,10 @@ def make_basics(
 
 # One thread reads it while others, whose environments start at the same time, wait.
 @cached(LRUCache(4), condition=Condition())
-def _dataset(path: str, split: str | None, malformed: str, tools: frozenset[str] | None, columns: Renames) -> Dataset:
-    return Dataset(path, split, malformed, tools, columns)
+def _dataset(
+    path: str, split: str | None, malformed: str, tools: frozenset[str] | None, columns: Renames, checked: bool = False
+) -> Dataset:
+    return Dataset(path, split, malformed, tools, columns, checked)
 
 
 def make_dataset(
@@ -78,11 +80,25 @@ def make_dataset(
     malformed: str = "error",
     columns: Mapping[str, str | None] | None = None,
     row: int | None = None,
+    number: int | None = None,
     **options: Any,
 ) -> ToolEnv:
-    """A `ToolEnv` on the questions of a file, or on one `row` of them, counted from 0; the rest as in `Dataset` and `ToolEnv`."""
-    data = _dataset(path, split, malformed, named_tools(options.get("tools")), renames(columns))
+    """A `ToolEnv` on the questions of a file; the rest as in `Dataset` and `ToolEnv`.
+
+    `row` is one of its usable rows, counted from 0. `number` is one by its number in the file, counted from 1, that is known to be
+    usable: the rows are not checked again, so that another row that has broken meanwhile is not this episode's trouble.
+    """
+    tools, names = named_tools(options.get("tools")), renames(columns)
+    if number is not None:
+        known = _dataset(path, _own_split(path, split), malformed, tools, names, checked=True)
+        return ToolEnv(lambda _: known.row(number), **options)
+    data = _dataset(path, split, malformed, tools, names)
     return ToolEnv(data if row is None else lambda _: data.task(row), **options)
+
+
+def _own_split(path: str, split: str | None) -> str | None:
+    """The split, if it is a part of a directory with files of its own and not some of a file's rows."""
+    return split if is_dataset(path) and Path(path, "dataset_dict.json").is_file() else None
 
 
 def make_atlas(
@@ -94,16 +110,24 @@ def make_atlas(
     return ToolEnv(world, max_turns=max_turns, **(searches | options))
 
 
-def count_rows(env_id: str, options: Mapping[str, Any]) -> int | None:
-    """The number of questions of an environment that `resolve` returned; None if they are generated without end."""
-    if env_id != DATASET:
+def questions_of(env_id: str, options: Mapping[str, Any]) -> Dataset | None:
+    """The file of questions behind an environment that `resolve` returned; None if its tasks are generated, or it asks one row."""
+    if env_id != DATASET or options.get("row") is not None or options.get("number") is not None:
         return None
-    return len(_opened(options))
-
-
-def _opened(options: Mapping[str, Any]) -> Dataset:
     path, split, malformed = options["path"], options.get("split"), options.get("malformed", "error")
     return _dataset(path, split, malformed, named_tools(options.get("tools")), renames(options.get("columns")))
+
+
+def row_numbers(env_id: str, options: Mapping[str, Any]) -> Sequence[int] | None:
+    """The numbers, in its file, of the rows that an environment asks; None if its tasks are generated without end."""
+    data = questions_of(env_id, options)
+    return None if data is None else data.numbers
+
+
+def count_rows(env_id: str, options: Mapping[str, Any]) -> int | None:
+    """How many rows those are."""
+    data = questions_of(env_id, options)
+    return None if data is None else len(data)
 
 
 def resolve(tasks: str, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
@@ -114,7 +138,8 @@ def resolve(tasks: str, options: dict[str, Any] | None = None) -> tuple[str, dic
     options = dict(options or {})
     if is_dataset(tasks):
         options = {"path": str(Path(tasks).absolute())} | options
-        judged = _opened(options).judged
+        data = questions_of(DATASET, options)
+        judged = 0 if data is None else data.judged
         if judged and options.get("judge") is None:
             log.warning("%s: %d rows are scored by a judge: write +options.judge='{url: …, model: …}'", tasks, judged)
         return DATASET, options

@@ -8,6 +8,7 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from rollout.cluster.deaths import reason
 from rollout.cluster.outcomes import Kind, Outcome
 from rollout.cluster.seats import Dispatch, Seat
 from rollout.config import RolloutConfig
+from rollout.episode.deadlines import is_repeated, overdue_s
 from rollout.types import EpisodeSpec, Group, GroupSpec
 
 log = logging.getLogger(__name__)
@@ -94,7 +96,7 @@ class Collection[E: Outcome]:
                 return
             seat, spec = self._line.take(sorted(free, key=lambda seat: seat.load))
             # The worker has its own deadline; this one is for a worker that does not answer.
-            due = time.monotonic() + self._config.group_s + self._config.start_s
+            due = time.monotonic() + overdue_s(self._config)
             dispatch = Dispatch(seat, seat.worker, seat.writer, spec, due)
             last = self._attempts[spec.episode_id] + 1 >= self._config.attempts
             dispatch.reply, dispatch.kept = self._kind.begin(dispatch, last)
@@ -166,9 +168,14 @@ class Collection[E: Outcome]:
         if reply.failed:
             self._count_failure(reply.error or "unknown")
             self._retry(dispatch.spec, reply, dispatch)
+            return
+        self._failures_in_a_row = 0
+        spec = dispatch.spec
+        if is_repeated(spec, reply.cut, self._config.attempts):
+            log.warning("episode %s was cut off by %s: it is repeated", spec.episode_id, reply.cut)
+            self._line.append(replace(spec, cut_before=spec.cut_before + 1))
         else:
-            self._failures_in_a_row = 0
-            self._settle(dispatch.spec, reply, dispatch)
+            self._settle(spec, reply, dispatch)
 
     def _lost(self, dispatch: Dispatch, error: str) -> None:
         """The worker is gone with this episode. Other calls to it fail the same way; only the first replaces it."""

@@ -88,9 +88,9 @@ class Fleet:
 
         Each worker runs up to `episodes_per_worker` episodes at a time; those of a group go to one worker if that has room for
         them. An episode that our infrastructure failed is repeated, without the rest of its group, up to `config.attempts` times;
-        if it fails then too, it is returned as INFRASTRUCTURE. `advance` is called with the number of finished episodes, `keep`
-        with each of them as soon as its outcome is final. `played` says that questions of this collection have been put to the
-        policy before.
+        if it fails then too, it is returned as INFRASTRUCTURE. One that a deadline cut off is repeated likewise, with a count of
+        its own, if its spec asks for it. `advance` is called with the number of finished episodes, `keep` with each of them as soon
+        as its outcome is final. `played` says that questions of this collection have been put to the policy before.
 
         Raises FleetError after `config.max_consecutive_failures` failures in a row or if a worker dies again and again, UsageError
         if the episodes cannot be run at all or no question can be put to the policy, ValueError if two of them share an
@@ -98,7 +98,9 @@ class Fleet:
         """
         return self._run(Whole(), groups, advance, keep, played)
 
-    def play(self, groups: Sequence[GroupSpec], store: Store, name: str, advance: Advance = silent) -> list[Group[EpisodeSummary]]:
+    def play(
+        self, groups: Sequence[GroupSpec], store: Store, name: str, advance: Advance = silent, *, played: bool = False
+    ) -> list[Group[EpisodeSummary]]:
         """As `collect`, but the workers keep the episodes: what comes back are summaries, with references to their sequences.
 
         Every worker writes the records of its episodes as a shard of `name` in the background; all nodes must see the directory of
@@ -107,9 +109,9 @@ class Fleet:
         """
         self.flush()
         summarised = Summarised(store, name)
-        played = self._run(summarised, groups, advance, lambda _: None, False)
+        outcomes = self._run(summarised, groups, advance, lambda _: None, played)
         self._writing = summarised.finish()
-        return played
+        return outcomes
 
     def flush(self) -> None:
         """Return once all shards of the last `play` are written. Raises FleetError if one cannot be."""

@@ -35,6 +35,12 @@ class Outcome(Ended, Protocol):
     def unplayed(self) -> bool: ...
 
     @property
+    def trainable(self) -> bool: ...
+
+    @property
+    def cut(self) -> str | None: ...
+
+    @property
     def error(self) -> str | None: ...
 
 
@@ -98,7 +104,7 @@ class Summarised:
                 self._own.append(failed_episode(spec, reply.error or "unknown"))
             return reply
         self._writers[spec.episode_id] = dispatch.writer
-        return reply if reply.failed or reply.unplayed else replace(reply, sequences=dispatch.kept)
+        return replace(reply, sequences=dispatch.kept) if reply.trainable else reply
 
     def failed(self, spec: EpisodeSpec, error: str) -> EpisodeSummary:
         return EpisodeSummary.of(failed_episode(spec, error))

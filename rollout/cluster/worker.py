@@ -20,6 +20,7 @@ from rollout.cluster.sandboxes import RemotePool
 from rollout.cluster.weights import Weights
 from rollout.config import RolloutConfig
 from rollout.engines.registry import find_engine
+from rollout.episode.deadlines import is_repeated
 from rollout.episode.environments import make
 from rollout.episode.loop import failed_episode, run_episode
 from rollout.policy import BringsChatFormat, ChatPolicy, Policy
@@ -104,7 +105,7 @@ class RolloutWorker:
         return ChatFormat.from_directory(engine.policy), policy
 
     async def run(self, spec: EpisodeSpec) -> Episode:
-        """Run one episode; if it is unfinished after `group_s`, it ends as ABORTED.
+        """Run one episode; if it is unfinished after `group_s`, and that is set, it ends as ABORTED.
 
         Raises UsageError if its environment cannot be made or used.
         """
@@ -125,10 +126,11 @@ class RolloutWorker:
         """Run one episode as `run`, keep its record here, and return what a driver needs to know of it and what a learner does.
 
         The two are returned as values of their own, so that Ray leaves the second where it is. The record is written to `shard` in
-        the background, unless the episode failed and this is not its `last` attempt.
+        the background, unless the episode is to be repeated: it failed and this is not its `last` attempt, or a deadline cut it
+        off.
         """
         episode = await self.run(spec)
-        if last or not episode.failed:
+        if not is_repeated(spec, episode.cut, self._config.attempts) and (last or not episode.failed):
             self._recorder.add(shard, episode)
         return await asyncio.to_thread(_parts, episode)
 
@@ -186,5 +188,4 @@ class RolloutWorker:
 
 
 def _parts(episode: Episode) -> tuple[EpisodeSummary, Sequences | None]:
-    nothing_to_learn = episode.failed or episode.unplayed
-    return EpisodeSummary.of(episode), None if nothing_to_learn else Sequences.of(episode)
+    return EpisodeSummary.of(episode), Sequences.of(episode) if episode.trainable else None

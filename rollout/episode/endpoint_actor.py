@@ -16,6 +16,7 @@ from envs.protocols.json_calls import write_call
 from envs.types import Observation
 from rollout.config import EpisodeConfig
 from rollout.episode.actors import OPENING, certain, closed
+from rollout.episode.deadlines import turn_deadline_s
 from rollout.policy import ChatPolicy
 from rollout.tokens.chat_format import ChatFormat, ChatMessage
 from rollout.tokens.transcript import Transcript
@@ -60,7 +61,7 @@ class EndpointActor:
         self, transcript: Transcript, observation: Observation, messages: Sequence[ChatMessage]
     ) -> list[Generation] | None:
         self._messages += self._shown(messages)
-        deadline_s = _ENDPOINT_SHARE * self._config.turn_s
+        deadline_s = _ENDPOINT_SHARE * turn_deadline_s(self._config)
         options: dict[str, Any] = {"tools": self._tools} if self._tools else {}
         try:
             async with asyncio.timeout(deadline_s):

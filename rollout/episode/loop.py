@@ -10,31 +10,36 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import islice
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import gymnasium
 
 from envs.errors import EndpointRefused, InfrastructureError, ItemError, TokenBudgetExceeded, UsageError
-from envs.protocols import Message, Protocol
+from envs.protocols import Message
+from envs.runtime.deadlines import waiting, within
 from envs.runtime.threads import Threads
 from envs.types import Observation, ToolCall, ToolStatus
-from rollout.config import PROTOCOL_PROMPT, EpisodeConfig
+from rollout.config import EpisodeConfig
 from rollout.episode.actors import Actor, PolicyActor, ScriptActor, sampling
+from rollout.episode.deadlines import episode_deadline_s, turn_deadline_s
 from rollout.episode.endpoint_actor import EndpointActor
 from rollout.episode.environments import adapt
+from rollout.episode.prompts import protocol_of, reserved_tokens, system_prompt, template_tools, tool_schemas
 from rollout.policy import ChatPolicy, Policy
 from rollout.tokens.chat_format import ChatFormat, ChatMessage
 from rollout.tokens.images import ImageEncoder, limited
 from rollout.tokens.transcript import Transcript
 from rollout.types import Episode, EpisodeSpec, StopReason, ToolCallRecord, Trajectory, Turn
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _CLOSE_S = 30.0
+PAUSES_S = (1.0, 5.0, 15.0)
+"""Seconds before each further attempt to read a row."""
 # Encoding more pixels than this takes longer than the event loop may be held up.
 _INLINE_PIXELS = 1 << 17
 
@@ -51,20 +56,23 @@ async def run_episode(
 ) -> Episode:
     """Run `spec` on `env`, which is closed at the end; `policy` is needed for the actor "policy" only.
 
-    Past a deadline the episode ends as TIME_LIMIT; cancelled, as ABORTED. Without a single turn there is nothing to judge the model
-    by, so both are INFRASTRUCTURE then, like every error that is not the model's. A question that cannot be put to the policy ends
-    as `Trajectory.unplayed`: TOKEN_LIMIT if it does not fit, ABORTED if its row is broken or an endpoint refuses it. Raises
-    UsageError for what concerns every question: an actor that the environment does not have, an observation that is not text.
+    Past a deadline the episode ends as TIME_LIMIT; cancelled, as ABORTED. Both are `Trajectory.cut`, which names the deadline; if
+    the policy had not yet been asked, they are INFRASTRUCTURE, like every error that is not the model's. A question that cannot be
+    put to the policy ends as `Trajectory.unplayed`: TOKEN_LIMIT if it does not fit, ABORTED if an endpoint refuses it or its row
+    cannot be read, not even after `PAUSES_S`. Raises UsageError for what concerns every question: an actor that the environment
+    does not have, an observation that is not text.
     """
     config = config or EpisodeConfig()
     run = _Run(spec, env, policy, chat, config, threads or Threads(1), images or ImageEncoder())
     error: str | None = None
+    cut: str | None = None
     try:
-        stop = await _within(config.episode_s, run.play())
-    except _DeadlinePassed:
-        stop = StopReason.TIME_LIMIT
+        async with _limited("rollout.episode.episode_s", episode_deadline_s(config)):
+            stop = await run.play()
+    except _DeadlinePassed as passed:
+        stop, cut = StopReason.TIME_LIMIT, str(passed)
     except asyncio.CancelledError:
-        stop = StopReason.ABORTED
+        stop, cut = StopReason.ABORTED, "cancelled: its group's deadline, or the end of the run"
     except (ItemError, EndpointRefused) as refusal:
         stop, error = StopReason.ABORTED, str(refusal)
     except _DoesNotFit as refusal:
@@ -76,9 +84,11 @@ async def run_episode(
         log.warning("episode %s: %s", spec.episode_id, error, exc_info=not isinstance(failure, InfrastructureError))
     finally:
         await run.close()
-    if error is None and not run.has_turns:
+    if cut is not None and not run.asked:
+        stop, error, cut = StopReason.INFRASTRUCTURE, f"{stop}: {cut}: before the policy was asked", None
+    elif cut is None and error is None and not run.has_turns:
         stop, error = StopReason.INFRASTRUCTURE, f"{stop}: not one token was sampled"
-    return run.episode(stop, error)
+    return run.episode(stop, error, cut)
 
 
 def failed_episode(spec: EpisodeSpec, error: str) -> Episode:
@@ -92,6 +102,7 @@ def failed_episode(spec: EpisodeSpec, error: str) -> Episode:
         stop_reason=StopReason.INFRASTRUCTURE,
         error=error,
         temperature=spec.temperature,
+        cut_before=spec.cut_before,
     )
     return Episode((trajectory,))
 
@@ -101,16 +112,18 @@ class _DoesNotFit(Exception):
 
 
 class _DeadlinePassed(Exception):
-    """One of our deadlines, as opposed to a TimeoutError that an environment raised."""
+    """One of our deadlines, as opposed to a TimeoutError that an environment raised; the message names it."""
 
 
-async def _within[T](seconds: float, work: Awaitable[T]) -> T:
+@asynccontextmanager
+async def _limited(name: str, seconds: float) -> AsyncGenerator[None]:
+    """`within(seconds)`, which raises _DeadlinePassed."""
     try:
-        async with asyncio.timeout(seconds) as deadline:
-            return await work
+        async with within(seconds) as deadline:
+            yield
     except TimeoutError:
-        if deadline.expired():
-            raise _DeadlinePassed from None
+        if deadline.expired:
+            raise _DeadlinePassed(f"{name}={seconds:g} s") from None
         raise
 
 
@@ -130,13 +143,15 @@ class _Run:
         self._spec, self._raw_env, self._policy, self._chat, self._config = spec, env, policy, chat, config
         self._env = adapt(env, threads)
         self._images = images
-        self._protocol: Protocol | None = getattr(env.unwrapped, "protocol", None)
+        self._protocol = protocol_of(env)
         self._transcript: Transcript | None = None
         self._turns: list[Turn] = []
         self._pending: Turn | None = None
         self._reset_info: dict[str, Any] = {}
         self._last_info: dict[str, Any] = {}
         self._reward = 0.0
+        self.asked = False
+        """Whether the policy has been asked for a turn."""
 
     @property
     def has_turns(self) -> bool:
@@ -145,26 +160,43 @@ class _Run:
 
     async def play(self) -> StopReason:
         """Reset, then turn after turn until somebody ends it."""
-        observation, self._reset_info = await self._env.reset(self._spec.env_seed)
+        observation, self._reset_info = await self._reset()
         actor, transcript = self._begin()
         messages = await self._encode(observation, self._reset_info)
         try:
             transcript.append_observation(messages)
         except TokenBudgetExceeded as error:
-            raise _DoesNotFit(f"the first prompt does not fit: {error}. Raise rollout.episode.max_tokens") from error
+            name = self._reset_info.get("task_id", self._spec.episode_id)
+            raise _DoesNotFit(f"{name}: the first prompt does not fit: {error}. Raise rollout.episode.max_tokens") from error
         for _ in range(self._config.max_turns):
             if transcript.room < 1:
                 return StopReason.TOKEN_LIMIT
-            turn = self._turn(actor, transcript, observation, messages)
-            stop, observation, messages = await _within(self._config.turn_s, turn)
+            async with _limited("rollout.episode.turn_s", turn_deadline_s(self._config)):
+                stop, observation, messages = await self._turn(actor, transcript, observation, messages)
             if stop is not None:
                 return stop
         return StopReason.TURN_LIMIT
+
+    async def _reset(self) -> tuple[Observation, dict[str, Any]]:
+        """The first observation. A row that cannot be read is tried again: a stale handle or a file that is being replaced passes.
+
+        It is tried here and not as a failed episode: all members of its group fail alike, and so many failures in a row would be
+        taken for those of a fleet that cannot work.
+        """
+        for pause_s in PAUSES_S:
+            try:
+                return await self._env.reset(self._spec.env_seed)
+            except ItemError as error:
+                log.warning("episode %s: %s: it is tried again in %g s", self._spec.episode_id, error, pause_s)
+                with waiting():
+                    await asyncio.sleep(pause_s)
+        return await self._env.reset(self._spec.env_seed)
 
     async def _turn(
         self, actor: Actor, transcript: Transcript, observation: Observation, messages: list[ChatMessage]
     ) -> tuple[StopReason | None, Observation, list[ChatMessage]]:
         started = time.monotonic()
+        self.asked = True
         try:
             pieces = await actor.act(transcript, observation, messages)
         except TokenBudgetExceeded as error:
@@ -208,33 +240,28 @@ class _Run:
 
     def _begin(self) -> tuple[Actor, Transcript]:
         """The actor, and the transcript with its system prompt and tools, which depend on the task."""
-        config, protocol, policy = self._config, self._protocol, self._policy
-        schemas = getattr(self._raw_env.unwrapped, "tool_schemas", []) if protocol is not None else []
-        in_template = protocol is not None and protocol.tools_in_template and self._chat.shows_tools
+        config, policy, tools = self._config, self._policy, template_tools(self._raw_env, self._chat)
         self._transcript = transcript = Transcript(
             self._chat,
             max_tokens=config.max_tokens,
-            reserve_tokens=min(config.max_action_tokens, config.max_tokens // 8),
+            reserve_tokens=reserved_tokens(config),
             observation_tokens=config.max_observation_tokens,
-            system_prompt=self._system_prompt(in_template),
-            tools=schemas if in_template else None,
+            system_prompt=system_prompt(self._raw_env, config, tools is not None),
+            tools=tools,
             history=config.history,
         )
         if self._spec.actor != "policy" or not hasattr(policy, "complete"):
             return self._actor(), transcript
-        system = self._system_prompt(protocol is not None and protocol.native)
-        chat_policy = cast(ChatPolicy, policy)
-        actor = EndpointActor(chat_policy, self._chat, self._spec, config, system=system, protocol=protocol, tools=schemas)
+        actor = EndpointActor(
+            cast(ChatPolicy, policy),
+            self._chat,
+            self._spec,
+            config,
+            system=system_prompt(self._raw_env, config, self._protocol is not None and self._protocol.native),
+            protocol=self._protocol,
+            tools=tool_schemas(self._raw_env),
+        )
         return actor, transcript
-
-    def _system_prompt(self, tools_shown: bool) -> str | None:
-        """The configured prompt, and the protocol's instructions if they are asked for or the tools are shown nowhere else."""
-        configured, env = self._config.system_prompt, cast(Any, self._raw_env.unwrapped)
-        parts = [] if configured in (None, PROTOCOL_PROMPT) else [configured]
-        in_template = self._protocol is not None and self._protocol.tools_in_template
-        if (configured == PROTOCOL_PROMPT or in_template) and hasattr(env, "instructions"):
-            parts.append(env.instructions(with_tools=not (tools_shown and in_template)))
-        return "\n\n".join(part for part in parts if part) or None
 
     def _actor(self) -> Actor:
         kind, policy = self._spec.actor, self._policy
@@ -273,7 +300,7 @@ class _Run:
         except Exception:
             log.warning("episode %s: closing its environment failed", self._spec.episode_id, exc_info=True)
 
-    def episode(self, stop: StopReason, error: str | None) -> Episode:
+    def episode(self, stop: StopReason, error: str | None, cut: str | None) -> Episode:
         """The record of what happened."""
         spec, first, last = self._spec, self._reset_info, self._last_info
         # A turn that a deadline cut off: its tokens were sampled, so it is on record as well.
@@ -295,6 +322,8 @@ class _Run:
             error=error,
             needed_tools=None if needed is None else list(needed),
             temperature=spec.temperature,
+            cut=cut,
+            cut_before=spec.cut_before,
         )
 
 

@@ -115,6 +115,26 @@ def test_a_row_that_is_no_demonstration_is_named(tmp_path, chat, row, change, co
     assert len(read(tmp_path, chat, row, bad, malformed="skip")) == 1
 
 
+def test_those_that_are_too_long_are_counted_or_left_out(tmp_path, chat, row):
+    short = {"messages": USER_AND_ANSWER}
+    long = {"messages": [USER_AND_ANSWER[0], {"role": "assistant", "content": f"<think>{'so ' * 400}</think>{ANSWER}"}]}
+    path, config = tmp_path / "sft.json", EpisodeConfig(max_tokens=256)
+    path.write_text(json.dumps([long, short, long, short]))
+    with pytest.raises(DatasetError, match=r"row 1: longer than rollout\.episode\.max_tokens=256 .*; row 3: longer"):
+        read_demonstrations(path, chat, config, count=4, seed=0)
+    kept = read_demonstrations(path, chat, config, count=2, seed=0, malformed="skip")
+    assert sorted(episode.trajectory.episode_id for episode in kept) == ["sft-2", "sft-4"]
+    with pytest.raises(UsageError, match=r"has 2 demonstrations of at most .*cold_start\.demonstrations=2"):
+        read_demonstrations(path, chat, config, count=3, seed=0, malformed="skip")
+
+
+def test_max_pixels_holds_for_all_their_images(tmp_path, chat, row):
+    path = tmp_path / "sft.json"
+    path.write_text(json.dumps([row]))
+    (episode,) = read_demonstrations(path, chat, EpisodeConfig(max_pixels=28 * 28), count=1, seed=0)
+    assert {Image.open(io.BytesIO(image)).size for image in episode.images.values()} == {(28, 28)}
+
+
 def test_fewer_than_asked_for_are_refused(tmp_path, chat, row):
     with pytest.raises(UsageError, match=r"has 1 demonstrations: write cold_start\.demonstrations=1"):
         read(tmp_path, chat, row, count=2)

@@ -84,16 +84,17 @@ class ScriptedFleet:
 
     def __init__(self, answer):
         self.answer = answer
-        self.collected, self.published = [], []
+        self.collected, self.published, self.played = [], [], []
         self.steps = 0
         self.open = True
 
-    def collect(self, groups):
+    def collect(self, groups, *, played=False):
+        self.played.append(played)
         self.collected.append([spec for group in groups for spec in group.episodes])
         return [Group(group.group_id, tuple(self.answer(spec, self.steps) for spec in group.episodes)) for group in groups]
 
-    def play(self, groups, store, name):
-        played = self.collect(groups)
+    def play(self, groups, store, name, *, played=False):
+        played = self.collect(groups, played=played)
         store.write(name, episodes_of(played))
         return [Group(group.group_id, tuple(map(summary, group.episodes))) for group in played]
 
@@ -110,12 +111,15 @@ class ScriptedFleet:
 
 def summary(played):
     """The summary of an episode, with its sequences in the place of a reference to them."""
-    sequences = None if played.failed or played.unplayed else Sequences.of(played)
-    return replace(EpisodeSummary.of(played), sequences=sequences)
+    return replace(EpisodeSummary.of(played), sequences=Sequences.of(played) if played.trainable else None)
 
 
-def episode(spec, *, correct=True, called=False, tool_status="ok", error=None):
-    """An outcome of `spec` without images: `error` makes it one that failed for infrastructure reasons."""
+def episode(spec, *, correct=True, called=False, tool_status="ok", error=None, cut=None, refused=None):
+    """An outcome of `spec` without images: `error` makes it one that failed for infrastructure reasons, `cut` one that this
+    deadline cut off, `refused` one whose question could not be put."""
+    if refused is not None:
+        played = episode(spec, error=refused)
+        return Episode((replace(played.chains[0], stop_reason=StopReason.ABORTED),))
     trajectory = Trajectory(
         episode_id=spec.episode_id,
         task_id=f"task-{spec.env_seed}",
@@ -143,6 +147,8 @@ def episode(spec, *, correct=True, called=False, tool_status="ok", error=None):
                 reward=float(correct),
                 reward_parts={"accuracy": float(correct)},
                 answer="1",
+                stop_reason=StopReason.TIME_LIMIT if cut else StopReason.ANSWERED,
+                cut=cut,
             ),
         )
     )

@@ -1,5 +1,6 @@
 """RL learns from the episodes that have an outcome, publishes under the step count, and resumes from the newest step."""
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -7,9 +8,10 @@ import pytest
 from scripted import episode, metrics, settings, start, summary
 
 from envs.errors import FleetError, UsageError
+from learner.clock import Clock
 from learner.config import LearnerConfig, VerlSettings
-from learner.experiment import Stage
-from learner.train import Clock, run_rl
+from learner.experiment import OnDeadline, Stage, TaskOptions
+from learner.train import run_rl
 
 
 def with_rl(config, **changes):
@@ -59,7 +61,7 @@ def test_it_begins_with_the_cold_started_weights_and_a_fresh_optimizer(config):
 
 def test_a_step_in_which_every_episode_failed_stops_the_run(config):
     training = start(config, lambda spec, steps: episode(spec, error="no machine left" if steps == 1 else None))
-    with pytest.raises(FleetError, match="RL step 1: every episode failed; the last one: no machine left"):
+    with pytest.raises(FleetError, match="RL step 1: no episode can be learned from; the last one: no machine left"):
         run_rl(training)
     assert len(metrics(training)) == 1
 
@@ -73,6 +75,97 @@ def test_failed_episodes_are_counted_and_not_learned_from(config):
     assert [batch.group_ids_E for batch in training.trainer.policy_batches] == [[f"rl-{step}-0"] * 2 for step in range(3)]
     written = list(training.store.trajectories("rl_000000"))
     assert [trajectory.failed for trajectory in written] == [False, False, True, True]
+
+
+def test_an_episode_that_a_deadline_cut_off_moves_nothing_and_stays_in_the_figures(config):
+    """In each group the second of three is cut off while its reward is 0: the mean of its group is that of the others, 0.5."""
+    play = lambda spec, steps: episode(  # noqa: E731
+        spec, correct=member(spec) == 0, cut="rollout.episode.turn_s=1 s" if member(spec) == 1 else None
+    )
+    training = start(with_rl(config, steps=1, group_size=3), play)
+    run_rl(training)
+    assert training.trainer.policy_batches[0].rewards_E.tolist() == [1.0, 0.0, 1.0, 0.0]
+    assert training.trainer.advantages_given[0].tolist() == [0.5, -0.5, 0.5, -0.5]
+    (line,) = metrics(training)
+    assert (line["rollout/cut_by_deadline"], line["stop_reason/time_limit"], line["critic/score/mean"]) == (2, 1 / 3, 1 / 3)
+    assert sum(trajectory.cut is not None for trajectory in training.store.trajectories("rl_000000")) == 2
+
+
+@pytest.mark.parametrize("on_deadline", OnDeadline)
+def test_episodes_that_are_cut_off_are_repeated_if_asked_in_training_alone(config, on_deadline):
+    training = start(with_rl(config, steps=1, on_deadline=on_deadline), half_right)
+    run_rl(training)
+    training.sample("test", 4, "test")
+    asked = [{spec.repeat_if_cut for spec in specs} for specs in training.fleet.collected]
+    assert asked == [{on_deadline is OnDeadline.repeat}, {False}]
+
+
+def test_a_step_of_nothing_but_cut_off_episodes_names_the_deadline(config):
+    training = start(config, lambda spec, steps: episode(spec, cut="rollout.episode.turn_s=1 s"))
+    with pytest.raises(FleetError, match=r"no episode .*; the last one: cut off by rollout\.episode\.turn_s=1 s: raise it"):
+        run_rl(training)
+
+
+def questions(tmp_path, count):
+    path = tmp_path / "q.jsonl"
+    path.write_text("".join(json.dumps({"question": f"Q{n}", "answer": "A"}) + "\n" for n in range(count)))
+    options = TaskOptions(*({"split": None} for _ in range(3)))
+    return {"tasks": str(path), "task_options": options}
+
+
+def rows_of(training):
+    """The row of each group, in the order in which they were played."""
+    specs = [spec for specs in training.fleet.collected for spec in specs]
+    return [spec.env_kwargs["number"] for spec in specs if member(spec) == 0]
+
+
+def test_every_row_is_learned_from_once_an_epoch_and_a_resumed_run_goes_on(config, tmp_path):
+    """5 rows, 2 groups a step; the run is killed in the fourth step and goes on with 3 groups a step."""
+
+    def killed(spec, steps):
+        if steps == 3:
+            raise KeyboardInterrupt
+        return half_right(spec, steps)
+
+    config = with_rl(replace(config, **questions(tmp_path, 5)), steps=5, groups=2, checkpoint_every=1)
+    training = start(config, killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_rl(training)
+    assert [line["data/epoch"] for line in metrics(training)] == [0.4, 0.8, 1.2]
+    resumed = start(with_rl(replace(config, resume=True), groups=3, steps=5), half_right)
+    run_rl(resumed)
+    rows = rows_of(training)[:6] + rows_of(resumed)
+    assert len(rows) == 12
+    assert sorted(rows[:5]) == sorted(rows[5:10]) == [1, 2, 3, 4, 5]
+    assert rows[:5] != rows[5:10]
+    assert [line["data/epoch"] for line in metrics(resumed)][-2:] == [1.8, 2.4]
+
+
+def test_no_row_is_asked_twice_in_an_evaluation(config, tmp_path):
+    for name, episodes, count in (("few", 3, 3), ("all", 9, 5)):
+        training = start(replace(config, out=f"{tmp_path}/{name}", **questions(tmp_path, 5)), half_right)
+        training.sample("test", episodes, "test")
+        training.sample("test", episodes, "test", temperature=0.0)
+        first, second = ([spec.env_kwargs["number"] for spec in specs] for specs in training.fleet.collected)
+        assert first == second
+        assert len(set(first)) == len(first) == count
+
+
+def test_a_question_that_is_dropped_is_named_once_and_at_the_end(config, caplog):
+    """The second group of each step meets one of two broken rows."""
+
+    def play(spec, steps):
+        broken = f"q.jsonl, row {steps % 2}: the image a.png cannot be opened" if spec.group_id.endswith("-1") else None
+        return episode(spec, refused=broken)
+
+    training = start(config, play)
+    run_rl(training)
+    assert [(line["rollout/unplayed"], line["data/dropped_rows"]) for line in metrics(training)] == [(2, 1), (2, 2), (2, 2)]
+    said = [record.getMessage()[:25] for record in caplog.records if record.name == "evaluation.outcomes"]
+    assert said == ["dropped: q.jsonl, row 0: ", "dropped: q.jsonl, row 1: "]
+    assert training.said[-1].startswith("RL: 2 questions were dropped: q.jsonl, row 0: the image")
+    state = json.loads((training.directory.checkpoints / "step_3/state.json").read_text())
+    assert len(state["dropped"]) == 2
 
 
 def test_the_chains_of_an_episode_count_once_and_share_its_advantage(config):

@@ -74,6 +74,19 @@ def test_episodes_that_failed_are_told_apart_in_a_sample(tmp_path):
     assert [group.group_id for group in sample if group.sound] == ["test-0-0", "test-0-2"]
 
 
+def test_questions_that_cannot_be_put_end_no_run_in_which_others_were(training):
+    """The first sample is refused whole; after the second, which is not, the fleet is told that questions have been put."""
+    training.fleet.answer = lambda spec, steps: episode(spec, refused="broken" if spec.env_seed in refused else None)
+    refused = range(2**31)
+    training.sample("test", 3, "test")
+    refused = range(0)
+    training.sample("test", 3, "test")
+    training.sample("test", 3, "test")
+    assert training.fleet.played == [False, False, True]
+    training.finish("base")
+    assert start(replace(training.config, resume=True))._played
+
+
 def test_an_evaluation_is_merged_into_the_records(tmp_path):
     training = start(settings(tmp_path / "run", evaluation=HeldOutConfig(episodes=3, temperatures=[1.0, 0.0])))
     training.evaluate("base", "base")

@@ -27,7 +27,7 @@ from rollout.types import EpisodeSpec, Generation, GroupSpec
 
 def spec(env_id="rollout_fakes:Fake-v0", number=0, group="g", **options: Any) -> EpisodeSpec:
     """An episode of a fake environment; `options` are its keyword arguments, or fields of the spec."""
-    fields = {name: options.pop(name) for name in ("actor", "temperature", "env_seed") if name in options}
+    fields = {name: options.pop(name) for name in ("actor", "temperature", "env_seed", "repeat_if_cut") if name in options}
     return EpisodeSpec(
         episode_id=f"{group}-{number}",
         group_id=group,

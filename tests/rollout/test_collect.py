@@ -1,4 +1,5 @@
-"""What a collection runs: seeds by index, rows in order, held-out tasks by default; its settings are not changed."""
+"""What a collection runs: seeds by index, each row of a file once an epoch, held-out tasks by default; its settings are not
+changed."""
 
 import copy
 import json
@@ -40,8 +41,41 @@ def test_every_row_of_a_file_is_asked_once(tmp_path):
     path = tmp_path / "q.jsonl"
     path.write_text("".join(json.dumps({"question": f"Q{n}", "answer": "A"}) + "\n" for n in range(5)))
     collector = Collector(config(tmp_path, f"tasks={path}", "policy=random", "group_size=2"), find_policy("starter"))
-    rows = [[episode.env_kwargs["row"] for episode in group.episodes] for group in collector.specs]
-    assert rows == [[number, number] for number in range(5)]
+    rows = [[episode.env_kwargs["number"] for episode in group.episodes] for group in collector.specs]
+    assert sorted(rows) == [[number, number] for number in range(1, 6)]
+
+
+def test_of_fewer_episodes_than_rows_the_seed_chooses_and_more_begin_with_the_same(tmp_path):
+    path = tmp_path / "q.jsonl"
+    path.write_text("".join(json.dumps({"question": f"Q{n}", "answer": "A"}) + "\n" for n in range(50)))
+
+    def chosen(*settings):
+        collector = Collector(config(tmp_path, f"tasks={path}", "policy=random", *settings), find_policy("starter"))
+        return [group.episodes[0].env_kwargs["number"] for group in collector.specs]
+
+    assert chosen("episodes=10") == chosen("episodes=20")[:10] != chosen("episodes=10", "seed=1")
+    assert len(set(chosen("episodes=20"))) == 20
+
+
+def drawn(rows, groups, first, **options):
+    options = {"name": "rl", "seed": 1} | options
+    specs = group_specs(options["name"], ("Some-v0", {}), groups=groups, seed=options["seed"], step=first, rows=rows, first=first)
+    return [group.episodes[0].env_kwargs["number"] for group in specs]
+
+
+@pytest.mark.parametrize("groups", [1, 3, 10, 25], ids=lambda groups: f"{groups} groups a step")
+def test_every_row_comes_once_an_epoch_whatever_the_steps(groups):
+    rows = range(100, 110)
+    places = [row for first in range(0, 50, groups) for row in drawn(rows, groups, first)][:50]
+    epochs = [places[start : start + 10] for start in range(0, 50, 10)]
+    assert all(sorted(epoch) == list(rows) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 5
+    assert places == drawn(rows, 50, 0)
+    assert places[23:] == drawn(rows, 27, 23), "a resumed run goes on from the number of groups that it has drawn"
+
+
+def test_the_order_of_rows_depends_on_the_seed_and_the_name():
+    assert len({tuple(drawn(range(10), 10, 0, **options)) for options in ({}, {"seed": 2}, {"name": "test"})}) == 3
 
 
 def third_party(split="train", **options):

@@ -1,5 +1,8 @@
 """A row of each form of the field is read as its authors mean it; what is not understood is refused by its name, never dropped."""
 
+import base64
+
+import gymnasium
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -7,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rows_of_the_field import READ, REFUSED, THREE, chat, png, read, said, verl, written
 
-from envs import resolve
+from envs import resolve, row_numbers
 from envs.datasets import Dataset
 from envs.errors import DatasetError, ItemError, RowError
 from envs.scoring import is_right
@@ -152,6 +155,33 @@ def test_a_picture_that_breaks_after_the_check_fails_its_own_item_alone(tmp_path
     with pytest.raises(ItemError, match=r"row 1: the image .*a\.png cannot be opened"):
         data.task(0)
     assert data.task(1).question == "R"
+
+
+def test_a_row_that_was_checked_is_asked_in_a_new_process_whatever_has_broken_since(tmp_path):
+    rows = [{"question": "Q", "answer": "A", "image": "a.png"}, {"question": "R", "answer": "B", "image": "b.png"}]
+    path = written(tmp_path, *rows)
+    assert list(row_numbers(*resolve(str(path)))) == [1, 2]
+    (tmp_path / "a.png").write_bytes(png()[:40])
+    with pytest.raises(DatasetError, match="row 1"):
+        Dataset(path)
+    broken, sound = (gymnasium.make("toolwise/Dataset-v0", path=str(path), number=number) for number in (1, 2))
+    assert sound.reset(seed=0)[0]["text"] == "R"
+    with pytest.raises(ItemError, match=r"row 1: the image .*a\.png cannot be opened"):
+        broken.reset(seed=0)
+    assert row_numbers("toolwise/Dataset-v0", {"path": str(path), "number": 2}) is None
+
+
+def test_rows_are_named_by_their_numbers_whatever_is_left_out(tmp_path):
+    path = tmp_path / "q.tsv"
+    image = base64.b64encode(png()).decode()
+    lines = ["index\timage\tquestion\tanswer", f"7\t{image}\tQ1\tA", "8\t7\t\tA", "9\t7\tQ3\tA", "10\t7\tQ4\tA"]
+    path.write_text("\n".join(lines) + "\n")
+    options = {"path": str(path), "malformed": "skip"}
+    assert list(row_numbers("toolwise/Dataset-v0", options)) == [1, 3, 4]
+    known = Dataset(path, malformed="skip", checked=True)
+    assert [known.row(number).question for number in (1, 3, 4)] == ["Q1", "Q3", "Q4"]
+    assert [known.row(number).images[0].size for number in (1, 3, 4)] == [(40, 30)] * 3
+    assert Dataset(path, malformed="skip").task(1).question == "Q3"
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])

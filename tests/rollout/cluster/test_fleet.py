@@ -18,7 +18,7 @@ from rollout_fakes import ScriptedEngine, spec
 
 from envs.errors import FleetError, UsageError
 from rollout.cluster.fleet import Fleet
-from rollout.config import EngineConfig, RolloutConfig
+from rollout.config import EngineConfig, EpisodeConfig, RolloutConfig
 from rollout.lint import lint
 from rollout.store import Store
 from rollout.summary import EpisodeSummary
@@ -119,6 +119,27 @@ def test_a_question_that_cannot_be_put_is_not_repeated_and_the_others_go_on(flee
     assert [episode.unplayed for episode in episodes] == [False, True, False, False]
     assert attempts(tmp_path) == dict.fromkeys(range(4), 1)
     assert sorted(episode.trajectory.episode_id for episode in kept) == [episode.trajectory.episode_id for episode in episodes]
+
+
+@pytest.mark.parametrize("repeats", [False, True])
+def test_an_episode_that_a_deadline_cuts_off_is_an_outcome_or_repeated_with_its_own_count(cluster, tmp_path, repeats):
+    """Episode 1 hangs at its first attempt, 2 whenever it is tried; no number of them is a row of failures."""
+    hanging = {1: {"trouble": "hang"}, 2: {"trouble": "hang", "times": 99}}
+    log = tmp_path / "log"
+    log.mkdir()
+    fleet = Fleet(replace(config(max_consecutive_failures=1), episode=EpisodeConfig(turn_s=1.0)))
+    specs = groups(2, 2, hanging, log=str(log), repeat_if_cut=repeats)
+    episodes, records = play(fleet, specs, tmp_path / "run")
+    fleet.shutdown()
+    passed = "rollout.episode.turn_s=1 s"
+    assert [episode.cut for episode in episodes] == ([None, None, passed, None] if repeats else [None, passed, passed, None])
+    assert [episode.cut_before for episode in episodes] == ([0, 1, 2, 0] if repeats else [0] * 4)
+    assert [episode.sequences is None for episode in episodes] == [not episode.trainable for episode in episodes]
+    assert attempts(log) == ({0: 1, 1: 2, 2: 3, 3: 1} if repeats else dict.fromkeys(range(4), 1))
+    # Of an episode that was repeated, the last attempt alone is on record.
+    lines = [line for path in Store(tmp_path / "run").paths("rl_000000") for line in path.read_text().splitlines()]
+    assert len(lines) == 4
+    assert [records[episode.episode_id].cut for episode in episodes] == [episode.cut for episode in episodes]
 
 
 @pytest.mark.parametrize("size", [2, 9])

@@ -2,15 +2,22 @@
 tools of one episode do not delay another, and a plain Gymnasium environment rolls out unchanged."""
 
 import asyncio
+import io
 import sys
 import threading
+from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
+from PIL import Image
 from rollout_fakes import Fake, Plain, ScriptedPolicy, spec
 
 from envs.errors import ItemError, UsageError
+from envs.runtime.deadlines import waiting
 from envs.runtime.threads import Threads
-from rollout.config import EpisodeConfig
+from rollout.config import EpisodeConfig, RolloutConfig
+from rollout.episode import loop
+from rollout.episode.deadlines import episode_deadline_s, overdue_s, turn_deadline_s
 from rollout.episode.environments import make
 from rollout.episode.loop import run_episode
 from rollout.types import StopReason
@@ -18,6 +25,11 @@ from rollout.types import StopReason
 
 def run(spec_, policy, chat, threads=None, **limits):
     return run_episode(spec_, make(spec_.env_id, spec_.env_kwargs), policy, chat, EpisodeConfig(**limits), threads=threads)
+
+
+@pytest.fixture(autouse=True)
+def rows_are_tried_again_soon(monkeypatch):
+    monkeypatch.setattr(loop, "PAUSES_S", (0.01, 0.01))
 
 
 @pytest.fixture(autouse=True)
@@ -96,12 +108,74 @@ async def test_deadlines_end_an_episode_with_what_was_sampled(chat, limits):
     assert [(turn.action, turn.tool) for turn in trajectory.turns] == [("slow", None)]
     assert sum(trajectory.loss_mask) == len(chat.encode_action("slow"))
     assert trajectory.reward == 0.0
+    assert (episode.cut, episode.trainable) == (f"rollout.episode.{next(iter(limits))}=0.1 s", False)
 
 
-async def test_a_deadline_before_the_first_token_is_not_the_models_fault(chat):
+async def test_a_first_turn_that_is_cut_off_is_on_record_with_its_deadline(chat):
     episode = await run(spec(), ScriptedPolicy(chat, delay_s=10.0), chat, turn_s=0.05)
-    assert episode.trajectory.stop_reason is StopReason.INFRASTRUCTURE
-    assert "TIME_LIMIT" in episode.error
+    assert episode.trajectory.stop_reason is StopReason.TIME_LIMIT
+    assert (episode.cut, episode.error, episode.trainable) == ("rollout.episode.turn_s=0.05 s", None, False)
+    assert (episode.trajectory.turns, episode.trajectory.reward) == ([], 0.0)
+
+
+async def test_a_deadline_before_the_policy_was_asked_is_a_failure_of_ours(chat):
+    class Stuck(Fake):
+        async def reset_async(self, **_):
+            await asyncio.sleep(3600)
+
+    episode = await run_episode(spec(), Stuck(), ScriptedPolicy(chat), chat, EpisodeConfig(episode_s=0.05))
+    assert (episode.trajectory.stop_reason, episode.cut) == (StopReason.INFRASTRUCTURE, None)
+    assert "rollout.episode.episode_s=0.05 s: before the policy was asked" in episode.error
+
+
+@pytest.mark.parametrize("limits", [{"turn_s": 1.0}, {"episode_s": 1.0}], ids=["turn", "episode"])
+async def test_waiting_for_a_jail_does_not_count_against_the_model(chat, limits):
+    """Of two episodes that do nothing, one waits for a jail: it goes on when the other's deadline, which is as long, has passed."""
+    jail = asyncio.Event()
+
+    class Waits(Fake):
+        context = staticmethod(waiting)
+
+        async def step_async(self, action):
+            with self.context():
+                await jail.wait()
+            return await super().step_async(action)
+
+    class Works(Waits):
+        context = staticmethod(nullcontext)
+
+    async def play(kind):
+        return await run_episode(spec(), kind(turns=0), ScriptedPolicy(chat), chat, EpisodeConfig(**limits))
+
+    in_line = asyncio.create_task(play(Waits))
+    assert (await play(Works)).trajectory.stop_reason is StopReason.TIME_LIMIT
+    jail.set()
+    assert (await in_line).trajectory.stop_reason is StopReason.ANSWERED
+
+
+@pytest.mark.parametrize(
+    ("settings", "turn_s", "episode_s"),
+    [
+        ({}, 120 + 256, 17 * 120 + 2048),
+        ({"max_action_tokens": 4096, "max_tokens": 24576, "max_turns": 9}, 120 + 4096, 10 * 120 + 24576),
+        ({"max_action_tokens": 100, "max_turns": 2}, 120 + 100, 3 * 120 + 200),
+        ({"turn_s": 7.0, "episode_s": 9.0}, 7.0, 9.0),
+    ],
+    ids=str,
+)
+def test_deadlines_follow_the_budget_of_tokens_unless_they_are_given(settings, turn_s, episode_s):
+    config = EpisodeConfig(**settings)
+    assert (turn_deadline_s(config), episode_deadline_s(config)) == (turn_s, episode_s)
+    rollout = RolloutConfig(episode=config, start_s=10.0)
+    assert overdue_s(rollout) == 10 + 2 * (episode_s + 120)
+    assert overdue_s(replace(rollout, group_s=5.0)) == 15
+
+
+async def test_max_pixels_holds_for_the_question_and_for_what_tools_show(chat):
+    episode = await run(spec(turns=1, images=2, image_size=(60, 84)), ScriptedPolicy(chat), chat, max_pixels=1500)
+    assert len(episode.trajectory.images) == 4
+    sizes = [Image.open(io.BytesIO(image)).size for image in episode.images.values()]
+    assert all(1300 < width * height <= 1500 for width, height in sizes)
 
 
 async def test_turn_and_token_limits(chat):
@@ -126,6 +200,7 @@ async def test_a_cancelled_episode_is_aborted_and_keeps_its_tokens(chat):
     episode = await task
     assert episode.trajectory.stop_reason is StopReason.ABORTED
     assert sum(episode.trajectory.loss_mask) > 0
+    assert (episode.cut is None, episode.unplayed, episode.trainable) == (False, False, False)
 
 
 @pytest.mark.parametrize("trouble", ["raise", "crash", "tool"])
@@ -151,6 +226,7 @@ async def test_a_script_that_stops_early_is_aborted(chat):
     episode = await run(spec(turns=9, actor="random"), None, chat)
     assert episode.trajectory.stop_reason is StopReason.ABORTED
     assert [turn.action for turn in episode.trajectory.turns] == ["give up"]
+    assert episode.cut is None
 
 
 @pytest.mark.parametrize(
@@ -179,6 +255,21 @@ async def test_a_row_that_turns_out_broken_is_an_outcome_of_its_episode_alone(ch
 
     trajectory = (await run_episode(spec(), Broken(), ScriptedPolicy(chat), chat)).trajectory
     assert (trajectory.stop_reason, trajectory.error) == (StopReason.ABORTED, "q.jsonl, row 3: the image cannot be opened")
+    assert not trajectory.trainable
+
+
+async def test_a_row_that_can_be_read_again_is_played(chat):
+    class Stale(Fake):
+        reads = 0
+
+        async def reset_async(self, **options):
+            self.reads += 1
+            if self.reads < 3:
+                raise ItemError("q.jsonl, row 3: the image a.png cannot be opened ([Errno 116] Stale file handle)")
+            return await super().reset_async(**options)
+
+    episode = await run_episode(spec(), Stale(turns=0), ScriptedPolicy(chat), chat)
+    assert episode.trajectory.stop_reason is StopReason.ANSWERED
 
 
 def test_an_unknown_environment_is_a_usage_error():

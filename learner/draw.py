@@ -1,0 +1,86 @@
+"""The groups of a step: played, and chosen to learn from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from learner.experiment import OnDeadline
+from learner.training_run import TrainingRun
+from rollout.collect import group_specs
+from rollout.summary import EpisodeSummary
+from rollout.types import Group, GroupSpec, episodes_of
+
+Groups = list[Group[EpisodeSummary]]
+
+
+@dataclass(slots=True)
+class Draw:
+    """What was played for a step: all groups, those of them to learn from, how many were drawn, and metrics."""
+
+    played: Groups
+    chosen: Groups
+    drawn: int
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def outcomes(self) -> list[EpisodeSummary]:
+        """All episodes."""
+        return list(episodes_of(self.played))
+
+    @property
+    def examples(self) -> list[EpisodeSummary]:
+        """The episodes to learn from.
+
+        There is nothing to learn from those that our infrastructure failed after all retries, that a deadline cut off, or whose
+        question could not be put to the policy: they are in no group's baseline either.
+        """
+        return [episode for group in self.chosen for episode in teaching(group)]
+
+
+def draw_groups(training: TrainingRun, step: int, first: int) -> Draw:
+    """Play the groups of a step; `first` is the number of groups that were drawn before.
+
+    With verl's `filter_groups` (dynamic sampling: DAPO, arXiv:2503.14476) those to learn from are groups whose rewards differ:
+    groups are drawn until there are enough of them, or `max_num_gen_batches` times. If there is none by then, the step learns from
+    all, which is nothing.
+    """
+    wanted = training.config.rl.groups
+    filtering = training.config.learner.verl.algorithm.get("filter_groups") or {}
+    name = f"rl_{step:06d}"
+    if not filtering.get("enable"):
+        groups = training.play(name, _specs(training, step, first))
+        return Draw(groups, groups, wanted)
+    played: Groups = []
+    varied: Groups = []
+    most = filtering.get("max_num_gen_batches") or 0
+    draws = 0
+    while len(varied) < wanted and (most <= 0 or draws < most):
+        specs = _specs(training, step, first + draws * wanted, draws)
+        drawn = training.play(f"{name}_{draws}" if draws else name, specs)
+        played += drawn
+        varied += [group for group in drawn if len({episode.reward for episode in teaching(group)}) > 1]
+        draws += 1
+    metrics = {"rollout/draws": float(draws), "rollout/groups_that_vary": len(varied) / len(played)}
+    return Draw(played, varied[:wanted] or played, draws * wanted, metrics)
+
+
+def teaching(group: Group[EpisodeSummary]) -> list[EpisodeSummary]:
+    """The episodes of a group that can be learned from."""
+    return [episode for episode in group.episodes if episode.trainable]
+
+
+def _specs(training: TrainingRun, step: int, first: int, draw: int = 0) -> list[GroupSpec]:
+    """The groups of a step; each `draw` has its own."""
+    config = training.config
+    return group_specs(
+        f"rl+{draw}" if draw else "rl",
+        training.tasks("train"),
+        groups=config.rl.groups,
+        group_size=config.rl.group_size,
+        seed=config.seed,
+        step=step,
+        temperature=config.rl.temperature,
+        rows=training.rows("train"),
+        first=first,
+        repeat_if_cut=config.rl.on_deadline is OnDeadline.repeat,
+    )
