@@ -50,6 +50,7 @@ _MOST: dict[str, float] = {
     "gpu_memory_utilization": 1,
     "adam_beta1": 1,
     "adam_beta2": 1,
+    "min_learning_rate_ratio": 1,
 }
 
 

@@ -7,7 +7,7 @@ Pure: no verl, no Ray.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,13 +30,14 @@ class Example:
     group_id: str
     reward: float
     temperature: float
+    reward_parts: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, episode: Episode) -> Example:
         """The example of an episode that is at hand. Raises ValueError as `Sequences.of`."""
         sequences, first = Sequences.of(episode), episode.chains[0]
         lengths, trained = tuple(sequences.lengths_N.tolist()), tuple(sequences.trained_N.tolist())
-        return cls(sequences, lengths, trained, first.group_id, first.reward, first.temperature)
+        return cls(sequences, lengths, trained, first.group_id, first.reward, first.temperature, first.reward_parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,3 +92,15 @@ class Batch:
     def group_ids_E(self) -> list[str]:
         """The group of each episode."""
         return [example.group_id for example in self.examples_E]
+
+    @property
+    def tokens_E(self) -> np.ndarray:
+        """How many tokens of each episode were sampled."""
+        return np.array([sum(example.trained) for example in self.examples_E], dtype=np.int64)
+
+    @property
+    def parts_E(self) -> dict[str, np.ndarray]:
+        """Each part of the reward that all episodes have."""
+        parts_of = [example.reward_parts for example in self.examples_E]
+        names = [name for name in parts_of[0] if all(name in parts for parts in parts_of)]
+        return {name: np.array([parts[name] for parts in parts_of], dtype=np.float32) for name in names}

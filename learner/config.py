@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from envs.errors import UsageError
 from learner.trainer import TRAINERS, find_trainer
@@ -14,6 +15,30 @@ class Precision(StrEnum):
 
     float32 = "float32"
     bfloat16 = "bfloat16"
+
+
+@dataclass
+class VerlSettings:
+    """Any setting of verl's own dataclasses, by verl's name, as in `+learner.verl.engine.fsdp_size=8`.
+
+    What has a name of ours keeps it. Unknown names, values of another type and contradictions are refused at once;
+    `docs/training.md` says which settings are of use.
+    """
+
+    engine: dict[str, Any] = field(default_factory=dict)
+    """FSDPEngineConfig: fsdp_size, param_offload, optimizer_offload, model_dtype, mixed_precision, …"""
+
+    model: dict[str, Any] = field(default_factory=dict)
+    """HFModelConfig: lora_rank, lora_alpha, target_modules, exclude_modules, override_config, use_liger, …"""
+
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    """FSDPOptimizerConfig: optimizer, optimizer_impl, override_optimizer_config."""
+
+    actor: dict[str, Any] = field(default_factory=dict)
+    """FSDPActorConfig: policy_loss, loss_agg_mode, clip_ratio_c, use_kl_loss, kl_loss_coef, kl_loss_type, …"""
+
+    algorithm: dict[str, Any] = field(default_factory=dict)
+    """AlgoConfig: adv_estimator, use_kl_in_reward, kl_ctrl, rollout_correction, filter_groups, …"""
 
 
 @dataclass
@@ -38,12 +63,6 @@ class LearnerConfig:
 
     precision: Precision = Precision.float32
     """float32 or bfloat16."""
-
-    attention: str = "sdpa"
-    """Attention of Hugging Face transformers: sdpa, or flash_attention_2 if that package is installed."""
-
-    packed: bool = False
-    """Join the sequences of a micro-batch instead of padding them. For Qwen2.5-VL this needs flash_attention_2."""
 
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
@@ -84,6 +103,8 @@ class LearnerConfig:
     normalise_by_std: bool = True
     """Divide advantages by the standard deviation of the group's rewards (GRPO, arXiv:2402.03300; Dr. GRPO does not)."""
 
+    verl: VerlSettings = field(default_factory=VerlSettings)
+
     def check(self) -> None:
         """Raise UsageError if these settings contradict each other."""
         share = self.gpus_per_worker
@@ -93,3 +114,7 @@ class LearnerConfig:
             raise UsageError(f"learner.workers={self.workers} cannot be spread evenly over learner.nodes={self.nodes}")
         if self.kind not in TRAINERS:  # those take seconds to import
             find_trainer(self.kind)
+        if self.verl != VerlSettings():
+            from learner.verl.passthrough import check  # it reads verl's source, which takes a moment
+
+            check(self)

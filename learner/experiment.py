@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -14,6 +15,14 @@ from learner.config import LearnerConfig
 from rollout.config import RolloutConfig
 from rollout.engines.registry import ENGINES
 from rollout.specs import Tasks
+
+
+class Schedule(StrEnum):
+    """How the learning rate goes on after its warm-up: as it is, or down to the end of the run along half a cosine or a line."""
+
+    constant = "constant"
+    cosine = "cosine"
+    linear = "linear"
 
 
 class Stage(StrEnum):
@@ -100,6 +109,12 @@ class RLConfig:
     warmup_steps: int = 0
     """Steps over which the learning rate rises from 0."""
 
+    schedule: Schedule = Schedule.constant
+    """What the learning rate does after the warm-up: constant, cosine or linear, down to the last step."""
+
+    min_learning_rate_ratio: float = 0.0
+    """What cosine and linear end at, as a share of the learning rate."""
+
     temperature: float = 1.0
     """Sampling temperature of the rollouts."""
 
@@ -108,6 +123,15 @@ class RLConfig:
 
     keep_checkpoints: int = 2
     """How many of the newest checkpoints stay on disk."""
+
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate of a step, counted from 0, as verl's schedules have it if their steps are counted from 1."""
+        done = step + 1
+        if done < self.warmup_steps:
+            return self.learning_rate * done / self.warmup_steps
+        progress = min(1.0, (done - self.warmup_steps) / max(1, self.steps - self.warmup_steps))
+        left = {Schedule.constant: 1.0, Schedule.cosine: (1 + math.cos(math.pi * progress)) / 2, Schedule.linear: 1 - progress}
+        return self.learning_rate * (self.min_learning_rate_ratio + (1 - self.min_learning_rate_ratio) * left[self.schedule])
 
 
 @dataclass

@@ -28,6 +28,8 @@ def run_rl(training: TrainingRun) -> tuple[Path, float]:
     """
     settings, trainer, alarm = training.config.rl, training.trainer, CollapseAlarm()
     step, seconds = _resume(training, alarm)
+    cold_started = training.directory.checkpoints / COLD_START / "policy"
+    trainer.refer_to(str(cold_started) if cold_started.exists() else training.policy_dir)
     with training.progress("RL", settings.steps) as advance:
         while step < settings.steps:
             clock = Clock()
@@ -41,8 +43,8 @@ def run_rl(training: TrainingRun) -> tuple[Path, float]:
                 raise FleetError(f"RL step {step}: every episode failed; the last one: {outcomes[-1].error}")
             with clock.time("learn"):
                 batch = Batch.of_episodes(episodes)
-                advantages_E = trainer.advantages(batch.rewards_E, batch.group_ids_E)
-                metrics = trainer.policy_step(batch, advantages_E, _learning_rate(training, step))
+                advantages_E = trainer.advantages(batch)
+                metrics = trainer.policy_step(batch, advantages_E, settings.learning_rate_at(step))
                 training.count_step()
             with clock.time("sync"):
                 training.publish()
@@ -122,11 +124,6 @@ def _specs(training: TrainingRun, step: int) -> list[GroupSpec]:
         step=step,
         temperature=config.rl.temperature,
     )
-
-
-def _learning_rate(training: TrainingRun, step: int) -> float:
-    settings = training.config.rl
-    return settings.learning_rate * min(1.0, (step + 1) / max(1, settings.warmup_steps))
 
 
 def _status(metrics: dict[str, float]) -> str:

@@ -5,7 +5,7 @@ The axes are those of `learner.batch`: E episodes, N sequences.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -29,8 +29,15 @@ class Trainer(Protocol):
     `banned_token_ids` are tokens that the sampler never draws: the trainer masks the same logits.
     """
 
-    def advantages(self, rewards: np.ndarray, group_ids: Sequence[str]) -> np.ndarray:
-        """Advantages, shape (E,), of episodes with these rewards, shape (E,), each compared with the others of its group."""
+    def advantages(self, batch: Batch) -> np.ndarray:
+        """The advantage of each episode, shape (E,): its reward compared with the others', as of its group."""
+        ...
+
+    def refer_to(self, policy_dir: str) -> None:
+        """Compare the policy with the one in that directory, if the objective compares it with a reference.
+
+        Called before the first policy step, also of a resumed run.
+        """
         ...
 
     def log_probs(self, batch: Batch) -> tuple[np.ndarray, np.ndarray | None]:

@@ -83,7 +83,7 @@ def test_the_7b_experiment_has_the_papers_hyper_parameters():
         ("rollout=5", "write rollout.NAME=…, with NAME one of engine"),
         ("rl.steps=1e3", "write a whole number"),
         ("rl.learning_rate=fast", "write a number"),
-        ("learner.packed=maybe", "write true or false"),
+        ("learner.freeze_vision=maybe", "write true or false"),
         ("learner.precision=fp8", "write float32 or bfloat16"),
         ("stages=rl", "stages=[rl]"),
         ("stages=rl,control", "stages=[rl,control]"),

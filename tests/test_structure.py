@@ -22,7 +22,21 @@ IMPORTERS = {
     "vllm": {"rollout/engines/vllm.py"},
     "verl": {
         f"learner/verl/{name}.py"
-        for name in ("trainer", "worker", "settings", "images", "checkpoints", "cpu_platform", "objective", "shares")
+        for name in (
+            "trainer",
+            "worker",
+            "settings",
+            "advantages",
+            "losses",
+            "images",
+            "checkpoints",
+            "cpu_platform",
+            "objective",
+            "shares",
+            "model/engine",
+            "model/attention",
+            "model/adapters",
+        )
     },
     "wandb": {"learner/tracking.py"},
     "openai": {"envs/runtime/chat_endpoint.py"},

@@ -83,6 +83,10 @@ class ImageTable:
     def __init__(self, module: torch.nn.Module) -> None:
         self._patches: list[Patches] = []
         self._places: torch.Tensor | None = None
+        self.watch(module)
+
+    def watch(self, module: torch.nn.Module) -> None:
+        """Serve another model's vision tower as well."""
         for name, tower in module.named_modules():
             if name.endswith("visual"):
                 tower.register_forward_pre_hook(self._fetch, with_kwargs=True)

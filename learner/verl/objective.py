@@ -28,7 +28,10 @@ def policy_loss(config: FSDPActorConfig, model_output: dict[str, Any], data: Any
         data["old_log_probs"] = log_probs.detach()
     columns = data.select("old_log_probs", "rollout_log_probs", "response_mask").to_padded_tensor()
     mask = columns["response_mask"].bool()
-    gaps = (columns["old_log_probs"] - columns["rollout_log_probs"]).abs().masked_fill(~mask, 0.0)
+    # In bypass mode the sampler's log-probabilities are the old ones.
+    bypass = config.policy_loss.loss_mode == "bypass_mode"
+    ours = log_probs.detach() if bypass else columns["old_log_probs"]
+    gaps = (ours - columns["rollout_log_probs"]).abs().masked_fill(~mask, 0.0)
     metrics: dict[str, Metric] = {}
     if computed_tokens:  # else there is nothing to measure, on any rank
         metrics = _means({"rollout/logprob_gap": gaps.sum()}, computed_tokens, ranks)
@@ -40,7 +43,18 @@ def policy_loss(config: FSDPActorConfig, model_output: dict[str, Any], data: Any
         model_output = {name: value for name, value in model_output.items() if name != "entropy"}
     tu.assign_non_tensor(data, batch_num_tokens=int(data["tokens"][0]), global_batch_size=int(data["sequences"][0]))
     loss, shown = ppo_loss(config, model_output, data, dp_group)
-    return loss, metrics | shown
+    share = float(mask.sum()) * ranks / computed_tokens if computed_tokens else 0.0
+    return loss, metrics | {name if "/" in name else f"actor/{name}": _mean(name, value, share) for name, value in shown.items()}
+
+
+def _mean(name: str, value: Any, share: float) -> Metric:
+    """A metric of verl's over the mini-batch: it averages some over a micro-batch, and then over micro-batches of any size."""
+    metric = value if isinstance(value, Metric) else Metric(AggregationType.MEAN, value)
+    if name.endswith(("_max", "_min")):
+        return Metric(AggregationType.MAX if name.endswith("_max") else AggregationType.MIN, metric.aggregate())
+    if metric.aggregation is AggregationType.MEAN and name != "kl_coef":
+        return Metric(AggregationType.SUM, metric.aggregate() * share)
+    return metric
 
 
 def _means(sums: dict[str, torch.Tensor], tokens: int, ranks: int) -> dict[str, Metric]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import ray
@@ -20,13 +20,29 @@ class PolicyTargets:
     """What a policy step is to do with a batch. M mini-batches: their sampled tokens and sequences over all ranks.
 
     `recompute_old` asks for the log-probabilities of the policy before the first optimizer step; without it the policy that is
-    updated is the one that acted.
+    updated is the one that acted. If advantages can be computed on the ranks only, `outcomes` is what they are computed of.
     """
 
     advantages_E: np.ndarray
     tokens_M: np.ndarray
     sequences_M: np.ndarray
     recompute_old: bool
+    outcomes: Outcomes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """The outcomes of all episodes: rewards, groups and numbers of sampled tokens, and the parts of the rewards."""
+
+    rewards_E: np.ndarray
+    group_ids_E: list[str]
+    tokens_E: np.ndarray
+    parts_E: dict[str, np.ndarray]
+
+    @classmethod
+    def of(cls, batch: Batch) -> Outcomes:
+        """The outcomes of a batch."""
+        return cls(batch.rewards_E, batch.group_ids_E, batch.tokens_E, batch.parts_E)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +121,22 @@ class Rows:
     def jagged_after_first(self, values_S: np.ndarray) -> torch.Tensor:
         """The same without each row's first token, which nothing predicts."""
         return _jagged(values_S[self.after_first_S], self.lengths_R - 1)
+
+    def padded_after_first(self, values_S: np.ndarray) -> torch.Tensor:
+        """The same as an array of rows, with 0 after the end of each."""
+        return torch.nested.to_padded_tensor(self.jagged_after_first(values_S), 0)
+
+    def jagged_of_padded(self, values: torch.Tensor) -> torch.Tensor:
+        """The inverse of `padded_after_first`."""
+        lengths = torch.from_numpy(self.lengths_R - 1)
+        inside = torch.arange(values.shape[1]) < lengths[:, None]
+        return _jagged(values[inside].numpy(), self.lengths_R - 1)
+
+    def without(self, rejected: torch.Tensor) -> Rows:
+        """The rows with fewer tokens that are trained on; `rejected` is an array of rows as of `padded_after_first`."""
+        mask_S = self.loss_mask_S.copy()
+        mask_S[self.after_first_S] &= ~self.jagged_of_padded(rejected).values().numpy()
+        return replace(self, loss_mask_S=mask_S)
 
     def predictions(self, jagged: torch.Tensor) -> np.ndarray:
         """verl files a prediction under the token before; here under the token that it is about, 0 at those without loss."""

@@ -21,7 +21,15 @@ from ray.util.placement_group import placement_group
 from learner.batch import Batch
 from learner.config import LearnerConfig
 from learner.trainer import Trainer
-from learner.verl.rows import PolicyTargets
+from learner.verl.passthrough import (
+    advantages_on_ranks,
+    bypasses,
+    corrects,
+    has_adapter,
+    needs_reference,
+    teaches_by_advantage_alone,
+)
+from learner.verl.rows import Outcomes, PolicyTargets
 from learner.verl.shares import FILLER, divide, mini_batches_of
 
 WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth")
@@ -103,7 +111,7 @@ class VerlTrainer(Trainer):
         return {"train/loss": metrics["loss"], "train/grad_norm": metrics["grad_norm"], "train/lr": lr}
 
     def policy_step(self, batch: Batch, advantages: np.ndarray, lr: float) -> dict[str, float]:
-        """`ppo_epochs` passes in `mini_batches` optimizer steps each on the clipped policy objective, mean over tokens.
+        """`ppo_epochs` passes in `mini_batches` optimizer steps each on the policy objective, by default clipped, mean over tokens.
 
         `advantages` has shape (E,), one for all sampled tokens of an episode. If there is one optimizer step only, the policy that
         is updated is the one that acted, and old log-probabilities are not computed apart. Sequences whose advantage is 0 count in
@@ -113,14 +121,15 @@ class VerlTrainer(Trainer):
         `actor/grad_norm` (before clipping), `actor/entropy_loss` if there is an entropy bonus, and `actor/lr`;
         `actor/computed_sequences`, the share that was computed; and over the sampled tokens of those, before the update:
         `actor/entropy`, and `rollout/logprob_gap` and `rollout/logprob_gap_max`, the mean and largest absolute difference of the
-        learner's and the sampler's log-probabilities.
+        learner's and the sampler's log-probabilities. Besides: with a reference policy `actor/kl_loss` or
+        `actor/reward_kl_penalty`, and with a correction of the sampler's log-probabilities verl's `rollout_corr/…`.
         """
         _require_trained_tokens(batch)
         advantages = np.asarray(advantages, dtype=np.float32)
         if advantages.shape != (len(batch.examples_E),):
             raise ValueError(f"{len(batch.examples_E)} episodes need as many advantages, not an array of shape {advantages.shape}")
         config = self.config
-        taught = advantages[batch.episodes_N] != 0 if _teaches_by_advantage_alone(config) else np.ones(len(batch), dtype=bool)
+        taught = advantages[batch.episodes_N] != 0 if teaches_by_advantage_alone(config) else np.ones(len(batch), dtype=bool)
         if not taught.any():
             taught[batch.lengths_N.argmin()] = True  # for the measures: without a single sequence there would be none
         mini_batches = min(config.mini_batches, len(batch))
@@ -131,40 +140,31 @@ class VerlTrainer(Trainer):
             advantages,
             tokens_M=np.array([batch.trained_N[part].sum() for part in parts]),
             sequences_M=np.array([len(part) for part in parts]),
-            recompute_old=mini_batches * config.ppo_epochs > 1,
+            recompute_old=not bypasses(config)
+            and (mini_batches * config.ppo_epochs > 1 or corrects(config) or bool(config.verl.algorithm.get("use_kl_in_reward"))),
+            outcomes=Outcomes.of(batch) if advantages_on_ranks(config) else None,
         )
         metrics = self._group.update("policy", self._put(batch), shares, settings, lr, targets)[0]
-        shown = {name: value for name, value in metrics.items() if name.startswith(("actor/", "rollout/"))}
+        shown = {name: value for name, value in metrics.items() if name.startswith(("actor/", "rollout/", "rollout_corr/"))}
         return shown | {
             "actor/grad_norm": metrics["grad_norm"],
             "actor/lr": lr,
             "actor/computed_sequences": float(taught.mean()),
         }
 
-    def advantages(self, rewards: np.ndarray, group_ids: Sequence[str]) -> np.ndarray:
-        """GRPO's advantages (E,): each reward less its group's mean and, with `normalise_by_std`, over its standard deviation.
+    def advantages(self, batch: Batch) -> np.ndarray:
+        """Advantages (E,) by the estimator `learner.verl.algorithm.adv_estimator`, GRPO's unless another is named.
 
-        A group of one or of equal rewards teaches nothing: its advantages are 0. Raises ValueError if lengths differ.
+        See `learner.verl.advantages.outcome_advantages`. With a divergence in the reward the ranks compute others in its place.
         """
-        from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
+        from learner.verl.advantages import outcome_advantages
 
-        rewards = np.asarray(rewards, dtype=np.float32)
-        index = np.asarray(group_ids, dtype=object)
-        if rewards.shape != index.shape:
-            raise ValueError(f"{len(rewards)} rewards need as many group ids, not {len(index)}")
-        scores, _ = compute_grpo_outcome_advantage(
-            torch.from_numpy(rewards.copy())[:, None],
-            torch.ones(len(rewards), 1),
-            index,
-            norm_adv_by_std_in_grpo=self.config.normalise_by_std,
-        )
-        advantages = scores[:, 0].numpy()
-        # verl returns the bare reward for a group of one, and rounding noise over epsilon for equal rewards.
-        for group in set(group_ids):
-            members = index == group
-            if np.ptp(rewards[members]) == 0:
-                advantages[members] = 0.0
-        return advantages
+        return outcome_advantages(self.config, batch.rewards_E, batch.group_ids_E, batch.tokens_E, batch.parts_E)
+
+    def refer_to(self, policy_dir: str) -> None:
+        """See `Trainer`. An adapter is compared with the policy that it adapts, whatever the directory."""
+        if needs_reference(self.config) and not has_adapter(self.config):
+            self._group.refer_to(policy_dir)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """All weights, whole, float32, on CPU, under the names of a Hugging Face checkpoint."""
@@ -211,17 +211,12 @@ class VerlTrainer(Trainer):
         size = len(shares[0]) // mini_batches
         longest = int(batch.lengths_N.max())
         return {
-            "use_remove_padding": self.config.packed,
+            "use_remove_padding": True,
             "use_dynamic_bsz": True,
             "max_token_len_per_gpu": max(self.config.micro_batch_tokens, longest),
             "mini_batch_size": size * self._ranks,
             "mini_batches": mini_batches,
         }
-
-
-def _teaches_by_advantage_alone(config: LearnerConfig) -> bool:
-    """Whether a sequence whose advantage is 0 has no gradient."""
-    return config.entropy_coefficient == 0
 
 
 def _require_trained_tokens(batch: Batch) -> None:

@@ -12,31 +12,34 @@ from typing import Any
 import numpy as np
 import torch
 from tensordict import TensorDict
+from torch.distributed.fsdp import CPUOffloadPolicy
 from verl.single_controller.base.decorator import Dispatch, register
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_name
 from verl.utils.distributed import initialize_global_process_group_ray
-from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp import transformer_impl
 from verl.workers.engine_workers import TrainingWorker
 
 from learner.batch import Batch
 from learner.config import LearnerConfig
 from learner.verl import checkpoints
-from learner.verl.head import Ban
+from learner.verl.advantages import token_advantages
 from learner.verl.images import ImageTable, PatchMaker, positions
+from learner.verl.losses import correct, over_ranks
+from learner.verl.model import engine
 from learner.verl.objective import policy_loss, supervised_loss
+from learner.verl.passthrough import bypasses, corrects, has_adapter, needs_reference
 from learner.verl.rows import PolicyTargets, Rows
-from learner.verl.settings import actor_config, worker_config
+from learner.verl.settings import actor_config, reference_config, worker_config
 from learner.verl.shares import FILLER
 
+engine.register()
+
 if get_device_name() == "cpu":
-    from verl.utils.torch_functional import logprobs_from_logits_naive
+    # verl keeps a reference policy in pinned memory, which there is only beside an accelerator.
+    transformer_impl.CPUOffloadPolicy = lambda pin_memory: CPUOffloadPolicy(pin_memory=False)  # ty: ignore[invalid-assignment]
 
-    EngineRegistry.register(model_type="language_model", backend="fsdp2", device="cpu")(transformer_impl.FSDPEngineWithLMHead)
-    # Without flash-attention's kernel verl walks over the tokens one by one in Python, which costs as much as a small model.
-    transformer_impl.logprobs_from_logits = logprobs_from_logits_naive  # ty: ignore[invalid-assignment]
-
+COMPARED = ("old_log_probs", "ref_log_prob", "rollout_log_probs")
 LOSSES = {"supervised": supervised_loss, "policy": policy_loss}
 _on_all_ranks = register(dispatch_mode=Dispatch.ONE_TO_ALL)  # ty: ignore[missing-attribute]
 
@@ -56,6 +59,8 @@ class LearnerWorker(TrainingWorker):
         self.reset()
         self.module = self.engine.module
         self.processor = self.model_config.processor
+        self.settings, self.banned_token_ids = config, banned_token_ids
+        self.reference: TrainingWorker | None = None
         self.losses = {name: partial(loss, config=actor_config(config)) for name, loss in LOSSES.items()}
         if config.freeze_vision:
             for name, parameter in self.module.named_parameters():
@@ -63,8 +68,7 @@ class LearnerWorker(TrainingWorker):
                     parameter.requires_grad_(False)
         self.patch_maker = PatchMaker(self.processor)
         self.images = ImageTable(self.module)
-        if banned_token_ids:
-            self.module.get_output_embeddings().register_forward_hook(Ban(banned_token_ids))
+        self.engine.head.ban(banned_token_ids)
 
     @_on_all_ranks
     def data_parallel_size(self) -> int:
@@ -96,15 +100,32 @@ class LearnerWorker(TrainingWorker):
         settings: dict[str, Any],
         lr: float,
         targets: PolicyTargets | None = None,
-    ) -> dict[str, float]:
-        """Optimizer steps over this rank's rows with `loss` "supervised" or "policy"; metrics are means over the steps."""
+    ) -> dict[str, float] | None:
+        """Optimizer steps over this rank's rows with `loss` "supervised" or "policy"; metrics are means over the steps.
+
+        None on ranks that only help another one.
+        """
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
         self.loss_fn = self.losses[loss]
         rows = self._rows(batch, shares)
-        columns = self._policy_columns(rows, settings, targets) if targets else {}
-        metrics = tu.get(self.train_mini_batch(self._data(rows, settings, columns)), "metrics")
-        return {name: float(np.max(value) if name.endswith("_max") else np.mean(value)) for name, value in metrics.items()}
+        rows, columns, measured = self._policy_columns(rows, settings, targets) if targets else (rows, {}, {})
+        output = self.train_mini_batch(self._data(rows, settings, columns))
+        if output is None:
+            return None
+        metrics = tu.get(output, "metrics")
+        steps = {name: float(np.max(value) if name.endswith("_max") else np.mean(value)) for name, value in metrics.items()}
+        return steps | measured
+
+    @_on_all_ranks
+    def refer_to(self, policy_dir: str) -> None:
+        """Load the reference policy, from a directory in the Hugging Face layout."""
+        reference = TrainingWorker(reference_config(policy_dir, self.settings, self.engine_config.seed))
+        reference.reset()
+        made: Any = reference.engine
+        self.images.watch(made.module)
+        made.head.ban(self.banned_token_ids)
+        self.reference = reference
 
     @_on_all_ranks
     def reset_optimizer(self) -> None:
@@ -133,11 +154,65 @@ class LearnerWorker(TrainingWorker):
     def _rows(self, batch: Batch, shares: list[np.ndarray]) -> Rows:
         return Rows.fetch(batch, shares[self.engine.get_data_parallel_rank()])
 
-    def _infer(self, rows: Rows, settings: dict[str, Any]) -> Any:
-        return self.infer_batch(self._data(rows, settings | {"compute_loss": False}))
+    def _infer(self, rows: Rows, settings: dict[str, Any], worker: TrainingWorker | None = None) -> Any:
+        return (worker or self).infer_batch(self._data(rows, settings | {"compute_loss": False}))
 
-    def _policy_columns(self, rows: Rows, settings: dict[str, Any], targets: PolicyTargets) -> dict[str, torch.Tensor]:
-        """What `learner.verl.objective.policy_loss` reads of each row beside the tokens."""
+    def _log_probs(self, rows: Rows, settings: dict[str, Any], *, of_reference: bool = False) -> np.ndarray:
+        """Log-probabilities of all tokens of the rows, 0 if not sampled; also on ranks that only help another one."""
+        settings = settings | {"calculate_entropy": False}
+        if of_reference and has_adapter(self.settings):
+            settings["no_lora_adapter"] = True
+        elif of_reference and self.reference is None:
+            raise RuntimeError("the objective compares the policy with a reference: call refer_to() first")
+        output = self._infer(rows, settings, self.reference if of_reference else None)
+        found = [None if output is None else rows.predictions(output["log_probs"])]
+        if (helpers := self.engine.ulysses_parallel_group) is not None:
+            torch.distributed.broadcast_object_list(found, group=helpers, group_src=0)
+        assert found[0] is not None
+        return found[0]
+
+    def _policy_columns(
+        self, rows: Rows, settings: dict[str, Any], targets: PolicyTargets
+    ) -> tuple[Rows, dict[str, torch.Tensor], dict[str, float]]:
+        """What `learner.verl.objective.policy_loss` reads of each row beside the tokens, with metrics; and the rows without tokens
+        that the correction rejects."""
+        columns, measured = self._given_columns(rows, targets), {}
+        if bypasses(self.settings):
+            columns["old_log_probs"] = columns["rollout_log_probs"]
+        elif targets.recompute_old:
+            columns["old_log_probs"] = rows.jagged_after_first(self._log_probs(rows, settings))
+        if needs_reference(self.settings):
+            columns["ref_log_prob"] = rows.jagged_after_first(self._log_probs(rows, settings, of_reference=True))
+        group = self.engine.get_data_parallel_group()
+        padded = {name: torch.nested.to_padded_tensor(columns[name], 0) for name in (*COMPARED, "response_mask") if name in columns}
+        old, reference, sampler = (padded.get(name) for name in COMPARED)
+        mask = padded["response_mask"]
+        if targets.outcomes is not None:
+            advantages, found = token_advantages(
+                self.settings, targets.outcomes, np.maximum(rows.episodes_R, 0), mask, old, reference, group
+            )
+            columns["advantages"] = rows.jagged_of_padded(advantages)
+            measured |= found
+        if corrects(self.settings) and old is not None and sampler is not None:
+            weights, kept, found = correct(self.settings, old, sampler, mask)
+            measured |= over_ranks(found, float(mask.sum()), group)
+            if weights is not None:
+                columns["rollout_is_weights"] = rows.jagged_of_padded(weights)
+            rejected = mask.bool() & ~kept.bool()
+            rows = rows.without(rejected)
+            columns["response_mask"] = rows.jagged_after_first(rows.loss_mask_S.astype(np.int64))
+            left = columns["tokens"] - self._of_mini_batches(rejected, len(targets.tokens_M), group)
+            columns["tokens"] = left.clamp(min=1)
+        return rows, columns, measured
+
+    def _of_mini_batches(self, flags: torch.Tensor, mini_batches: int, group: Any) -> torch.Tensor:
+        """For each row, how many of the flags are set in its mini-batch over all ranks."""
+        counts = torch.stack([part.sum() for part in flags.chunk(mini_batches)])
+        torch.distributed.all_reduce(counts, group=group)
+        return counts.repeat_interleave(len(flags) // mini_batches)
+
+    def _given_columns(self, rows: Rows, targets: PolicyTargets) -> dict[str, torch.Tensor]:
+        """The columns that need no pass through a model."""
         advantages_R = np.where(rows.episodes_R == FILLER, 0, targets.advantages_E[rows.episodes_R]).astype(np.float32)
         # Everything after the first token counts as response: prompts, actions and observations are told apart by the mask.
         first = rows.tokens_S[~rows.after_first_S]
@@ -150,9 +225,6 @@ class LearnerWorker(TrainingWorker):
         }
         for name, values_M in (("tokens", targets.tokens_M), ("sequences", targets.sequences_M)):
             columns[name] = torch.from_numpy(np.repeat(values_M, len(rows) // len(values_M)))
-        if targets.recompute_old:
-            output = self._infer(rows, settings | {"calculate_entropy": False})
-            columns["old_log_probs"] = rows.jagged_after_first(rows.predictions(output["log_probs"]))
         return columns
 
     def _data(self, rows: Rows, settings: dict[str, Any], columns: dict[str, torch.Tensor] | None = None) -> TensorDict:

@@ -21,10 +21,14 @@ class ScriptedTrainer:
 
     def __init__(self, policy_dir="base", config=None, *, seed=0, banned_token_ids=()):
         self.steps = 0
-        self.calls = []
+        self.calls, self.references = [], []
         self.supervised_batches, self.policy_batches, self.advantages_given = [], [], []
 
-    def advantages(self, rewards, group_ids):
+    def refer_to(self, policy_dir):
+        self.references.append(policy_dir)
+
+    def advantages(self, batch):
+        rewards, group_ids = batch.rewards_E, batch.group_ids_E
         groups = np.asarray(group_ids)
         return np.array([reward - rewards[groups == group].mean() for reward, group in zip(rewards, group_ids, strict=True)])
 

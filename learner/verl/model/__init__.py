@@ -1,0 +1,1 @@
+"""One rank's model: packed attention, the output layer, and verl's engine with both in place."""

@@ -1,0 +1,270 @@
+"""Attention over packed sequences, for transformers' attention interface: no padding and no mask of tokens × tokens.
+
+The sequences of a micro-batch lie one behind the other in a single row. Text layers take their borders from `use`, which the engine
+calls before each forward pass, since not every model hands them on; vision towers bring their own (`cu_seqlens`). The kernel is
+flash-attention's where that package is installed, PyTorch's `torch.nn.attention.varlen` on other GPUs, both for 16-bit numbers, and
+`scaled_dot_product_attention` over batches of about equally long sequences for everything else. With Ulysses sequence parallelism
+(Jacobs et al. 2023, arXiv:2309.14509) a rank holds a part of the tokens outside attention, and a part of the heads inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from functools import cached_property
+from importlib.util import find_spec
+from inspect import signature
+from itertools import pairwise
+from sys import modules
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch.distributed.nn.functional import all_to_all_single
+from torch.utils.weak import WeakTensorKeyDictionary
+from transformers import AttentionInterface, PreTrainedModel
+from verl.utils.model import get_hf_auto_model_class
+from verl.utils.ulysses import get_ulysses_sequence_parallel_group
+
+from envs.errors import UsageError
+
+TEXT = "toolwise_packed"
+TOWER = "toolwise_packed_flash"
+"""The names under which transformers knows the function; from one with "flash" in it towers expect that it takes `cu_seqlens`."""
+
+LAYERS = {"full_attention", "sliding_attention", "attention"}
+"""Kinds of layers that stay within a sequence here. Recurrent ones would run on into the next."""
+
+BIDIRECTIONAL = {"gemma3", "gemma4", "gemma4_unified", "paligemma"}
+"""Models whose image tokens see each other in both directions, by a mask that packed attention does not build."""
+
+LENGTH_RATIO = 1.15
+"""Sequences share a batch of SDPA if none is longer than the shortest by more than this factor: of 1, 1.15, 1.3, 2 the fastest."""
+
+HAS_FLASH_ATTENTION = find_spec("flash_attn") is not None
+
+
+class Packing:
+    """Where the sequences of a row of tokens lie. `offsets` has shape (sequences + 1,), from 0 to the number of tokens."""
+
+    def __init__(self, offsets: torch.Tensor) -> None:
+        self.offsets = offsets.to(torch.int32)
+        self.ends: list[int] = offsets.tolist()
+        self.longest = max((end - start for start, end in pairwise(self.ends)), default=0)
+
+    @cached_property
+    def equal(self) -> Batches:
+        """Sequences of equal length together."""
+        return Batches(self, 1.0)
+
+    @cached_property
+    def similar(self) -> Batches:
+        """Sequences of about equal length together, the shorter ones lengthened: what is later is not seen by causal attention."""
+        return Batches(self, LENGTH_RATIO)
+
+
+class Batches:
+    """Sequences sorted by length into batches: `index` gathers the tokens of all batches, `inverse` finds each token among them.
+
+    `shapes` holds (sequences, length) of each batch. A lengthened sequence repeats its last token.
+    """
+
+    def __init__(self, packing: Packing, ratio: float) -> None:
+        spans = sorted(pairwise(packing.ends), key=lambda span: span[1] - span[0])
+        batches: list[list[tuple[int, int]]] = []
+        for start, end in spans:
+            if end == start:
+                continue
+            if not batches or end - start > ratio * (batches[-1][0][1] - batches[-1][0][0]):
+                batches.append([])
+            batches[-1].append((start, end))
+        self.shapes = [(len(batch), batch[-1][1] - batch[-1][0]) for batch in batches]
+        index, inverse, at = [], torch.empty(packing.ends[-1], dtype=torch.long), 0
+        for batch, (_, length) in zip(batches, self.shapes, strict=True):
+            for start, end in batch:
+                index.append(torch.arange(start, start + length).clamp_(max=end - 1))
+                inverse[start:end] = torch.arange(at, at + end - start)
+                at += length
+        device = packing.offsets.device
+        self.index = torch.cat(index).to(device) if index else torch.empty(0, dtype=torch.long, device=device)
+        self.inverse = inverse.to(device)
+
+
+class _Gather(torch.autograd.Function):
+    """Tokens → batches. Repeated tokens get no gradient of their own: causal attention gives them none."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: torch.Tensor, batches: Batches) -> torch.Tensor:
+        ctx.batches = batches
+        return tokens.index_select(0, batches.index)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradients[0].index_select(0, ctx.batches.inverse), None
+
+
+class _Return(torch.autograd.Function):
+    """Batches → tokens."""
+
+    @staticmethod
+    def forward(ctx: Any, batched: torch.Tensor, batches: Batches) -> torch.Tensor:
+        ctx.batches = batches
+        return batched.index_select(0, batches.inverse)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (gradient,) = gradients
+        spread = gradient.new_zeros(len(ctx.batches.index), *gradient.shape[1:])
+        spread[ctx.batches.inverse] = gradient
+        return spread, None
+
+
+_in_use: Packing | None = None
+_of_towers: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+def use(offsets: torch.Tensor) -> None:
+    """The sequences of the next forward pass and of its backward pass; with Ulysses, of all its ranks' tokens together."""
+    global _in_use
+    _in_use = Packing(offsets)
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    is_causal: bool | None = None,
+    sliding_window: int | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """Query, key and value of shape (1, heads, tokens, D) → (1, tokens, heads, D); grouped heads are allowed."""
+    changed = [name for name in ("softcap", "s_aux") if others.get(name) is not None]
+    if attention_mask is not None or dropout or changed or len(query) != 1:
+        raise UsageError(
+            f"{type(module).__name__} asks of attention what packed sequences do not have here "
+            f"({', '.join(changed) or 'a mask, dropout or several rows'}): train another policy"
+        )
+    causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
+    group = None
+    if cu_seq_lens_q is not None:
+        packing = _of_towers.get(cu_seq_lens_q)
+        if packing is None:
+            packing = _of_towers[cu_seq_lens_q] = Packing(cu_seq_lens_q)
+    else:
+        assert _in_use is not None, "learner.verl.model.attention.use(offsets) comes before a forward pass"
+        packing, group = _in_use, get_ulysses_sequence_parallel_group()
+    if group is not None:
+        ranks, heads = dist.get_world_size(group), key.shape[1]
+        if heads % ranks:
+            key, value = (x.repeat_interleave(ranks // heads, dim=1) for x in (key, value))
+        query, key, value = (_exchange(x, 1, 2, group) for x in (query, key, value))
+    if query.shape[2] != packing.ends[-1]:
+        raise UsageError(
+            f"{type(module).__name__} attends to {query.shape[2]} tokens, the micro-batch has {packing.ends[-1]}: "
+            "this model cannot be trained packed or with ulysses_sequence_parallel_size above 1"
+        )
+    window = None if not causal or sliding_window is None or sliding_window >= packing.longest else sliding_window
+    tokens = [x[0].transpose(0, 1) for x in (query, key, value)]
+    attend = _flash if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) else _sdpa
+    attended = attend(*tokens, packing, causal, scaling, window)[None]
+    return (attended if group is None else _exchange(attended, 1, 2, group)), None
+
+
+def _flash(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    packing: Packing,
+    causal: bool,
+    scale: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    """A kernel for sequences of various lengths, each tensor of shape (tokens, heads, D)."""
+    window_size = (-1 if window is None else window - 1, 0) if causal else (-1, -1)
+    offsets, longest = packing.offsets, packing.longest
+    if HAS_FLASH_ATTENTION:
+        from flash_attn import flash_attn_varlen_func  # ty: ignore[import-not-found]
+
+        return flash_attn_varlen_func(
+            *(query, key, value, offsets, offsets, longest, longest),
+            softmax_scale=scale,
+            causal=causal,
+            window_size=window_size,
+        )
+    from torch.nn.attention.varlen import varlen_attn
+
+    repeats = query.shape[1] // key.shape[1]
+    query, key, value = (x.contiguous() for x in (query, *(x.repeat_interleave(repeats, dim=1) for x in (key, value))))
+    attended = varlen_attn(query, key, value, offsets, offsets, longest, longest, scale=scale, window_size=window_size)
+    assert isinstance(attended, torch.Tensor)  # alone, since nothing else was asked for
+    return attended
+
+
+def _sdpa(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    packing: Packing,
+    causal: bool,
+    scale: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    """The same with PyTorch's dense attention, batch by batch."""
+    batches = packing.similar if causal else packing.equal
+    sizes = [count * length for count, length in batches.shapes]
+    parts = []
+    for (count, length), *three in zip(
+        batches.shapes, *(_Gather.apply(x, batches).split(sizes) for x in (query, key, value)), strict=True
+    ):
+        q, k, v = (x.unflatten(0, (count, length)).transpose(1, 2) for x in three)
+        mask = None
+        if window is not None and window < length:
+            mask = torch.ones(length, length, dtype=torch.bool, device=q.device).tril_().triu_(1 - window)
+        part = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=causal and mask is None, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+        )
+        parts.append(part.transpose(1, 2).flatten(0, 1))
+    return _Return.apply(torch.cat(parts) if parts else query, batches)
+
+
+def _exchange(tensor: torch.Tensor, split: int, join: int, group: dist.ProcessGroup) -> torch.Tensor:
+    """Give each rank its part along one dimension, and put what the ranks send together along another."""
+    parts = torch.stack(tensor.chunk(dist.get_world_size(group), dim=split))
+    return torch.cat(all_to_all_single(torch.empty_like(parts), parts, group=group).unbind(), dim=join)
+
+
+@contextmanager
+def own_attention(config: Any) -> Generator[None]:
+    """Keep transformers' attention layers, whose forward verl replaces by ones that need the package flash-attn."""
+    model_class = get_hf_auto_model_class(config)._model_mapping[type(config)]
+    layers = [kind for name, kind in vars(modules[model_class.__module__]).items() if name.endswith("Attention")]
+    forwards = [layer.forward for layer in layers]
+    yield
+    for layer, forward in zip(layers, forwards, strict=True):
+        layer.forward = forward
+
+
+def install(model: PreTrainedModel) -> None:
+    """Let the layers of a model use `packed_attention`. Raises UsageError if they cannot."""
+    text = model.config.get_text_config()
+    odd = set(getattr(text, "layer_types", None) or ()) - LAYERS
+    if odd or model.config.model_type in BIDIRECTIONAL:
+        reason = f"layers of {', '.join(sorted(odd))}" if odd else "image tokens that see each other in both directions"
+        raise UsageError(f"{model.config.model_type} has {reason}, which the learner cannot compute packed: train another policy")
+    if not getattr(model, "_supports_attention_backend", False):
+        raise UsageError(f"{type(model).__name__} has attention of its own, which cannot be packed: train another policy")
+    text._attn_implementation_internal = TEXT
+    for layer in model.modules():
+        config = getattr(layer, "config", None)
+        if config is not None and "cu_seqlens" in signature(layer.forward).parameters:
+            config._attn_implementation_internal = TOWER
+
+
+for _name in (TEXT, TOWER):
+    AttentionInterface.register(_name, packed_attention)

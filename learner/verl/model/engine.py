@@ -1,0 +1,110 @@
+"""verl's FSDP engine for language models, with packed attention and an output layer that never holds all logits.
+
+`register` puts it in the place of verl's own, on CPU and GPU alike. verl prepares the micro-batches, shards the model and steps
+the optimizer; its losses find `log_probs` and `entropy` in the form in which verl's engine gives them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from tensordict import TensorDict
+from verl.utils import tensordict_utils as tu
+from verl.utils.device import get_device_name, get_vendor
+from verl.utils.ulysses import slice_input_tensor
+from verl.workers.engine import EngineRegistry
+from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
+
+from envs.errors import UsageError
+from learner.verl.model import attention
+from learner.verl.model.adapters import merged_weights
+from learner.verl.model.head import Head, Sampled
+
+WITHOUT = ("use_fused_kernels", "calculate_sum_pi_squared", "distillation_use_topk", "distillation_only")
+"""Options of a pass that need logits of vocabulary × tokens, or another output layer than this one."""
+
+
+class PackedEngine(FSDPEngineWithLMHead):
+    """One rank's model. `head` is its output layer."""
+
+    head: Head
+
+    def _build_module(self) -> torch.nn.Module:
+        if not self.use_remove_padding:
+            raise UsageError("learner.verl.model.use_remove_padding=false: write true, the learner always packs sequences")
+        with attention.own_attention(self.model_config.hf_config):
+            module = super()._build_module()
+        output = module.get_output_embeddings()
+        if not isinstance(output, torch.nn.Linear):
+            raise UsageError(f"{type(module).__name__} has no output embedding that is a plain linear layer: train another policy")
+        self.head = Head(output)
+        module.set_output_embeddings(self.head)
+        attention.install(module)
+        return module
+
+    def get_per_tensor_param(self, layered_summon: bool = False, base_sync_done: bool = False, **kwargs: Any) -> tuple[Any, Any]:
+        """verl's names and weights, and no adapter beside them: it is merged into them."""
+        if self._is_lora:
+            return merged_weights(self.module), None
+        return super().get_per_tensor_param(layered_summon=layered_summon, base_sync_done=base_sync_done, **kwargs)
+
+    def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict[str, Any], dict[str, Any]]:
+        """verl's inputs of one pass; besides, tells attention and the output layer what they are to work on."""
+        for option in WITHOUT:
+            if tu.get_non_tensor_data(data=micro_batch, key=option, default=False):
+                raise UsageError(
+                    f"{option}=true needs the logits of the whole vocabulary, which the learner never holds: write false"
+                )
+        inputs, outputs = super().prepare_model_inputs(micro_batch)
+        tokens: Any = micro_batch["input_ids"]
+        offsets, padding = tokens.offsets(), outputs["pad_size"]
+        attention.use(F.pad(offsets, (0, 1), value=int(offsets[-1]) + padding) if padding else offsets)
+        wanted = F.pad(_next_is_trained(micro_batch["loss_mask"]), (0, padding))
+        if self.use_ulysses_sp:
+            wanted = slice_input_tensor(wanted, dim=0, padding=False)
+        places = wanted.nonzero()[:, 0]
+        self.head.asked = Sampled(
+            places=places,
+            tokens=outputs["input_ids_rmpad_rolled"][places],
+            temperatures=outputs["temperature_rmpad"][places],
+            with_entropy=tu.get_non_tensor_data(data=micro_batch, key="calculate_entropy", default=False),
+        )
+        self.head.answer = None
+        return inputs, outputs | {"tokens": len(wanted)}
+
+    def prepare_model_outputs(
+        self, output: Any, output_args: dict[str, Any], micro_batch: TensorDict, logits_processor_func: Any
+    ) -> dict[str, torch.Tensor]:
+        """Jagged `log_probs` and, if asked for, `entropy`, under the token before as verl files them; 0 at all other places."""
+        asked, tokens = self.head.asked, cast(Any, micro_batch["input_ids"])
+        assert asked is not None
+        if self.head.answer is None or output.logits is not self.head.answer:
+            raise UsageError(
+                f"{type(self.module).__name__} scales, caps or replaces the logits of its output layer, "
+                "which the learner cannot follow: train another policy"
+            )
+        self.head.answer = None  # it would keep the whole pass in memory until the next one
+        columns = output.logits[0].unbind(dim=-1) if asked.with_entropy else output.logits[0, :, :1].unbind(dim=-1)
+        found = {}
+        for name, values in zip(("log_probs", "entropy"), columns, strict=False):
+            row = values.new_zeros(output_args["tokens"]).index_copy(0, asked.places, values)
+            row = self._gather_and_unpad_packed(row, output_args["pad_size"])
+            found[name] = torch.nested.nested_tensor_from_jagged(row, tokens.offsets())
+        return found
+
+
+def _next_is_trained(loss_mask: Any) -> torch.Tensor:
+    """Jagged mask → whether the token after each one is trained on, shape (tokens,); a sequence's last token has none after it."""
+    following = torch.roll(loss_mask.values().bool(), -1)
+    following[loss_mask.offsets()[1:] - 1] = False
+    return following
+
+
+def register() -> None:
+    """Let verl build this engine for language models on this process's kind of device."""
+    # verl's own is registered for the device whoever made it; an engine for its vendor goes before.
+    EngineRegistry.register(model_type="language_model", backend=["fsdp", "fsdp2"], device=get_device_name(), vendor=get_vendor())(
+        PackedEngine
+    )
