@@ -59,8 +59,8 @@ def learner_parts(architecture: Architecture, config: LearnerConfig, images: Ima
     trained = trained_parameters(architecture, config)
     weight_bytes = {"fp32": 4, "float32": 4, "bf16": 2, "bfloat16": 2}[str(engine.get("model_dtype", "fp32"))]
     moments = 2 if "8bit" in str(config.verl.optimizer.get("optimizer", "")).lower() else 8
-    on_gpu = 0 if engine.get("param_offload") else 1
-    moments_on_gpu = 0 if engine.get("optimizer_offload") else 1
+    # verl's param_offload and optimizer_offload move both back for a step; PyTorch's offload policy leaves them on the host.
+    on_gpu = 0 if engine.get("offload_policy") else 1
     tokens = config.micro_batch_tokens
     a, checkpointed = architecture, config.gradient_checkpointing
     layer_numbers = 4 * a.hidden + 2 * a.query_width + 3 * a.key_value_width + 3 * a.inner
@@ -70,8 +70,8 @@ def learner_parts(architecture: Architecture, config: LearnerConfig, images: Ima
     head = 3 * 4 * HEAD_CHUNK_TOKENS * a.vocabulary + 8 * tokens * a.hidden
     parts = [
         Part("weights", weight_bytes * a.parameters / sharding * on_gpu, f"{weight_bytes} N / D"),
-        Part("gradients", 4 * trained / sharding, "4 T / D"),
-        Part("optimizer", moments * trained / sharding * moments_on_gpu, f"{moments} T / D"),
+        Part("gradients", 4 * trained / sharding * on_gpu, "4 T / D"),
+        Part("optimizer", moments * trained / sharding * on_gpu, f"{moments} T / D"),
         Part("gathered units", unit_bytes * unit if sharding > 1 else 0, "(2 c + 4) · largest unit"),
         Part("layer inputs", a.layers * tokens * a.hidden * compute if checkpointed else 0, "L M h c"),
         Part("activations", kept_layers * tokens * layer_numbers * compute, "M (4h + 2q + 3k + 3f) c, of kept layers"),
@@ -87,13 +87,19 @@ def learner_parts(architecture: Architecture, config: LearnerConfig, images: Ima
     return [*parts, Part("context", CONTEXT_BYTES, "CUDA, NCCL")]
 
 
+def kept_while_sampling(architecture: Architecture, config: LearnerConfig) -> float:
+    """What one rank keeps on its GPU between its steps, in bytes: weights and optimizer, unless they are offloaded."""
+    parts = {part.name: part.size_bytes for part in learner_parts(architecture, config, Images(0, 0))}
+    engine = config.verl.engine
+    return (0 if engine.get("param_offload") else parts["weights"]) + (0 if engine.get("optimizer_offload") else parts["optimizer"])
+
+
 def learner_host_bytes(architecture: Architecture, config: LearnerConfig) -> float:
-    """Memory of one rank on its host: what is offloaded, and a checkpoint on its way to disk."""
-    trained, sharding, engine = trained_parameters(architecture, config), shards(config), config.verl.engine
-    offloaded = 4 * architecture.parameters * bool(engine.get("param_offload")) + 8 * trained * bool(
-        engine.get("optimizer_offload")
-    )
-    return (offloaded + 12 * trained) / sharding + 3_000_000_000
+    """Memory of one rank on its host: what is offloaded, a checkpoint on its way to disk, and 3 GB for the process."""
+    trained, engine = trained_parameters(architecture, config), config.verl.engine
+    weights = 4 * architecture.parameters if engine.get("param_offload") or engine.get("offload_policy") else 0
+    moments = 8 * trained if engine.get("optimizer_offload") or engine.get("offload_policy") else 0
+    return (weights + moments + 12 * trained) / shards(config) + 3e9
 
 
 def engine_parts(architecture: Architecture, config: RolloutConfig) -> list[Part]:

@@ -50,6 +50,7 @@ class Plan:
     engine: list[Part]
     lines: list[tuple[str, str]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    step_s: float = 0.0
 
     def __rich__(self) -> Group:
         """Two tables: memory part by part, and everything else."""
@@ -101,14 +102,17 @@ def plan(config: Experiment, assumed: PlanConfig) -> Plan:
     )
     learn_s = duration.learn_s(architecture, learner, gpu, workload)
     publish_s = duration.publish_s(architecture, gpu, shared=shared)
+    made.step_s = rollout_s + learn_s + publish_s
+    parts_s = f"rollout {rollout_s:,.0f}, learn {learn_s:,.0f}, publish {publish_s:,.1f}"
+    sampled = f"{workload.sampled:,.0f} of them sampled"
     made.lines += [
         ("GPUs", f"{learner.workers} learn" + (" and sample in turns" if shared else f", {engine_gpus} sample")),
         ("cache of keys and values", f"{max(0, cache) / _GB:,.1f} GB per GPU: {max(0, episodes):,.0f} transcripts of mean length"),
         ("memory of a learner's host", f"{per_host * memory.learner_host_bytes(architecture, learner) / _GB:,.0f} GB"),
-        ("workload", f"{workload.episodes:,} episodes of {tokens:,.0f} tokens, {workload.sampled:,.0f} of them sampled"),
+        ("workload", f"{workload.episodes:,} episodes of {tokens:,.0f} tokens, {sampled}"),
         (
             "a step",
-            f"{rollout_s + learn_s + publish_s:,.0f} s: rollout {rollout_s:,.0f}, learn {learn_s:,.0f}, publish {publish_s:,.1f}",
+            f"{made.step_s:,.0f} s: {parts_s}",
         ),
     ]
     return made
@@ -124,7 +128,7 @@ def _check(made: Plan, config: Experiment, gpu_bytes: float, budget: float, cach
             f"the learner needs {learning / _GB:,.0f} GB per GPU, an {made.assumed.gpu} has {room / _GB:,.0f}; the largest part is "
             f"{largest.name} ({largest.size_bytes / _GB:,.0f} GB): {_remedy(largest.name)}"
         )
-    kept = sum(part.size_bytes for part in made.learner if part.name in ("weights", "optimizer")) if shared else 0
+    kept = memory.kept_while_sampling(made.architecture, config.learner) if shared else 0
     if kept + budget > room:
         made.problems.append(
             f"while it samples, the learner keeps {kept / _GB:,.0f} GB beside the engine's {budget / _GB:,.0f}: lower "
@@ -133,16 +137,16 @@ def _check(made: Plan, config: Experiment, gpu_bytes: float, budget: float, cach
         )
     if cache_tokens < config.rollout.episode.max_tokens:
         made.problems.append(
-            f"the engine's cache holds {max(0, cache_tokens):,.0f} tokens and one transcript may have "
-            f"{config.rollout.episode.max_tokens:,}: raise rollout.engine.tensor_parallel_size or rollout.engine.gpu_memory_utilization"
+            f"the engine's cache holds {max(0, cache_tokens):,.0f} tokens and a transcript may have "
+            f"{config.rollout.episode.max_tokens:,}: raise rollout.engine.tensor_parallel_size or .gpu_memory_utilization"
         )
 
 
 def _remedy(part: str) -> str:
     remedies = {
-        "weights": "more learner.workers, or +learner.verl.engine.param_offload=true",
+        "weights": "more learner.workers, or +learner.verl.engine.offload_policy=true",
         "gradients": "more learner.workers, or LoRA: +learner.verl.model.lora_rank=64",
-        "optimizer": "more learner.workers, +learner.verl.engine.optimizer_offload=true, or LoRA: +learner.verl.model.lora_rank=64",
+        "optimizer": "more learner.workers, or LoRA: +learner.verl.model.lora_rank=64",
         "activations": "learner.gradient_checkpointing=true, or a lower learner.micro_batch_tokens",
     }
     return remedies.get(part, "a lower learner.micro_batch_tokens")
