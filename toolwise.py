@@ -20,7 +20,7 @@ USAGE = """usage: toolwise COMMAND [key=value …]
   evaluate    measure a policy on held-out tasks
   index       build an index for the text or the image search: corpus=FILE or gallery=DIR
   atlas       build the world of real data, toolwise/Atlas-v0, from installed packages
-  model       build and pre-train a starter policy: model starter (world=microworld or mixture)
+  model       make a policy: model starter (world=microworld or mixture) is pre-trained, model smollm2 is a real one (make smollm2)
   serve-search  serve a text index to a fleet, with Ray Serve: index=DIR
   lint        check the trajectory files of a run: lint PATH
   bench       measure a part against its peers, in one run: bench NAME (sandbox, search)
@@ -191,9 +191,18 @@ def atlas(overrides: Sequence[str]) -> int:
 
 
 def model(overrides: Sequence[str]) -> int:
-    """Build and pre-train one of the policies that the project makes itself."""
-    _, settings = _named("model", ("starter",), overrides)
+    """Build and pre-train a starter policy, or make a policy of SmolLM2's file."""
+    name, settings = _named("model", ("starter", "smollm2"), overrides)
     from configs import compose
+
+    if name == "smollm2":
+        from starter.smollm2 import SmolLM2Config, convert
+
+        made = _writable(compose("smollm2", SmolLM2Config, settings))
+        say(f"model smollm2: {made.file} into {made.out}")
+        parameters = convert(made)
+        done(f"{made.out}/: a policy of {parameters:,} parameters", f"train experiment=smollm2 policy={made.out}")
+        return 0
     from starter.pretraining import PretrainingConfig, pretrain
 
     config = _writable(compose("model", PretrainingConfig, settings))

@@ -20,6 +20,8 @@ from configs.values import check_numbers, default_of, hint_of, read_value, wrong
 from envs.errors import UsageError
 
 DIRECTORY = Path(__file__).parent
+CHOICES = ("experiment", "topology")
+"""Groups of files of settings, of which a command may name one each."""
 RETIRED = (("learner", "banned_token_ids"), ("learner", "seed"), ("rollout", "backend"))
 """Settings that a `config.yaml` of an earlier version may hold and that no longer exist."""
 
@@ -30,7 +32,7 @@ def compose[T](name: str, schema: type[T], overrides: Sequence[str]) -> T:
     given = _read(schema, overrides)
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(DIRECTORY)):
-            config = hydra_compose(config_name=name, overrides=[text for text in overrides if text.startswith("experiment=")])
+            config = hydra_compose(config_name=name, overrides=[text for text in overrides if text.partition("=")[0] in CHOICES])
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(_line(error)) from error
     return _instance(config, schema, given)
@@ -57,7 +59,7 @@ def _read(schema: type, overrides: Sequence[str]) -> dict[str, tuple[str, Any]]:
     for override in overrides:
         key, _, text = override.partition("=")
         path = key.lstrip("+")
-        if path == "experiment":
+        if path in CHOICES:
             continue
         given[path] = text, read_value(path, text, hint_of(schema, path), default_of(schema, path))
     return given
@@ -105,9 +107,9 @@ def _check(schema: DictConfig, overrides: Sequence[str]) -> None:
         free = any(bare.startswith(f"{path}.") for path in free_paths)
         if not separator:
             raise UsageError(f"cannot read {override!r}: write key=value")
-        if key == "experiment":
-            if value not in choices():
-                raise UsageError(f"there is no experiment {value!r}: write one of {', '.join(choices())}")
+        if key in CHOICES:
+            if value not in choices(key):
+                raise UsageError(f"there is no {key} {value!r}: write one of {', '.join(choices(key))}")
         elif free and key == bare and bare not in known:
             raise UsageError(f"{key} has no default to override: write +{override}")
         elif not free and bare not in known:

@@ -37,6 +37,7 @@ _LEAST: dict[str, float] = dict.fromkeys(
         "image_cache_bytes",
         "sandboxes_per_worker",
         "sandbox_actors",
+        "servers",
         "worker_niceness",
         "port",
     ),

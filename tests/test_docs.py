@@ -17,6 +17,7 @@ from learner.experiment import Experiment
 from rollout.cluster.search_service import ServiceConfig
 from rollout.collect import CollectConfig
 from starter.pretraining import PretrainingConfig
+from starter.smollm2 import SmolLM2Config
 from toolwise import COMMANDS
 
 ROOT = Path(__file__).parents[1]
@@ -28,11 +29,12 @@ SCHEMAS = {
     "evaluate": EvaluateConfig,
     "index": IndexConfig,
     "atlas": AtlasConfig,
-    "model": PretrainingConfig,
+    "model starter": PretrainingConfig,
+    "model smollm2": SmolLM2Config,
     "serve-search": ServiceConfig,
     "bench": BenchConfig,
 }
-NAMED = {"bench": tuple(BENCHMARKS), "model": ("starter",)}
+NAMED = {"bench": tuple(BENCHMARKS), "model": ("starter", "smollm2")}
 """Commands whose first argument is a name."""
 
 
@@ -74,10 +76,11 @@ def test_every_documented_command_composes():
     for page, (command, *arguments) in documented:
         where = f"{page}: toolwise {command} {' '.join(arguments)}"
         assert command in (*COMMANDS, "help"), where
-        if command in NAMED and arguments:
-            assert arguments.pop(0) in (*NAMED[command], "NAME"), where
-        if command in SCHEMAS:
-            compose(command.replace("-", "_"), SCHEMAS[command], arguments)
+        named = arguments.pop(0) if command in NAMED and arguments else None
+        assert named in (None, *NAMED.get(command, ()), "NAME"), where
+        for schema in (command, f"{command} {named}"):
+            if schema in SCHEMAS:
+                compose("smollm2" if named == "smollm2" else command.replace("-", "_"), SCHEMAS[schema], arguments)
 
 
 def test_each_command_is_documented():

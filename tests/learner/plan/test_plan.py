@@ -1,0 +1,98 @@
+"""Plans count real models' parameters, add up by their formulas, and name what does not fit with its remedy."""
+
+from dataclasses import replace
+
+import pytest
+
+from configs import compose
+from envs.errors import UsageError
+from learner.config import LearnerConfig, Precision, VerlSettings
+from learner.experiment import Experiment
+from learner.plan.architecture import Architecture
+from learner.plan.memory import Images, cache_bytes_per_token, learner_parts, trained_parameters
+from learner.plan.plan import PlanConfig, plan
+
+RECIPES = ["qwen2_5_vl_3b", "qwen2_5_vl_7b", "qwen2_5_vl_7b_lora", "qwen2_5_vl_32b", "qwen3_vl_8b"]
+
+
+@pytest.fixture(scope="module")
+def seven_billion():
+    return Architecture.of("Qwen2.5-VL-7B-Instruct")
+
+
+# The numbers of parameters on the models' cards.
+@pytest.mark.parametrize(
+    ("model", "parameters"),
+    [
+        ("Qwen2.5-VL-3B-Instruct", 3_754_622_976),
+        ("models/Qwen2.5-VL-7B-Instruct", 8_292_166_656),
+        ("Qwen2.5-VL-32B-Instruct", 33_452_718_336),
+        ("Qwen3-VL-8B-Instruct", 8_767_123_696),
+        ("starter", 1_005_120),
+    ],
+)
+def test_parameters_are_those_of_the_model(model, parameters):
+    assert Architecture.of(model).parameters == parameters
+
+
+def test_the_parts_follow_their_formulas(seven_billion):
+    """16 ranks, bfloat16, checkpointing, 24,576 tokens: worked out by hand."""
+    config = LearnerConfig(workers=16, precision=Precision.bfloat16, gradient_checkpointing=True, micro_batch_tokens=24576)
+    parts = {part.name: part.size_bytes / 1e9 for part in learner_parts(seven_billion, config, Images(0, 0))}
+    assert parts["weights"] == parts["gradients"] == pytest.approx(8.292 * 4 / 16, rel=1e-3)
+    assert parts["optimizer"] == pytest.approx(8.292 * 8 / 16, rel=1e-3)
+    assert parts["gathered units"] == pytest.approx(0.545 * 8, rel=1e-3)
+    assert parts["layer inputs"] == pytest.approx(28 * 24576 * 3584 * 2 / 1e9)
+    assert parts["activations"] == pytest.approx(24576 * (4 * 3584 + 2 * 3584 + 3 * 512 + 3 * 18944) * 2 / 1e9)
+    assert sum(parts.values()) < 30
+
+
+def test_lora_trains_its_matrices_alone(seven_billion):
+    config = LearnerConfig(verl=VerlSettings(model={"lora_rank": 8}))
+    widths = 2 * (3584 + 3584) + 2 * (3584 + 512) + 3 * (3584 + 18944)
+    assert trained_parameters(seven_billion, config) == 28 * 8 * widths
+
+
+def test_keys_and_values_are_those_of_the_model(seven_billion):
+    assert cache_bytes_per_token(seven_billion, 1) == 28 * 2 * 4 * 128 * 2
+    assert cache_bytes_per_token(seven_billion, 2) == 28 * 2 * 4 * 128
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_each_recipe_fits_its_topology(recipe):
+    assert plan(compose("train", Experiment, [f"experiment={recipe}"]), PlanConfig()).problems == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "gpu", "expected"),
+    [
+        (["experiment=qwen2_5_vl_7b", "topology=one_gpu"], "h100", "more learner.workers, or LoRA"),
+        (["experiment=qwen2_5_vl_32b", "topology=eight_gpus"], "h100", "the largest part is optimizer"),
+        (["experiment=qwen2_5_vl_7b", "rollout.engine.gpu_memory_utilization=0.9"], "h100", "param_offload=true"),
+        (
+            ["experiment=qwen2_5_vl_32b", "rollout.engine.tensor_parallel_size=1"],
+            "l40s",
+            "raise rollout.engine.tensor_parallel_size",
+        ),
+    ],
+)
+def test_what_cannot_fit_is_named_with_its_remedy(settings, gpu, expected):
+    problems = plan(compose("train", Experiment, settings), PlanConfig(gpu=gpu)).problems
+    assert any(expected in problem for problem in problems), problems
+    assert all("\n" not in problem for problem in problems)
+
+
+def test_more_gpus_make_a_step_shorter_and_a_rank_smaller():
+    config = compose("train", Experiment, ["experiment=qwen2_5_vl_7b", "+learner.verl.engine.fsdp_size=-1"])
+    half = replace(config, learner=replace(config.learner, workers=16, nodes=2))
+    sizes = [plan(each, PlanConfig()) for each in (config, half)]
+    assert sizes[0].step_s < sizes[1].step_s
+    assert sum(part.size_bytes for part in sizes[0].learner) < sum(part.size_bytes for part in sizes[1].learner)
+
+
+@pytest.mark.parametrize(
+    ("policy", "gpu", "expected"), [("nowhere", "h100", "no published one"), ("starter", "rtx", "gpu=rtx: write one of")]
+)
+def test_unknown_models_and_gpus_are_one_line(policy, gpu, expected):
+    with pytest.raises(UsageError, match=expected):
+        plan(Experiment(policy=policy), PlanConfig(gpu=gpu))
