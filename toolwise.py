@@ -23,9 +23,10 @@ USAGE = """usage: toolwise COMMAND [key=value …]
   model       make a policy: model starter (world=microworld or mixture) is pre-trained, model smollm2 is a real one (make smollm2)
   serve-search  serve a text index to a fleet, with Ray Serve: index=DIR
   lint        check the trajectory files of a run: lint PATH
-  bench       measure a part against its peers, in one run: bench NAME (sandbox, search)
+  bench       measure a part against its peers, in one run: bench NAME (learner, sandbox, search)
   doctor      say whether this machine can run the sandbox, and what to do if not;
               doctor policy=DIR: whether its sampler and learner agree, and both see
+              doctor experiment=NAME gpu=h100: what a run needs of GPUs and hosts, and how long a step takes
 
 Every setting can be overridden: toolwise train out=runs/mine rl.steps=50 seed=1
 A command's settings: configs/COMMAND.yaml, whose first line names the class with their meaning and defaults"""
@@ -298,22 +299,47 @@ def _named(kind: str, names: Sequence[str], overrides: Sequence[str]) -> tuple[s
 
 
 def doctor(overrides: Sequence[str]) -> int:
-    """Say whether the sandbox can run here; with settings, whether an experiment's sampler and learner agree.
+    """Say whether the sandbox can run here; with settings, what an experiment needs and whether its sampler and learner agree.
 
     Exit status 1 if something is missing or wrong.
     """
     if overrides in ([], ["format=json"]):
         return _examine_sandbox(as_json=bool(overrides))
+    from dataclasses import fields
+
     from configs import compose
     from learner.experiment import Experiment
-    from learner.parity import measure
+    from learner.plan.plan import PlanConfig, plan
 
-    config = compose("train", Experiment, overrides)
+    names = {field.name for field in fields(PlanConfig)}
+    assumed = [text for text in overrides if text.partition("=")[0] in names]
+    config = compose("train", Experiment, [text for text in overrides if text not in assumed])
     config.check()
-    say(f"doctor: sampler and learner of policy {config.policy}, side by side")
-    parity = measure(config, say)
-    print(parity)
-    return 1 if parity.problems else 0
+    sound = True
+    if config.learner.gpus_per_worker or assumed:
+        made = plan(config, compose("plan", PlanConfig, assumed))
+        console.print(made)
+        for problem in made.problems:
+            say(f"problem: {problem}")
+        sound = not made.problems
+    if config.learner.gpus_per_worker and not _has_gpus():
+        say("sampler and learner are not compared: there is no GPU here")
+    else:
+        from learner.parity import measure
+
+        say(f"doctor: sampler and learner of policy {config.policy}, side by side")
+        parity = measure(config, say)
+        print(parity)
+        sound &= not parity.problems
+    return 0 if sound else 1
+
+
+def _has_gpus() -> bool:
+    import os
+
+    import torch
+
+    return torch.cuda.is_available() or "RAY_ADDRESS" in os.environ
 
 
 def _examine_sandbox(as_json: bool) -> int:

@@ -5,10 +5,11 @@
 
 from collections.abc import Callable
 
-from benchmarks import sandbox, search
+from benchmarks import learning, sandbox, search
 from benchmarks.figures import BenchConfig, Figure, table
 
 BENCHMARKS: dict[str, Callable[[int, Callable[[int, str], None]], list[Figure]]] = {
+    "learner": learning.measure,
     "sandbox": sandbox.measure,
     "search": search.measure,
 }

@@ -19,8 +19,8 @@ CONTEXT_BYTES = 2_500_000_000
 FRAGMENTATION = 1.08
 """What PyTorch's allocator reserves for each byte that tensors hold."""
 
-HEAD_CHUNK_TOKENS = 1024
-"""Rows of logits that exist at a time."""
+HEAD_BLOCK_BYTES = 256 << 20
+"""Logits that exist at a time (`learner.verl.model.head.BLOCK_BYTES`); with their gradients and probabilities three times that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def learner_parts(architecture: Architecture, config: LearnerConfig, images: Ima
     kept_layers = 1 if checkpointed else a.layers
     unit = max(a.layer_parameters, a.embedding_parameters)
     unit_bytes = 2 * compute + (4 if trained == a.parameters else 0)
-    head = 3 * 4 * HEAD_CHUNK_TOKENS * a.vocabulary + 8 * tokens * a.hidden
+    head = 3 * HEAD_BLOCK_BYTES + 8 * tokens * a.hidden
     parts = [
         Part("weights", weight_bytes * a.parameters / sharding * on_gpu, f"{weight_bytes} N / D"),
         Part("gradients", 4 * trained / sharding * on_gpu, "4 T / D"),
@@ -75,7 +75,7 @@ def learner_parts(architecture: Architecture, config: LearnerConfig, images: Ima
         Part("gathered units", unit_bytes * unit if sharding > 1 else 0, "(2 c + 4) · largest unit"),
         Part("layer inputs", a.layers * tokens * a.hidden * compute if checkpointed else 0, "L M h c"),
         Part("activations", kept_layers * tokens * layer_numbers * compute, "M (4h + 2q + 3k + 3f) c, of kept layers"),
-        Part("output layer", head, "12 · chunk · V + 8 M h"),
+        Part("output layer", head, "3 · block + 8 M h"),
     ]
     if a.vision_layers:
         patches = images.count * images.tokens * a.patches_per_token
