@@ -310,6 +310,7 @@ def doctor(overrides: Sequence[str]) -> int:
     from configs import compose
     from learner.experiment import Experiment
     from learner.plan.plan import PlanConfig, plan
+    from rollout.cluster.connect import has_gpus
 
     names = {field.name for field in fields(PlanConfig)}
     assumed = [text for text in overrides if text.partition("=")[0] in names]
@@ -322,7 +323,7 @@ def doctor(overrides: Sequence[str]) -> int:
         for problem in made.problems:
             say(f"problem: {problem}")
         sound = not made.problems
-    if config.learner.gpus_per_worker and not _has_gpus():
+    if config.learner.gpus_per_worker and not has_gpus():
         say("sampler and learner are not compared: there is no GPU here")
     else:
         from learner.parity import measure
@@ -332,14 +333,6 @@ def doctor(overrides: Sequence[str]) -> int:
         print(parity)
         sound &= not parity.problems
     return 0 if sound else 1
-
-
-def _has_gpus() -> bool:
-    import os
-
-    import torch
-
-    return torch.cuda.is_available() or "RAY_ADDRESS" in os.environ
 
 
 def _examine_sandbox(as_json: bool) -> int:

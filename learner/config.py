@@ -121,6 +121,6 @@ class LearnerConfig:
         if self.kind not in TRAINERS:  # those take seconds to import
             find_trainer(self.kind)
         if self.verl != VerlSettings():
-            from learner.verl.passthrough import check  # it reads verl's source, which takes a moment
+            from learner.verl.configuration.passthrough import check  # it reads verl's source, which takes a moment
 
             check(self)

@@ -13,7 +13,7 @@ from envs.errors import UsageError
 from envs.runtime.imports import import_path
 from learner.config import LearnerConfig
 from learner.trainer import TRAINERS, find_trainer
-from learner.verl.passthrough import compares_within_groups
+from learner.verl.configuration.passthrough import compares_within_groups
 from rollout.config import RolloutConfig
 from rollout.engines.registry import ENGINES
 from rollout.specs import Tasks

@@ -14,7 +14,7 @@ from envs.runtime.progress import Advance, Progress, silent
 from envs.types import SPLITS
 from evaluation.types import EvaluationRecord
 from learner.experiment import Experiment
-from learner.run_directory import RunDirectory
+from learner.run_files.run_directory import RunDirectory
 from learner.trainer import Trainer, find_trainer, ranks_of
 from rollout.cluster.connect import join
 from rollout.cluster.deaths import in_one_line

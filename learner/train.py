@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Any
+
+import numpy as np
 
 from envs.errors import FleetError
 from evaluation.outcomes import DroppedRows, outcome_metrics
 from evaluation.tool_use import CollapseAlarm, tool_use_metrics
 from learner.batch import Batch
-from learner.best_checkpoint import BestCheckpoint
-from learner.clock import Clock
 from learner.cold_start import CHECKPOINT as COLD_START
 from learner.draw import Draw, draw_groups
 from learner.experiment import Stage
+from learner.run_files.best_checkpoint import BestCheckpoint
 from learner.training_run import TrainingRun
+from rollout.summary import EpisodeSummary
 
 CHECKPOINT = "step"
 
@@ -49,6 +54,37 @@ def run_rl(training: TrainingRun) -> tuple[str, float]:
             advance(state.step, _status(metrics))
     state.tell(training)
     return training.directory.checkpoints.location(f"{CHECKPOINT}_{state.step}"), state.seconds
+
+
+class Clock:
+    """Wall time of the parts of a step, in seconds."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._parts: dict[str, float] = {}
+
+    @contextmanager
+    def time(self, part: str) -> Generator[None]:
+        """Count the time inside as `part`."""
+        started = time.monotonic()
+        yield
+        self._parts[part] = time.monotonic() - started
+
+    @property
+    def total_s(self) -> float:
+        """Seconds since the step began."""
+        return time.monotonic() - self._started
+
+    def metrics(self, episodes: Sequence[EpisodeSummary]) -> dict[str, float]:
+        """`timing_s/…`: `rollout`, `learn`, `sync` and `step` are wall time of the driver; `generate` and `tool` are an episode's
+        mean.
+
+        An episode generates while others wait for their tools, so `generate` and `tool` do not add up to `rollout`.
+        """
+        generate = float(np.mean([episode.generate_s for episode in episodes]))
+        tool = float(np.mean([episode.tool_s for episode in episodes]))
+        parts = self._parts | {"generate": generate, "tool": tool, "step": self.total_s}
+        return {f"timing_s/{name}": seconds for name, seconds in parts.items()}
 
 
 class RLState:
@@ -121,7 +157,7 @@ def _resume(training: TrainingRun, state: RLState) -> None:
     training.trainer.refer_to(f"{checkpoints.location(COLD_START)}/policy" if cold_started else training.policy_dir)
 
 
-def _require(draw: Draw, step: int) -> list[Any]:
+def _require(draw: Draw, step: int) -> list[EpisodeSummary]:
     """The episodes to learn from. Raises FleetError if there are none."""
     if not draw.examples:
         last = draw.outcomes[-1]

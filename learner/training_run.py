@@ -13,8 +13,8 @@ from envs.runtime.progress import Progress
 from evaluation.records import evaluation_record, merge, read_records, write_records
 from evaluation.types import EvaluationRecord
 from learner.experiment import Experiment, Stage
-from learner.run_directory import RunDirectory, settings_of
-from learner.tracking import Tracker
+from learner.run_files.run_directory import RunDirectory, settings_of
+from learner.run_files.tracking import Tracker
 from learner.trainer import Trainer, ranks_of
 from rollout.cluster.fleet import Fleet
 from rollout.collect import Tasks, group_specs

@@ -22,8 +22,8 @@ from torch.distributed.tensor import DTensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from benchmarks.figures import Figure
-from learner.verl.checkpoints import Checkpointer
-from learner.verl.policy_files import PolicyFiles
+from learner.verl.state.checkpoints import Checkpointer
+from learner.verl.state.policy_files import PolicyFiles
 
 RANKS = 2
 SIZES = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8, "vocab_size": 16384}

@@ -41,16 +41,21 @@ def _balanced(batch: Batch, rows: np.ndarray, ranks: int, groups_N: list[str]) -
     """The rows of each rank, in order."""
     if ranks == 1 or not len(rows):
         return [rows, *[rows[:0]] * (ranks - 1)]
-    # Imported late: verl settles on a platform while it is imported.
-    from verl.utils.seqlen_balancing import calculate_workload
-
-    work_N = np.asarray(calculate_workload(batch.lengths_N))  # ty: ignore[invalid-argument-type]
+    work_N = work_of(batch.lengths_N)
     groups = _units(rows, [groups_N[row] for row in rows])
     shares = _partition(groups, work_N, ranks)
     loads = [work_N[share].sum() for share in shares]
     if max(loads) > _EVEN * np.mean(loads):
         shares = _partition([np.array([row]) for row in rows], work_N, ranks)
     return shares
+
+
+def work_of(lengths: np.ndarray) -> np.ndarray:
+    """verl's estimate of the work that sequences of these lengths are: 24,576 T + T² for T tokens."""
+    # Imported late: verl settles on a platform while it is imported.
+    from verl.utils.seqlen_balancing import calculate_workload
+
+    return np.asarray(calculate_workload(lengths))  # ty: ignore[invalid-argument-type]
 
 
 def _partition(units: list[np.ndarray], work_N: np.ndarray, ranks: int) -> list[np.ndarray]:

@@ -24,7 +24,7 @@ from envs.errors import InfrastructureError
 from learner.batch import Batch
 from learner.config import LearnerConfig
 from learner.trainer import Trainer
-from learner.verl.passthrough import (
+from learner.verl.configuration.passthrough import (
     advantages_on_ranks,
     bypasses,
     corrects,
@@ -148,6 +148,7 @@ class VerlTrainer(Trainer):
             outcomes=Outcomes.of(batch) if advantages_on_ranks(config) else None,
         )
         metrics = self._group.update("policy", self._put(batch), shares, settings, lr, targets)[0]
+        self._sent = None  # the step's tokens and images need not stay in memory while the next one is played
         shown = {name: value for name, value in metrics.items() if name.startswith(("actor/", "rollout/", "rollout_corr/"))}
         return shown | {
             "actor/grad_norm": metrics["grad_norm"],
@@ -158,9 +159,10 @@ class VerlTrainer(Trainer):
     def advantages(self, batch: Batch) -> np.ndarray:
         """Advantages (E,) by the estimator `learner.verl.algorithm.adv_estimator`, GRPO's unless another is named.
 
-        See `learner.verl.advantages.outcome_advantages`. With a divergence in the reward the ranks compute others in its place.
+        See `learner.verl.objective.advantages.outcome_advantages`. With a divergence in the reward the ranks compute others in its
+        place.
         """
-        from learner.verl.advantages import outcome_advantages
+        from learner.verl.objective.advantages import outcome_advantages
 
         return outcome_advantages(self.config, batch.rewards_E, batch.group_ids_E, batch.tokens_E, batch.parts_E)
 

@@ -28,20 +28,20 @@ from verl.workers.engine_workers import TrainingWorker
 
 from learner.batch import Batch
 from learner.config import LearnerConfig
-from learner.verl import older_checkpoints
-from learner.verl.advantages import token_advantages
-from learner.verl.checkpoints import Checkpointer
+from learner.verl.configuration.passthrough import bypasses, corrects, has_adapter, needs_reference
+from learner.verl.configuration.settings import actor_config, reference_config, worker_config
 from learner.verl.images import ImageMaker, ImageTable, seeing_model, vision_parameters
-from learner.verl.losses import correct, over_ranks
 from learner.verl.model import engine
-from learner.verl.objective import policy_loss, supervised_loss
-from learner.verl.passthrough import bypasses, corrects, has_adapter, needs_reference
-from learner.verl.policy_files import PolicyFiles
+from learner.verl.objective.advantages import token_advantages
+from learner.verl.objective.losses import correct, over_ranks
+from learner.verl.objective.policy import policy_loss, supervised_loss
 from learner.verl.rows import PolicyTargets, Rows
-from learner.verl.sender import WeightSender
-from learner.verl.settings import actor_config, reference_config, worker_config
 from learner.verl.shares import FILLER
-from learner.verl.weights import Publisher
+from learner.verl.state import older_checkpoints
+from learner.verl.state.checkpoints import Checkpointer
+from learner.verl.state.policy_files import PolicyFiles
+from learner.verl.state.sender import WeightSender
+from learner.verl.state.weights import Publisher
 from rollout.cluster.weights import Weights
 from rollout.tokens.image_layout import image_layout
 
@@ -154,7 +154,7 @@ class LearnerWorker(WeightSender, TrainingWorker):
 
     @_on_all_ranks
     def share_weights(self, dtype: str, aside: bool = False) -> Weights | None:
-        """See `learner.verl.weights.Publisher`."""
+        """See `learner.verl.state.weights.Publisher`."""
         return self.publisher.share(dtype, aside=aside)
 
     @_on_all_ranks

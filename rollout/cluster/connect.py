@@ -90,6 +90,13 @@ def _server_gpus(config: RolloutConfig) -> int:
     return config.servers * config.engine.tensor_parallel_size
 
 
+def has_gpus() -> bool:
+    """Whether this machine has a GPU, or there is a cluster that may."""
+    import torch
+
+    return torch.cuda.is_available() or "RAY_ADDRESS" in os.environ
+
+
 def _require_gpus(needed: float, present: float) -> None:
     if needed > present:
         raise UsageError(

@@ -17,10 +17,10 @@ from torch.distributed.fsdp import fully_shard
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from envs.errors import InfrastructureError
-from learner.checkpoints import Checkpoints
-from learner.verl import older_checkpoints, policy_files
-from learner.verl.checkpoints import Checkpointer
-from learner.verl.policy_files import PolicyFiles
+from learner.run_files.checkpoints import Checkpoints
+from learner.verl.state import older_checkpoints, policy_files
+from learner.verl.state.checkpoints import Checkpointer
+from learner.verl.state.policy_files import PolicyFiles
 
 LR = 1e-2
 CONTEXT = multiprocessing.get_context("forkserver")

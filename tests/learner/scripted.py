@@ -10,7 +10,7 @@ from fsspec.core import url_to_fs
 
 from envs.runtime.progress import silent
 from learner.experiment import ColdStartConfig, Experiment, HeldOutConfig, RLConfig, Stage, TrackingConfig
-from learner.run_directory import RunDirectory
+from learner.run_files.run_directory import RunDirectory
 from learner.training_run import TrainingRun
 from rollout.sequences import Sequences
 from rollout.summary import EpisodeSummary

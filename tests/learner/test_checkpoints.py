@@ -4,7 +4,7 @@ import pytest
 from fsspec.core import url_to_fs
 
 from envs.errors import UsageError
-from learner.checkpoints import Checkpoints
+from learner.run_files.checkpoints import Checkpoints
 
 PLACES = ("path", "file", "memory")
 

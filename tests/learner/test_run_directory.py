@@ -8,7 +8,7 @@ from scripted import ScriptedTrainer
 
 from envs.errors import UsageError
 from learner.experiment import CheckpointConfig, Experiment
-from learner.run_directory import RunDirectory
+from learner.run_files.run_directory import RunDirectory
 
 
 class FullDisk(ScriptedTrainer):

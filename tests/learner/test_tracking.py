@@ -5,7 +5,7 @@ import json
 import pytest
 
 from learner.experiment import TrackingConfig
-from learner.tracking import Tracker
+from learner.run_files.tracking import Tracker
 
 
 @pytest.fixture

@@ -26,7 +26,8 @@ def learn(directories, name, rank, ranks, port, recompute_old=False, ulysses=1):
     """The learner's gradients of some cases, as one of several ranks."""
     place = {"RANK": rank, "WORLD_SIZE": ranks, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": ranks}
     os.environ.update({variable: str(value) for variable, value in place.items()}, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    from learner.verl import settings, worker
+    from learner.verl import worker
+    from learner.verl.configuration import settings
     from learner.verl.rows import PolicyTargets
     from learner.verl.shares import FILLER, divide
 

@@ -9,9 +9,9 @@ from verl.trainer.config import AlgoConfig
 from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, get_adv_estimator_fn
 
 from learner.config import LearnerConfig, VerlSettings
-from learner.verl import advantages
-from learner.verl.advantages import outcome_advantages, token_advantages
-from learner.verl.passthrough import ESTIMATORS, REFUSED_ESTIMATORS, advantages_on_ranks
+from learner.verl.configuration.passthrough import ESTIMATORS, REFUSED_ESTIMATORS, advantages_on_ranks
+from learner.verl.objective import advantages
+from learner.verl.objective.advantages import outcome_advantages, token_advantages
 from learner.verl.rows import Outcomes
 
 REWARDS = np.array([1.0, 0.0, 0.5, 1.0, 0.3, 0.3, 0.3, 0.7, 0.0, 1.0], dtype=np.float32)

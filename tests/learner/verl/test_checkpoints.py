@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM
 from transformers.core_model_loading import Chunk, WeightConverter
 
 from benchmarks.learning.checkpoint_peak import peaks
-from learner.checkpoints import Checkpoints
-from learner.verl import policy_files
+from learner.run_files.checkpoints import Checkpoints
+from learner.verl.state import policy_files
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.metric import Metric
 
 from learner.config import LearnerConfig, VerlSettings
-from learner.verl.losses import correct
-from learner.verl.objective import policy_loss
-from learner.verl.passthrough import AGGREGATIONS, DIVERGENCES, LOSSES, REJECTIONS, bypasses, corrects
-from learner.verl.settings import actor_config
+from learner.verl.configuration.passthrough import AGGREGATIONS, DIVERGENCES, LOSSES, REJECTIONS, bypasses, corrects
+from learner.verl.configuration.settings import actor_config
+from learner.verl.objective.losses import correct
+from learner.verl.objective.policy import policy_loss
 
 LENGTHS = [5, 8, 6, 7]  # tokens after the first
 LOW, HIGH = 0.2, 0.28

@@ -20,9 +20,9 @@ from configs import compose
 from envs.errors import UsageError
 from learner.config import LearnerConfig, Precision, VerlSettings
 from learner.experiment import Experiment, RLConfig, Schedule
-from learner.verl.fields import SECTIONS, fields_of
-from learner.verl.passthrough import CHOICES, ELSEWHERE, NAMED
-from learner.verl.settings import actor_config, algorithm_config, reference_config, worker_config
+from learner.verl.configuration.fields import SECTIONS, fields_of
+from learner.verl.configuration.passthrough import CHOICES, ELSEWHERE, NAMED
+from learner.verl.configuration.settings import actor_config, algorithm_config, reference_config, worker_config
 
 YAML = Path(verl.__file__).parent / "trainer/config"
 

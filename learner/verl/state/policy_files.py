@@ -19,8 +19,8 @@ from fsspec.core import url_to_fs
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from learner.verl.checkpoints import WEIGHT, reader_of, weights
 from learner.verl.model.adapters import merged, merged_names, scalings
+from learner.verl.state.checkpoints import WEIGHT, reader_of, weights
 
 WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth")
 FILE_BYTES = 5 * 10**9

@@ -18,8 +18,8 @@ from verl.utils import torch_functional
 from verl.utils.import_utils import import_external_libs
 
 from learner.config import LearnerConfig
+from learner.verl.configuration.settings import algorithm_config
 from learner.verl.rows import Outcomes
-from learner.verl.settings import algorithm_config
 
 WHITENED: dict[str, Callable[[AlgoConfig, torch.Tensor, np.ndarray, Mapping[str, np.ndarray]], torch.Tensor]] = {
     "reinforce_plus_plus": lambda config, rewards, index, parts: rewards,

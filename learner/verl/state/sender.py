@@ -12,7 +12,7 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.import_utils import import_external_libs
 from verl.workers.engine_workers import ActorRolloutRefWorker
 
-from learner.verl.weights import Publisher
+from learner.verl.state.weights import Publisher
 
 
 class WeightSender:

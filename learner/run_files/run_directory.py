@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 
 from envs.errors import UsageError
 from envs.runtime.atomic import write_file
-from learner.checkpoints import Checkpoints
 from learner.experiment import Experiment
+from learner.run_files.checkpoints import Checkpoints
 
 if TYPE_CHECKING:
     from learner.trainer import Trainer

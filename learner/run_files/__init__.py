@@ -1,0 +1,1 @@
+"""The run directory: settings, progress, checkpoints, metrics."""

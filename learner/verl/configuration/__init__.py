@@ -1,0 +1,1 @@
+"""verl's own settings, checked by name and passed on."""

@@ -1,0 +1,1 @@
+"""Advantages and losses, as verl's registries have them."""

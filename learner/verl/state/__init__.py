@@ -1,0 +1,1 @@
+"""Weights, optimizer and files of a rank: saved, read back and sent to engines."""
