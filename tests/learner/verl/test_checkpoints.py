@@ -26,6 +26,7 @@ def policy_dir(tmp_path_factory):
     return ranks.build(tmp_path_factory.mktemp("policy"))
 
 
+@pytest.mark.slow
 def test_training_goes_on_on_any_number_of_ranks(policy_dir, tmp_path):
     """Two ranks save, one goes on and saves, two go on: the losses are those of a run that was never interrupted."""
     first, second = tmp_path / "first", tmp_path / "second"
@@ -58,10 +59,13 @@ def test_an_optimizer_without_state_stays_so(policy_dir, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("base", "dtype", "written_dtype"),
-    [("float32", "auto", "float32"), ("bfloat16", "auto", "bfloat16"), ("float32", "bfloat16", "bfloat16")],
+    ("base", "dtype", "written_dtype", "tied"),
+    [
+        ("float32", "auto", "float32", True),
+        ("float32", "bfloat16", "bfloat16", False),
+        pytest.param("bfloat16", "auto", "bfloat16", True, marks=pytest.mark.slow),
+    ],
 )
-@pytest.mark.parametrize("tied", [False, True])
 def test_a_checkpoint_is_a_hugging_face_policy(base, dtype, written_dtype, tied, tmp_path):
     """In one file, or in several with an index, each written by one of the ranks."""
     base_dir = tmp_path / "base"
@@ -113,7 +117,7 @@ def test_what_went_wrong_in_the_background_is_raised_at_the_next_call_on_every_r
         assert not done
 
 
-@pytest.mark.parametrize("number", [2, 1])
+@pytest.mark.parametrize("number", [pytest.param(2, marks=pytest.mark.slow), 1])
 def test_killed_amid_writing_it_goes_on_from_the_checkpoint_before(policy_dir, tmp_path, number):
     """SIGKILL hits the processes while the third checkpoint's shards are there and it is not yet whole."""
     checkpoints = Checkpoints(tmp_path, keep=2)
