@@ -22,7 +22,13 @@ from envs.errors import UsageError
 DIRECTORY = Path(__file__).parent
 CHOICES = ("experiment", "topology")
 """Groups of files of settings, of which a command may name one each."""
-RETIRED = (("learner", "banned_token_ids"), ("learner", "seed"), ("rollout", "backend"))
+RETIRED = (
+    ("learner", "attention"),
+    ("learner", "banned_token_ids"),
+    ("learner", "packed"),
+    ("learner", "seed"),
+    ("rollout", "backend"),
+)
 """Settings that a `config.yaml` of an earlier version may hold and that no longer exist."""
 
 

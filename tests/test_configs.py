@@ -42,7 +42,7 @@ def test_a_model_composes():
 def test_a_run_of_an_earlier_version_is_gone_on_with(tmp_path):
     """Its `config.yaml` may hold settings that are none any more."""
     saved = tmp_path / "config.yaml"
-    saved.write_text("seed: 7\nlearner:\n  seed: 7\n  banned_token_ids: []\n  workers: 2\n")
+    saved.write_text("seed: 7\nlearner:\n  seed: 7\n  packed: false\n  attention: sdpa\n  banned_token_ids: []\n  workers: 2\n")
     config = compose_again(saved, Experiment, ["resume=true"])
     assert (config.seed, config.learner.workers, config.resume) == (7, 2, True)
 
