@@ -30,6 +30,7 @@ MICROWORLDS: dict[str, tuple[str, ...]] = {
     "toolwise/Integration-v0": ("integration",),
     "toolwise/Microworld-v0": ("perception", "reasoning"),
     "toolwise/Mixture-v0": ABILITIES,
+    "toolwise/Errands-v0": ("errands",),
 }
 
 ATLAS = "toolwise/Atlas-v0"
@@ -52,9 +53,10 @@ def make_microworld(
     If an ability needs a search, the environment has the searches; `difficulty` (1 to 3) says how misleading the knowledge base is.
     """
     world = Microworld(abilities, split, need)
-    searches = not {"search", "integration"}.isdisjoint(abilities)
+    searches = not {"search", "integration", "errands"}.isdisjoint(abilities)
     if searches:
-        options = {"text_search": knowledge_base(difficulty), "image_search": emblems(), "top_k": 3} | options
+        images = {} if abilities == ("errands",) else {"image_search": emblems()}
+        options = {"text_search": knowledge_base(difficulty), **images, "top_k": 3} | options
     return ToolEnv(world, max_turns=max_turns or (6 if searches else 4), **options)
 
 

@@ -13,16 +13,18 @@ from envs.errors import UsageError
 from envs.search.image.index import ImageIndex
 from envs.search.text.index import TextIndex
 from envs.types import SPLITS, Task
-from envs.worlds.microworld import integration, perception, reasoning, search
+from envs.worlds.microworld import errands, integration, perception, reasoning, search
 from envs.worlds.microworld.places import documents, gallery
 
+_ERRANDS = "errands"
 _MAKERS: dict[str, tuple[Callable[..., Task], Callable[..., Task]]] = {
+    _ERRANDS: (errands.easy, errands.hard),
     "perception": (perception.easy, perception.hard),
     "reasoning": (reasoning.easy, reasoning.hard),
     "search": (search.easy, search.hard),
     "integration": (integration.easy, integration.hard),
 }
-ABILITIES = tuple(_MAKERS)
+ABILITIES = tuple(name for name in _MAKERS if name != _ERRANDS)
 
 
 class Microworld:
@@ -35,9 +37,9 @@ class Microworld:
     def __init__(self, abilities: Sequence[str] = ABILITIES, split: str = "train", need: float = 0.5) -> None:
         if split not in SPLITS:
             raise UsageError(f"split is {split!r}: write one of {', '.join(SPLITS)}")
-        unknown = sorted(set(abilities) - set(ABILITIES))
+        unknown = sorted(set(abilities) - set(_MAKERS))
         if unknown or not abilities:
-            raise UsageError(f"abilities has {unknown or 'nothing'}: write one or more of {', '.join(ABILITIES)}")
+            raise UsageError(f"abilities has {unknown or 'nothing'}: write one or more of {', '.join(_MAKERS)}")
         if not 0 <= need <= 1:
             raise UsageError(f"need is {need}: write a share between 0 and 1")
         self.abilities, self.split, self.need = tuple(abilities), split, need

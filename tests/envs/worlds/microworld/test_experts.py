@@ -27,7 +27,7 @@ async def play(sets):
 
 
 def items():
-    return [(ability, need, seed) for ability in ABILITIES for need in (False, True) for seed in range(ITEMS)]
+    return [(ability, need, seed) for ability in (*ABILITIES, "errands") for need in (False, True) for seed in range(ITEMS)]
 
 
 async def one(pool, tools, ability, need, seed):
@@ -43,7 +43,7 @@ async def one(pool, tools, ability, need, seed):
         action = script.send(observation)
 
 
-@pytest.mark.parametrize("ability", ABILITIES)
+@pytest.mark.parametrize("ability", [*ABILITIES, "errands"])
 def test_with_the_tools_the_oracle_is_always_right(outcomes, ability):
     assert all(right for about, _, right in outcomes["all"] if about == ability)
 
