@@ -1,6 +1,7 @@
 """What stands where in a turn: actions are read from left to right outside the thoughts, a tag inside an action is just text."""
 
 import json
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -273,10 +274,10 @@ def test_a_call_that_was_written_is_read_again(one):
     assert DEEPEYES.parse(DEEPEYES.write(Calls((one,)))) == Calls((one,))
 
 
-@given(st.text())
+@given(st.text().filter(lambda text: not re.search(r"<[/\w]", text)))
 def test_an_answer_that_was_written_is_read_again(text):
-    if "</" not in text:
-        assert DEEPEYES.parse(DEEPEYES.write(Answer(text))) == Answer(text.strip())
+    """Any text but one with tags of its own."""
+    assert DEEPEYES.parse(DEEPEYES.write(Answer(text))) == Answer(text.strip())
 
 
 @given(st.lists(st.sampled_from(["x = 1", "    y", "", "'<answer>1</answer>'", "'</code>'", "'</think>'"])).map("\n".join))
