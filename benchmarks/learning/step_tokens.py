@@ -32,12 +32,12 @@ SMOLLM2 = {
     "num_key_value_heads": 3,
     "tie_word_embeddings": True,
 }
-SEQUENCES = 6
+SEQUENCES = 16
 ANSWER = "tokens per second:"
 
 
 def measure(rounds: int = 3, sizes: dict[str, Any] | None = None) -> list[Figure]:
-    """Tokens per second of optimizer steps (AdamW, clipping) on 6 sequences of 40 to 160 tokens, the second half of each sampled.
+    """Tokens per second of optimizer steps (AdamW, clipping) on 16 sequences of 40 to 160 tokens, the second half of each sampled.
 
     The reference is the faster of two loops: all sequences in one padded batch, and one sequence after another. The sides take
     turns, step by step. `sizes` are a Llama's; SmolLM2-135M's if not given.

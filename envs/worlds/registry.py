@@ -55,7 +55,7 @@ def make_microworld(
     world = Microworld(abilities, split, need)
     searches = not {"search", "integration", "errands"}.isdisjoint(abilities)
     if searches:
-        images = {} if abilities == ("errands",) else {"image_search": emblems()}
+        images: dict[str, Any] = {} if abilities == ("errands",) else {"image_search": emblems()}
         options = {"text_search": knowledge_base(difficulty), **images, "top_k": 3} | options
     return ToolEnv(world, max_turns=max_turns or (6 if searches else 4), **options)
 

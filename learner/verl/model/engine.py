@@ -6,16 +6,18 @@ the optimizer; its losses find `log_probs` and `entropy` in the form in which ve
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from tensordict import TensorDict
+from torch.distributed.tensor import DTensor
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_name, get_vendor
 from verl.utils.ulysses import slice_input_tensor
 from verl.workers.engine import EngineRegistry
-from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
+from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, convert_weight_keys, unfuse_moe_params
 
 from envs.errors import UsageError
 from learner.verl.model import attention
@@ -48,7 +50,15 @@ class PackedEngine(FSDPEngineWithLMHead):
         """verl's names and weights, and no adapter beside them: it is merged into them."""
         if self._is_lora:
             return merged_weights(self.module), None
+        if torch.distributed.get_world_size() == 1 and get_device_name() == "cpu":
+            return self._lone_weights(), None
         return super().get_per_tensor_param(layered_summon=layered_summon, base_sync_done=base_sync_done, **kwargs)
+
+    def _lone_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """A lone rank has whole weights; verl would gather them, and so copy each."""
+        weights = convert_weight_keys(self.module.state_dict(), self.module)
+        local = ((name, weight.to_local() if isinstance(weight, DTensor) else weight) for name, weight in weights.items())
+        return unfuse_moe_params(local, self.model_config.hf_config.model_type)
 
     def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict[str, Any], dict[str, Any]]:
         """verl's inputs of one pass; besides, tells attention and the output layer what they are to work on."""
