@@ -41,9 +41,8 @@ def test_what_is_lost_with_a_node_is_played_again(nodes, tmp_path):
     fleet, store = Fleet(config), Store(tmp_path)
 
     def lose():
-        while (
-            sum(path.read_bytes().count(b"\n") for path in store.unfinished()) < COUNT // 4
-        ):  # long before the other half is played
+        # Long before the rest is played, so that calls are under way when the node goes.
+        while sum(path.read_bytes().count(b"\n") for path in store.unfinished()) < COUNT // 4:
             over.wait(0.02)
         cluster.remove_node(other, allow_graceful=False)
 
