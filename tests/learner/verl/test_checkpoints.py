@@ -64,6 +64,9 @@ def test_an_optimizer_without_state_stays_so(policy_dir, tmp_path):
         ("float32", "auto", "float32", True),
         ("float32", "bfloat16", "bfloat16", False),
         pytest.param("bfloat16", "auto", "bfloat16", True, marks=pytest.mark.slow),
+        pytest.param("bfloat16", "auto", "bfloat16", False, marks=pytest.mark.slow),
+        pytest.param("float32", "auto", "float32", False, marks=pytest.mark.slow),
+        pytest.param("float32", "bfloat16", "bfloat16", True, marks=pytest.mark.slow),
     ],
 )
 def test_a_checkpoint_is_a_hugging_face_policy(base, dtype, written_dtype, tied, tmp_path):
