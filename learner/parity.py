@@ -21,7 +21,7 @@ from learner.batch import Batch, Example
 from learner.experiment import Experiment
 from learner.run import start_trainer
 from learner.trainer import Trainer
-from rollout.cluster.connect import join
+from rollout.cluster.connect import join, server_gpus
 from rollout.cluster.fleet import Fleet
 from rollout.config import RolloutConfig
 from rollout.sequences import Sequences
@@ -161,7 +161,9 @@ def measure(config: Experiment, say: Callable[[str], None] = lambda text: None) 
     Raises UsageError for settings that cannot be used, InfrastructureError if the sampler fails.
     """
     directory, learner = find_policy(config.policy), config.learner
-    join(_rollout(config.rollout, directory), max(config.rollout.gpus_per_worker, learner.workers * learner.gpus_per_worker))
+    rollout = _rollout(config.rollout, directory)
+    # One after the other on the same GPUs.
+    join(rollout, max(rollout.gpus_per_worker, learner.workers * learner.gpus_per_worker - server_gpus(rollout)))
     say(f"sampling conversations with rollout.engine.kind={config.rollout.engine.kind}")
     samples = sample(config)
     say(f"computing their log-probabilities with learner.kind={learner.kind}")
@@ -213,6 +215,7 @@ def _rollout(rollout: RolloutConfig, directory: str) -> RolloutConfig:
         engine=replace(rollout.engine, policy=directory),
         episode=replace(episode, max_action_tokens=min(ACTION_TOKENS, episode.max_action_tokens), system_prompt=None),
         workers=1,
+        servers=1,  # on GPUs of its own: it has ended when the learner starts
         sandboxes_per_worker=0,
         sandbox_actors=0,
     )

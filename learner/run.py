@@ -14,12 +14,14 @@ from envs.runtime.progress import Advance, Progress, silent
 from envs.types import SPLITS
 from evaluation.types import EvaluationRecord
 from learner.experiment import Experiment
+from learner.plan.fit import check_memory
 from learner.run_files.run_directory import RunDirectory
 from learner.trainer import Trainer, find_trainer, ranks_of
 from rollout.cluster.connect import join
 from rollout.cluster.deaths import in_one_line
 from rollout.cluster.fleet import Fleet
 from rollout.collect import askable_rows
+from rollout.engines.verl.servers import check_transport
 from rollout.episode.environments import make
 from starter.policies import find_policy
 
@@ -35,8 +37,8 @@ def run(
     """Do every stage that is not finished yet; returns the run directory and the records of `evaluation.json`.
 
     `progress` and `say` show a person how the run goes on. Raises UsageError, before anything is written, if settings contradict
-    each other, and if the policy, the tasks, the run directory, the sandbox or the GPUs cannot be used; FleetError if what the run
-    needs has died.
+    each other, and if the policy, the tasks, the run directory, the sandbox or the GPUs cannot be used or are too small; FleetError
+    if what the run needs has died.
     """
     policy_dir = find_policy(config.policy)
     for split in SPLITS:
@@ -46,6 +48,8 @@ def run(
     rows = {split: askable_rows(config.tasks_of(split), policy_dir, config.rollout.episode) for split in SPLITS}
     rollout, learner = config.rollout, config.learner
     join(rollout, rollout.workers * rollout.gpus_per_worker + learner.workers * learner.gpus_per_worker)
+    check_transport(rollout)
+    check_memory(config, say)
     directory.open(config)
     learners: list[Any] = []
     with in_one_line(learners), ThreadPoolExecutor(1) as thread:

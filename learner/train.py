@@ -32,6 +32,7 @@ def run_rl(training: TrainingRun) -> tuple[str, float]:
     settings, trainer, state = training.config.rl, training.trainer, RLState(training.config.checkpoint.best)
     _resume(training, state)
     with training.progress("RL", settings.steps) as advance:
+        training.waking_metrics()  # those of an evaluation are no step's
         while state.step < settings.steps:
             clock = Clock()
             with clock.time("rollout"):
@@ -46,7 +47,7 @@ def run_rl(training: TrainingRun) -> tuple[str, float]:
                 training.publish()
             metrics |= tool_use_metrics(draw.played, state.alarm, training.tools)
             metrics |= draw.metrics | outcome_metrics(draw.outcomes) | clock.metrics(examples)
-            metrics |= state.take(draw, training)
+            metrics |= state.take(draw, training) | training.waking_metrics()
             training.log(Stage.rl, state.step, metrics)
             state.count(metrics, clock.total_s)
             if state.step % settings.checkpoint_every == 0 or state.step == settings.steps:

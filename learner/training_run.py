@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
@@ -56,6 +57,7 @@ class TrainingRun:
         self._tasks: dict[str, Tasks] = {}
         self._rows = dict(rows or {})
         self._played = "base" in directory.progress
+        self._waking_s: float | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -131,6 +133,12 @@ class TrainingRun:
         elif not self.config.shares_gpus:  # those are given the weights when they wake up
             self.fleet.servers.update(ranks_of(self.trainer), self.version)
 
+    def waking_metrics(self) -> dict[str, float]:
+        """`timing_s/update_weights`: the seconds since this was last asked in which servers on the learner's GPUs woke up and took
+        its weights; nothing if there are no such servers."""
+        seconds, self._waking_s = self._waking_s, None
+        return {} if seconds is None else {"timing_s/update_weights": seconds}
+
     def rollout(self, groups: Sequence[GroupSpec]) -> list[Group[Episode]]:
         """Run groups of episodes on the fleet: one outcome for each, in their order."""
         with self._serving():
@@ -150,7 +158,9 @@ class TrainingRun:
         if servers is None or not self.config.shares_gpus:
             yield
             return
+        started = time.monotonic()
         servers.update(ranks_of(self.trainer), self.version)
+        self._waking_s = (self._waking_s or 0.0) + time.monotonic() - started
         try:
             yield
         finally:

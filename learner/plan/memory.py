@@ -58,7 +58,9 @@ def learner_parts(architecture: Architecture, config: LearnerConfig, images: Ima
     sharding = shards(config)
     trained = trained_parameters(architecture, config)
     weight_bytes = {"fp32": 4, "float32": 4, "bf16": 2, "bfloat16": 2}[str(engine.get("model_dtype", "fp32"))]
-    moments = 2 if "8bit" in str(config.verl.optimizer.get("optimizer", "")).lower() else 8
+    # Gradients and AdamW's moments are of the weights' type, but PEFT keeps its adapters in float32.
+    gradient_bytes = 4 if config.verl.model.get("lora_rank") else weight_bytes
+    moments = 2 if "8bit" in str(config.verl.optimizer.get("optimizer", "")).lower() else 2 * gradient_bytes
     # verl's param_offload and optimizer_offload move both back for a step; PyTorch's offload policy leaves them on the host.
     on_gpu = 0 if engine.get("offload_policy") else 1
     tokens = config.micro_batch_tokens
@@ -70,7 +72,7 @@ def learner_parts(architecture: Architecture, config: LearnerConfig, images: Ima
     head = 3 * HEAD_BLOCK_BYTES + 8 * tokens * a.hidden
     parts = [
         Part("weights", weight_bytes * a.parameters / sharding * on_gpu, f"{weight_bytes} N / D"),
-        Part("gradients", 4 * trained / sharding * on_gpu, "4 T / D"),
+        Part("gradients", gradient_bytes * trained / sharding * on_gpu, f"{gradient_bytes} T / D"),
         Part("optimizer", moments * trained / sharding * on_gpu, f"{moments} T / D"),
         Part("gathered units", unit_bytes * unit if sharding > 1 else 0, "(2 c + 4) · largest unit"),
         Part("layer inputs", a.layers * tokens * a.hidden * compute if checkpointed else 0, "L M h c"),
@@ -85,6 +87,13 @@ def learner_parts(architecture: Architecture, config: LearnerConfig, images: Ima
             Part("images", patches * (a.patch_numbers * 4 + numbers * compute), "patches (4 · pixels + tower's activations)")
         )
     return [*parts, Part("context", CONTEXT_BYTES, "CUDA, NCCL")]
+
+
+def least_bytes(parts: Iterable[Part], config: LearnerConfig) -> float:
+    """What of one rank's `learner_parts` there is whatever the lengths of transcripts and the sizes of images: weights, gradients
+    and AdamW's moments. Other optimizers may hold less."""
+    adam = "adam" in str(config.verl.optimizer.get("optimizer", "AdamW")).lower()
+    return sum(part.size_bytes for part in parts if part.name in ("weights", "gradients") or (part.name == "optimizer" and adam))
 
 
 def kept_while_sampling(architecture: Architecture, config: LearnerConfig) -> float:

@@ -11,7 +11,7 @@ from envs.errors import UsageError
 from learner.experiment import Experiment
 from learner.plan import duration, memory
 from learner.plan.architecture import Architecture
-from learner.plan.duration import GPUS, Workload
+from learner.plan.duration import GPUS, Gpu, Workload
 from learner.plan.memory import Images, Part, total_bytes
 
 _GB = 1e9
@@ -42,7 +42,10 @@ class PlanConfig:
 
 @dataclass(slots=True)
 class Plan:
-    """A plan: its parts per GPU, what makes it impossible, and the seconds of a step."""
+    """A plan: its parts per GPU, what speaks against it, and the seconds of a step.
+
+    `impossible` are those of the `problems` that do not depend on what is assumed of transcripts, images and the allocator.
+    """
 
     architecture: Architecture
     assumed: PlanConfig
@@ -50,6 +53,7 @@ class Plan:
     engine: list[Part]
     lines: list[tuple[str, str]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    impossible: list[str] = field(default_factory=list)
     step_s: float = 0.0
 
     def __rich__(self) -> Group:
@@ -73,10 +77,17 @@ def plan(config: Experiment, assumed: PlanConfig) -> Plan:
     """The plan of a run with these settings. Raises UsageError for an unknown GPU or model."""
     if assumed.gpu not in GPUS:
         raise UsageError(f"gpu={assumed.gpu}: write one of {', '.join(GPUS)}")
-    architecture, gpu, rollout, learner = Architecture.of(config.policy), GPUS[assumed.gpu], config.rollout, config.learner
+    return plan_on(GPUS[assumed.gpu], config, assumed)
+
+
+def plan_on(gpu: Gpu, config: Experiment, assumed: PlanConfig) -> Plan:
+    """The same on a GPU that `assumed.gpu` is the name of. Raises UsageError for an unknown model."""
+    architecture, rollout, learner = Architecture.of(config.policy), config.rollout, config.learner
     tokens = assumed.tokens * rollout.episode.max_tokens
     workload = Workload(config.rl.groups * config.rl.group_size, tokens, assumed.sampled * tokens)
-    images = Images(max(1, round(learner.micro_batch_tokens / tokens * assumed.images)), assumed.image_tokens)
+    # Their tokens are among those of the micro-batch.
+    most = max(1, learner.micro_batch_tokens // assumed.image_tokens)
+    images = Images(min(most, max(1, round(learner.micro_batch_tokens / tokens * assumed.images))), assumed.image_tokens)
     made = Plan(
         architecture,
         assumed,
@@ -119,27 +130,53 @@ def plan(config: Experiment, assumed: PlanConfig) -> Plan:
 
 
 def _check(made: Plan, config: Experiment, gpu_bytes: float, budget: float, cache_tokens: float, shared: bool) -> None:
-    """Add what makes the plan impossible, each with its remedy."""
+    """Add what speaks against the plan, each with its remedy."""
     room = _FREE_SHARE * gpu_bytes
     learning = total_bytes(made.learner) + (_ASLEEP_BYTES if shared else 0)
+    least, name = memory.least_bytes(made.learner, config.learner), made.assumed.gpu
     if learning > room:
         largest = max(made.learner, key=lambda part: part.size_bytes)
-        made.problems.append(
-            f"the learner needs {learning / _GB:,.0f} GB per GPU, an {made.assumed.gpu} has {room / _GB:,.0f}; the largest part is "
-            f"{largest.name} ({largest.size_bytes / _GB:,.0f} GB): {_remedy(largest.name)}"
+        _add(
+            made,
+            f"the learner needs {learning / _GB:,.0f} GB per GPU, {_a(name)} has {room / _GB:,.0f}; the largest part is "
+            f"{largest.name} ({largest.size_bytes / _GB:,.0f} GB): {_remedy(largest.name)}",
+            certain=least > gpu_bytes,
         )
     kept = memory.kept_while_sampling(made.architecture, config.learner) if shared else 0
     if kept + budget > room:
-        made.problems.append(
+        _add(
+            made,
             f"while it samples, the learner keeps {kept / _GB:,.0f} GB beside the engine's {budget / _GB:,.0f}: lower "
             "rollout.engine.gpu_memory_utilization, or write +learner.verl.engine.param_offload=true "
-            "+learner.verl.engine.optimizer_offload=true"
+            "+learner.verl.engine.optimizer_offload=true",
+            certain=kept + budget > gpu_bytes,
         )
-    if cache_tokens < config.rollout.episode.max_tokens:
-        made.problems.append(
+    if halved := 0 < config.learner.gpus_per_worker < 1 and 0 < config.rollout.gpus_per_worker < 1 and learning + budget > room:
+        _add(
+            made,
+            f"the learner's {learning / _GB:,.0f} GB and the engine's {budget / _GB:,.0f} are on one GPU, and {_a(name)} has "
+            f"{room / _GB:,.0f}: lower rollout.engine.gpu_memory_utilization, or write topology=one_gpu, where they take turns",
+            certain=least + budget > gpu_bytes,
+        )
+    weights = next(part.size_bytes for part in made.engine if part.name == "weights")
+    has_gpus = config.rollout.engine.kind == "verl" or config.rollout.gpus_per_worker > 0
+    if has_gpus and cache_tokens < config.rollout.episode.max_tokens and not halved:
+        _add(
+            made,
             f"the engine's cache holds {max(0, cache_tokens):,.0f} tokens and a transcript may have "
-            f"{config.rollout.episode.max_tokens:,}: raise rollout.engine.tensor_parallel_size or .gpu_memory_utilization"
+            f"{config.rollout.episode.max_tokens:,}: raise rollout.engine.tensor_parallel_size or .gpu_memory_utilization",
+            certain=weights > budget,
         )
+
+
+def _add(made: Plan, problem: str, *, certain: bool) -> None:
+    made.problems.append(problem)
+    if certain:
+        made.impossible.append(problem)
+
+
+def _a(name: str) -> str:
+    return f"{'an' if name[:1] in 'ahl' else 'a'} {name}"
 
 
 def _remedy(part: str) -> str:

@@ -105,13 +105,13 @@ class VerlTrainer(Trainer):
     def supervised_step(self, batch: Batch, lr: float) -> dict[str, float]:
         """One optimizer step on the mean negative log-likelihood of the sampled tokens, at temperature 1.
 
-        Returns `train/loss`, `train/grad_norm` (before clipping) and `train/lr`.
+        Returns `train/loss`, `train/grad_norm` (before clipping), `train/lr`, and `perf/…` as `policy_step`.
         """
         _require_trained_tokens(batch)
         shares = divide(batch, np.arange(len(batch)), self._ranks)
         settings = self._settings(batch, shares) | {"temperature": 1.0}
-        metrics = self._group.update("supervised", self._put(batch), shares, settings, lr)[0]
-        return {"train/loss": metrics["loss"], "train/grad_norm": metrics["grad_norm"], "train/lr": lr}
+        metrics, used = _first_and_used(self._group.update("supervised", self._put(batch), shares, settings, lr))
+        return {"train/loss": metrics["loss"], "train/grad_norm": metrics["grad_norm"], "train/lr": lr} | used
 
     def policy_step(self, batch: Batch, advantages: np.ndarray, lr: float) -> dict[str, float]:
         """`ppo_epochs` passes in `mini_batches` optimizer steps each on the policy objective, by default clipped, mean over tokens.
@@ -126,6 +126,9 @@ class VerlTrainer(Trainer):
         `actor/entropy`, and `rollout/logprob_gap` and `rollout/logprob_gap_max`, the mean and largest absolute difference of the
         learner's and the sampler's log-probabilities. Besides: with a reference policy `actor/kl_loss` or
         `actor/reward_kl_penalty`, and with a correction of the sampler's log-probabilities verl's `rollout_corr/…`.
+
+        Under verl's names as well, in GiB and the most of all ranks: `perf/cpu_memory_used_gb` of a rank's host, and on GPUs
+        `perf/max_memory_allocated_gb` and `perf/max_memory_reserved_gb`, what PyTorch had at its peak since the rank started.
         """
         _require_trained_tokens(batch)
         advantages = np.asarray(advantages, dtype=np.float32)
@@ -147,14 +150,18 @@ class VerlTrainer(Trainer):
             and (mini_batches * config.ppo_epochs > 1 or corrects(config) or bool(config.verl.algorithm.get("use_kl_in_reward"))),
             outcomes=Outcomes.of(batch) if advantages_on_ranks(config) else None,
         )
-        metrics = self._group.update("policy", self._put(batch), shares, settings, lr, targets)[0]
+        metrics, used = _first_and_used(self._group.update("policy", self._put(batch), shares, settings, lr, targets))
         self._sent = None  # the step's tokens and images need not stay in memory while the next one is played
         shown = {name: value for name, value in metrics.items() if name.startswith(("actor/", "rollout/", "rollout_corr/"))}
-        return shown | {
-            "actor/grad_norm": metrics["grad_norm"],
-            "actor/lr": lr,
-            "actor/computed_sequences": float(taught.mean()),
-        }
+        return (
+            shown
+            | used
+            | {
+                "actor/grad_norm": metrics["grad_norm"],
+                "actor/lr": lr,
+                "actor/computed_sequences": float(taught.mean()),
+            }
+        )
 
     def advantages(self, batch: Batch) -> np.ndarray:
         """Advantages (E,) by the estimator `learner.verl.algorithm.adv_estimator`, GRPO's unless another is named.
@@ -258,6 +265,13 @@ def _in_one_line() -> Generator[None]:
         if isinstance(error.cause, InfrastructureError):
             raise error.cause from None
         raise
+
+
+def _first_and_used(of_ranks: Sequence[dict[str, float] | None]) -> tuple[dict[str, float], dict[str, float]]:
+    """The metrics of the first rank, and the most memory that any used. Ranks on CPUs count none of a GPU's."""
+    metrics = [one for one in of_ranks if one is not None]
+    used = {name: max(one[name] for one in metrics) for name in metrics[0] if name.startswith("perf/")}
+    return metrics[0], {name: value for name, value in used.items() if value > 0}
 
 
 def _seen_by_workers(directory: str | Path) -> str:

@@ -131,7 +131,7 @@ class LearnerWorker(WeightSender, TrainingWorker):
         if output is None:
             return None
         metrics = tu.get(output, "metrics")
-        steps = {name: float(np.max(value) if name.endswith("_max") else np.mean(value)) for name, value in metrics.items()}
+        steps = {name: float(np.max(value) if _is_a_most(name) else np.mean(value)) for name, value in metrics.items()}
         return steps | measured
 
     @_on_all_ranks
@@ -281,3 +281,7 @@ class LearnerWorker(WeightSender, TrainingWorker):
         else:
             settings = settings | {"temperature": settings.get("temperature") or float(temperatures[0])}
         return tu.get_tensordict(tensors, settings)
+
+
+def _is_a_most(name: str) -> bool:
+    return name.endswith("_max") or name.startswith("perf/")

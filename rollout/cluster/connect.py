@@ -33,7 +33,7 @@ def join(config: RolloutConfig, gpus: float = 0) -> None:
     """
     if "RAY_ADDRESS" not in os.environ and (config.sandboxes_per_worker or config.sandbox_actors):
         _require_sandbox(config)
-    servers = _server_gpus(config)
+    servers = server_gpus(config)
     if not ray.is_initialized():
         local = "RAY_ADDRESS" not in os.environ
         counted = 0
@@ -78,8 +78,8 @@ def join(config: RolloutConfig, gpus: float = 0) -> None:
     _require_gpus(gpus + servers, ray.cluster_resources().get("GPU", 0))
 
 
-def _server_gpus(config: RolloutConfig) -> int:
-    """GPUs of verl's servers, without those that are the learner's."""
+def server_gpus(config: RolloutConfig) -> int:
+    """GPUs of verl's servers, without those that are the learner's. Raises UsageError if workers ask for some as well."""
     if config.engine.kind != "verl":
         return 0
     if config.gpus_per_worker:

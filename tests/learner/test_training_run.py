@@ -2,11 +2,13 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from scripted import episode, metrics, settings, start
 
 from learner.experiment import HeldOutConfig, Stage
+from rollout.config import EngineConfig, RolloutConfig
 
 
 @pytest.fixture
@@ -123,3 +125,19 @@ def test_a_checkpoint_that_could_not_be_written_ends_the_run(training, stopped):
     assert training.said == (["the last checkpoint was not written: disk full"] if stopped else [])
     assert training.directory.checkpoints.names() == []
     assert not training.fleet.open
+
+
+def test_servers_on_the_learners_gpus_are_awake_while_episodes_are_played_alone(tmp_path):
+    """What waking them took is a step's if it was that step's episodes that they were woken for."""
+    engine = RolloutConfig(engine=EngineConfig(kind="verl"), servers=0)
+    training = start(settings(tmp_path / "run", rollout=engine))
+    seen = []
+    training.trainer.ranks = lambda: "ranks"
+    training.fleet.servers = SimpleNamespace(
+        update=lambda ranks, version: seen.append((ranks, version)), sleep=lambda: seen.append("asleep")
+    )
+    training.sample("test", 3, "test")
+    training.publish()  # they are given the weights when they wake up
+    assert seen == [("ranks", 0), "asleep"]
+    assert training.waking_metrics()["timing_s/update_weights"] >= 0
+    assert training.waking_metrics() == {}

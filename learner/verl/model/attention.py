@@ -40,7 +40,9 @@ BIDIRECTIONAL = {"gemma3", "gemma4", "gemma4_unified", "paligemma"}
 LENGTH_RATIO = 1.15
 """Sequences share a batch of SDPA if none is longer than the shortest by more than this factor: of 1, 1.15, 1.3, 2 the fastest."""
 
-HAS_FLASH_ATTENTION = find_spec("flash_attn") is not None
+_flash_attention = find_spec("flash_attn")
+HAS_FLASH_ATTENTION = _flash_attention is not None and _flash_attention.origin is not None
+"""Whether flash-attention 2 is installed; version 4 puts other kernels into a folder of the same name, which is no package."""
 
 
 class Packing:

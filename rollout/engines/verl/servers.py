@@ -59,8 +59,10 @@ class Servers:
         """Serve the learner's weights as `version`, and wake up if asleep. A request that is under way is cut off and goes on with
         the new weights.
 
-        If that fails, no server may go on with what it holds: they are all started anew, once. Raises FleetError if it fails again.
+        If that fails, no server may go on with what it holds: they are all started anew, once. Raises FleetError if it fails again,
+        UsageError as `check_transport`.
         """
+        check_transport(self._config)
         try:
             ray.get(self._host.update.remote(learner, version), timeout=self._config.start_s)
         except RayError as error:
@@ -129,6 +131,9 @@ class _Host:
         group = None if self._settings.actor_rollout_ref.rollout.nnodes else _group(learner)
         self._manager = LLMServerManager.create(config=self._settings, worker_group=group)
         ray.get(self._manager.global_load_balancer.get_all_servers.remote())  # it takes as long as a server to start
+        if group is not None:
+            # Until they are first asked the memory is the learner's, as a resumed run may begin with a step of it.
+            self.sleep()
         pools = [replica.resource_pool for replica in self._manager.get_replicas() if replica.resource_pool is not None]
         return [place for pool in pools for place in pool.pgs or ()]
 
@@ -163,6 +168,11 @@ class _Host:
             except RayActorError as error:
                 log.warning("a server of verl's is gone: %s", error)
                 ray.get(balancer.remove_servers.remote([address]))
+
+
+def check_transport(config: RolloutConfig) -> None:
+    """Raise UsageError if servers on this cluster could not be sent weights. Ray must be running."""
+    settings.check_transport(config, _on_cpu(config))
 
 
 def host() -> Any:

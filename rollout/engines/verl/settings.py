@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import uuid
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,22 @@ def environment(config: RolloutConfig, on_cpu: bool) -> dict[str, str]:
         # Ray would empty CUDA_VISIBLE_DEVICES of whoever asks for none of the GPUs that it was told of.
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
+
+
+def transport(config: RolloutConfig, on_cpu: bool) -> str:
+    """verl's name of how weights reach the servers: "naive" is CUDA IPC between processes that share a GPU."""
+    if config.servers == 0:
+        return "naive"
+    return "gloo" if on_cpu else "nccl"
+
+
+def check_transport(config: RolloutConfig, on_cpu: bool) -> None:
+    """Raise UsageError if servers with these settings could not be sent weights. Those that are only asked need no transport."""
+    if config.engine.kind == "verl" and transport(config, on_cpu) == "nccl" and find_spec("cupy") is None:
+        raise UsageError(
+            "rollout.engine.kind=verl sends weights to GPUs of their own by NCCL, for which verl needs the package cupy-cuda13x: "
+            "install it (pip install cupy-cuda13x==14.0.1), or write rollout.servers=0 to sample on the learner's GPUs"
+        )
 
 
 def verl_config(config: RolloutConfig, on_cpu: bool) -> Any:
@@ -79,8 +97,13 @@ def verl_config(config: RolloutConfig, on_cpu: bool) -> Any:
         options["worker_extension_cls"] = "rollout.engines.verl.cpu_worker.CpuWorkerExtension"
         if engine.tensor_parallel_size == 1:
             options["distributed_executor_backend"] = "uni"
-    transport: dict[str, Any] = {
-        "backend": "naive" if hybrid else "gloo" if on_cpu else "nccl",
+    backend = transport(config, on_cpu)
+    if backend == "nccl" and find_spec("cupy") is None:
+        backend = "naive"  # verl's receivers make one at their start: these can be asked, and `check_transport` refuses updates
+    channel: dict[str, Any] = {
+        "backend": backend,
+        # A group of its own for each start: ranks that outlive the servers would otherwise go on with one whose members are gone.
+        "engine_kwargs": {"nccl": {"group_name": f"toolwise-{uuid.uuid4().hex}"}},
         "custom_backend_module": "rollout.engines.verl.gloo" if on_cpu else None,
         # Shared memory, which stands in for CUDA IPC on a CPU, takes no tensor that is larger than the bucket.
         "update_weights_bucket_megabytes": max(64, _largest_mib(engine.policy)) if on_cpu else _GPU_BUCKET_MIB,
@@ -103,7 +126,7 @@ def verl_config(config: RolloutConfig, on_cpu: bool) -> Any:
         # Sleep, with which a server gives its memory to the learner, means nothing on GPUs of its own; vLLM has none on a CPU.
         "free_cache_engine": hybrid and not on_cpu,
         "enable_sleep_mode": hybrid and not on_cpu,
-        "checkpoint_engine": transport,
+        "checkpoint_engine": channel,
         "engine_kwargs": {"vllm": options | engine.extra},
     }
     with initialize_config_dir(os.path.join(os.path.dirname(verl.__file__), "trainer/config"), version_base=None):

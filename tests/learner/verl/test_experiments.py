@@ -185,5 +185,5 @@ def test_two_ranks_learn_what_one_learns(start, batch, verl):
         trainer.shutdown()
     for one, two in zip(found[1], found[2], strict=True):
         for name in one.keys() - {"actor/computed_sequences"}:
-            if "_max" not in name and "std" not in name:
+            if "_max" not in name and "std" not in name and not name.startswith("perf/"):
                 assert two[name] == pytest.approx(one[name], rel=2e-2, abs=2e-3), name

@@ -195,6 +195,7 @@ def test_a_policy_step_follows_the_advantages(trainer, batch):
     assert metrics["actor/pg_loss"] == pytest.approx(-(advantages * tokens).sum() / tokens.sum(), abs=1e-5)
     assert metrics["actor/grad_norm"] > 0
     assert metrics["actor/lr"] == LR
+    assert {name for name in metrics if name.startswith("perf/")} == {"perf/cpu_memory_used_gb"}  # there is no GPU
     mask = sampled(batch)
     gaps = np.abs(before[mask] - np.concatenate([example.sequences.logprobs_S for example in batch.examples_E])[mask])
     assert metrics["rollout/logprob_gap"] == pytest.approx(gaps.mean(), abs=1e-5)

@@ -6,15 +6,17 @@ The servers themselves are in `tests/learner/verl/test_servers.py`: they take mi
 
 import json
 import os
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 
 from envs.errors import UsageError
 from rollout.config import EngineConfig, RolloutConfig
+from rollout.engines.verl import settings
 from rollout.engines.verl.policy import VerlPolicy
 from rollout.engines.verl.servers import Servers
-from rollout.engines.verl.settings import environment, verl_config
+from rollout.engines.verl.settings import check_transport, environment, verl_config
 from rollout.policy import HasSessions
 
 
@@ -89,12 +91,18 @@ def test_the_policy_has_sessions(chat, policy_directory):
     assert isinstance(VerlPolicy(config, 0, Client(chat)), HasSessions)
 
 
-def test_settings_reach_verl(policy_directory):
+def test_settings_reach_verl(policy_directory, monkeypatch):
+    monkeypatch.setattr(settings, "find_spec", lambda name: object())  # as if cupy were installed
     engine = EngineConfig(kind="verl", policy=policy_directory, max_model_len=777, tensor_parallel_size=2, max_images=3)
     hybrid, apart = (verl_config(RolloutConfig(engine=engine, servers=servers), on_cpu=False) for servers in (0, 4))
     rollout = apart.actor_rollout_ref.rollout
     assert (rollout.nnodes, rollout.n_gpus_per_node, rollout.tensor_model_parallel_size) == (4, 2, 2)
     assert (rollout.max_model_len, rollout.dtype, rollout.logprobs_mode) == (777, "float32", "processed_logprobs")
+    group, other = (
+        verl_config(RolloutConfig(engine=engine), on_cpu=False).actor_rollout_ref.rollout.checkpoint_engine.engine_kwargs.nccl
+        for _ in range(2)
+    )
+    assert group.group_name != other.group_name  # of each start
     assert (rollout.checkpoint_engine.backend, rollout.enable_sleep_mode, rollout.enforce_eager) == ("nccl", False, False)
     assert rollout.engine_kwargs.vllm.limit_mm_per_prompt == {"image": 3, "video": 0}
     assert 261 in rollout.engine_kwargs.vllm.additional_config["banned_token_ids"]
@@ -102,6 +110,15 @@ def test_settings_reach_verl(policy_directory):
     shared = hybrid.actor_rollout_ref.rollout
     assert (shared.checkpoint_engine.backend, shared.enable_sleep_mode, shared.free_cache_engine) == ("naive", True, True)
     assert "VERL_PLATFORM" not in environment(RolloutConfig(engine=engine), on_cpu=False)
+
+
+@pytest.mark.parametrize(("servers", "on_cpu", "refused"), [(1, False, True), (0, False, False), (1, True, False)])
+def test_servers_on_gpus_of_their_own_need_cupy_for_updates_alone(policy_directory, monkeypatch, servers, on_cpu, refused):
+    monkeypatch.setattr(settings, "find_spec", lambda name: None)
+    config = RolloutConfig(engine=EngineConfig(kind="verl", policy=policy_directory), servers=servers)
+    with pytest.raises(UsageError, match="cupy-cuda13x: install it") if refused else nullcontext():
+        check_transport(config, on_cpu)
+    assert verl_config(config, on_cpu).actor_rollout_ref.rollout.checkpoint_engine.backend == ("gloo" if on_cpu else "naive")
 
 
 def test_images_that_verl_does_not_join_are_refused(policy_directory, tmp_path):
