@@ -23,7 +23,7 @@ USAGE = """usage: toolwise COMMAND [key=value …]
   model       make a policy: model starter (world=microworld or mixture) is pre-trained, model smollm2 is a real one (make smollm2)
   serve-search  serve a text index to a fleet, with Ray Serve: index=DIR
   lint        check the trajectory files of a run: lint PATH
-  bench       measure a part against its peers, in one run: bench NAME (learner, sandbox, search)
+  bench       measure a part against its peers, in one run: bench NAME (gpu, learner, sandbox, search)
   doctor      say whether this machine can run the sandbox, and what to do if not;
               doctor policy=DIR: whether its sampler and learner agree, and both see
               doctor experiment=NAME gpu=h100: what a run needs of GPUs and hosts, and how long a step takes
@@ -263,7 +263,7 @@ def bench(overrides: Sequence[str]) -> int:
     import json
     from pathlib import Path
 
-    from benchmarks import BENCHMARKS, BenchConfig, table
+    from benchmarks import BENCHMARKS, NEEDS, BenchConfig, table
     from configs import compose
     from envs.errors import UsageError
     from envs.runtime.atomic import write_file
@@ -275,6 +275,8 @@ def bench(overrides: Sequence[str]) -> int:
         raise UsageError(f"rounds={config.rounds}: write at least 1")
     if out.is_dir():
         raise UsageError(f"out={out} is a directory: write a file, like out={out}/{name}.json")
+    if name in NEEDS:
+        NEEDS[name]()
     out.parent.mkdir(parents=True, exist_ok=True)
     say(f"bench {name}: ours and its peers in turns, {config.rounds} rounds, into {out}")
     with progress("rounds", config.rounds) as advance:
@@ -282,8 +284,11 @@ def bench(overrides: Sequence[str]) -> int:
     records = [figure.record() for figure in figures]
     write_file(out, json.dumps(records, indent=2) + "\n")
     console.print(table(records))
+    for record in records:
+        for kind in {"failed", "said"} & record.keys():
+            say(f"{record['figure']}: {'not measured: ' if kind == 'failed' else ''}{record[kind]}")
     done(str(out), "train experiment=demo")
-    return 0
+    return 1 if any("failed" in record for record in records) else 0
 
 
 def _named(kind: str, names: Sequence[str], overrides: Sequence[str]) -> tuple[str, list[str]]:

@@ -3,16 +3,20 @@
 `toolwise bench NAME` runs one of `BENCHMARKS`; README.md says what each figure means.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from benchmarks import learning, sandbox, search
-from benchmarks.figures import BenchConfig, Figure, table
+from benchmarks import gpu, learning, sandbox, search
+from benchmarks.figures import BenchConfig, Figure, Said, table
 
-BENCHMARKS: dict[str, Callable[[int, Callable[[int, str], None]], list[Figure]]] = {
+BENCHMARKS: dict[str, Callable[[int, Callable[[int, str], None]], Sequence[Figure | Said]]] = {
+    "gpu": gpu.measure,
     "learner": learning.measure,
     "sandbox": sandbox.measure,
     "search": search.measure,
 }
 """Functions of the number of rounds and of `advance(rounds_done, text)`, by name."""
 
-__all__ = ["BENCHMARKS", "BenchConfig", "Figure", "table"]
+NEEDS: dict[str, Callable[[], None]] = {"gpu": gpu.require}
+"""What raises UsageError if this machine cannot run a benchmark."""
+
+__all__ = ["BENCHMARKS", "NEEDS", "BenchConfig", "Figure", "Said", "table"]

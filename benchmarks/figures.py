@@ -22,13 +22,14 @@ class BenchConfig:
 
 @dataclass(slots=True)
 class Figure:
-    """One value per round for each side, in `unit`. `of` names the reference."""
+    """One value per round for each side, in `unit`. `of` names the reference, `on` the machine if the figure is one of its own."""
 
     name: str
     unit: str
     of: str
     ours: list[float] = field(default_factory=list)
     reference: list[float] = field(default_factory=list)
+    on: str = ""
 
     def add(self, ours: float, reference: float) -> None:
         """Add the values of one round."""
@@ -45,7 +46,22 @@ class Figure:
             "of": self.of,
             "ratio": ours / reference,
             "unit": self.unit,
+            **({"on": self.on} if self.on else {}),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What is to be known of a part of a benchmark beside its figures. `failed`: it has none, and this is why."""
+
+    name: str
+    text: str
+    failed: bool
+    on: str = ""
+
+    def record(self) -> dict[str, Any]:
+        """The part's name and the text, under `failed` or `said`."""
+        return {"figure": self.name, "failed" if self.failed else "said": self.text, "on": self.on}
 
 
 def table(records: Sequence[dict[str, Any]]) -> Table:
@@ -56,6 +72,8 @@ def table(records: Sequence[dict[str, Any]]) -> Table:
     for name in ("unit", "reference is"):
         columns.add_column(name)
     for record in records:
+        if "ratio" not in record:
+            continue
         numbers = (_three_digits(record[name]) for name in ("ours", "reference", "ratio"))
         columns.add_row(record["figure"], *numbers, record["unit"], record["of"])
     return columns

@@ -6,7 +6,9 @@ everything that it knows before it sees a tool in `starter.pretraining`.
 
 from __future__ import annotations
 
+from itertools import islice, product
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import torch
@@ -40,10 +42,15 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_tokenizer(world: str = "microworld") -> Qwen2Tokenizer:
-    """A byte-level tokenizer: every byte is a token, each digit too, and each frequent piece of `world` is one token."""
+def build_tokenizer(world: str = "microworld", unused: int = 0) -> Qwen2Tokenizer:
+    """A byte-level tokenizer: every byte is a token, each digit too, and each frequent piece of `world` is one token.
+
+    Into `unused` further pieces of four letters no text is ever split, but a policy can say them: a vocabulary of a large model's
+    size.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
+    pieces = map("".join, islice(product(ascii_lowercase, repeat=4), unused))
+    tokenizer = Tokenizer(models.BPE(vocab={piece: index for index, piece in enumerate((*alphabet, *pieces))}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in (PAD, START, END, *VISION)])
@@ -51,12 +58,13 @@ def build_tokenizer(world: str = "microworld") -> Qwen2Tokenizer:
     return Qwen2Tokenizer(tokenizer_object=tokenizer, eos_token=END, pad_token=PAD, unk_token=PAD, model_max_length=4096)
 
 
-def build_processor(world: str = "microworld") -> Qwen2_5_VLProcessor:
-    """Tokenizer, image processor and chat template in one, as Qwen2.5-VL has them. An image of 112 × 112 pixels is 16 tokens."""
-    size = {"shortest_edge": 28 * 28, "longest_edge": VIEW_PIXELS}
+def build_processor(world: str = "microworld", unused: int = 0, pixels: int = VIEW_PIXELS) -> Qwen2_5_VLProcessor:
+    """Tokenizer, image processor and chat template in one, as Qwen2.5-VL has them. An image of 112 × 112 pixels is 16 tokens; one
+    of more than `pixels` is scaled down. `unused` as in `build_tokenizer`."""
+    size = {"shortest_edge": 28 * 28, "longest_edge": pixels}
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(size=dict(size)),
-        tokenizer=build_tokenizer(world),
+        tokenizer=build_tokenizer(world, unused),
         video_processor=Qwen2VLVideoProcessor(size=dict(size)),
         chat_template=CHAT_TEMPLATE,
     )

