@@ -6,7 +6,7 @@ everything that it knows before it sees a tool in `starter.pretraining`.
 
 from __future__ import annotations
 
-from itertools import islice, product
+from itertools import filterfalse, islice, product
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
@@ -49,7 +49,8 @@ def build_tokenizer(world: str = "microworld", unused: int = 0) -> Qwen2Tokenize
     size.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    pieces = map("".join, islice(product(ascii_lowercase, repeat=4), unused))
+    words = filterfalse(set(VOCABULARIES[world]).__contains__, map("".join, product(ascii_lowercase, repeat=4)))
+    pieces = islice(words, unused)
     tokenizer = Tokenizer(models.BPE(vocab={piece: index for index, piece in enumerate((*alphabet, *pieces))}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -6,6 +6,7 @@ along, and one for which the time is not enough is skipped and said. `setup.TINY
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -27,12 +28,12 @@ from envs.errors import UsageError
 BUDGET_S = 480.0
 PARTS = {
     "prepare": 90.0,
-    "run_servers": 170.0,
-    "learning": 120.0,
-    "sampling": 180.0,
-    "parity": 120.0,
-    "run_in_process": 150.0,
-    "learning_wide": 120.0,
+    "run_servers": 230.0,
+    "learning": 100.0,
+    "parity": 110.0,
+    "sampling": 160.0,
+    "run_in_process": 140.0,
+    "learning_wide": 110.0,
 }
 """Names and deadlines in seconds, the most telling first. Nothing can be measured without what `prepare` makes."""
 LEAST_S = 40.0
@@ -87,7 +88,7 @@ def run_part(name: str, place: Path, deadline_s: float, rounds: int) -> str | No
     command = [sys.executable, "-m", "benchmarks.gpu.part", name, str(place), str(rounds), str(deadline_s)]
     log = place / f"{name}.log"
     with log.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment())
         try:
             process.wait(deadline_s)
         except subprocess.TimeoutExpired:
@@ -97,21 +98,21 @@ def run_part(name: str, place: Path, deadline_s: float, rounds: int) -> str | No
     return None if process.returncode == 0 else last_line(log)
 
 
-def end(process: subprocess.Popen) -> None:
+def end(process: subprocess.Popen, sent: signal.Signals = signal.SIGTERM, close_s: float = _CLOSE_S) -> None:
     """End a process and all that it has started, and wait for them: what they hold of the GPU is the next part's."""
     try:
         started = psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:
         started = []
     if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(sent)
         try:
-            process.wait(_CLOSE_S)
+            process.wait(close_s)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
     for child in started:
-        if child.is_running():
+        with contextlib.suppress(psutil.NoSuchProcess):  # `children` remembers when each began: a reused number is none of them
             child.kill()
     psutil.wait_procs(started, timeout=_CLOSE_S)
 

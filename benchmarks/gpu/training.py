@@ -19,7 +19,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.figures import Figure
-from benchmarks.gpu import environment, last_line
+from benchmarks.gpu import end, environment, last_line
 from benchmarks.gpu.part import Job, Results
 from learner.config import LearnerConfig, Precision, VerlSettings
 from learner.experiment import Experiment, HeldOutConfig, RLConfig, Stage, TrackingConfig
@@ -30,7 +30,7 @@ from learner.plan.plan import PlanConfig, plan_on
 from rollout.config import EngineConfig, EpisodeConfig, RolloutConfig
 
 PARTS = ("rollout", "update_weights", "generate", "learn", "sync")
-_CLOSE_S = 30.0
+_CLOSE_S = 20.0
 _POLL_S = 0.5
 _GIB = 2**30
 _OFFLOAD = {"param_offload": True, "optimizer_offload": True}
@@ -52,12 +52,7 @@ def measure(job: Job, engine: str) -> Results:
         try:
             lines = _watch(process, out / "metrics.jsonl", job)
         finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGINT)  # the run would go on
-                try:
-                    process.wait(_CLOSE_S)
-                except subprocess.TimeoutExpired:
-                    process.kill()
+            end(process, signal.SIGINT, _CLOSE_S)  # the run would go on
     if len(lines) < 2:
         raise RuntimeError(f"toolwise train made {len(lines)} steps of {job.setup.steps}: {last_line(log)}")
     results = Results(_figures(job, engine, config, lines[1:]))
@@ -143,7 +138,7 @@ def _differences(settings: dict[str, Any], defaults: dict[str, Any], path: str) 
 def _watch(process: subprocess.Popen, metrics: Path, job: Job) -> list[dict[str, float]]:
     """The lines of `metrics.jsonl` once there are as many as steps are wanted, the run has ended, or little time is left."""
     lines: list[dict[str, float]] = []
-    while len(lines) < job.setup.steps and job.left_s > _CLOSE_S / 2:
+    while len(lines) < job.setup.steps and job.left_s > 1.5 * _CLOSE_S:
         ended = process.poll() is not None
         lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
         if ended:
