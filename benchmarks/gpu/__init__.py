@@ -99,18 +99,16 @@ def run_part(name: str, place: Path, deadline_s: float, rounds: int) -> str | No
 
 
 def end(process: subprocess.Popen, sent: signal.Signals = signal.SIGTERM, close_s: float = _CLOSE_S) -> None:
-    """End a process and all that it has started, and wait for them: what they hold of the GPU is the next part's."""
+    """End a process that still runs, and all that it has started, and wait for them: their part of the GPU is the next one's."""
+    if process.poll() is not None:
+        return  # Ray's processes and vLLM's end with the one that started them
+    started = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(sent)
     try:
-        started = psutil.Process(process.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        started = []
-    if process.poll() is None:
-        process.send_signal(sent)
-        try:
-            process.wait(close_s)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.wait(close_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
     for child in started:
         with contextlib.suppress(psutil.NoSuchProcess):  # `children` remembers when each began: a reused number is none of them
             child.kill()

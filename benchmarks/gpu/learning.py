@@ -1,13 +1,11 @@
 """The learner's tokens per second and its peak of memory, beside a bare loop on Hugging Face's model and FSDP2, on the same batch.
 
-Each side is a process of its own, one after the other: `python -m benchmarks.gpu.learning SIDE PLACE MODEL ROUNDS SECONDS`.
+`python -m benchmarks.gpu.learning SIDE PLACE ROUNDS SECONDS MODEL` is one side.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -19,14 +17,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.figures import Figure
-from benchmarks.gpu import environment, last_line
 from benchmarks.gpu.part import Job, Results
 from benchmarks.gpu.setup import Setup, spoken_ids, write_policy
+from benchmarks.gpu.sides import answer, run_side
 from benchmarks.learning.one_rank import batch
 from learner.batch import Batch
 from learner.config import LearnerConfig, Precision
 
-ANSWER = "measured:"
 SIDES = {"ours": 0.6, "bare": 1.0}
 """And the share of what time is left that each may take."""
 _LR = 1e-6
@@ -42,17 +39,7 @@ def measure(job: Job, which: str) -> Results:
     directory = job.setup.policy(job.place, which)
     if not (directory / "config.json").exists():
         write_policy(directory, getattr(job.setup, which), job.setup, job.setup.wide_layers)
-    found: dict[str, dict[str, Any]] = {}
-    for side, share in SIDES.items():
-        log, seconds = job.place / f"learning_{which}_{side}.log", share * job.left_s
-        command = [sys.executable, "-m", __name__, side, str(job.place), which, str(job.rounds), str(seconds)]
-        with log.open("w") as output:
-            subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=environment(), timeout=seconds)
-        answers = [line.removeprefix(ANSWER) for line in log.read_text().splitlines() if line.startswith(ANSWER)]
-        if not answers:
-            raise RuntimeError(f"{side}: {last_line(log)}")
-        found[side] = json.loads(answers[-1])
-    ours, bare = found["ours"], found["bare"]
+    ours, bare = (run_side(job, __name__, side, share, which) for side, share in SIDES.items())
     of = f"FSDP2 and Hugging Face, micro-batches of {bare['tokens']:,} padded tokens"
     tokens = Figure(f"learn_tokens ({which})", "tokens/s", of)
     for speeds in zip(ours["speeds"], bare["speeds"], strict=False):
@@ -190,8 +177,7 @@ def _alone(device: str) -> Generator[None]:
 
 
 if __name__ == "__main__":
-    side, place, which, rounds, seconds = sys.argv[1:]
+    side, place, rounds, seconds, which = sys.argv[1:]
     ends = time.monotonic() + float(seconds)
     setup = Setup.read(Path(place))
-    run = {"ours": ours, "bare": bare}[side]
-    print(ANSWER, json.dumps(run(setup, setup.policy(Path(place), which), int(rounds), ends)), flush=True)
+    answer({"ours": ours, "bare": bare}[side](setup, setup.policy(Path(place), which), int(rounds), ends))

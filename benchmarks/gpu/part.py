@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from pathlib import Path
 
 from benchmarks.figures import Figure
@@ -45,22 +45,24 @@ class Job:
         return self.ends - time.monotonic()
 
 
-def parts() -> dict[str, Callable[[Job], Results]]:
-    """The parts by name."""
-    from benchmarks.gpu import learning, parity, preparation, sampling, training
+MARGIN_S = 8.0
+"""By so much a part ends itself before it is ended, and can say what it waited for."""
 
-    return {
-        "prepare": preparation.prepare,
-        "run_servers": lambda job: training.measure(job, "servers"),
-        "run_in_process": lambda job: training.measure(job, "in_process"),
-        "learning": lambda job: learning.measure(job, "whole"),
-        "learning_wide": lambda job: learning.measure(job, "wide"),
-        "sampling": sampling.measure,
-        "parity": parity.measure,
-    }
+PARTS: dict[str, tuple[str, dict[str, str]]] = {
+    "prepare": ("preparation", {}),
+    "run_servers": ("training", {"engine": "servers"}),
+    "learning": ("learning", {"which": "whole"}),
+    "parity": ("parity", {}),
+    "sampling": ("sampling", {}),
+    "run_in_process": ("training", {"engine": "in_process"}),
+    "learning_wide": ("learning", {"which": "wide"}),
+}
+"""The module of each part, imported by itself, and what its `measure` is asked."""
 
 
 if __name__ == "__main__":
     name, place, rounds, seconds = sys.argv[1:]
-    job = Job(Setup.read(Path(place)), Path(place), int(rounds), time.monotonic() + float(seconds))
-    Path(place, f"{name}.json").write_text(parts()[name](job).to_json())
+    job = Job(Setup.read(Path(place)), Path(place), int(rounds), time.monotonic() + float(seconds) - MARGIN_S)
+    module, asked = PARTS[name]
+    results: Results = import_module(f"benchmarks.gpu.{module}").measure(job, **asked)
+    Path(place, f"{name}.json").write_text(results.to_json())

@@ -11,7 +11,7 @@ from benchmarks.gpu.part import Job, Results
 from benchmarks.gpu.setup import write_policy
 
 
-def prepare(job: Job) -> Results:
+def measure(job: Job) -> Results:
     """Write the policy "whole" and `machine.json`: the card's name and memory, and the versions that matter."""
     machine = _machine(job.setup.device)
     (job.place / "machine.json").write_text(json.dumps(machine))

@@ -1,14 +1,12 @@
 """Tokens per second of our engine beside those of vLLM's own `LLM.generate`, on the same prompts.
 
-Each side is a process of its own, one after the other: `python -m benchmarks.gpu.sampling SIDE PLACE ROUNDS SECONDS`.
+`python -m benchmarks.gpu.sampling SIDE PLACE ROUNDS SECONDS` is one side.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -18,11 +16,12 @@ from typing import Any, cast
 import numpy as np
 
 from benchmarks.figures import Figure
-from benchmarks.gpu import environment, last_line
 from benchmarks.gpu.part import Job, Results
 from benchmarks.gpu.setup import Setup, spoken_ids
+from benchmarks.gpu.sides import answer, run_side
 
-ANSWER = "tokens per second:"
+SIDES = {"ours": 0.5, "vllm": 1.0}
+"""And the share of what time is left that each may take."""
 MOST_ROUNDS = 3
 SHARE = 0.8
 """Of the GPU's memory, for either side."""
@@ -31,18 +30,9 @@ SHARE = 0.8
 def measure(job: Job) -> Results:
     """Prompts of random pieces, none of them twice, and as many sampled tokens for each, at temperature 1 with log-probabilities.
     vLLM keeps its defaults otherwise: its engine in a process of its own, and asynchronous scheduling."""
-    speeds: dict[str, list[float]] = {}
-    for side, share in (("ours", 0.5), ("vllm", 1.0)):
-        log, seconds = job.place / f"sampling_{side}.log", share * job.left_s
-        command = [sys.executable, "-m", __name__, side, str(job.place), str(job.rounds), str(seconds)]
-        with log.open("w") as output:
-            subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=environment(), timeout=seconds)
-        answers = [line.removeprefix(ANSWER) for line in log.read_text().splitlines() if line.startswith(ANSWER)]
-        if not answers:
-            raise RuntimeError(f"{side}: {last_line(log)}")
-        speeds[side] = json.loads(answers[-1])
+    speeds = [run_side(job, __name__, side, share) for side, share in SIDES.items()]
     figure = Figure("sample_tokens", "tokens/s", "vLLM's LLM.generate")
-    for pair in zip(speeds["ours"], speeds["vllm"], strict=False):
+    for pair in zip(*speeds, strict=False):
         figure.add(*pair)
     return Results([figure])
 
@@ -126,5 +116,5 @@ if __name__ == "__main__":
     setup = Setup.read(Path(place))
     directory = setup.policy(Path(place), "whole")
     sample, close = {"ours": ours, "vllm": vllm}[side](setup, directory)
-    print(ANSWER, json.dumps(_timed(sample, setup, directory, int(rounds), ends)), flush=True)
+    answer(_timed(sample, setup, directory, int(rounds), ends))
     close()

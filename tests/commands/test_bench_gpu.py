@@ -16,8 +16,8 @@ from transformers import AutoConfig, AutoTokenizer
 import toolwise
 from benchmarks.gpu import PARTS, last_line, measure, run_part, training
 from benchmarks.gpu.learning import _micro_batches
+from benchmarks.gpu.part import PARTS as MODULES
 from benchmarks.gpu.part import Job
-from benchmarks.gpu.part import parts as all_parts
 from benchmarks.gpu.setup import FULL, TINY, spoken_ids, write_policy
 from configs import compose
 from envs.errors import UsageError
@@ -125,7 +125,7 @@ def test_padded_micro_batches_keep_within_the_limit():
 
 def test_every_part_is_documented_and_known():
     text = (ROOT / "benchmarks/README.md").read_text()
-    assert set(PARTS) == set(all_parts())
+    assert set(PARTS) == set(MODULES)
     assert all(f"`{name}`" in text for name in PARTS)
 
 
