@@ -161,7 +161,7 @@ def measure(config: Experiment, say: Callable[[str], None] = lambda text: None) 
     Raises UsageError for settings that cannot be used, InfrastructureError if the sampler fails.
     """
     directory, learner = find_policy(config.policy), config.learner
-    rollout = _rollout(config.rollout, directory)
+    rollout = short_rollout(config.rollout, directory)
     # One after the other on the same GPUs.
     join(rollout, max(rollout.gpus_per_worker, learner.workers * learner.gpus_per_worker - server_gpus(rollout)))
     say(f"sampling conversations with rollout.engine.kind={config.rollout.engine.kind}")
@@ -178,7 +178,7 @@ def sample(config: Experiment) -> Samples:
     """Play conversations with the experiment's policy and engine. Ray must be running. Raises what `measure` raises."""
     directory = find_policy(config.policy)
     sees = ChatFormat.from_directory(directory).takes_images
-    fleet = Fleet(_rollout(config.rollout, directory))
+    fleet = Fleet(short_rollout(config.rollout, directory))
     try:
         shown = _play(fleet, config.seed, 0 if sees else None)
         replaced = _play(fleet, config.seed, 1) if sees else []
@@ -207,7 +207,7 @@ def compare(samples: Samples, trainer: Trainer) -> Parity:
     )
 
 
-def _rollout(rollout: RolloutConfig, directory: str) -> RolloutConfig:
+def short_rollout(rollout: RolloutConfig, directory: str) -> RolloutConfig:
     """One worker without sandboxes, which plays short conversations."""
     episode = rollout.episode
     return replace(

@@ -11,8 +11,9 @@ from families import FAMILIES, policy
 
 import toolwise
 from learner.experiment import Experiment
-from learner.parity import Parity, Sight, compare, measure, picture, sample
+from learner.parity import Parity, Sight, compare, measure, picture, sample, short_rollout
 from learner.run import start_trainer
+from rollout.cluster.connect import server_gpus
 from rollout.config import EngineConfig, RolloutConfig
 
 GOOD = Parity(8, 400, 1e-6, 1e-5, "float32", Sight(1.0, 1.0, 1e-5, True))
@@ -37,6 +38,12 @@ def deepstack(cluster, tmp_path_factory):
     """A Qwen3-VL, and what its sampler said."""
     config = experiment(policy("qwen3_vl", tmp_path_factory.mktemp("policy")))
     return config, sample(config)
+
+
+def test_servers_of_the_learners_gpus_are_compared_before_the_learner_has_them():
+    shared = RolloutConfig(engine=EngineConfig(kind="verl", tensor_parallel_size=2), servers=0, workers=4)
+    short = short_rollout(shared, "policy")
+    assert (short.servers, short.workers, server_gpus(short)) == (1, 1, 2)
 
 
 @pytest.mark.parametrize(
