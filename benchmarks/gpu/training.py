@@ -159,7 +159,7 @@ def _figures(job: Job, engine: str, config: Experiment, lines: list[dict[str, fl
     update = "update_weights" if config.shares_gpus else "sync"
     size = architecture.parameters * (4 if job.setup.dtype == "float32" else 2)
     copy_s = _copy_s(size, job.setup.device)
-    published = Figure(f"publish ({engine})", "s", f"a copy of the same {size / 1e9:.2f} GB in the device's memory")
+    published = Figure(f"publish ({engine})", "s", f"a copy of the same {size / 1e9:.2g} GB in the device's memory")
     for line in lines:
         # On a CPU servers have places of their own, and `sync` is the update.
         published.add(line[f"timing_s/{update}"], copy_s)
