@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import gymnasium
 from gymnasium.envs.registration import load_env_creator
@@ -83,11 +83,14 @@ class CollectConfig:
 
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
 
+    SPLIT: ClassVar[str] = "test"
+    """The split of an environment that is made on its training split by default, if none is named."""
+
 
 def tasks_of(config: CollectConfig) -> Tasks:
     """The environment that `config.tasks` and `config.options` ask for. Raises as `resolve`, and UsageError for a module that is
     not found."""
-    return resolve(config.tasks, _held_out(config.tasks) | config.options)
+    return resolve(config.tasks, _split(config.tasks, config.SPLIT) | config.options)
 
 
 def group_count(config: CollectConfig) -> int:
@@ -239,8 +242,8 @@ def _rollout_of(config: CollectConfig, policy_dir: str) -> RolloutConfig:
     return replace(rollout, engine=engine, episode=episode, endpoint=endpoint)
 
 
-def _held_out(tasks: str) -> dict[str, Any]:
-    """{"split": "test"} for an environment that is made on its training split by default, else nothing."""
+def _split(tasks: str, split: str) -> dict[str, Any]:
+    """{"split": split} for an environment that is made on its training split by default, else nothing."""
     if is_dataset(tasks):
         return {}
     module, _, env_id = tasks.rpartition(":")
@@ -255,4 +258,4 @@ def _held_out(tasks: str) -> dict[str, Any]:
         raise UsageError(f"tasks={tasks}: there is no module {error.name}; put its directory into PYTHONPATH") from error
     parameter = inspect.signature(maker).parameters.get("split")
     default = spec.kwargs.get("split", parameter.default if parameter else None)
-    return {"split": "test"} if default == "train" else {}
+    return {"split": split} if default == "train" else {}
