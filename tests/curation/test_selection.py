@@ -69,5 +69,5 @@ def test_answers_without_an_outcome_are_neither_right_nor_wrong():
 
 
 def test_a_threshold_is_a_share():
-    with pytest.raises(UsageError, match="thresholds.max_pass_rate_without=2: write a share between 0 and 1"):
+    with pytest.raises(UsageError, match=r"thresholds\.max_pass_rate_without=2: write a share between 0 and 1"):
         Thresholds(max_pass_rate_without=2).check()
