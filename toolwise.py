@@ -115,22 +115,17 @@ def curate(overrides: Sequence[str]) -> int:
     from configs import compose
     from curation.curate import CurateConfig
     from curation.curate import curate as run
-    from curation.selection import Destination
-    from evaluation.evaluate import summarise
-    from evaluation.report import table
 
     config = _begun(_writable(compose("curate", CurateConfig, overrides)), overrides)
     _announce("curate", config, ways=2)
-    curation = run(config, _directory(config), progress)
-    parts = {"without tools": curation.without, "with tools": curation.with_tools}
-    records = [summarise(config, groups, name) for name, groups in parts.items() if groups]
-    console.print(table(records, title="The pool"))
-    say(", ".join(f"{place}.parquet: {curation.report.count(place)} questions" for place in Destination))
-    for line in (*curation.report.warnings(), *(f"note: {note}" for note in curation.notes)):
+    directory = _directory(config)
+    report = run(config, directory, progress)
+    console.print(report.table())
+    for line in report.warnings():
         say(line)
     wrote = f"{config.out}/: rl.parquet, cold_start.parquet, dropped.parquet, plane.png, curation.json, curation.md, trajectories/"
-    done(wrote, f"train stages=[rl] tasks={config.out}/rl.parquet policy={_directory(config)}")
-    return _status(records)
+    done(wrote, f"train stages=[rl] tasks={config.out}/rl.parquet policy={directory}")
+    return 0 if report.is_reliable else 1
 
 
 def _writable[C: Any](config: C) -> C:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,13 +15,13 @@ from curation.report import Item, Report, words
 from curation.selection import Destination, Reason, Thresholds, Tries, destination, is_hard
 from envs.errors import ItemError, UsageError
 from envs.runtime.atomic import write_file
-from envs.runtime.progress import Progress
+from envs.runtime.progress import Advance, Progress
 from rollout.collect import CollectConfig, Collector, tasks_of
 from rollout.episode.environments import tool_names
 from rollout.specs import variant
-from rollout.types import Group, GroupSpec
+from rollout.types import GroupSpec
 
-WITH, WITHOUT = "with_tools", "without_tools"
+QUESTIONS_AT_A_TIME = 256
 _MOST_CELLS = 16
 
 
@@ -40,17 +41,7 @@ class CurateConfig(CollectConfig):
     SPLIT: ClassVar[str] = "train"
 
 
-@dataclass(frozen=True, slots=True)
-class Curation:
-    """What `curate` wrote: the report, and the groups without tools and with them, for a table of both."""
-
-    report: Report
-    without: list[Group]
-    with_tools: list[Group]
-    notes: list[str]
-
-
-def curate(config: CurateConfig, policy_dir: str, progress: Progress) -> Curation:
+def curate(config: CurateConfig, policy_dir: str, progress: Progress) -> Report:
     """Ask, decide, and write `rl.parquet`, `cold_start.parquet`, `dropped.parquet`, `plane.png`, `curation.json` and `curation.md`
     below `config.out`.
 
@@ -65,49 +56,71 @@ def curate(config: CurateConfig, policy_dir: str, progress: Progress) -> Curatio
     questions = Questions(tasks)
     try:
         with Collector(config, policy_dir) as collector:
-            bare = variant(collector.specs, "without tools", without=list(tools))
-            without = _collect(collector, WITHOUT, bare, progress)
-            chosen = collector.specs if config.ask_easy else _hard(collector, without, config.thresholds)
-            with_tools = _collect(collector, WITH, chosen, progress)
-            notes, specs = collector.notes(), collector.specs
-        items = _items(config, questions, specs, without, with_tools)
-        report = Report(config, tools, tuple(_written(config, items, progress, len(specs))))
+            specs, answers = collector.specs, _answers(config, collector, tools, progress)
+            notes = tuple(collector.notes())
+        items = _items(config, questions, specs, answers)
+        report = Report(config, tools, tuple(_written(config, items, progress, len(specs))), notes)
     finally:
         questions.close()
     out = Path(config.out)
     write_file(out / "plane.png", draw_plane(_plane(config, report.items)))
     write_file(out / "curation.json", report.to_json())
     write_file(out / "curation.md", report.to_markdown())
-    return Curation(report, without, with_tools, notes)
+    return report
 
 
-def _collect(collector: Collector, name: str, specs: Sequence[GroupSpec], progress: Progress) -> list[Group]:
-    with progress(name.replace("_", " "), sum(len(group.episodes) for group in specs)) as advance:
-        return collector.collect(name, specs, advance)
+Answers = tuple[Tries, Tries | None]
+"""How a question was answered without tools, and with them if it was asked so."""
 
 
-def _hard(collector: Collector, without: Sequence[Group], thresholds: Thresholds) -> list[GroupSpec]:
-    """The groups of questions that may be hard without tools, and those that were asked with tools before: with other thresholds
-    or with ask_easy=true, in a command that this one goes on with."""
-    begun = {episode.chains[0].group_id for episode in collector.store.read_unfinished(WITH)}
-    pairs = zip(collector.specs, without, strict=True)
-    return [spec for spec, group in pairs if spec.group_id in begun or is_hard(Tries.of(group.episodes), thresholds)]
+def _answers(config: CurateConfig, collector: Collector, tools: Sequence[str], progress: Progress) -> list[Answers]:
+    """How each question was answered, in order. A pool's answers do not fit into memory: they are counted part by part."""
+    found: list[Answers] = []
+    size = 2 * config.group_size
+    with progress("answers", size * len(collector.specs)) as advance:
+        for begin in range(0, len(collector.specs), QUESTIONS_AT_A_TIME):
+            part = collector.specs[begin : begin + QUESTIONS_AT_A_TIME]
+            name = f"answers_{begin // QUESTIONS_AT_A_TIME:05d}"
+            found += _part(config, collector, tools, name, part, partial(_counted, advance, size * begin))
+            advance(size * len(found), "")
+    return found
+
+
+def _part(
+    config: CurateConfig, collector: Collector, tools: Sequence[str], name: str, specs: Sequence[GroupSpec], advance: Advance
+) -> list[Answers]:
+    """The answers to some of the questions, kept as `trajectories/<name>`."""
+    bare = variant(specs, "without tools", without=list(tools))
+    asked = specs
+    if not config.ask_easy:
+        without = collector.collect(name, bare, advance, keep_others=True)
+        hard = {
+            spec.group_id
+            for spec, group in zip(specs, without, strict=True)
+            if is_hard(Tries.of(group.episodes), config.thresholds)
+        }
+        # Those that were asked with tools before stay: by the command that this one goes on with, with other settings.
+        begun = {trajectory.group_id for trajectory in collector.store.trajectories(name)}
+        asked = [spec for spec in specs if spec.group_id in hard | begun]
+    groups = {group.group_id: Tries.of(group.episodes) for group in collector.collect(name, [*bare, *asked], advance)}
+    return [(groups[one.group_id], groups.get(spec.group_id)) for one, spec in zip(bare, specs, strict=True)]
+
+
+def _counted(advance: Advance, before: int, done: int, text: str) -> None:
+    advance(before + done, text)
 
 
 def _items(
-    config: CurateConfig, questions: Questions, specs: Sequence[GroupSpec], without: Sequence[Group], with_tools: Sequence[Group]
+    config: CurateConfig, questions: Questions, specs: Sequence[GroupSpec], answers: Sequence[Answers]
 ) -> Iterator[tuple[Item, dict[str, Any] | None]]:
     """Each question with its row, or None if it has none any more."""
-    played = {group.group_id: group for group in with_tools}
-    for place, (group, bare) in enumerate(zip(specs, without, strict=True)):
-        spec, full = group.episodes[0], played.get(group.group_id)
-        tries, tooled = Tries.of(bare.episodes), None if full is None else Tries.of(full.episodes)
-        where, reason = destination(tries, tooled, config.thresholds)
-        error = next((one.error for part in (bare, full) if part for one in part.episodes if one.error is not None), None)
-        item = Item(group.group_id, (), "", tries, tooled, where, reason, error if reason in _WITH_ERROR else None)
+    for place, (group, (without, tooled)) in enumerate(zip(specs, answers, strict=True)):
+        where, reason = destination(without, tooled, config.thresholds)
+        error = next((tries.error for tries in (without, tooled) if tries and tries.error), None)
+        item = Item(group.group_id, (), "", without, tooled, where, reason, error if reason in _WITH_ERROR else None)
         try:
-            task_id, asked = questions.of(spec)
-            row = row_of(asked, task_id, spec, config.tasks, place)
+            task_id, asked = questions.of(group.episodes[0])
+            row = row_of(asked, task_id, group.episodes[0], config.tasks, place)
         except ItemError as failure:
             yield replace(item, destination=Destination.dropped, reason=Reason.unreadable, detail=str(failure)), None
             continue

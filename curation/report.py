@@ -9,12 +9,16 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from rich.table import Table
+
 from curation.selection import MEANINGS, Destination, Reason, Tries
 
 if TYPE_CHECKING:
     from curation.curate import CurateConfig
 
 _MOST_NAMED = 20
+_FAILURE = 0.1
+_COLUMNS = ("set", "questions", "share", "right without", "right with", "uses a tool")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,14 @@ class Report:
     config: CurateConfig
     tools: tuple[str, ...]
     items: tuple[Item, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_reliable(self) -> bool:
+        """Whether at most a tenth of the answers have no outcome."""
+        tries = [one for item in self.items for one in (item.without, item.with_tools) if one is not None]
+        missing = sum(sum(one.missing.values()) for one in tries)
+        return missing <= _FAILURE * (missing + sum(one.answered for one in tries))
 
     def count(self, place: Destination) -> int:
         """How many questions went to a set."""
@@ -70,6 +82,7 @@ class Report:
                 "with_tools": _answers(item.with_tools for item in self.items if item.with_tools is not None),
             },
             "by_ability": _table(self._by(lambda item: item.abilities)),
+            "notes": list(self.notes),
             "by_source": _table(self._by(lambda item: (item.source,))),
             "problems": [{"task": item.task_id, "reason": item.reason, "detail": item.detail} for item in self._problems()],
         }
@@ -84,9 +97,9 @@ class Report:
             f"{config.group_size} answers to each without tools and {config.group_size} with them ({', '.join(self.tools)}), at "
             f"temperature {config.temperature:g}.",
             "",
-            "| set | questions | share | right without | right with | uses a tool |",
-            "| --- | --- | --- | --- | --- | --- |",
-            *(self._set_line(place) for place in Destination),
+            f"| {' | '.join(_COLUMNS)} |",
+            f"| {' | '.join('---' for _ in _COLUMNS)} |",
+            *(f"| {' | '.join(self._row(place))} |" for place in Destination),
             "",
             "![pass rate without tools and with them](plane.png)",
             "",
@@ -104,6 +117,15 @@ class Report:
         lines += self._gaps()
         return "\n".join(lines).rstrip() + "\n"
 
+    def table(self) -> Table:
+        """The sets in rows."""
+        result = Table(title="The pool", title_justify="left")
+        for name in _COLUMNS:
+            result.add_column(name, justify="left" if name == "set" else "right")
+        for place in Destination:
+            result.add_row(*self._row(place))
+        return result
+
     def warnings(self) -> list[str]:
         """A line for each thing that makes the sets poorer than the pool."""
         reasons = self.reasons()
@@ -111,15 +133,26 @@ class Report:
         lines = [f"warning: {count} questions were dropped: {MEANINGS[reason]}" for reason, count in troubled]
         if troubled and (named := next(iter(self._problems()), None)) is not None:
             lines[-1] += f" (the first: {named.task_id}: {named.detail})"
+        if (habit := self._habit()) > _FAILURE:
+            lines.append(
+                f"note: {habit:.0%} of the answers without tools tried to call one, which makes questions look harder than they "
+                "are: curate with the policy as it is before it learns to call"
+            )
+        lines += [f"note: {note}" for note in self.notes]
         lines += [f"note: {place}.parquet is empty" for place in (Destination.rl, Destination.cold_start) if not self.count(place)]
         return lines
 
-    def _set_line(self, place: Destination) -> str:
+    def _row(self, place: Destination) -> tuple[str, ...]:
         chosen = [item for item in self.items if item.destination is place]
         without, tooled = [item.without for item in chosen], [item.with_tools for item in chosen if item.with_tools]
         share = f"{100 * len(chosen) / max(1, len(self.items)):.1f} %"
         rates = (_mean(without, "right"), _mean(tooled, "right"), _mean(tooled, "calling"))
-        return f"| {words(place)} | {len(chosen):,} | {share} | {' | '.join(rates)} |"
+        return words(place), f"{len(chosen):,}", share, *rates
+
+    def _habit(self) -> float:
+        """The share of the answers without tools that tried to call one all the same."""
+        answered = sum(item.without.answered for item in self.items)
+        return sum(item.without.calling for item in self.items) / answered if answered else 0.0
 
     def _by(self, names: Callable[[Item], Iterable[str]]) -> dict[str, Counter[Destination]]:
         """How many questions went where, by names, of which a question may have several."""
@@ -135,7 +168,8 @@ class Report:
     def _gaps(self) -> list[str]:
         """What is missing from the figures."""
         unasked = sum(item.with_tools is None for item in self.items)
-        lines = [f"{unasked:,} questions were too easy to be asked with tools (ask_easy=false).", ""] if unasked else []
+        lines = [f"Of the answers without tools {self._habit():.1%} tried to call one all the same.", ""] if self._habit() else []
+        lines += [f"{unasked:,} questions were too easy to be asked with tools (ask_easy=false).", ""] if unasked else []
         for name, tries in (
             ("without tools", [item.without for item in self.items]),
             ("with tools", [item.with_tools for item in self.items if item.with_tools]),

@@ -76,12 +76,13 @@ class Thresholds:
 @dataclass(frozen=True, slots=True)
 class Tries:
     """The answers to one question under one condition: how many were `right`, of how many with an outcome. `missing` are those
-    that have none, by the reason; `calling` called a tool."""
+    that have none, by the reason, and `error` says what was wrong with the first of them; `calling` called a tool, or tried to."""
 
     right: int
     answered: int
     missing: dict[Reason, int] = field(default_factory=dict)
     calling: int = 0
+    error: str | None = None
 
     @classmethod
     def of(cls, episodes: Sequence[Episode]) -> Tries:
@@ -94,6 +95,7 @@ class Tries:
             len(sound),
             {reason: reasons.count(reason) for reason in dict.fromkeys(reasons)},
             sum(trajectory.tool_calls > 0 for trajectory in sound),
+            next((episode.error for episode in episodes if episode.error is not None), None),
         )
 
     @property

@@ -59,9 +59,9 @@ def is_reliable(records: Sequence[EvaluationRecord]) -> bool:
     return all(record.problem_share <= _FAILURE for record in records)
 
 
-def table(records: Sequence[EvaluationRecord], title: str = "Held-out tasks") -> Table:
+def table(records: Sequence[EvaluationRecord]) -> Table:
     """The records side by side, a column each: all tasks together, then each ability."""
-    result = Table(title=title, title_justify="left")
+    result = Table(title="Held-out tasks", title_justify="left")
     result.add_column("")
     for record in records:
         of = f" of {record.dispatched}" if record.left_out else ""

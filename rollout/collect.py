@@ -152,7 +152,7 @@ class Collector:
     """
 
     def __init__(self, config: CollectConfig, policy_dir: str) -> None:
-        self.store, self._config = Store(config.out), config
+        self.store, self._config, self._played = Store(config.out), config, False
         if self.store.names() and not config.resume:
             raise UsageError(f"{config.out} holds episodes already: write resume=true to go on with them, or another out=")
         self._saved = Path(config.out, "config.yaml")
@@ -182,9 +182,10 @@ class Collector:
     def __exit__(self, *_: object) -> None:
         self._fleet.shutdown()
 
-    def collect(self, name: str, specs: Sequence[GroupSpec], advance: Advance = silent) -> list[Group]:
+    def collect(self, name: str, specs: Sequence[GroupSpec], advance: Advance = silent, keep_others: bool = False) -> list[Group]:
         """Roll the groups out and write their episodes as `trajectories/<name>.jsonl`: each as soon as it ends, and all of them in
-        the order of `specs` at the end. Episodes that the file holds already are not run again, unless they failed."""
+        the order of `specs` at the end. Episodes that the file holds already are not run again, unless they failed; with
+        `keep_others` those of other groups stay in the file, behind them."""
         known = {episode.chains[0].episode_id: episode for episode in self.store.read_unfinished(name) if not episode.failed}
         if known:
             self.store.write(name, known.values())  # without those that failed, which come again
@@ -195,11 +196,14 @@ class Collector:
             missing,
             lambda done, text: advance(begun + done, text),
             keep=lambda episode: self.store.append(name, episode),
-            played=any(not episode.unplayed for episode in known.values()),
+            played=self._played or any(not episode.unplayed for episode in known.values()),
         )
         outcomes = known | {episode.chains[0].episode_id: episode for episode in episodes_of(new)}
         groups = [Group(group.group_id, tuple(outcomes[spec.episode_id] for spec in group.episodes)) for group in specs]
-        self.store.write(name, episodes_of(groups))
+        self._played |= any(not (episode.unplayed or episode.failed) for episode in episodes_of(groups))
+        asked = {episode.chains[0].episode_id for episode in episodes_of(groups)}
+        others = [episode for episode_id, episode in known.items() if keep_others and episode_id not in asked]
+        self.store.write(name, [*episodes_of(groups), *others])
         return groups
 
     def notes(self) -> list[str]:

@@ -9,6 +9,7 @@ import sys
 from contextlib import nullcontext
 from urllib.request import Request, urlopen
 
+import curation.curate
 import rollout.collect
 from configs import compose
 from curation.curate import CurateConfig, curate
@@ -63,6 +64,7 @@ def recorded(spec, correct):
 
 
 def main():
+    curation.curate.QUESTIONS_AT_A_TIME = 4
     rollout.collect.Fleet = AskingFleet
     rollout.collect.join = lambda *_: None
     directory = find_policy("starter")

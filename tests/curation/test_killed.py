@@ -19,7 +19,7 @@ from command_line import ROOT, TOOLWISE
 from openai_server import Server
 
 QUESTIONS, SAMPLES = 6, 4
-KILLS = 10
+KILLS, REAL_KILLS = 6, 10
 
 
 class Asked:
@@ -59,12 +59,12 @@ def process():
     started.wait(60)
 
 
-def curate(process, asked, out, kill_at=None):
-    """Run it once; its wait status."""
+def curate(process, asked, out, *more, kill_at=None):
+    """Run it once, with `more` settings; its wait status."""
     settings = [f"out={out}", "tasks=toolwise/Reasoning-v0", f"episodes={QUESTIONS}", f"group_size={SAMPLES}"]
     endpoint = [f"policy={asked.server.url}", "policy_model=m", "resume=true"]
     asked.kill_at = None
-    process.stdin.write(json.dumps([*settings, *endpoint]) + "\n")
+    process.stdin.write(json.dumps([*settings, *endpoint, *more]) + "\n")
     process.stdin.flush()
     asked.pid = json.loads(process.stdout.readline())
     asked.kill_at = kill_at
@@ -79,7 +79,7 @@ def test_killed_at_many_points_it_asks_nothing_twice_and_ends_the_same(process, 
     rng, asked, killed = random.Random(0), Asked(), 0
     for kill in range(KILLS):
         asked.answers = bool(kill % 2)
-        status = curate(process, asked, tmp_path / "killed", asked.counts.total() + rng.randint(1, 6))
+        status = curate(process, asked, tmp_path / "killed", kill_at=asked.counts.total() + rng.randint(1, 6))
         killed += os.WIFSIGNALED(status)
     assert killed == KILLS
     assert curate(process, asked, tmp_path / "killed") == 0
@@ -94,6 +94,27 @@ def test_killed_at_many_points_it_asks_nothing_twice_and_ends_the_same(process, 
     assert sets(tmp_path / "killed") == sets(tmp_path / "whole")
     assert (tmp_path / "killed/curation.json").read_text() == (tmp_path / "whole/curation.json").read_text()
     assert {name: len(rows) for name, rows in sets(tmp_path / "whole").items()} == {"rl": 1, "cold_start": 1, "dropped": 4}
+    asked.server.close()
+
+
+def test_easy_questions_may_be_left_unasked_and_other_settings_ask_nothing_anew(process, tmp_path):
+    asked, out = Asked(), tmp_path / "run"
+    assert curate(process, asked, out, "ask_easy=false") == 0
+    hard = 2  # of six questions, of which number n is right n times of four without tools: 0 and 1
+    assert asked.counts.total() == (QUESTIONS + hard) * SAMPLES
+    report = json.loads((out / "curation.json").read_text())
+    assert (report["not_asked_with_tools"], report["answers"]["with_tools"]["answered"]) == (QUESTIONS - hard, hard * SAMPLES)
+    found = sets(out)
+    asked.counts.clear()
+    assert curate(process, asked, out, "ask_easy=true", "thresholds.max_pass_rate_without=0") == 0
+    assert asked.counts.total() == (QUESTIONS - hard) * SAMPLES
+    assert {name: len(rows) for name, rows in sets(out).items()} == {"rl": 0, "cold_start": 1, "dropped": 5}
+    asked.counts.clear()
+    assert curate(process, asked, out, "ask_easy=false") == 0
+    assert not asked.counts
+    again = sets(out)
+    assert (again["rl"], again["cold_start"]) == (found["rl"], found["cold_start"])
+    assert all(row["num_with"] == SAMPLES for row in again["dropped"]), "what was asked before is not forgotten"
     asked.server.close()
 
 
@@ -115,7 +136,7 @@ def test_the_real_command_on_ray_killed_at_many_points(tmp_path):
     settings = [f"tasks={tmp_path / 'q.jsonl'}", f"policy={server.url}", "policy_model=m", f"out={out}", "resume=true"]
     settings += [f"group_size={SAMPLES}", "+options.protocol=native", "rollout.workers=1", "rollout.episodes_per_worker=2"]
     recorded = 0
-    for _ in range(KILLS):
+    for _ in range(REAL_KILLS):
         process = subprocess.Popen([*TOOLWISE, "curate", *settings], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         goal = recorded + rng.randint(1, 5)
         while process.poll() is None and recorded < goal:
@@ -125,6 +146,6 @@ def test_the_real_command_on_ray_killed_at_many_points(tmp_path):
         process.communicate()
     assert subprocess.run([*TOOLWISE, "curate", *settings], cwd=ROOT, capture_output=True).returncode == 0
     assert len(asked) == 2 * QUESTIONS * SAMPLES
-    assert asked.total() <= 2 * QUESTIONS * SAMPLES + 2 * KILLS, "at most two were under way whenever it was killed"
+    assert asked.total() <= 2 * QUESTIONS * SAMPLES + 2 * REAL_KILLS, "at most two were under way whenever it was killed"
     assert json.loads((out / "curation.json").read_text())["sets"] == {"rl": 3, "cold_start": 3, "dropped": 0}
     server.close()

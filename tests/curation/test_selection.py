@@ -50,21 +50,21 @@ def test_what_may_be_hard_is_asked_with_tools(without, hard):
     assert is_hard(without, Thresholds()) is hard
 
 
-def answer(correct=True, calls=0, failed=False, unplayed=False, **parts):
+def answer(correct=True, calls=0, failed=False, unplayed=False, error=None, **parts):
     trajectory = SimpleNamespace(correct=correct, tool_calls=calls, reward_parts=parts)
-    return SimpleNamespace(trajectory=trajectory, chains=[trajectory], failed=failed, unplayed=unplayed)
+    return SimpleNamespace(trajectory=trajectory, chains=[trajectory], failed=failed, unplayed=unplayed, error=error)
 
 
 def test_answers_without_an_outcome_are_neither_right_nor_wrong():
     answers = [
         answer(calls=2),
         answer(correct=False),
-        answer(correct=False, failed=True),
-        answer(correct=False, unplayed=True),
+        answer(correct=False, failed=True, error="no room"),
+        answer(correct=False, unplayed=True, error="refused"),
         answer(correct=False, judge_no_verdict=1.0),
     ]
     found = Tries.of(answers)
-    assert found == Tries(1, 2, {Reason.failed: 1, Reason.unplayed: 1, Reason.unjudged: 1}, calling=1)
+    assert found == Tries(1, 2, {Reason.failed: 1, Reason.unplayed: 1, Reason.unjudged: 1}, calling=1, error="no room")
     assert (found.rate, found.tool_use) == (0.5, 0.5)
 
 
