@@ -115,6 +115,7 @@ def curate(overrides: Sequence[str]) -> int:
     from configs import compose
     from curation.curate import CurateConfig
     from curation.curate import curate as run
+    from curation.selection import Destination
 
     config = _begun(_writable(compose("curate", CurateConfig, overrides)), overrides)
     _announce("curate", config, ways=2)
@@ -124,7 +125,9 @@ def curate(overrides: Sequence[str]) -> int:
     for line in report.warnings():
         say(line)
     wrote = f"{config.out}/: rl.parquet, cold_start.parquet, dropped.parquet, plane.png, curation.json, curation.md, trajectories/"
-    done(wrote, f"train stages=[rl] tasks={config.out}/rl.parquet policy={directory}")
+    learn = f"train stages=[rl] tasks={config.out}/rl.parquet policy={directory}"
+    demonstrate = f"collect tasks={config.out}/cold_start.parquet policy=URL policy_model=NAME"
+    done(wrote, learn if report.count(Destination.rl) else demonstrate)
     return 0 if report.is_reliable else 1
 
 

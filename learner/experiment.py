@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from envs import resolve
@@ -137,6 +138,23 @@ class ColdStartConfig:
     """overall: the cold start ends when accuracy over all held-out tasks has stopped rising, and keeps the weights with the best;
     ability: when no ability's accuracy rises any more, and it keeps those with the best mean over abilities. A rise of an ability
     is also more than the standard error of its measurement, since of few episodes chance alone would make a new best."""
+
+    def check_sources(self) -> None:
+        """Raise UsageError if there is no such file of demonstrations, or a weight or a number makes no sense."""
+        if self.sources and self.demonstrations_file is not None:
+            raise UsageError("cold_start.demonstrations_file and cold_start.sources: write the file as one of the sources")
+        for path in [source.path for source in self.sources] + [self.demonstrations_file or EXPERT]:
+            if path != EXPERT and not Path(path).exists():
+                raise UsageError(
+                    f"there are no demonstrations at {path}: write a file of conversations, or a run with trajectories/"
+                )
+        for source in self.sources:
+            if source.weight is not None and source.weight < 0:
+                raise UsageError(f"cold_start.sources: {source.path} has the weight {source.weight:g}: write 0 or more")
+            if source.demonstrations is not None and source.demonstrations < 1:
+                raise UsageError(f"cold_start.sources: {source.path} has demonstrations={source.demonstrations}: write 1 or more")
+        if negative := [name for name, weight in self.ability_weights.items() if weight < 0]:
+            raise UsageError(f"cold_start.ability_weights.{negative[0]} is below 0: write 0 or more")
 
 
 class OnDeadline(StrEnum):
@@ -304,8 +322,8 @@ class Experiment:
                 "rl.group_size=1: the advantage estimator compares the episodes of a group: write 2 or more, or "
                 "+learner.verl.algorithm.adv_estimator=reinforce_plus_plus"
             )
-        if self.cold_start.sources and self.cold_start.demonstrations_file is not None:
-            raise UsageError("cold_start.demonstrations_file and cold_start.sources: write the file as one of the sources")
+        if Stage.cold_start in self.stages and Stage.cold_start not in finished:
+            self.cold_start.check_sources()
         longest, room = self.rollout.episode.max_tokens, self.rollout.engine.max_model_len
         if longest > room:
             raise UsageError(f"rollout.episode.max_tokens={longest} is more than rollout.engine.max_model_len={room}: lower it")

@@ -232,10 +232,21 @@ def test_a_run_with_too_few_demonstrations_says_how_many(teacher, chat, count, a
         read_episodes(teacher, chat, count=count, seed=0)
 
 
-def test_a_file_and_sources_are_one_too_many(config):
-    both = with_cold_start(config, demonstrations_file="a.json", sources=[DemonstrationSource("b.json")])
-    with pytest.raises(UsageError, match="write the file as one of the sources"):
-        both.check()
+@pytest.mark.parametrize(
+    ("changes", "answer"),
+    [
+        ({"demonstrations_file": "a.json", "sources": [DemonstrationSource()]}, "write the file as one of the sources"),
+        ({"demonstrations_file": "none.json"}, "there are no demonstrations at none.json"),
+        ({"sources": [DemonstrationSource("none.json")]}, "there are no demonstrations at none.json"),
+        ({"sources": [DemonstrationSource(weight=-1)]}, "has the weight -1: write 0 or more"),
+        ({"sources": [DemonstrationSource(demonstrations=0)]}, "has demonstrations=0: write 1 or more"),
+        ({"ability_weights": {"search": -2}}, "ability_weights.search is below 0"),
+    ],
+)
+def test_a_mistake_is_found_before_anything_runs(config, changes, answer):
+    with pytest.raises(UsageError, match=answer):
+        with_cold_start(config, **changes).check()
+    with_cold_start(config, **changes).check(finished={"cold_start"})
 
 
 def test_sources_are_written_on_the_command_line():
