@@ -90,7 +90,8 @@ def _part(
     config: CurateConfig, collector: Collector, tools: Sequence[str], name: str, specs: Sequence[GroupSpec], advance: Advance
 ) -> list[Answers]:
     """The answers to some of the questions, kept as `trajectories/<name>`."""
-    bare = variant(specs, "without tools", without=list(tools))
+    taken = [*(collector.options.get("without") or ()), *tools]
+    bare = variant(specs, "without tools", without=taken)
     asked = specs
     if not config.ask_easy:
         without = collector.collect(name, bare, advance, keep_others=True)

@@ -28,7 +28,7 @@ class AskingFleet:
         return [Group(group.group_id, tuple(self._ask(spec, keep) for spec in group.episodes)) for group in groups]
 
     def _ask(self, spec, keep):
-        body = json.dumps({"episode": spec.episode_id, "messages": []}).encode()
+        body = json.dumps({"episode": spec.episode_id, "without": spec.env_kwargs.get("without", [])}).encode()
         with urlopen(Request(self._url, body, {"Content-Type": "application/json"}), timeout=60) as reply:
             correct = json.load(reply)["choices"][0]["message"]["content"] == "right"
         episode = Episode((recorded(spec, correct),))
@@ -43,7 +43,7 @@ class AskingFleet:
 
 
 def recorded(spec, correct):
-    calls = [] if "without" in spec.env_kwargs else [ToolCallRecord("code", "ok", 0.0)]
+    calls = [] if "without tools" in spec.episode_id else [ToolCallRecord("code", "ok", 0.0)]
     return Trajectory(
         episode_id=spec.episode_id,
         task_id=f"task-{spec.env_seed}",

@@ -26,12 +26,13 @@ class Asked:
     """A server that counts what it is asked, and kills who asks at the count it is told, before or after it answers."""
 
     def __init__(self):
-        self.counts = Counter()
+        self.counts, self.without = Counter(), []
         self.kill_at, self.pid, self.answers = None, None, True
         self.server = Server(self.reply)
 
     def reply(self, body):
         name = body["episode"]
+        self.without.append(sorted(body["without"]))
         self.counts[name] += 1
         if self.kill_at == self.counts.total():
             if self.answers:  # the episode may or may not be on disk by then
@@ -94,6 +95,14 @@ def test_killed_at_many_points_it_asks_nothing_twice_and_ends_the_same(process, 
     assert sets(tmp_path / "killed") == sets(tmp_path / "whole")
     assert (tmp_path / "killed/curation.json").read_text() == (tmp_path / "whole/curation.json").read_text()
     assert {name: len(rows) for name, rows in sets(tmp_path / "whole").items()} == {"rl": 1, "cold_start": 1, "dropped": 4}
+    asked.server.close()
+
+
+def test_a_tool_that_was_taken_away_before_stays_away(process, tmp_path):
+    asked = Asked()
+    mixture = ["tasks=toolwise/Mixture-v0", "+options.without=[code]", "episodes=1", "group_size=1"]
+    assert curate(process, asked, tmp_path / "run", *mixture) == 0
+    assert sorted(map(tuple, asked.without)) == [("code",), ("code", "image_search", "text_search")]
     asked.server.close()
 
 
