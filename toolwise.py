@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from checks import bench, lint, named
 from console import console, done, progress, say
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ USAGE = """usage: toolwise COMMAND [key=value …]
   cold-start  supervised fine-tuning on verified demonstrations only
   collect     roll a policy out and write its trajectories, without learning
   evaluate    measure a policy on held-out tasks
+  curate      sort questions by what tools add: for RL, for the cold start, for neither
   index       build an index for the text or the image search: corpus=FILE or gallery=DIR
   atlas       build the world of real data, toolwise/Atlas-v0, from installed packages
   model       make a policy: model starter (world=microworld or mixture) is pre-trained, model smollm2 is a real one (make smollm2)
@@ -108,6 +110,27 @@ def evaluate(overrides: Sequence[str]) -> int:
     return _status(evaluation.records)
 
 
+def curate(overrides: Sequence[str]) -> int:
+    """Sort questions by what tools add."""
+    from configs import compose
+    from curation.curate import CurateConfig
+    from curation.curate import curate as run
+    from curation.selection import Destination
+
+    config = _begun(_writable(compose("curate", CurateConfig, overrides)), overrides)
+    _announce("curate", config, ways=2)
+    directory = _directory(config)
+    report = run(config, directory, progress)
+    console.print(report.table())
+    for line in report.warnings():
+        say(line)
+    wrote = f"{config.out}/: rl.parquet, cold_start.parquet, dropped.parquet, plane.png, curation.json, curation.md, trajectories/"
+    learn = f"train stages=[rl] tasks={config.out}/rl.parquet policy={directory}"
+    demonstrate = f"collect tasks={config.out}/cold_start.parquet policy=URL policy_model=NAME"
+    done(wrote, learn if report.count(Destination.rl) else demonstrate)
+    return 0 if report.is_reliable else 1
+
+
 def _writable[C: Any](config: C) -> C:
     """The settings, if their `out` can be written to; raises UsageError if not."""
     from configs.values import check_out
@@ -116,8 +139,8 @@ def _writable[C: Any](config: C) -> C:
     return config
 
 
-def _announce(command: str, config: CollectConfig) -> int:
-    """Say what the command is about to run; returns the number of episodes."""
+def _announce(command: str, config: CollectConfig, ways: int = 1) -> int:
+    """Say what the command is about to run, each task in so many ways; returns the number of episodes."""
     from envs import count_rows
     from rollout.collect import group_count, tasks_of
 
@@ -127,7 +150,7 @@ def _announce(command: str, config: CollectConfig) -> int:
         if rows is not None and groups < rows
         else ""
     )
-    count = groups * config.group_size
+    count = groups * config.group_size * ways
     say(f"{command}: {count} episodes of {config.policy} on {config.tasks}{part}, into {config.out}")
     return count
 
@@ -193,7 +216,7 @@ def atlas(overrides: Sequence[str]) -> int:
 
 def model(overrides: Sequence[str]) -> int:
     """Build and pre-train a starter policy, or make a policy of SmolLM2's file."""
-    name, settings = _named("model", ("starter", "smollm2"), overrides)
+    name, settings = named("model", ("starter", "smollm2"), overrides)
     from configs import compose
 
     if name == "smollm2":
@@ -231,76 +254,6 @@ def serve_search(overrides: Sequence[str]) -> int:
     serve_index(config, ready)
     say("closed")
     return 0
-
-
-def lint(overrides: Sequence[str]) -> int:
-    """Check trajectory files; exit status 1 if they have problems."""
-    from pathlib import Path
-
-    from envs.errors import UsageError
-    from rollout.lint import lint as find_problems
-
-    remedy = "write a run directory, its trajectories/ or one .jsonl file, as in `lint runs/demo`"
-    if len(overrides) != 1:
-        raise UsageError(f"lint takes one path: {remedy}")
-    path = Path(overrides[0])
-    path = path / "trajectories" if (path / "trajectories").is_dir() else path
-    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
-    if not files or not all(file.suffix == ".jsonl" and file.is_file() for file in files):
-        raise UsageError(f"there is no trajectory file (*.jsonl) at {path}: {remedy}")
-    problems = find_problems(path)
-    for problem in problems:
-        say(problem)
-    records = sum(file.read_bytes().count(b"\n") for file in files)
-    say(f"{path}: problems: {len(problems)}, records: {records}, files: {len(files)}")
-    if unfinished := [file.name for file in sorted(path.glob("*.jsonl.part"))]:
-        say(f"not read: {', '.join(unfinished)}: a step that is under way, or that was killed; resume=true runs it again")
-    return 1 if problems else 0
-
-
-def bench(overrides: Sequence[str]) -> int:
-    """Measure a part and its peers in one run, print the figures side by side and write them."""
-    import json
-    from pathlib import Path
-
-    from benchmarks import BENCHMARKS, NEEDS, BenchConfig, table
-    from configs import compose
-    from envs.errors import UsageError
-    from envs.runtime.atomic import write_file
-
-    name, settings = _named("benchmark", tuple(BENCHMARKS), overrides)
-    config = compose("bench", BenchConfig, settings)
-    out = Path(config.out or f"runs/bench/{name}.json")
-    if config.rounds < 1:
-        raise UsageError(f"rounds={config.rounds}: write at least 1")
-    if out.is_dir():
-        raise UsageError(f"out={out} is a directory: write a file, like out={out}/{name}.json")
-    if name in NEEDS:
-        NEEDS[name]()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    say(f"bench {name}: ours and its peers in turns, {config.rounds} rounds, into {out}")
-    with progress("rounds", config.rounds) as advance:
-        figures = BENCHMARKS[name](config.rounds, advance)
-    records = [figure.record() for figure in figures]
-    write_file(out, json.dumps(records, indent=2) + "\n")
-    console.print(table(records))
-    for record in records:
-        for kind in {"failed", "said"} & record.keys():
-            say(f"{record['figure']}: {'not measured: ' if kind == 'failed' else ''}{record[kind]}")
-    done(str(out), "train experiment=demo")
-    return 1 if any("failed" in record for record in records) else 0
-
-
-def _named(kind: str, names: Sequence[str], overrides: Sequence[str]) -> tuple[str, list[str]]:
-    """The argument that names a `kind` of thing, one of `names`, and the other arguments. Raises UsageError."""
-    from envs.errors import UsageError
-
-    name = next((argument for argument in overrides if "=" not in argument), "")
-    if name not in names:
-        raise UsageError(f"there is no {kind} {name!r}: write {' or '.join(names)}")
-    others = list(overrides)
-    others.remove(name)
-    return name, others
 
 
 def doctor(overrides: Sequence[str]) -> int:
@@ -359,6 +312,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "cold-start": cold_start,
     "collect": collect,
     "evaluate": evaluate,
+    "curate": curate,
     "index": index,
     "atlas": atlas,
     "model": model,
@@ -394,7 +348,7 @@ def main() -> int:
         print(f"toolwise {arguments[0]}: infrastructure failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        go_on = "; resume=true goes on with it" if command in (train, cold_start, collect, evaluate) else ""
+        go_on = "; resume=true goes on with it" if command in (train, cold_start, collect, evaluate, curate) else ""
         print(f"toolwise {arguments[0]}: interrupted{go_on}", file=sys.stderr)
         return 130
 

@@ -81,7 +81,10 @@ def _instance[T](config: DictConfig, schema: type[T], given: Mapping[str, tuple[
         try:
             OmegaConf.update(config, path, value, force_add=True)
         except OmegaConfBaseException as error:
-            raise (wrong(path, text, hint) if not isinstance(value, list | dict) else UsageError(_line(error))) from error
+            if not isinstance(value, list | dict):
+                raise wrong(path, text, hint) from error
+            line = _line(error)
+            raise UsageError(line if line.startswith(path) else f"{path}={text}: {line}") from error
     try:
         made = cast(T, OmegaConf.to_object(config))
     except InterpolationResolutionError as error:

@@ -51,9 +51,9 @@ class _RecordedTurn:
 
 
 def read_demonstrations(
-    path: str | Path, chat: ChatFormat, config: EpisodeConfig, *, count: int, seed: int, malformed: str = "error"
+    path: str | Path, chat: ChatFormat, config: EpisodeConfig, *, count: int | None, seed: int, malformed: str = "error"
 ) -> list[Episode]:
-    """`count` of the file's demonstrations, drawn by `seed` without replacement. Their answers are taken to be right.
+    """`count` of the file's demonstrations, drawn by `seed` without replacement, None for all. Their answers are taken to be right.
 
     All rows are checked first. Those of them that are longer than `config.max_tokens` are counted, and are malformed. Raises
     DatasetError as `envs.datasets.Dataset` does, and UsageError if the file has fewer demonstrations, or the system prompt is
@@ -61,7 +61,7 @@ def read_demonstrations(
     """
     path = Path(path)
     if not path.exists():
-        raise UsageError(f"cold_start.demonstrations_file={path}: there is no such file")
+        raise UsageError(f"there is no file of demonstrations {path}: write one of conversations, or a run with trajectories/")
     rows, good, bad = open_rows(path, None), [], []
     others: set[str] = set()
     for number, row in rows:
@@ -78,19 +78,20 @@ def read_demonstrations(
     if others:
         log.warning("%s: columns that are not read: %s", path, ", ".join(sorted(others)))
     report_malformed(path, bad, malformed)
-    if len(good) < count:
+    wanted = len(good) if count is None else count
+    if not good or len(good) < wanted:
         raise UsageError(f"{path} has {len(good)} demonstrations: write cold_start.demonstrations={len(good)} or fewer")
     episodes: list[Episode] = []
     long: list[tuple[int, str]] = []
     for number in np.random.default_rng(seed).permutation(good).tolist():
-        if len(episodes) + (0 if malformed == "skip" else len(long)) == count:
+        if len(episodes) + (0 if malformed == "skip" else len(long)) == wanted:
             break
         try:
             episodes.append(_episode(rows[number], path, number, chat, config))
         except TokenBudgetExceeded as error:
             long.append((number, f"longer than rollout.episode.max_tokens={config.max_tokens} ({error}): raise it"))
     report_malformed(path, sorted(long), malformed)
-    if len(episodes) < count:
+    if not episodes or (count is not None and len(episodes) < count):
         raise UsageError(
             f"{path} has {len(episodes)} demonstrations of at most rollout.episode.max_tokens={config.max_tokens}: raise it, or "
             f"write cold_start.demonstrations={len(episodes)}"

@@ -129,6 +129,11 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         return tuple(tool.name for tool in self._tools)
 
     @property
+    def task(self) -> Task | None:
+        """The task of the current episode; None before the first reset."""
+        return self._task
+
+    @property
     def tool_schemas(self) -> list[dict[str, Any]]:
         """The tools of the current episode in OpenAI's form; before the first reset, all tools."""
         return [dict(tool.guide.schema) for tool in self._allowed()]

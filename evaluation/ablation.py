@@ -8,7 +8,7 @@ share of items whose answer then changes says how much of the use is real.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from rich.table import Table
 from envs.tools.outputs import BLANK, Donor, write_donors
 from evaluation.intervals import wilson_interval
 from evaluation.types import Interval
-from rollout.types import EpisodeSpec, Group, GroupSpec, Trajectory, episodes_of
+from rollout.specs import variant
+from rollout.types import Group, GroupSpec, Trajectory, episodes_of
 
 FULL = "all tools"
 
@@ -81,12 +82,12 @@ def without_tools(groups: Sequence[GroupSpec], tools: Sequence[str]) -> dict[str
     variants: dict[str, list[str]] = {FULL: [], **{f"without {tool}": [tool] for tool in tools}}
     if len(tools) > 1:
         variants["without tools"] = list(tools)
-    return {name: _variant(groups, name, without=taken) for name, taken in variants.items()}
+    return {name: variant(groups, name, without=taken) for name, taken in variants.items()}
 
 
 def with_outputs(groups: Sequence[GroupSpec], donors: Path) -> dict[str, list[GroupSpec]]:
     """The same groups with blank outputs, and with those in the directory `donors`."""
-    return {name: _variant(groups, name, tool_outputs=outputs) for name, outputs in (("blank", BLANK), ("swapped", str(donors)))}
+    return {name: variant(groups, name, tool_outputs=outputs) for name, outputs in (("blank", BLANK), ("swapped", str(donors)))}
 
 
 def keep_outputs(groups: Sequence[Group], directory: Path) -> None:
@@ -151,21 +152,6 @@ def ablation_table(report: AblationReport) -> Table:
     for name, part, values in rows:
         result.add_row(name, part.replace("_", " "), *(_text(getattr(values, column)) for column in columns))
     return result
-
-
-def _variant(groups: Iterable[GroupSpec], name: str, **options: Any) -> list[GroupSpec]:
-    return [
-        GroupSpec(f"{group.group_id} {name}", tuple(_changed(spec, name, options) for spec in group.episodes)) for group in groups
-    ]
-
-
-def _changed(spec: EpisodeSpec, name: str, options: Mapping[str, Any]) -> EpisodeSpec:
-    return replace(
-        spec,
-        episode_id=f"{spec.episode_id} {name}",
-        group_id=f"{spec.group_id} {name}",
-        env_kwargs=spec.env_kwargs | dict(options),
-    )
 
 
 def _outputs(groups: Sequence[Group]) -> Iterator[Donor]:

@@ -2,90 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from curation.recorded import read_demonstrations
-from curation.verify import is_verified
-from envs import resolve
-from envs.errors import UsageError
 from learner.batch import Batch, Example
-from learner.experiment import Stage
+from learner.demonstrations import collect_demonstrations, collect_rehearsal, draw_weighted
+from learner.experiment import ColdStartConfig, Loss, Plateau, Stage
 from learner.training_run import TrainingRun
-from rollout.specs import draw, group_specs
-from rollout.tokens.chat_format import ChatFormat
-from rollout.types import Episode, episodes_of
+from rollout.specs import draw
+from rollout.types import Episode, Group
 
 CHECKPOINT = "cold_start"
-ATTEMPTS_PER_DEMONSTRATION = 4
-
-
-def collect_demonstrations(training: TrainingRun) -> list[Episode]:
-    """The fixed set: demonstrations from a file, or verified episodes of the tasks' expert, whose code really ran.
-
-    A run makes them once and reads them back when it is resumed. Raises UsageError if there are too few, DatasetError if the file
-    cannot be used.
-    """
-    if "demonstrations" in training.store.names():
-        return list(training.store.read("demonstrations"))
-    settings, seed = training.config.cold_start, training.config.seed
-    wanted = settings.demonstrations
-    if settings.demonstrations_file is not None:
-        recorded = read_demonstrations(
-            settings.demonstrations_file,
-            ChatFormat.from_directory(training.policy_dir),
-            training.config.rollout.episode,
-            count=wanted,
-            seed=seed,
-            malformed=settings.malformed,
-        )
-        training.store.write("demonstrations", recorded)
-        return recorded
-    kept: list[Episode] = []
-    for attempt in range(ATTEMPTS_PER_DEMONSTRATION):
-        specs = group_specs(
-            "demonstrations",
-            training.tasks("train"),
-            groups=wanted,
-            seed=seed,
-            step=attempt,
-            actor="expert",
-            rows=training.rows("train"),
-            first=attempt * wanted,
-        )
-        kept += [episode for episode in episodes_of(training.rollout(specs)) if is_verified(episode.trajectory)]
-        if len(kept) >= wanted:
-            break
-    else:
-        raise UsageError(
-            f"the expert gave {len(kept)} verified demonstrations of {wanted}: "
-            "lower cold_start.demonstrations, or correct the expert of the tasks"
-        )
-    training.store.write("demonstrations", kept[:wanted])
-    return kept[:wanted]
-
-
-def collect_rehearsal(training: TrainingRun) -> list[Episode]:
-    """Verified expert episodes of the tasks that the base policy masters already, made once; empty if none are configured.
-
-    Raises UsageError if no episode is verified.
-    """
-    settings = training.config.cold_start
-    if "rehearsal" in training.store.names():
-        return list(training.store.read("rehearsal"))
-    if not settings.rehearsal_tasks or not settings.rehearsal_batch_size:
-        return []
-    specs = group_specs(
-        "rehearsal", resolve(settings.rehearsal_tasks), groups=settings.rehearsal, seed=training.config.seed, actor="expert"
-    )
-    kept = [episode for episode in episodes_of(training.rollout(specs)) if is_verified(episode.trajectory)]
-    if not kept:
-        raise UsageError(
-            f"no expert episode of cold_start.rehearsal_tasks={settings.rehearsal_tasks} was right: write null for none"
-        )
-    training.store.write("rehearsal", kept)
-    return kept
 
 
 class SupervisedSteps:
@@ -93,57 +25,127 @@ class SupervisedSteps:
 
     def __init__(self, training: TrainingRun) -> None:
         self._training = training
-        episodes = collect_demonstrations(training), collect_rehearsal(training)
-        self._demonstrations, self._rehearsal = ([Example.of(episode) for episode in pool] for pool in episodes)
+        demonstrations, rehearsal = collect_demonstrations(training), collect_rehearsal(training)
+        self._weights = demonstrations.weights
+        self._demonstrations, self._rehearsal = (
+            [Example.of(episode) for episode in pool] for pool in (demonstrations.episodes, rehearsal)
+        )
 
     def take(self, stage: Stage, step: int) -> dict[str, float]:
         """One optimizer step; returns its metrics."""
         settings = self._training.config.cold_start
         started = time.monotonic()
         lr = settings.learning_rate * min(1.0, (step + 1) / max(1, settings.warmup_steps))
-        metrics = self._training.trainer.supervised_step(self._batch(step), lr)
+        how = {"per_sequence": True} if settings.loss is Loss.sequence else {}
+        metrics = self._training.trainer.supervised_step(self._batch(step), lr, **how)
         self._training.count_step()
         metrics["timing_s/step"] = time.monotonic() - started
         self._training.log(stage, step, metrics)
         return metrics
 
     def _batch(self, step: int) -> Batch:
-        settings, chosen = self._training.config.cold_start, []
-        for name, pool, most in (
-            ("demonstrations", self._demonstrations, settings.batch_size),
-            ("rehearsal", self._rehearsal, settings.rehearsal_batch_size),
+        settings, seed, chosen = self._training.config.cold_start, self._training.config.seed, []
+        for name, pool, most, weights in (
+            ("demonstrations", self._demonstrations, settings.batch_size, self._weights),
+            ("rehearsal", self._rehearsal, settings.rehearsal_batch_size, None),
         ):
             size = min(most, len(pool))
-            chosen += draw(pool, size, seed=self._training.config.seed, name=name, first=step * size) if size else []
+            if size and weights is not None:
+                chosen += [pool[place] for place in draw_weighted(weights, size, seed=seed, first=step * size)]
+            elif size:
+                chosen += draw(pool, size, seed=seed, name=name, first=step * size)
         return Batch.of(chosen)
+
+
+@dataclass(slots=True)
+class Measurements:
+    """Held-out accuracy over the steps: `overall` as (step, share right), and of each ability (right, of how many) beside it.
+
+    Measurements of a version that did not count by ability have none there.
+    """
+
+    overall: list[tuple[int, float]] = field(default_factory=list)
+    by_ability: list[dict[str, tuple[int, int]]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Measurements:
+        """Those in a checkpoint's `state.json`."""
+        overall = [(int(step), float(accuracy)) for step, accuracy in state["history"]]
+        counted = state.get("by_ability") or [{} for _ in overall]
+        return cls(overall, [{name: (right, count) for name, (right, count) in each.items()} for each in counted])
+
+    def state(self) -> dict[str, Any]:
+        """What `of` reads."""
+        return {"history": self.overall, "by_ability": self.by_ability}
+
+    def take(self, step: int, held_out: Sequence[Group[Episode]]) -> None:
+        """Add the measurement after `step` steps."""
+        trajectories = [episode.trajectory for group in held_out for episode in group.sound]
+        self.overall.append((step, float(np.mean([trajectory.correct for trajectory in trajectories]))))
+        counts: dict[str, tuple[int, int]] = {}
+        for trajectory in trajectories:
+            for name in trajectory.abilities:
+                right, count = counts.get(name, (0, 0))
+                counts[name] = right + trajectory.correct, count + 1
+        self.by_ability.append(counts)
+
+    def best(self, plateau: Plateau) -> int:
+        """The step after which the policy was best: overall, or in the mean over abilities."""
+        return self.overall[max(range(len(self.overall)), key=lambda place: self._score(place, plateau))][0]
+
+    def stopped_rising(self, settings: ColdStartConfig) -> bool:
+        """Whether none of the last `patience` measurements was better than all before: overall, or of any ability."""
+        if len(self.overall) <= settings.patience:
+            return False
+        if settings.plateau is Plateau.overall or not all(self.by_ability):
+            return _stopped_rising([accuracy for _, accuracy in self.overall], settings.patience, settings.min_gain)
+        names = {name for each in self.by_ability for name in each}
+        series = ([each[name] for each in self.by_ability if name in each] for name in names)
+        return all(
+            _stopped_rising(
+                [right / count for right, count in measured], settings.patience, max(settings.min_gain, _standard_error(measured))
+            )
+            for measured in series
+        )
+
+    def told(self, step: int) -> str:
+        """The accuracies of a step, in words."""
+        place = [at for at, _ in self.overall].index(step)
+        parts = [f"{name} {right / count:.1%} of {count}" for name, (right, count) in sorted(self.by_ability[place].items())]
+        return f"{self.overall[place][1]:.1%}" + (f" ({', '.join(parts)})" if parts else "")
+
+    def _score(self, place: int, plateau: Plateau) -> float:
+        counts = self.by_ability[place]
+        if plateau is Plateau.overall or not counts:
+            return self.overall[place][1]
+        return float(np.mean([right / count for right, count in counts.values()]))
 
 
 def run_cold_start(training: TrainingRun, steps: SupervisedSteps) -> str:
     """Train until held-out accuracy stops rising, and leave the trainer at its best weights; returns their checkpoint."""
     settings = training.config.cold_start
     newest = training.directory.checkpoints.newest(CHECKPOINT)
-    history: list[tuple[int, float]] = []
+    measured = Measurements()
     if newest is None:
         training.begin_stage()
     else:
-        history = [tuple(entry) for entry in training.restore(newest)["history"]]
-    step = history[-1][0] if history else 0
+        measured = Measurements.of(training.restore(newest))
+    step = measured.overall[-1][0] if measured.overall else 0
     with training.progress("cold start", settings.max_steps) as advance:
-        while step < settings.max_steps and not _stopped_rising(history, settings.patience, settings.min_gain):
+        while step < settings.max_steps and not measured.stopped_rising(settings):
             metrics = steps.take(Stage.cold_start, step)
             step += 1
-            accuracy = f"{history[-1][1]:.1%}" if history else "not measured yet"
+            accuracy = f"{measured.overall[-1][1]:.1%}" if measured.overall else "not measured yet"
             advance(step, f"loss {metrics['train/loss']:.3f}  held-out accuracy {accuracy}")
             if step % settings.evaluate_every == 0 or step == settings.max_steps:
                 training.publish()
-                held_out = training.sample("validation", settings.validation_episodes, "validation")
-                correct = [episode.trajectory.correct for group in held_out for episode in group.sound]
-                history.append((step, float(np.mean(correct))))
-                training.save(f"{CHECKPOINT}_{step}", prefix=CHECKPOINT, keep={_best(history)[0]}, history=history)
-    best_step, best_accuracy = _best(history)
-    training.load(f"{CHECKPOINT}_{best_step}")
-    training.say(f"cold start: best held-out accuracy {best_accuracy:.1%} after {best_step} steps of {step}")
-    return training.save(CHECKPOINT, history=history, step=best_step)
+                measured.take(step, training.sample("validation", settings.validation_episodes, "validation"))
+                best = measured.best(settings.plateau)
+                training.save(f"{CHECKPOINT}_{step}", prefix=CHECKPOINT, keep={best}, **measured.state())
+    best = measured.best(settings.plateau)
+    training.load(f"{CHECKPOINT}_{best}")
+    training.say(f"cold start: best held-out accuracy {measured.told(best)} after {best} steps of {step}")
+    return training.save(CHECKPOINT, **measured.state(), step=best)
 
 
 def run_control(training: TrainingRun, steps: SupervisedSteps, seconds: float) -> str:
@@ -163,11 +165,12 @@ def run_control(training: TrainingRun, steps: SupervisedSteps, seconds: float) -
     return training.save("control", step=step)
 
 
-def _best(history: list[tuple[int, float]]) -> tuple[int, float]:
-    return max(history, key=lambda entry: entry[1])
-
-
-def _stopped_rising(history: list[tuple[int, float]], patience: int, min_gain: float) -> bool:
-    """Whether none of the last `patience` measurements was better than all before by `min_gain`."""
-    accuracies = [accuracy for _, accuracy in history]
+def _stopped_rising(accuracies: Sequence[float], patience: int, min_gain: float) -> bool:
+    """Whether none of the last `patience` accuracies was better than all before by `min_gain`."""
     return len(accuracies) > patience and max(accuracies[-patience:]) < max(accuracies[:-patience]) + min_gain
+
+
+def _standard_error(measured: Sequence[tuple[int, int]]) -> float:
+    """Of the share that the newest measurement found: sqrt(p (1 - p) / n)."""
+    right, count = measured[-1]
+    return math.sqrt(right / count * (1 - right / count) / count)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from envs import resolve
@@ -44,6 +45,39 @@ class TaskOptions:
     test: dict[str, Any] = field(default_factory=lambda: {"split": "test"})
 
 
+EXPERT = "expert"
+"""The path that stands for the scripted expert of the tasks."""
+
+
+@dataclass
+class DemonstrationSource:
+    """One of the sources that demonstrations are mixed from."""
+
+    path: str = EXPERT
+    """A file of conversations, a run directory with `trajectories/` or one of its files, or expert: the tasks' script."""
+
+    weight: float | None = None
+    """Its share of the demonstrations that are drawn, relative to the other sources' weights; null for all: each demonstration is
+    drawn equally often."""
+
+    demonstrations: int | None = None
+    """How many are taken of it, drawn by the seed; null: all that it has, or `cold_start.demonstrations` of the expert's."""
+
+
+class Loss(StrEnum):
+    """Over what the loss of the cold start is a mean: over sampled tokens, or over sequences of each one's mean."""
+
+    token = "token"
+    sequence = "sequence"
+
+
+class Plateau(StrEnum):
+    """What has to stop rising for the cold start to end: accuracy over all held-out tasks, or that of each ability."""
+
+    overall = "overall"
+    ability = "ability"
+
+
 @dataclass
 class ColdStartConfig:
     """Supervised fine-tuning on verified demonstrations, until held-out accuracy stops rising."""
@@ -55,8 +89,17 @@ class ColdStartConfig:
     """A file of recorded demonstrations, in ShareGPT's or OpenAI's form, from which they are drawn; null: the tasks' expert makes
     them."""
 
+    sources: list[DemonstrationSource] = field(default_factory=list)
+    """Several sources in place of that file, as in '[{path: a.json, weight: 2}, {path: runs/teacher, weight: 1}]'."""
+
+    ability_weights: dict[str, float] = field(default_factory=dict)
+    """The share of each ability in what is drawn of a source, relative to the others'; empty: what there is of it."""
+
+    loss: Loss = Loss.token
+    """token: every sampled token counts alike, so long demonstrations count more; sequence: every demonstration does."""
+
     malformed: str = "error"
-    """What is done with rows of that file that cannot be used: "error" names them and stops, "skip" names them and goes on."""
+    """What is done with rows of a file that cannot be used: "error" names them and stops, "skip" names them and goes on."""
 
     rehearsal_tasks: str | None = "toolwise/Basics-v0"
     """Environment whose expert episodes are mixed in so that the base's own skills are kept; null for none."""
@@ -90,6 +133,28 @@ class ColdStartConfig:
 
     min_gain: float = 0.01
     """What counts as a rise, as a share of episodes."""
+
+    plateau: Plateau = Plateau.overall
+    """overall: the cold start ends when accuracy over all held-out tasks has stopped rising, and keeps the weights with the best;
+    ability: when no ability's accuracy rises any more, and it keeps those with the best mean over abilities. A rise of an ability
+    is also more than the standard error of its measurement, since of few episodes chance alone would make a new best."""
+
+    def check_sources(self) -> None:
+        """Raise UsageError if there is no such file of demonstrations, or a weight or a number makes no sense."""
+        if self.sources and self.demonstrations_file is not None:
+            raise UsageError("cold_start.demonstrations_file and cold_start.sources: write the file as one of the sources")
+        for path in [source.path for source in self.sources] + [self.demonstrations_file or EXPERT]:
+            if path != EXPERT and not Path(path).exists():
+                raise UsageError(
+                    f"there are no demonstrations at {path}: write a file of conversations, or a run with trajectories/"
+                )
+        for source in self.sources:
+            if source.weight is not None and source.weight < 0:
+                raise UsageError(f"cold_start.sources: {source.path} has the weight {source.weight:g}: write 0 or more")
+            if source.demonstrations is not None and source.demonstrations < 1:
+                raise UsageError(f"cold_start.sources: {source.path} has demonstrations={source.demonstrations}: write 1 or more")
+        if negative := [name for name, weight in self.ability_weights.items() if weight < 0]:
+            raise UsageError(f"cold_start.ability_weights.{negative[0]} is below 0: write 0 or more")
 
 
 class OnDeadline(StrEnum):
@@ -257,6 +322,8 @@ class Experiment:
                 "rl.group_size=1: the advantage estimator compares the episodes of a group: write 2 or more, or "
                 "+learner.verl.algorithm.adv_estimator=reinforce_plus_plus"
             )
+        if Stage.cold_start in self.stages and Stage.cold_start not in finished:
+            self.cold_start.check_sources()
         longest, room = self.rollout.episode.max_tokens, self.rollout.engine.max_model_len
         if longest > room:
             raise UsageError(f"rollout.episode.max_tokens={longest} is more than rollout.engine.max_model_len={room}: lower it")

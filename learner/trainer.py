@@ -50,8 +50,12 @@ class Trainer(Protocol):
         """
         ...
 
-    def supervised_step(self, batch: Batch, lr: float) -> dict[str, float]:
-        """One optimizer step on the negative log-likelihood of the sampled tokens; returns metrics, `train/loss` among them."""
+    def supervised_step(self, batch: Batch, lr: float, per_sequence: bool = False) -> dict[str, float]:
+        """One optimizer step on the negative log-likelihood of the sampled tokens; returns metrics, `train/loss` among them.
+
+        It is the mean over all sampled tokens or, `per_sequence`, over sequences of each one's mean. The latter is asked for with
+        cold_start.loss=sequence only: a trainer may do without the argument.
+        """
         ...
 
     def policy_step(self, batch: Batch, advantages: np.ndarray, lr: float) -> dict[str, float]:

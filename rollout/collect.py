@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import gymnasium
 from gymnasium.envs.registration import load_env_creator
@@ -83,11 +83,14 @@ class CollectConfig:
 
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
 
+    SPLIT: ClassVar[str] = "test"
+    """The split of an environment that is made on its training split by default, if none is named."""
+
 
 def tasks_of(config: CollectConfig) -> Tasks:
     """The environment that `config.tasks` and `config.options` ask for. Raises as `resolve`, and UsageError for a module that is
     not found."""
-    return resolve(config.tasks, _held_out(config.tasks) | config.options)
+    return resolve(config.tasks, _split(config.tasks, config.SPLIT) | config.options)
 
 
 def group_count(config: CollectConfig) -> int:
@@ -149,7 +152,7 @@ class Collector:
     """
 
     def __init__(self, config: CollectConfig, policy_dir: str) -> None:
-        self.store, self._config = Store(config.out), config
+        self.store, self._config, self._played = Store(config.out), config, False
         if self.store.names() and not config.resume:
             raise UsageError(f"{config.out} holds episodes already: write resume=true to go on with them, or another out=")
         self._saved = Path(config.out, "config.yaml")
@@ -179,9 +182,10 @@ class Collector:
     def __exit__(self, *_: object) -> None:
         self._fleet.shutdown()
 
-    def collect(self, name: str, specs: Sequence[GroupSpec], advance: Advance = silent) -> list[Group]:
+    def collect(self, name: str, specs: Sequence[GroupSpec], advance: Advance = silent, keep_others: bool = False) -> list[Group]:
         """Roll the groups out and write their episodes as `trajectories/<name>.jsonl`: each as soon as it ends, and all of them in
-        the order of `specs` at the end. Episodes that the file holds already are not run again, unless they failed."""
+        the order of `specs` at the end. Episodes that the file holds already are not run again, unless they failed; with
+        `keep_others` those of other groups stay in the file, behind them."""
         known = {episode.chains[0].episode_id: episode for episode in self.store.read_unfinished(name) if not episode.failed}
         if known:
             self.store.write(name, known.values())  # without those that failed, which come again
@@ -192,11 +196,14 @@ class Collector:
             missing,
             lambda done, text: advance(begun + done, text),
             keep=lambda episode: self.store.append(name, episode),
-            played=any(not episode.unplayed for episode in known.values()),
+            played=self._played or any(not episode.unplayed for episode in known.values()),
         )
         outcomes = known | {episode.chains[0].episode_id: episode for episode in episodes_of(new)}
         groups = [Group(group.group_id, tuple(outcomes[spec.episode_id] for spec in group.episodes)) for group in specs]
-        self.store.write(name, episodes_of(groups))
+        self._played |= any(not (episode.unplayed or episode.failed) for episode in episodes_of(groups))
+        asked = {episode.chains[0].episode_id for episode in episodes_of(groups)}
+        others = [episode for episode_id, episode in known.items() if keep_others and episode_id not in asked]
+        self.store.write(name, [*episodes_of(groups), *others])
         return groups
 
     def notes(self) -> list[str]:
@@ -239,8 +246,8 @@ def _rollout_of(config: CollectConfig, policy_dir: str) -> RolloutConfig:
     return replace(rollout, engine=engine, episode=episode, endpoint=endpoint)
 
 
-def _held_out(tasks: str) -> dict[str, Any]:
-    """{"split": "test"} for an environment that is made on its training split by default, else nothing."""
+def _split(tasks: str, split: str) -> dict[str, Any]:
+    """{"split": split} for an environment that is made on its training split by default, else nothing."""
     if is_dataset(tasks):
         return {}
     module, _, env_id = tasks.rpartition(":")
@@ -255,4 +262,4 @@ def _held_out(tasks: str) -> dict[str, Any]:
         raise UsageError(f"tasks={tasks}: there is no module {error.name}; put its directory into PYTHONPATH") from error
     parameter = inspect.signature(maker).parameters.get("split")
     default = spec.kwargs.get("split", parameter.default if parameter else None)
-    return {"split": "test"} if default == "train" else {}
+    return {"split": split} if default == "train" else {}

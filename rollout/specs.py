@@ -6,7 +6,8 @@ the next row. Worlds that generate a task from a seed have no rows, and no group
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -62,6 +63,25 @@ def group_specs(
         )
         specs.append(GroupSpec(group_id, episodes))
     return specs
+
+
+def variant(groups: Iterable[GroupSpec], name: str, **options: Any) -> list[GroupSpec]:
+    """The same groups, seeds and samples with other `options` of the environment; `name` is added to their names."""
+    return [
+        GroupSpec(
+            f"{group.group_id} {name}",
+            tuple(
+                replace(
+                    spec,
+                    episode_id=f"{spec.episode_id} {name}",
+                    group_id=f"{spec.group_id} {name}",
+                    env_kwargs=spec.env_kwargs | options,
+                )
+                for spec in group.episodes
+            ),
+        )
+        for group in groups
+    ]
 
 
 def draw[T](items: Sequence[T], count: int, *, seed: int, name: str = "", first: int = 0) -> list[T]:

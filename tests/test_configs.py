@@ -12,7 +12,9 @@ from omegaconf import OmegaConf
 
 from configs import choices, compose, compose_again
 from configs.values import check_numbers, check_out, read_value
+from curation.curate import CurateConfig
 from envs.errors import UsageError
+from evaluation.evaluate import EvaluateConfig
 from learner.experiment import Experiment, Stage
 from rollout.collect import CollectConfig
 from rollout.config import EngineConfig, RolloutConfig
@@ -30,9 +32,11 @@ def test_every_experiment_composes(command, experiment):
     assert config.out.startswith("runs/")
 
 
-@pytest.mark.parametrize("command", ["collect", "evaluate"])
-def test_every_collection_composes(command):
-    assert isinstance(compose(command, CollectConfig, []), CollectConfig)
+@pytest.mark.parametrize(
+    ("command", "schema"), [("collect", CollectConfig), ("evaluate", EvaluateConfig), ("curate", CurateConfig)]
+)
+def test_every_collection_composes(command, schema):
+    assert isinstance(compose(command, schema, []), schema)
 
 
 def test_a_model_composes():

@@ -40,7 +40,7 @@ NAMES: dict[str, tuple[str, ...]] = {
 
 SINGLE = (
     *("reward_model", "env_name", "extra_info", "needed_tools", "tools", "perception", "reasoning", "search"),
-    *("question_type", "answer_type", "unit", "precision", "num_turns"),
+    *("question_type", "answer_type", "unit", "precision", "num_turns", "image_views"),
 )
 """Columns with one name that are read."""
 
@@ -48,7 +48,7 @@ _DESCRIBES = re.compile(
     r"(?:l\d-)?(?:\w*_)?(?:index|idx|ids?|qid|uid|uuid|split|subset|num_\w+|\w+_id|\w+_type|type|level|grade|difficulty|topic|subject|task|"
     r"domain|field|skill|subfield|language|date|year|license|url|link|title|comment|lecture|rationale|explanation|caption|metadata|"
     r"agent_name|turncase|prompt_category|eval_focus|tool_trajectory|width|height|hash|md5|img_type)|metadata|image_(?:source|size)|"
-    r"answer_idx|questionid|docid|pid|set_name"
+    r"answer_idx|questionid|docid|pid|set_name|pass_rate(?:_\w+)?|tool_use|drop_(?:reason|detail)"
 )
 _SUSPECTS: tuple[tuple[re.Pattern[str], str, str | None], ...] = (
     (re.compile(r"(?:\w+_)?(?:videos?|audios?|speech|sound)(?:_(?:path|file|bytes))?s?"), "video or sound", None),

@@ -111,7 +111,7 @@ class Dataset:
         """
         parsed = self.question(number)
         try:
-            images = tuple(map(decode, parsed.pictures))
+            images, views = (tuple(map(decode, sources)) for sources in (parsed.pictures, parsed.views))
         except RowError as error:
             raise ItemError(f"{self.path}, row {number}: {error}") from None
         return Task(
@@ -121,6 +121,7 @@ class Dataset:
             abilities=parsed.abilities,
             source=parsed.source or self.path.stem,
             images=images,
+            views=views,
             needed_tools=parsed.needed_tools,
             tools=parsed.tools,
             scoring=parsed.scoring,
@@ -143,7 +144,7 @@ class Dataset:
                     raise row
                 self._remember(row, number)
                 parsed = self._question(row)
-                for picture in parsed.pictures:
+                for picture in (*parsed.pictures, *parsed.views):
                     if isinstance(picture, bytes) or picture not in whole:
                         require_whole(picture)
                     if isinstance(picture, Path):

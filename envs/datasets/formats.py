@@ -15,7 +15,7 @@ from typing import Any
 from envs.datasets.choices import Options, chosen, inline_options, options_of, own_labels, shown
 from envs.datasets.columns import NAMES, Renames, absent, cleaned, first, number, parsed, plain, require_understood, text
 from envs.datasets.conversations import PLACEHOLDER, Asked, asked, conversation, referenced, settled, with_pictures
-from envs.datasets.pictures import row_pictures
+from envs.datasets.pictures import listed, row_pictures
 from envs.datasets.truths import Truth, is_latex, is_mathematical, reward_model, truth
 from envs.datasets.types import Question
 from envs.errors import RowError
@@ -68,6 +68,7 @@ def question(row: Mapping[str, Any], folder: Path, tools: frozenset[str] | None 
         tools=_allowed(row, tools),
         scoring=replace(scoring, options=tuple((letter, referenced(option)) for letter, option in scoring.options)),
         system=said.system,
+        views=_views(row, pictures, folder),
     )
 
 
@@ -142,6 +143,14 @@ def _pictures(row: Mapping[str, Any], said: Asked, folder: Path) -> tuple[Source
     return given[: said.own_placeholders]
 
 
+def _views(row: Mapping[str, Any], pictures: tuple[Source, ...], folder: Path) -> tuple[Source, ...]:
+    """The smaller copies of the pictures that the policy is shown in their place, one for each; () if it is shown the pictures."""
+    views = tuple(named(value, folder) for value in listed(row["image_views"])) if "image_views" in row else ()
+    if len(views) not in (0, len(pictures)):
+        raise RowError(f"image_views has {len(views)} pictures, and there are {len(pictures)} images: write one for each, or none")
+    return views
+
+
 def _scored(row: Mapping[str, Any], found: Truth, options: Options) -> tuple[Scoring, str]:
     """The rule of a row and the answer in the form that the rule compares: `scoring`, else what the row's other columns ask for."""
     stated = _stated_scoring(row, options)
@@ -202,7 +211,7 @@ def _abilities(row: Mapping[str, Any]) -> tuple[str, ...]:
     labels = [str(label) for label in ability] if isinstance(ability, list | tuple) else []
     labels = labels or [label for label in LABELS if text(row.get(label)).lower() in ("true", "1", "yes")]
     if labels:
-        return (*labels, *(["integration"] if set(LABELS) <= set(labels) else []))
+        return (*labels, *(["integration"] if set(LABELS) <= set(labels) and "integration" not in labels else []))
     if ability is None:
         ability = row.get("data_source")
     return (_ABILITIES.get(str(ability), str(ability)) if ability is not None else "other",)

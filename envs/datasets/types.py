@@ -32,6 +32,12 @@ class Question:
     tools: tuple[str, ...] | None = None
     scoring: Scoring = EXACT
     system: str = ""
+    views: tuple[Source, ...] = ()
+
+    @property
+    def shown(self) -> tuple[Source, ...]:
+        """The pictures that the policy is shown."""
+        return self.views or self.pictures
 
 
 def report_malformed(path: Path, bad: Sequence[tuple[int, str]], malformed: str) -> None:

@@ -1,12 +1,13 @@
 """Opens the searches that the options `text_search=` and `image_search=` of an environment name.
 
-A directory is an index that `toolwise index` built; a URL is a server; a mapping has the `backend` and its settings. Equal settings
-share one object in a process.
+A directory is an index that `toolwise index` built; a URL is a server; `module:name` is a search of your own, or what makes
+one; a mapping has the `backend` and its settings. Equal settings share one object in a process.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -15,6 +16,7 @@ from typing import Any
 
 from envs.errors import UsageError
 from envs.runtime.disk_cache import DiskCache
+from envs.runtime.imports import load
 from envs.search.http import HttpClient
 from envs.search.image.cache import CachedImageSearch
 from envs.search.image.embedding_index import SETTINGS, EmbeddingIndex
@@ -24,6 +26,8 @@ from envs.search.recording import Memory, Recording, RememberingImageSearch, Rem
 from envs.search.text.index import TextIndex
 from envs.search.text.services import SERVICES, RetrievalServer, WebSearch
 from envs.search.types import ImageSearch, TextSearch
+
+_IMPORT_PATH = re.compile(r"[A-Za-z_]\w+(?:\.\w+)*:[A-Za-z_][\w.]*")  # one letter before the colon is a drive
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +66,26 @@ def _image_index(settings: SearchSettings) -> ImageSearch:
     return EmbeddingIndex.open(directory) if (directory / SETTINGS).is_file() else ImageIndex.open(directory)
 
 
+def _own(setting: str, settings: SearchSettings) -> Any:
+    """The search at an import path."""
+    path = _required(settings, "path")
+    found = load(path, setting)
+    made = found() if isinstance(found, type) or (callable(found) and not hasattr(found, "search")) else found
+    if not hasattr(made, "search"):
+        raise UsageError(f"{setting}={path}: it has no `search`: write a TextSearch or ImageSearch (envs.search.types)")
+    return made
+
+
 TEXT_BACKENDS: Mapping[str, Callable[[SearchSettings], TextSearch]] = {
     "index": lambda settings: TextIndex.open(Path(_required(settings, "path"))),
+    "own": lambda settings: _own("text_search", settings),
     "server": _text_server,
     **dict.fromkeys(SERVICES, _service),
 }
 IMAGE_BACKENDS: Mapping[str, Callable[[SearchSettings], ImageSearch]] = {
     "index": _image_index,
     "deepeyes_cache": lambda settings: CachedImageSearch(Path(_required(settings, "path")), Path(_required(settings, "questions"))),
+    "own": lambda settings: _own("image_search", settings),
     "server": _image_server,
 }
 
@@ -86,8 +102,10 @@ def open_image_search(settings: ImageSearch | str | Mapping[str, Any] | None) ->
 
 def _canonical(settings: str | Mapping[str, Any]) -> str:
     if isinstance(settings, str):
-        server = settings.startswith(("http://", "https://"))
-        settings = {"backend": "server", "url": settings} if server else {"backend": "index", "path": settings}
+        if settings.startswith(("http://", "https://")):
+            settings = {"backend": "server", "url": settings}
+        else:
+            settings = {"backend": "own" if _IMPORT_PATH.fullmatch(settings) else "index", "path": settings}
     return json.dumps(dict(settings), sort_keys=True)
 
 

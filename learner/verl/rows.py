@@ -132,6 +132,12 @@ class Rows:
         inside = torch.arange(values.shape[1]) < lengths[:, None]
         return _jagged(values[inside].numpy(), self.lengths_R - 1)
 
+    def sequence_weights_S(self, sequences: int) -> np.ndarray:
+        """The weight of each token in a mean over `sequences` sequences of each one's mean over its sampled tokens."""
+        rows_S = np.repeat(np.arange(len(self)), self.lengths_R)
+        sampled_R = np.bincount(rows_S, weights=self.loss_mask_S, minlength=len(self))
+        return (self.loss_mask_S / np.maximum(sampled_R, 1)[rows_S] / sequences).astype(np.float32)
+
     def without(self, rejected: torch.Tensor) -> Rows:
         """The rows with fewer tokens that are trained on; `rejected` is an array of rows as of `padded_after_first`."""
         mask_S = self.loss_mask_S.copy()

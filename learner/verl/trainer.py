@@ -102,15 +102,17 @@ class VerlTrainer(Trainer):
                 entropies[places] = entropies_part
         return log_probs, entropies if with_entropy else None
 
-    def supervised_step(self, batch: Batch, lr: float) -> dict[str, float]:
-        """One optimizer step on the mean negative log-likelihood of the sampled tokens, at temperature 1.
+    def supervised_step(self, batch: Batch, lr: float, per_sequence: bool = False) -> dict[str, float]:
+        """One optimizer step on the negative log-likelihood of the sampled tokens, at temperature 1: its mean over all of them, or
+        the mean over sequences of each one's mean.
 
         Returns `train/loss`, `train/grad_norm` (before clipping), `train/lr`, and `perf/…` as `policy_step`.
         """
         _require_trained_tokens(batch)
         shares = divide(batch, np.arange(len(batch)), self._ranks)
         settings = self._settings(batch, shares) | {"temperature": 1.0}
-        metrics, used = _first_and_used(self._group.update("supervised", self._put(batch), shares, settings, lr))
+        loss = "supervised_sequence" if per_sequence else "supervised"
+        metrics, used = _first_and_used(self._group.update(loss, self._put(batch), shares, settings, lr))
         return {"train/loss": metrics["loss"], "train/grad_norm": metrics["grad_norm"], "train/lr": lr} | used
 
     def policy_step(self, batch: Batch, advantages: np.ndarray, lr: float) -> dict[str, float]:

@@ -34,7 +34,7 @@ from learner.verl.images import ImageMaker, ImageTable, seeing_model, vision_par
 from learner.verl.model import engine
 from learner.verl.objective.advantages import token_advantages
 from learner.verl.objective.losses import correct, over_ranks
-from learner.verl.objective.policy import policy_loss, supervised_loss
+from learner.verl.objective.policy import policy_loss, supervised_loss, supervised_sequence_loss
 from learner.verl.rows import PolicyTargets, Rows
 from learner.verl.shares import FILLER
 from learner.verl.state import older_checkpoints
@@ -52,7 +52,7 @@ if get_device_name() == "cpu":
     transformer_impl.CPUOffloadPolicy = lambda pin_memory: CPUOffloadPolicy(pin_memory=False)  # ty: ignore[invalid-assignment]
 
 COMPARED = ("old_log_probs", "ref_log_prob", "rollout_log_probs")
-LOSSES = {"supervised": supervised_loss, "policy": policy_loss}
+LOSSES = {"supervised": supervised_loss, "supervised_sequence": supervised_sequence_loss, "policy": policy_loss}
 _on_all_ranks = register(dispatch_mode=Dispatch.ONE_TO_ALL)  # ty: ignore[missing-attribute]
 
 
@@ -115,7 +115,7 @@ class LearnerWorker(WeightSender, TrainingWorker):
         lr: float,
         targets: PolicyTargets | None = None,
     ) -> dict[str, float] | None:
-        """Optimizer steps over this rank's rows with `loss` "supervised" or "policy"; metrics are means over the steps.
+        """Optimizer steps over this rank's rows with one of the `LOSSES`; metrics are means over the steps.
 
         None on ranks that only help another one.
         """
@@ -127,6 +127,8 @@ class LearnerWorker(WeightSender, TrainingWorker):
         self.loss_fn = self.losses[loss]
         rows = self._rows(batch, shares)
         rows, columns, measured = self._policy_columns(rows, settings, targets) if targets else (rows, {}, {})
+        if loss == "supervised_sequence":
+            columns = {"token_weights": rows.jagged(rows.sequence_weights_S(int((batch.trained_N > 0).sum())))}
         output = self.train_mini_batch(self._data(rows, settings, columns))
         if output is None:
             return None

@@ -116,7 +116,7 @@ class Counter:
 
     def _parts(self, question: Question) -> tuple[str, tuple[EncodedImage, ...]]:
         text = f"{question.system}\n\n{question.text}" if question.system else question.text
-        pictures = question.pictures if self._chat.takes_images else ()
+        pictures = question.shown if self._chat.takes_images else ()
         return text, tuple(_shown(*size_of(picture), self._chat, self._config) for picture in pictures)
 
     def _tokens(self, text: str, images: tuple[EncodedImage, ...]) -> int:

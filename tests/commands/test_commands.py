@@ -17,7 +17,9 @@ from rollout.types import Episode, StopReason, Trajectory, Turn
 def test_help_names_every_command(arguments):
     result = run(*arguments)
     assert result.returncode == 0
-    assert all(command in result.stdout for command in ("train", "cold-start", "collect", "evaluate", "model", "lint", "doctor"))
+    assert all(
+        command in result.stdout for command in ("train", "cold-start", "collect", "evaluate", "curate", "model", "lint", "doctor")
+    )
 
 
 def test_an_unknown_command_is_answered_with_those_there_are():

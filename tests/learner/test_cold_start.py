@@ -7,17 +7,8 @@ from types import SimpleNamespace
 import pytest
 from scripted import episode, metrics, settings, start
 
-from envs.errors import UsageError
-from learner.cold_start import (
-    ATTEMPTS_PER_DEMONSTRATION,
-    SupervisedSteps,
-    _stopped_rising,
-    collect_demonstrations,
-    collect_rehearsal,
-    run_cold_start,
-    run_control,
-)
-from learner.experiment import Stage
+from learner.cold_start import Measurements, SupervisedSteps, _stopped_rising, run_cold_start, run_control
+from learner.experiment import ColdStartConfig, Loss, Plateau, Stage
 
 
 def with_cold_start(config, **changes):
@@ -44,8 +35,7 @@ def config(tmp_path):
     [([], False), ([0.5], False), ([0.5, 0.5, 0.5], True), ([0.5, 0.6, 0.6], False), ([0.5, 0.6, 0.6, 0.605], True)],
 )
 def test_accuracy_has_stopped_rising_after_two_measurements_without_a_gain(accuracies, stopped):
-    history = [(60 * (index + 1), accuracy) for index, accuracy in enumerate(accuracies)]
-    assert _stopped_rising(history, patience=2, min_gain=0.01) is stopped
+    assert _stopped_rising(accuracies, patience=2, min_gain=0.01) is stopped
 
 
 def test_it_ends_when_accuracy_stops_rising_with_the_best_weights(config):
@@ -54,7 +44,59 @@ def test_it_ends_when_accuracy_stops_rising_with_the_best_weights(config):
     assert training.global_step == 3 + config.cold_start.patience
     assert training.trainer.steps == 3
     assert training.directory.checkpoints.state("cold_start")["step"] == 3
-    assert training.said == ["cold start: best held-out accuracy 100.0% after 3 steps of 5"]
+    assert training.said == ["cold start: best held-out accuracy 100.0% (perception 100.0% of 10) after 3 steps of 5"]
+
+
+def measured(*accuracies):
+    """Measurements of two abilities, 64 episodes of each, given as percent."""
+    found = Measurements()
+    for step, each in enumerate(accuracies):
+        counts = {name: (round(0.64 * percent), 64) for name, percent in zip("ab", each, strict=True)}
+        found.overall.append((step, sum(right for right, _ in counts.values()) / 128))
+        found.by_ability.append(counts)
+    return found
+
+
+RISING = ((80, 10), (82, 30), (79, 50))
+NOISY = ((80, 50), (79, 50), (82, 54))
+SHIFTING = ((90, 10), (80, 20), (70, 30))
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "plateau", "stopped", "best"),
+    [
+        (RISING, "ability", False, 2),
+        (NOISY, "ability", True, 2),
+        (NOISY, "overall", False, 2),
+        (SHIFTING, "overall", True, 0),
+        (SHIFTING, "ability", False, 0),
+        ((), "ability", False, None),
+        (((80, 10),), "ability", False, 0),
+    ],
+)
+def test_by_ability_it_goes_on_while_one_of_them_rises_by_more_than_chance(accuracies, plateau, stopped, best):
+    found, rule = measured(*accuracies), ColdStartConfig(patience=2, min_gain=0.01, plateau=Plateau(plateau))
+    assert found.stopped_rising(rule) is stopped
+    assert best is None or found.best(rule.plateau) == best
+
+
+def test_the_best_by_ability_is_best_in_the_mean_over_abilities():
+    found = Measurements([(1, 0.8), (2, 0.7)], [{"a": (90, 100), "b": (1, 10)}, {"a": (70, 100), "b": (8, 10)}])
+    assert (found.best(Plateau.overall), found.best(Plateau.ability)) == (1, 2)
+
+
+def test_a_cold_start_of_an_earlier_version_is_gone_on_with():
+    found = Measurements.of({"history": [[60, 0.5], [120, 0.5], [180, 0.5]]})
+    assert found.stopped_rising(ColdStartConfig(plateau=Plateau.ability))
+    assert found.told(60) == "50.0%"
+
+
+@pytest.mark.parametrize(("loss", "asked"), [(Loss.token, {}), (Loss.sequence, {"per_sequence": True})])
+def test_the_loss_per_sequence_is_asked_for_only_if_it_is_set(config, loss, asked):
+    training, given = start(with_cold_start(config, loss=loss)), []
+    training.trainer.supervised_step = lambda batch, lr, **how: given.append(how) or {"train/loss": 0.0}
+    SupervisedSteps(training).take(Stage.cold_start, 0)
+    assert given == [asked]
 
 
 def test_it_ends_after_its_most_steps_even_if_accuracy_still_rises(config):
@@ -104,52 +146,6 @@ def test_a_step_draws_the_same_batch_whenever_it_is_run(config):
     batches = [batch.group_ids_E for batch in training.trainer.supervised_batches]
     assert batches[:3] == batches[3:]
     assert all(len(batch) == config.cold_start.batch_size + config.cold_start.rehearsal_batch_size for batch in batches)
-
-
-def test_only_verified_demonstrations_are_kept_and_the_missing_ones_asked_for_again(config):
-    def play(spec, steps):
-        number = int(spec.group_id.rpartition("-")[2])
-        return episode(spec, correct=number != 0, called=number == 1, tool_status="error")
-
-    training = start(config, play)
-    demonstrations = collect_demonstrations(training)
-    assert [demonstration.trajectory.group_id for demonstration in demonstrations] == [
-        "demonstrations-0-2",
-        "demonstrations-0-3",
-        "demonstrations-1-2",
-        "demonstrations-1-3",
-    ]
-    assert {(spec.actor, spec.env_kwargs["split"]) for specs in training.fleet.collected for spec in specs} == {("expert", "train")}
-
-
-def test_demonstrations_are_made_once(config):
-    first = start(config)
-    demonstrations, rehearsal = collect_demonstrations(first), collect_rehearsal(first)
-    resumed = start(replace(config, resume=True))
-    assert collect_demonstrations(resumed) == demonstrations
-    assert collect_rehearsal(resumed) == rehearsal
-    assert resumed.fleet.collected == []
-
-
-def test_an_expert_that_is_never_right_is_answered_in_one_line(config):
-    training = start(config, lambda spec, steps: episode(spec, correct=False))
-    with pytest.raises(UsageError, match=r"0 verified demonstrations of 4: lower cold_start.demonstrations"):
-        collect_demonstrations(training)
-    assert len(training.fleet.collected) == ATTEMPTS_PER_DEMONSTRATION
-    assert training.store.names() == []
-
-
-def test_rehearsal_without_a_verified_episode_is_answered_in_one_line(config):
-    training = start(config, lambda spec, steps: episode(spec, correct=False))
-    with pytest.raises(UsageError, match=r"cold_start.rehearsal_tasks=toolwise/Basics-v0 was right: write null for none"):
-        collect_rehearsal(training)
-
-
-@pytest.mark.parametrize("changes", [{"rehearsal_tasks": None}, {"rehearsal_batch_size": 0}])
-def test_rehearsal_may_be_left_out(config, changes):
-    training = start(with_cold_start(config, **changes))
-    assert collect_rehearsal(training) == []
-    assert training.fleet.collected == []
 
 
 def test_the_control_goes_on_with_the_cold_start_on_the_same_demonstrations(config, monkeypatch):

@@ -7,11 +7,24 @@ from typing import Any
 import torch
 from verl.utils import tensordict_utils as tu
 from verl.utils.metric import AggregationType, Metric
+from verl.utils.torch_functional import masked_sum
 from verl.workers.config import FSDPActorConfig
 from verl.workers.utils.losses import ppo_loss, sft_loss
 from verl.workers.utils.padding import no_padding_2_padding
 
 supervised_loss = sft_loss
+
+
+def supervised_sequence_loss(
+    config: FSDPActorConfig, model_output: dict[str, Any], data: Any, dp_group: Any = None
+) -> tuple[Any, dict]:
+    """The mean over sequences of each one's mean negative log-likelihood: a long demonstration counts no more than a short one.
+
+    `data` has the column `token_weights`: 1 / (sampled tokens of the sequence · sequences of the batch over all ranks) at each
+    sampled token, 0 elsewhere.
+    """
+    weights = torch.roll(data["token_weights"].values(), shifts=-1, dims=0)  # a prediction is filed under the token before
+    return -masked_sum(model_output["log_probs"].values(), weights) * data["dp_size"], {}
 
 
 def policy_loss(config: FSDPActorConfig, model_output: dict[str, Any], data: Any, dp_group: Any = None) -> tuple[Any, dict]:

@@ -163,6 +163,19 @@ def test_a_supervised_step_has_hugging_faces_loss_and_gradient(trainer, batch, r
     assert metrics["train/lr"] == LR
 
 
+def test_the_loss_per_sequence_is_the_mean_of_the_sequences_means(trainer, batch):
+    at_one = replace(batch, temperatures_N=np.ones_like(batch.temperatures_N))
+    log_probs, _ = trainer.log_probs(at_one, with_entropy=False)
+    ends = batch.lengths_N.cumsum()[:-1]
+    pairs = zip(np.split(log_probs, ends), np.split(sampled(batch), ends), strict=True)
+    expected = np.mean([-of_sequence[mask].mean() for of_sequence, mask in pairs if mask.any()])
+    by_token = trainer.supervised_step(batch, 0.0)["train/loss"]
+    for micro_batch_tokens in (trainer.config.micro_batch_tokens, 150):
+        trainer.config = replace(trainer.config, micro_batch_tokens=micro_batch_tokens)
+        found = trainer.supervised_step(batch, 0.0, per_sequence=True)["train/loss"]
+        assert found == pytest.approx(expected, abs=1e-5) != pytest.approx(by_token, abs=1e-3)
+
+
 def test_supervised_steps_lower_the_loss(trainer, batch):
     losses = [trainer.supervised_step(batch, LR)["train/loss"] for _ in range(6)]
     assert losses[-1] < losses[0] - 0.3
