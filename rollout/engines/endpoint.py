@@ -21,6 +21,7 @@ class Endpoint:
         self._endpoint = ChatEndpoint(
             settings.url,
             settings.model,
+            key=settings.key,
             timeout_s=settings.timeout_s,
             attempts=settings.attempts,
             omit=settings.omit,
