@@ -93,8 +93,8 @@ class ChatPolicy(Served, Protocol):
 class Teaches(Protocol):
     """A chat policy that is asked in a form of its own, whatever the student's transcript shows.
 
-    `native` says that it is given the API's `tools`; what it calls is written in the student's protocol. `thoughts` says what of its
-    thoughts is.
+    `native` says that it is given the API's `tools`: its calls are written in the student's protocol. `thoughts` says which of its
+    thoughts are.
     """
 
     native: bool
