@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from checks import bench, lint, named
 from console import console, done, progress, say
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ USAGE = """usage: toolwise COMMAND [key=value …]
   train       cold start and reinforcement learning (experiment=demo is what `make demo` runs)
   cold-start  supervised fine-tuning on verified demonstrations only
   collect     roll a policy out and write its trajectories, without learning
+  synthesize  demonstrations for a cold start, by teachers behind endpoints or the tasks' expert
   evaluate    measure a policy on held-out tasks
   index       build an index for the text or the image search: corpus=FILE or gallery=DIR
   atlas       build the world of real data, toolwise/Atlas-v0, from installed packages
@@ -81,6 +83,27 @@ def collect(overrides: Sequence[str]) -> int:
     return _status(records)
 
 
+def synthesize(overrides: Sequence[str]) -> int:
+    """Have teachers demonstrate, and keep what is right; exit status 1 if nothing is."""
+    from configs import compose
+    from curation.synthesis.run import Synthesis
+    from curation.synthesis.settings import SynthesizeConfig
+    from rollout.engines.endpoint import Endpoint
+    from starter.policies import find_policy
+
+    config = _begun(_writable(compose("synthesize", SynthesizeConfig, overrides)), overrides)
+    synthesis = Synthesis(config, find_policy(config.student), Endpoint.of)
+    count = len(synthesis.units)
+    say(f"synthesize: {count} demonstrations of {', '.join(config.teachers)} on {config.tasks}, into {config.out}")
+    with progress("synthesize", count) as advance:
+        report = synthesis.run(advance)
+    say(report.to_markdown())
+    wrote = "demonstrations.jsonl, rejected.jsonl, synthesis.json, synthesis.md, journal/, trajectories/"
+    taken = f"cold_start.demonstrations_file={config.out}/demonstrations.jsonl cold_start.demonstrations={report.all.kept}"
+    done(f"{config.out}/: {wrote}", f"cold-start {taken} tasks={config.tasks}")
+    return 0 if report.all.kept else 1
+
+
 def evaluate(overrides: Sequence[str]) -> int:
     """Measure a policy on held-out tasks, with tools taken away if asked; or compare two evaluations."""
     from configs import compose
@@ -132,7 +155,7 @@ def _announce(command: str, config: CollectConfig) -> int:
     return count
 
 
-def _begun[C: CollectConfig](config: C, overrides: Sequence[str]) -> C:
+def _begun[C: Any](config: C, overrides: Sequence[str]) -> C:
     """The settings that the command began with, if it is to go on."""
     from pathlib import Path
 
@@ -193,7 +216,7 @@ def atlas(overrides: Sequence[str]) -> int:
 
 def model(overrides: Sequence[str]) -> int:
     """Build and pre-train a starter policy, or make a policy of SmolLM2's file."""
-    name, settings = _named("model", ("starter", "smollm2"), overrides)
+    name, settings = named("model", ("starter", "smollm2"), overrides)
     from configs import compose
 
     if name == "smollm2":
@@ -231,71 +254,6 @@ def serve_search(overrides: Sequence[str]) -> int:
     serve_index(config, ready)
     say("closed")
     return 0
-
-
-def lint(overrides: Sequence[str]) -> int:
-    """Check trajectory files; exit status 1 if they have problems."""
-    from pathlib import Path
-
-    from envs.errors import UsageError
-    from rollout.lint import lint as find_problems
-
-    remedy = "write a run directory, its trajectories/ or one .jsonl file, as in `lint runs/demo`"
-    if len(overrides) != 1:
-        raise UsageError(f"lint takes one path: {remedy}")
-    path = Path(overrides[0])
-    path = path / "trajectories" if (path / "trajectories").is_dir() else path
-    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
-    if not files or not all(file.suffix == ".jsonl" and file.is_file() for file in files):
-        raise UsageError(f"there is no trajectory file (*.jsonl) at {path}: {remedy}")
-    problems = find_problems(path)
-    for problem in problems:
-        say(problem)
-    records = sum(file.read_bytes().count(b"\n") for file in files)
-    say(f"{path}: problems: {len(problems)}, records: {records}, files: {len(files)}")
-    if unfinished := [file.name for file in sorted(path.glob("*.jsonl.part"))]:
-        say(f"not read: {', '.join(unfinished)}: a step that is under way, or that was killed; resume=true runs it again")
-    return 1 if problems else 0
-
-
-def bench(overrides: Sequence[str]) -> int:
-    """Measure a part and its peers in one run, print the figures side by side and write them."""
-    import json
-    from pathlib import Path
-
-    from benchmarks import BENCHMARKS, BenchConfig, table
-    from configs import compose
-    from envs.errors import UsageError
-    from envs.runtime.atomic import write_file
-
-    name, settings = _named("benchmark", tuple(BENCHMARKS), overrides)
-    config = compose("bench", BenchConfig, settings)
-    out = Path(config.out or f"runs/bench/{name}.json")
-    if config.rounds < 1:
-        raise UsageError(f"rounds={config.rounds}: write at least 1")
-    if out.is_dir():
-        raise UsageError(f"out={out} is a directory: write a file, like out={out}/{name}.json")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    say(f"bench {name}: ours and its peers in turns, {config.rounds} rounds, into {out}")
-    with progress("rounds", config.rounds) as advance:
-        figures = BENCHMARKS[name](config.rounds, advance)
-    records = [figure.record() for figure in figures]
-    write_file(out, json.dumps(records, indent=2) + "\n")
-    console.print(table(records))
-    done(str(out), "train experiment=demo")
-    return 0
-
-
-def _named(kind: str, names: Sequence[str], overrides: Sequence[str]) -> tuple[str, list[str]]:
-    """The argument that names a `kind` of thing, one of `names`, and the other arguments. Raises UsageError."""
-    from envs.errors import UsageError
-
-    name = next((argument for argument in overrides if "=" not in argument), "")
-    if name not in names:
-        raise UsageError(f"there is no {kind} {name!r}: write {' or '.join(names)}")
-    others = list(overrides)
-    others.remove(name)
-    return name, others
 
 
 def doctor(overrides: Sequence[str]) -> int:
@@ -353,6 +311,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
     "cold-start": cold_start,
     "collect": collect,
+    "synthesize": synthesize,
     "evaluate": evaluate,
     "index": index,
     "atlas": atlas,
@@ -389,7 +348,7 @@ def main() -> int:
         print(f"toolwise {arguments[0]}: infrastructure failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        go_on = "; resume=true goes on with it" if command in (train, cold_start, collect, evaluate) else ""
+        go_on = "; resume=true goes on with it" if command in (train, cold_start, collect, synthesize, evaluate) else ""
         print(f"toolwise {arguments[0]}: interrupted{go_on}", file=sys.stderr)
         return 130
 

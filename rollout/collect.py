@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import gymnasium
 from gymnasium.envs.registration import load_env_creator
@@ -127,7 +127,7 @@ def collect(config: CollectConfig, policy_dir: str, advance: Advance = silent) -
         return groups
 
 
-_DECISIVE = (
+DECISIVE = (
     "tasks",
     "options",
     "policy",
@@ -153,7 +153,7 @@ class Collector:
         if self.store.names() and not config.resume:
             raise UsageError(f"{config.out} holds episodes already: write resume=true to go on with them, or another out=")
         self._saved = Path(config.out, "config.yaml")
-        _require_same(self._saved, config)
+        require_same(self._saved, config, DECISIVE)
         self.rollout = _rollout_of(config, policy_dir)
         tasks = tasks_of(config)
         self.options = tasks[1]
@@ -204,12 +204,21 @@ class Collector:
         return self._fleet.notes()
 
 
-def _require_same(saved: Path, config: CollectConfig) -> None:
-    """Raise UsageError if the command that wrote `saved` ran other episodes than `config` asks for."""
+class Resumable(Protocol):
+    """The settings of a command that can go on with what it wrote."""
+
+    out: str
+    episodes: int
+    resume: bool
+
+
+def require_same(saved: Path, config: Resumable, decisive: Sequence[str]) -> None:
+    """Raise UsageError if the command that wrote `saved` ran other episodes than `config` asks for: if one of the `decisive`
+    settings differs, or if there were more."""
     if not config.resume or not saved.exists():
         return
     begun, now = OmegaConf.load(saved), OmegaConf.structured(config)
-    for name in _DECISIVE:
+    for name in decisive:
         before, after = (OmegaConf.select(settings, name) for settings in (begun, now))
         if before != after:
             raise UsageError(

@@ -14,6 +14,7 @@ PACKAGES = ("sandbox", "envs", "rollout", "evaluation", "curation", "starter", "
 SOURCES = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")] + [
     ROOT / "toolwise.py",
     ROOT / "console.py",
+    ROOT / "checks.py",
     ROOT / "configs/__init__.py",
 ]
 IMPORTERS = {

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from envs.errors import ConversationTooLong, EndpointFailed, EndpointUnusable, InfrastructureError, TokenBudgetExceeded, UsageError
 from envs.protocols.protocol import Schema
 from envs.runtime.chat_endpoint import ChatEndpoint, Message, Reply
-from rollout.config import RolloutConfig
+from rollout.config import EndpointConfig, RolloutConfig
 
 
 class Endpoint:
@@ -28,6 +28,11 @@ class Endpoint:
             rename=settings.rename,
             extra=settings.extra,
         )
+
+    @classmethod
+    def of(cls, settings: EndpointConfig) -> Endpoint:
+        """The endpoint of these settings, for whoever has no other of a rollout."""
+        return cls(RolloutConfig(endpoint=settings))
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -273,7 +273,7 @@ class _Run:
         protocol = self._protocol
         if protocol is None or not isinstance(policy, Teaches):
             return system_prompt(self._raw_env, self._config, protocol is not None and protocol.native)
-        inner = self._raw_env.unwrapped
+        inner: Any = self._raw_env.unwrapped
         return policy.teacher_prompt(inner.instructions() if hasattr(inner, "instructions") and not policy.native else "")
 
     def _actor(self) -> Actor:

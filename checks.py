@@ -1,0 +1,72 @@
+"""The commands that look at what there is: `lint` checks trajectory files, `bench` measures a part against its peers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from console import console, done, progress, say
+
+
+def lint(overrides: Sequence[str]) -> int:
+    """Check trajectory files; exit status 1 if they have problems."""
+    from pathlib import Path
+
+    from envs.errors import UsageError
+    from rollout.lint import lint as find_problems
+
+    remedy = "write a run directory, its trajectories/ or one .jsonl file, as in `lint runs/demo`"
+    if len(overrides) != 1:
+        raise UsageError(f"lint takes one path: {remedy}")
+    path = Path(overrides[0])
+    path = path / "trajectories" if (path / "trajectories").is_dir() else path
+    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    if not files or not all(file.suffix == ".jsonl" and file.is_file() for file in files):
+        raise UsageError(f"there is no trajectory file (*.jsonl) at {path}: {remedy}")
+    problems = find_problems(path)
+    for problem in problems:
+        say(problem)
+    records = sum(file.read_bytes().count(b"\n") for file in files)
+    say(f"{path}: problems: {len(problems)}, records: {records}, files: {len(files)}")
+    if unfinished := [file.name for file in sorted(path.glob("*.jsonl.part"))]:
+        say(f"not read: {', '.join(unfinished)}: a step that is under way, or that was killed; resume=true runs it again")
+    return 1 if problems else 0
+
+
+def bench(overrides: Sequence[str]) -> int:
+    """Measure a part and its peers in one run, print the figures side by side and write them."""
+    import json
+    from pathlib import Path
+
+    from benchmarks import BENCHMARKS, BenchConfig, table
+    from configs import compose
+    from envs.errors import UsageError
+    from envs.runtime.atomic import write_file
+
+    name, settings = named("benchmark", tuple(BENCHMARKS), overrides)
+    config = compose("bench", BenchConfig, settings)
+    out = Path(config.out or f"runs/bench/{name}.json")
+    if config.rounds < 1:
+        raise UsageError(f"rounds={config.rounds}: write at least 1")
+    if out.is_dir():
+        raise UsageError(f"out={out} is a directory: write a file, like out={out}/{name}.json")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    say(f"bench {name}: ours and its peers in turns, {config.rounds} rounds, into {out}")
+    with progress("rounds", config.rounds) as advance:
+        figures = BENCHMARKS[name](config.rounds, advance)
+    records = [figure.record() for figure in figures]
+    write_file(out, json.dumps(records, indent=2) + "\n")
+    console.print(table(records))
+    done(str(out), "train experiment=demo")
+    return 0
+
+
+def named(kind: str, names: Sequence[str], overrides: Sequence[str]) -> tuple[str, list[str]]:
+    """The argument that names a `kind` of thing, one of `names`, and the other arguments. Raises UsageError."""
+    from envs.errors import UsageError
+
+    name = next((argument for argument in overrides if "=" not in argument), "")
+    if name not in names:
+        raise UsageError(f"there is no {kind} {name!r}: write {' or '.join(names)}")
+    others = list(overrides)
+    others.remove(name)
+    return name, others
