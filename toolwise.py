@@ -89,10 +89,11 @@ def synthesize(overrides: Sequence[str]) -> int:
     from curation.synthesis.run import Synthesis
     from curation.synthesis.settings import SynthesizeConfig
     from rollout.engines.endpoint import Endpoint
+    from rollout.tokens.chat_format import ChatFormat
     from starter.policies import find_policy
 
     config = _begun(_writable(compose("synthesize", SynthesizeConfig, overrides)), overrides)
-    synthesis = Synthesis(config, find_policy(config.student), Endpoint.of)
+    synthesis = Synthesis(config, ChatFormat.from_directory(find_policy(config.student)), Endpoint.of)
     count = len(synthesis.units)
     say(f"synthesize: {count} demonstrations of {', '.join(config.teachers)} on {config.tasks}, into {config.out}")
     with progress("synthesize", count) as advance:

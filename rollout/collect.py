@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import gymnasium
 from gymnasium.envs.registration import load_env_creator
@@ -26,6 +26,7 @@ from rollout.config import EpisodeConfig, RolloutConfig
 from rollout.engines.registry import ENGINES
 from rollout.episode.environments import make
 from rollout.episode.fit import fitting_rows
+from rollout.resuming import require_same
 from rollout.specs import Tasks, group_specs
 from rollout.store import Store
 from rollout.tokens.chat_format import ChatFormat
@@ -127,7 +128,7 @@ def collect(config: CollectConfig, policy_dir: str, advance: Advance = silent) -
         return groups
 
 
-DECISIVE = (
+_DECISIVE = (
     "tasks",
     "options",
     "policy",
@@ -153,7 +154,7 @@ class Collector:
         if self.store.names() and not config.resume:
             raise UsageError(f"{config.out} holds episodes already: write resume=true to go on with them, or another out=")
         self._saved = Path(config.out, "config.yaml")
-        require_same(self._saved, config, DECISIVE)
+        require_same(self._saved, config, _DECISIVE)
         self.rollout = _rollout_of(config, policy_dir)
         tasks = tasks_of(config)
         self.options = tasks[1]
@@ -202,30 +203,6 @@ class Collector:
     def notes(self) -> list[str]:
         """What the policy has to say about how it was asked; see `Fleet.notes`."""
         return self._fleet.notes()
-
-
-class Resumable(Protocol):
-    """The settings of a command that can go on with what it wrote."""
-
-    out: str
-    episodes: int
-    resume: bool
-
-
-def require_same(saved: Path, config: Resumable, decisive: Sequence[str]) -> None:
-    """Raise UsageError if the command that wrote `saved` ran other episodes than `config` asks for: if one of the `decisive`
-    settings differs, or if there were more."""
-    if not config.resume or not saved.exists():
-        return
-    begun, now = OmegaConf.load(saved), OmegaConf.structured(config)
-    for name in decisive:
-        before, after = (OmegaConf.select(settings, name) for settings in (begun, now))
-        if before != after:
-            raise UsageError(
-                f"{config.out} was begun with {name}={before}, not {after}: leave the setting out, or write another out="
-            )
-    if config.episodes < (before := OmegaConf.select(begun, "episodes")):  # the others would be removed
-        raise UsageError(f"{config.out} was begun with episodes={before}: write at least as many, or another out=")
 
 
 def _rollout_of(config: CollectConfig, policy_dir: str) -> RolloutConfig:

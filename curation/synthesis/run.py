@@ -29,11 +29,12 @@ from envs.protocols.protocol import ToolGuide
 from envs.runtime.atomic import replaced_file, write_file
 from envs.runtime.progress import Advance, silent
 from envs.runtime.threads import Threads
-from rollout.collect import askable_rows, require_same
 from rollout.episode.actors import OPENING
 from rollout.episode.environments import adapt, make
+from rollout.episode.fit import fitting_rows
 from rollout.episode.loop import run_episode
 from rollout.episode.prompts import protocol_of
+from rollout.resuming import require_same
 from rollout.specs import group_specs
 from rollout.store import Store, saved
 from rollout.tokens.chat_format import ChatFormat, ChatMessage
@@ -57,13 +58,13 @@ class Unit:
 
 
 class Synthesis:
-    """A synthesis into `config.out`. `student_dir` is the student's directory, `connect` makes the clients of endpoints.
+    """A synthesis into `config.out`. `chat` is the student's chat format, `connect` makes the clients of endpoints.
 
     Raises UsageError for settings or tasks that cannot be used, and if `out` holds demonstrations that this is not to go on with.
     """
 
-    def __init__(self, config: SynthesizeConfig, student_dir: str, connect: Connect) -> None:
-        self._config, self._connect = config, connect
+    def __init__(self, config: SynthesizeConfig, chat: ChatFormat, connect: Connect) -> None:
+        self._config, self._chat, self._connect = config, chat, connect
         self._teachers = config.check()
         self._out = Path(config.out)
         saved_settings = self._out / "config.yaml"
@@ -71,16 +72,15 @@ class Synthesis:
             raise UsageError(f"{config.out} holds demonstrations already: write resume=true to go on with them, or another out=")
         require_same(saved_settings, config, _DECISIVE)
         self._tasks = resolve(config.tasks, config.options)
+        self._data = questions_of(*self._tasks)
         env = make(*self._tasks)
         protocol = protocol_of(env)
+        rows = None if self._data is None else fitting_rows(self._data, env, chat, config.rollout.episode)
         env.close()
         if protocol is None:
             raise UsageError(f"tasks={config.tasks} have no protocol, in which a student would write: choose a ToolEnv")
         self._protocol = protocol
         self._setting = config.options.get("protocol") or protocol.name
-        self._data = questions_of(*self._tasks)
-        rows = askable_rows(self._tasks, student_dir, config.rollout.episode)
-        self._chat = ChatFormat.from_directory(student_dir)
         count = config.episodes if rows is None else min(config.episodes, len(rows))
         groups = group_specs("synthesis", self._tasks, groups=count, group_size=config.samples, seed=config.seed, rows=rows)
         places = [(number, sample, spec) for number, group in enumerate(groups) for sample, spec in enumerate(group.episodes)]
