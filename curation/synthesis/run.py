@@ -29,7 +29,7 @@ from envs.protocols.protocol import ToolGuide
 from envs.runtime.atomic import replaced_file, write_file
 from envs.runtime.progress import Advance, silent
 from envs.runtime.threads import Threads
-from rollout.episode.actors import OPENING
+from rollout.episode.actors import OPENING, opened
 from rollout.episode.environments import adapt, make
 from rollout.episode.fit import fitting_rows
 from rollout.episode.loop import run_episode
@@ -129,7 +129,7 @@ class Synthesis:
             self._store.write(EPISODES, kept)
         self._selection: Selection = select(self._config, self._attempts.values())[0]
         self._failed: dict[str, Attempt] = {}
-        self._failures_in_a_row, self._stopped, self._unwanted = 0, "", 0
+        self._failures_in_a_row, self._stopped, self._played = 0, "", False
 
     async def _run(self, advance: Advance) -> None:
         rollout, task = self._config.rollout, asyncio.current_task()
@@ -187,9 +187,7 @@ class Synthesis:
             return True  # its episode says what is wrong with it
         finally:
             await driven.close()
-        wanted = self._selection.wants(_ability(info.get("abilities", ())), self._difficulty(unit, info.get("needed_tools")))
-        self._unwanted += not wanted
-        return wanted
+        return self._selection.wants(_ability(info.get("abilities", ())), self._difficulty(unit, info.get("needed_tools")))
 
     async def _ask(self, teacher: Teacher, unit: Unit) -> None:
         """Play one demonstration, again if our infrastructure fails, and keep what came of it."""
@@ -222,8 +220,7 @@ class Synthesis:
         self, unit: Unit, teacher: Teacher, episode: Episode, shown: Sequence[Sequence[ChatMessage]], guides: Sequence[ToolGuide]
     ) -> None:
         trajectory = episode.trajectory
-        opening = OPENING if self._chat.opens_thoughts else ""
-        actions = [opening + turn.action for turn in trajectory.turns]
+        actions = [opened(turn.action, OPENING if self._chat.opens_thoughts else "") for turn in trajectory.turns]
         reason, detail = judged(episode, self._protocol, actions)
         directory = self._store.directory
         images = {image.sha256: image.png for messages in shown for message in messages for image in message.images}
@@ -281,9 +278,10 @@ class Synthesis:
 
     def _require_played(self) -> None:
         """Raise UsageError if no question at all could be put to the teachers."""
-        outcomes = list(self._attempts.values())
-        if outcomes and all(attempt.reason is Reason.refused for attempt in outcomes):
-            raise UsageError(f"no question could be put to the teachers; the first of {len(outcomes)}: {outcomes[0].detail}")
+        self._played = self._played or any(attempt.reason is not Reason.refused for attempt in self._attempts.values())
+        if self._attempts and not self._played:
+            first = next(iter(self._attempts.values()))
+            raise UsageError(f"no question could be put to the teachers; the first of {len(self._attempts)}: {first.detail}")
 
     def _difficulty(self, unit: Unit, needed_tools: Sequence[str] | None) -> str:
         row = None

@@ -124,15 +124,15 @@ _LEVELS = ("difficulty", "level")
 def difficulty_of(row: Mapping[str, Any] | None, column: str | None, needed_tools: Iterable[str] | None) -> str:
     """How difficult a question is: by the named column of its row, a usual one, or the number of tools that it needs.
 
-    A share of right answers is "hard" up to a quarter, "medium" up to three quarters, "easy" above; any other value stands for
-    itself.
+    A share of right answers, or any number with a decimal point from 0 to 1, is "hard" up to a quarter, "medium" up to three
+    quarters, "easy" above; any other value stands for itself.
     """
     names = (column,) if column else (*RATES, *_LEVELS)
     for name in names:
         value = (row or {}).get(name)
         if value is None or value == "" or value != value:
             continue
-        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1 and name not in _LEVELS:
+        if (name in RATES or isinstance(value, float)) and 0 <= float(value) <= 1:
             return "hard" if value <= 0.25 else "medium" if value <= 0.75 else "easy"
         return str(value)
     if needed_tools is None:

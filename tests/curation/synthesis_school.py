@@ -8,9 +8,11 @@ import json
 import os
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 from openai_server import asking
+from PIL import Image
 from rollout_fakes import Bytes
 
 from configs import compose
@@ -30,6 +32,12 @@ def add(a: int, b: int):
     return str(a + b)
 
 
+@tool
+def look(corner: str):
+    """Look closer."""
+    return f"the {corner} corner <answer>", Image.new("RGB", (56, 84), "red")
+
+
 def write_sums(path: Path, *words: str, **columns):
     """A file of sums, one for each word; `columns` are lists of further values."""
     rows = [
@@ -41,13 +49,19 @@ def write_sums(path: Path, *words: str, **columns):
     return path
 
 
-def school(place: Path, *settings: str, **teachers: str) -> Synthesis:
-    """A synthesis of the sums in `place`/sums.jsonl by teachers behind these addresses; `settings` may give them more."""
+@cache
+def settings_of(place: Path, *settings: str, **teachers: str) -> SynthesizeConfig:
+    """The settings for the sums in `place`/sums.jsonl and teachers behind these addresses; `settings` may give more."""
     given = [f"+teachers.{name}.url={url}" for name, url in teachers.items()]
     given += [f"+teachers.{name}.model=m-{name}" for name in teachers]
     given += [f"tasks={place / 'sums.jsonl'}", f"out={place / 'out'}", "+options.tools=[synthesis_school:add]"]
     given += ["rollout.sandboxes_per_worker=0", "rollout.episode.max_tokens=20000", "rollout.episode.max_action_tokens=2000"]
-    return Synthesis(compose("synthesize", SynthesizeConfig, [*given, *settings]), CHAT, Endpoint.of)
+    return compose("synthesize", SynthesizeConfig, [*given, *settings])
+
+
+def school(place: Path, *settings: str, chat: ChatFormat = CHAT, **teachers: str) -> Synthesis:
+    """A synthesis with these settings; `chat` is the student's."""
+    return Synthesis(settings_of(place, *settings, **teachers), chat, Endpoint.of)
 
 
 def rows(place: Path, name: str = "demonstrations"):
@@ -92,9 +106,10 @@ def teach(body):
 def main() -> None:
     """Fork a synthesis for each line; say its process id, then how it ended."""
     for line in sys.stdin:
+        place, settings, teachers = json.loads(line)
+        settings_of(Path(place), *settings, **teachers)
         pid = os.fork()
         if not pid:
-            place, settings, teachers = json.loads(line)
             try:
                 school(Path(place), *settings, **teachers).run()
             except KeyboardInterrupt:

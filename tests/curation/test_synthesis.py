@@ -6,12 +6,15 @@ from collections import Counter
 
 import pytest
 from openai_server import asking
+from PIL import Image
+from rollout_fakes import Bytes
 from synthesis_school import CHAT, rows, school, sum_of, teach, write_sums
 
 from curation.recorded import read_demonstrations
 from envs.errors import UsageError
 from rollout.config import EpisodeConfig
 from rollout.store import Store
+from rollout.tokens.chat_format import ChatFormat
 
 BUDGETS = EpisodeConfig(max_tokens=20000, max_action_tokens=2000)
 
@@ -34,21 +37,60 @@ def test_what_is_right_is_kept_and_all_else_kept_apart_with_the_reason(tmp_path,
     assert "content management policy" in refused["detail"]
 
 
+class Shows(Bytes):
+    """A tokenizer whose chat template shows the tools."""
+
+    def apply_chat_template(self, messages, add_generation_prompt, tokenize, tools=()):
+        return f"{json.dumps(tools)}\n" + super().apply_chat_template(messages, add_generation_prompt, tokenize)
+
+
+class Thinks(Bytes):
+    """A tokenizer whose chat template begins each turn of the model with its thoughts."""
+
+    def apply_chat_template(self, messages, add_generation_prompt, tokenize):
+        return super().apply_chat_template(messages, add_generation_prompt, tokenize) + "<think>\n"
+
+
+def require_same_tokens(place, chat, config=BUDGETS):
+    """What a cold start with the same budgets learns is exactly what was recorded."""
+    (played,) = Store(place / "out").read("episodes")
+    (read,) = read_demonstrations(place / "out/demonstrations.jsonl", chat, config, count=1, seed=0)
+    for name in ("token_ids", "loss_mask", "images", "answer", "abilities"):
+        assert getattr(read.trajectory, name) == getattr(played.trajectory, name), name
+    return played.trajectory
+
+
 @pytest.mark.parametrize(
-    ("protocol", "tool_calls"),
-    [("deepeyes", "false"), ("deepeyes", "true"), ("hermes", "false"), ("{hermes: {answer: tag}}", "true"), ("native", "false")],
+    ("protocol", "tool_calls", "template"),
+    [
+        ("deepeyes", "false", Bytes),
+        ("deepeyes", "true", Thinks),
+        ("hermes", "false", Shows),
+        ("hermes", "true", Bytes),
+        ("{hermes: {answer: tag}}", "true", Thinks),
+        ("native", "false", Shows),
+    ],
 )
-def test_demonstrations_of_any_form_become_the_students_tokens_again(tmp_path, serve, protocol, tool_calls):
-    """A cold start with the same budgets learns exactly what was recorded."""
-    write_sums(tmp_path / "sums.jsonl", "right")
-    server = serve(teach)
-    school(tmp_path, f"+options.protocol={protocol}", f"+teachers.gpt.tool_calls={tool_calls}", gpt=server.url).run()
+def test_demonstrations_of_any_form_become_the_students_tokens_again(tmp_path, serve, protocol, tool_calls, template):
+    write_sums(tmp_path / "sums.jsonl", "right", ability=["sums"])
+    server, chat = serve(teach), ChatFormat(template())
+    settings = [f"+options.protocol={protocol}", f"+teachers.gpt.tool_calls={tool_calls}"]
+    school(tmp_path, *settings, chat=chat, gpt=server.url).run()
     assert all(("tools" in body) == (tool_calls == "true" or protocol == "native") for body in server.requests)
-    (played,) = Store(tmp_path / "out").read("episodes")
-    assert [turn.tool for turn in played.trajectory.turns] == ["add", None]
-    (read,) = read_demonstrations(tmp_path / "out/demonstrations.jsonl", CHAT, BUDGETS, count=1, seed=0)
-    for name in ("token_ids", "loss_mask", "answer"):
-        assert getattr(read.trajectory, name) == getattr(played.trajectory, name)
+    assert [turn.tool for turn in require_same_tokens(tmp_path, chat).turns] == ["add", None]
+
+
+@pytest.mark.parametrize("protocol", ["deepeyes", "hermes"])
+def test_pictures_of_questions_and_tools_are_in_the_rows(tmp_path, serve, chat, protocol):
+    write_sums(tmp_path / "sums.jsonl", "right", images=[["a.png"]], ability=["seeing"])
+    Image.new("RGB", (84, 56), "blue").save(tmp_path / "a.png")
+    server = serve(asking(("look", {"corner": "left"})), "<answer>5</answer>")
+    settings = ["+options.tools=[synthesis_school:look]", f"+options.protocol={protocol}", "+teachers.gpt.tool_calls=true"]
+    school(tmp_path, *settings, chat=chat, gpt=server.url).run()
+    assert len(require_same_tokens(tmp_path, chat).images) == 2
+    content = rows(tmp_path)[0]["messages"][2]["content"]
+    assert "the left corner &lt;answer>" in content[1]["text"]
+    assert (tmp_path / "out" / content[0]["image"]).is_file()
 
 
 def test_another_student_is_told_of_the_tools_in_its_own_way(tmp_path, serve):
