@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import BENCHMARKS, BenchConfig
 from configs import compose
+from curation.synthesis.settings import SynthesizeConfig
 from envs.search.building import IndexConfig
 from envs.worlds.atlas.building import AtlasConfig
 from evaluation.evaluate import EvaluateConfig
@@ -27,6 +28,7 @@ SCHEMAS = {
     "cold-start": Experiment,
     "collect": CollectConfig,
     "evaluate": EvaluateConfig,
+    "synthesize": SynthesizeConfig,
     "index": IndexConfig,
     "atlas": AtlasConfig,
     "model starter": PretrainingConfig,

@@ -54,6 +54,8 @@ class Teacher:
     def notes(self) -> list[str]:
         """What its client has learned about the requests that it takes, and what could not be counted."""
         notes: list[str] = [*getattr(self.policy, "notes", ())]
+        if self.policy is not None and self._ledger.budget is not None and not (self.config.price_in or self.config.price_out):
+            notes.append(f"{self.name} has no price, so that its requests take nothing of the budget")
         if uncounted := self._ledger.of(self.name).uncounted:
             notes.append(
                 f"{self.name}: {uncounted} replies came without a count of tokens: they are counted with the student's tokenizer, "
