@@ -10,10 +10,10 @@ class Server:
     """An endpoint in OpenAI's form. `replies` are texts, texts with a finish reason, messages (see `asking`), which may have the
     `usage` beside, statuses of failures, those with an error and those with headers as well, 200 with a whole body, "slow" or
     "garbage", None for no reply at all, or functions of the request's body to one of these; the last one for ever. `requests` are
-    the bodies that came, `answered` those whose reply was sent."""
+    the bodies that came, `answered` those whose reply was sent, `keys` what the requests were authorised by."""
 
     def __init__(self, *replies):
-        self.requests, self.answered = [], []
+        self.requests, self.answered, self.keys = [], [], []
         pending = list(replies)
         outer = self
 
@@ -21,6 +21,7 @@ class Server:
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 outer.requests.append(body)
+                outer.keys.append(self.headers["Authorization"])
                 reply = pending.pop(0) if len(pending) > 1 else pending[0]
                 if callable(reply):
                     reply = reply(body)

@@ -224,8 +224,7 @@ class Synthesis:
         reason, detail = judged(episode, self._protocol, actions)
         directory = self._store.directory
         images = {image.sha256: image.png for messages in shown for message in messages for image in message.images}
-        for _ in saved(directory, [Episode(episode.chains, episode.images | images)]):
-            pass
+        list(saved(directory, [Episode((), images)]))  # those that an episode does not show whole are the row's alone
         row = row_of(shown, actions, protocol=self._setting, guides=guides, image=lambda sha: f"{directory.name}/images/{sha}.png")
         ability, difficulty = _ability(trajectory.abilities), self._difficulty(unit, trajectory.needed_tools)
         attempt = Attempt(

@@ -305,9 +305,18 @@ def test_no_question_that_can_be_put_is_the_users_mistake(tmp_path, serve):
         school(tmp_path, gpt=serve(teach).url).run()
 
 
-def test_the_requests_of_a_session_are_the_teachers_own(tmp_path, serve):
+def test_the_requests_of_a_session_are_the_teachers_own(tmp_path, serve, monkeypatch):
+    monkeypatch.setenv("LOCAL_KEY", "secret")
     write_sums(tmp_path / "sums.jsonl", "right")
     server = serve(teach)
-    school(tmp_path, "+teachers.gpt.temperature=0.25", "+teachers.gpt.extra={top_p: 0.9}", gpt=server.url).run()
+    school(
+        tmp_path,
+        "+teachers.gpt.temperature=0.25",
+        "+teachers.gpt.extra={top_p: 0.9}",
+        "+teachers.gpt.key=LOCAL_KEY",
+        gpt=server.url,
+    ).run()
+    assert set(server.keys) == {"Bearer secret"}
+    assert "secret" not in (tmp_path / "out/config.yaml").read_text()
     assert {(body["temperature"], body["top_p"], body["model"]) for body in server.requests} == {(0.25, 0.9, "m-gpt")}
     assert [sum_of(body)[2] for body in server.requests] == [0, 1]
