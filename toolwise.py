@@ -18,6 +18,7 @@ USAGE = """usage: toolwise COMMAND [key=value …]
   train       cold start and reinforcement learning (experiment=demo is what `make demo` runs)
   cold-start  supervised fine-tuning on verified demonstrations only
   collect     roll a policy out and write its trajectories, without learning
+  synthesize  demonstrations for a cold start, by teachers behind endpoints or the tasks' expert
   evaluate    measure a policy on held-out tasks
   curate      sort questions by what tools add: for RL, for the cold start, for neither
   index       build an index for the text or the image search: corpus=FILE or gallery=DIR
@@ -81,6 +82,28 @@ def collect(overrides: Sequence[str]) -> int:
     following = "evaluate policy=starter" if config.policy in SCRIPTS else f"train policy={config.policy}"
     done(f"{config.out}/trajectories/episodes.jsonl", f"{following} tasks={config.tasks}")
     return _status(records)
+
+
+def synthesize(overrides: Sequence[str]) -> int:
+    """Have teachers demonstrate, and keep what is right; exit status 1 if nothing is."""
+    from configs import compose
+    from curation.synthesis.run import Synthesis
+    from curation.synthesis.settings import SynthesizeConfig
+    from rollout.engines.endpoint import Endpoint
+    from rollout.tokens.chat_format import ChatFormat
+    from starter.policies import find_policy
+
+    config = _begun(_writable(compose("synthesize", SynthesizeConfig, overrides)), overrides)
+    synthesis = Synthesis(config, ChatFormat.from_directory(find_policy(config.student)), Endpoint.of)
+    count = len(synthesis.units)
+    say(f"synthesize: {count} demonstrations of {', '.join(config.teachers)} on {config.tasks}, into {config.out}")
+    with progress("synthesize", count) as advance:
+        report = synthesis.run(advance)
+    say(report.to_markdown())
+    wrote = "demonstrations.jsonl, rejected.jsonl, synthesis.json, synthesis.md, journal/, trajectories/"
+    taken = f"cold_start.demonstrations_file={config.out}/demonstrations.jsonl cold_start.demonstrations={report.all.kept}"
+    done(f"{config.out}/: {wrote}", f"cold-start {taken} tasks={config.tasks}")
+    return 0 if report.all.kept else 1
 
 
 def evaluate(overrides: Sequence[str]) -> int:
@@ -155,7 +178,7 @@ def _announce(command: str, config: CollectConfig, ways: int = 1) -> int:
     return count
 
 
-def _begun[C: CollectConfig](config: C, overrides: Sequence[str]) -> C:
+def _begun[C: Any](config: C, overrides: Sequence[str]) -> C:
     """The settings that the command began with, if it is to go on."""
     from pathlib import Path
 
@@ -311,6 +334,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
     "cold-start": cold_start,
     "collect": collect,
+    "synthesize": synthesize,
     "evaluate": evaluate,
     "curate": curate,
     "index": index,
@@ -348,7 +372,8 @@ def main() -> int:
         print(f"toolwise {arguments[0]}: infrastructure failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        go_on = "; resume=true goes on with it" if command in (train, cold_start, collect, evaluate, curate) else ""
+        resumable = (train, cold_start, collect, synthesize, evaluate, curate)
+        go_on = "; resume=true goes on with it" if command in resumable else ""
         print(f"toolwise {arguments[0]}: interrupted{go_on}", file=sys.stderr)
         return 130
 

@@ -1,22 +1,23 @@
 """Recorded demonstrations from a file, like DeepEyesV2's for the cold start, as episodes in a policy's own tokens.
 
-A row is a conversation (ShareGPT's `conversations`, OpenAI's `messages`, or Alpaca's `instruction` and `output`) in DeepEyesV2's
-protocol; calls in OpenAI's `tool_calls` are written in it. Its images are in `images`, at their `<image>` placeholders, or are
-parts of the messages. The assistant's turns are learned; tool outputs are treated as in any episode: escaped, masked, cut to the
-episode's budgets.
+A row that `toolwise synthesize` wrote is taken as it stands (`curation.rows`). Any other is a conversation (ShareGPT's
+`conversations`, OpenAI's `messages`, or Alpaca's `instruction` and `output`) in DeepEyesV2's protocol; calls in OpenAI's
+`tool_calls` are written in it. Its images are in `images`, at their `<image>` placeholders, or are parts of the messages. The
+assistant's turns are learned; tool outputs are treated as in any episode: escaped, masked, cut to the episode's budgets.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from curation.rows import Demonstration, DemonstrationTurn, Shown, demonstration, is_row
 from envs.datasets.columns import NAMES, cleaned, require_understood, text, unread
 from envs.datasets.conversations import PLACEHOLDER, Message, as_question, conversation, settled
 from envs.datasets.pictures import row_pictures
@@ -28,6 +29,7 @@ from envs.protocols import Action, Answer, Call, Calls, DeepEyes, Malformed, esc
 from envs.types import ToolStatus
 from rollout.config import PROTOCOL_PROMPT, EpisodeConfig
 from rollout.episode.actors import OPENING, closed
+from rollout.episode.prompts import explained
 from rollout.tokens.chat_format import ChatFormat, ChatMessage
 from rollout.tokens.images import ImageEncoder, limited
 from rollout.tokens.transcript import Transcript
@@ -38,16 +40,6 @@ log = logging.getLogger(__name__)
 _RESPONSE = ("<tool_response>", "</tool_response>")
 _PROTOCOL = DeepEyes()
 _METRIC_NAMES = {"search": "text_search"}  # a model calls the text search by another name
-
-
-@dataclass(frozen=True, slots=True)
-class _RecordedTurn:
-    """One turn: the text and images from the user or a tool, then the assistant's action."""
-
-    text: str
-    pictures: tuple[Source, ...]
-    action: str
-    parsed: Action
 
 
 def read_demonstrations(
@@ -68,11 +60,10 @@ def read_demonstrations(
         try:
             if isinstance(row, RowError):
                 raise row
-            for turn in _turns(row, path.parent)[1]:
-                for picture in turn.pictures:
-                    require_whole(picture)
+            for picture in [one for turn in _read(row, path.parent).turns for shown in turn.shown for one in shown.pictures]:
+                require_whole(picture)
             good.append(number)
-            others |= unread(cleaned(row)) | ({"tools"} & row.keys())
+            others |= set() if is_row(row) else unread(cleaned(row)) | ({"tools"} & row.keys())
         except RowError as error:
             bad.append((number, str(error)))
     if others:
@@ -99,8 +90,19 @@ def read_demonstrations(
     return episodes
 
 
-def _turns(row: Mapping[str, Any], folder: Path) -> tuple[str | None, list[_RecordedTurn]]:
-    """The system prompt and the turns. Raises RowError if the row is not a demonstration."""
+def _read(row: Mapping[str, Any], folder: Path) -> Demonstration:
+    """The demonstration of a row. Raises RowError if it is none."""
+    made = demonstration(row, folder) if is_row(row) else _conversation(row, folder)
+    for number, turn in enumerate(made.turns, 1):
+        if isinstance(turn.parsed, Malformed):
+            raise RowError(f"turn {number} of the assistant is not an action ({turn.parsed.reason})")
+        if isinstance(turn.parsed, Answer) != (number == len(made.turns)):
+            raise RowError("the answer must be the last turn, and only that")
+    return made
+
+
+def _conversation(row: Mapping[str, Any], folder: Path) -> Demonstration:
+    """The demonstration that a conversation is; what tools returned is written as the environment writes it."""
     row = cleaned(row)
     messages = conversation(row) or _instruction(row)
     system = "\n\n".join(message.text for message in messages if message.role == "system") or None
@@ -111,7 +113,7 @@ def _turns(row: Mapping[str, Any], folder: Path) -> tuple[str | None, list[_Reco
         raise RowError("the roles do not alternate; write user, assistant, …, and the answer last")
     images = list(row_pictures(row, folder))
     require_understood(row, bool(images))
-    turns = []
+    turns: list[DemonstrationTurn] = []
     for prompts, (reply,) in zip(runs[::2], runs[1::2], strict=True):
         pictures: list[Source] = []
         prompts = prompts if turns else list(map(as_question, prompts))
@@ -123,18 +125,13 @@ def _turns(row: Mapping[str, Any], folder: Path) -> tuple[str | None, list[_Reco
             pictures += [*own, *images[: max(0, wanted)]]
             images = images[max(0, wanted) :]
         shown = "\n".join(prompt.text for prompt in prompts)
-        shown = PLACEHOLDER.sub("", shown).strip() if turns else settled(shown, len(pictures))
+        shown = _tool_text(PLACEHOLDER.sub("", shown).strip(), turns[-1].parsed) if turns else settled(shown, len(pictures))
         # Text after an action was written past the end of the turn and is not learned.
         action = _PROTOCOL.first_turn(_thought(reply.text.strip()))
-        turns.append(_RecordedTurn(shown, tuple(pictures), action, _PROTOCOL.parse(action)))
+        turns.append(DemonstrationTurn((Shown("user", shown, tuple(pictures)),), action, _PROTOCOL.parse(action)))
     if images:
         raise RowError(f"{len(images)} images have no <image> placeholder")
-    for number, turn in enumerate(turns, 1):
-        if isinstance(turn.parsed, Malformed):
-            raise RowError(f"turn {number} of the assistant is not an action ({turn.parsed.reason})")
-        if isinstance(turn.parsed, Answer) != (number == len(turns)):
-            raise RowError("the answer must be the last turn, and only that")
-    return system, turns
+    return Demonstration(_PROTOCOL, turns, system)
 
 
 def _instruction(row: Mapping[str, Any]) -> list[Message]:
@@ -158,8 +155,11 @@ def _thought(turn: str) -> str:
     return f"<think>\n{turn}" if closed_tag and "<think>" not in begun else turn
 
 
-def _system_prompt(own: str | None, config: EpisodeConfig) -> str | None:
+def _system_prompt(made: Demonstration, config: EpisodeConfig, tools_shown: bool) -> str | None:
     """The configured prompt, and the row's own. Raises UsageError if the protocol is to be explained and the row does not do it."""
+    own = made.system
+    if made.guides is not None:
+        return explained(made.protocol, made.instructions, config, tools_shown)
     if config.system_prompt == PROTOCOL_PROMPT:
         if own is None:
             raise UsageError(
@@ -173,29 +173,34 @@ def _system_prompt(own: str | None, config: EpisodeConfig) -> str | None:
 
 def _episode(row: Mapping[str, Any], path: Path, number: int, chat: ChatFormat, config: EpisodeConfig) -> Episode:
     """The episode of a row. Raises TokenBudgetExceeded if it is too long."""
-    system, turns = _turns(row, path.parent)
-    opening = OPENING if chat.opens_thoughts else ""
-    turns = [replace(turn, action=closed(turn.action, opening)) for turn in turns]
+    made = _read(row, path.parent)
+    protocol, opening = made.protocol, OPENING if chat.opens_thoughts else ""
+    turns = [replace(turn, action=closed(turn.action, opening)) for turn in made.turns]
+    tools = [guide.schema for guide in made.guides or ()] if protocol.tools_in_template and chat.shows_tools else None
     transcript = Transcript(
         chat,
         max_tokens=config.max_tokens,
         observation_tokens=config.max_observation_tokens,
-        system_prompt=_system_prompt(system, config),
+        system_prompt=_system_prompt(made, config, tools is not None),
+        tools=tools,
         history=config.history,
     )
     images = ImageEncoder()
     recorded: list[Turn] = []
     for index, turn in enumerate(turns):
-        text = turn.text if index == 0 else _tool_text(turn.text, turns[index - 1].parsed)
-        try:
-            pixels = [np.asarray(decode(source)) for source in turn.pictures]
-        except RowError as error:
-            raise ItemError(f"{path}, row {number}: {error}") from None
-        encoded = tuple(images.encode(limited(image, config.max_pixels)) for image in pixels)
-        (message,) = transcript.append_observation([ChatMessage("user", text, encoded)])
+        messages = []
+        for shown in turn.shown:
+            try:
+                pixels = [np.asarray(decode(source)) for source in shown.pictures]
+            except RowError as error:
+                raise ItemError(f"{path}, row {number}: {error}") from None
+            encoded = tuple(images.encode(limited(image, config.max_pixels)) for image in pixels)
+            messages.append(ChatMessage(shown.role, shown.text, encoded))
+        messages = transcript.append_observation(messages)
         if index:
-            recorded.append(_turn(turns[index - 1], message.text, [image.sha256 for image in message.images]))
-        token_ids = chat.encode_action(turn.action, _PROTOCOL.stop)
+            text = "\n".join(message.text for message in messages)
+            recorded.append(_turn(turns[index - 1], text, [image.sha256 for message in messages for image in message.images]))
+        token_ids = chat.encode_action(turn.action, protocol.stop)
         if len(token_ids) > transcript.room:
             raise TokenBudgetExceeded(f"an action of {len(token_ids)} tokens, {transcript.room} are left")
         transcript.append_generation(Generation(token_ids, [0.0] * len(token_ids), "stop", 0))
@@ -211,7 +216,7 @@ def _episode(row: Mapping[str, Any], path: Path, number: int, chat: ChatFormat, 
         source=str(row.get("source") or path.stem),
         seed=0,
         reward=1.0,
-        reward_parts={"accuracy": 1.0, "format": float(all(_PROTOCOL.is_well_formed(opening + turn.action) for turn in turns))},
+        reward_parts={"accuracy": 1.0, "format": float(all(protocol.is_well_formed(opening + turn.action) for turn in turns))},
         answer=answer.text if isinstance(answer, Answer) else None,
         stop_reason=StopReason.ANSWERED,
     )
@@ -225,7 +230,7 @@ def _tool_text(text: str, action: Action) -> str:
     return message.text
 
 
-def _turn(turn: _RecordedTurn, observation: str, images: list[str]) -> Turn:
+def _turn(turn: DemonstrationTurn, observation: str, images: list[str]) -> Turn:
     names = [call.name for call in turn.parsed.calls] if isinstance(turn.parsed, Calls) else []
     calls = [ToolCallRecord(_METRIC_NAMES.get(name, name), str(ToolStatus.OK), 0.0) for name in names]
     return Turn(action=turn.action, observation=observation, images=images, tool_calls=calls)

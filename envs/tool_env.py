@@ -18,7 +18,7 @@ from envs.errors import UsageError
 from envs.pictures import fitted, rgb
 from envs.protocols.actions import Answer, Call, Calls, Malformed
 from envs.protocols.opening import open_protocol
-from envs.protocols.protocol import Message, Protocol
+from envs.protocols.protocol import Message, Protocol, ToolGuide
 from envs.protocols.text import encodable, escape
 from envs.rewards import Reward, open_reward
 from envs.runtime.loops import LoopThread
@@ -138,9 +138,14 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         """The tools of the current episode in OpenAI's form; before the first reset, all tools."""
         return [dict(tool.guide.schema) for tool in self._allowed()]
 
+    @property
+    def tool_guides(self) -> list[ToolGuide]:
+        """What a protocol explains those tools by."""
+        return [tool.guide for tool in self._allowed()]
+
     def instructions(self, with_tools: bool = True) -> str:
         """The system prompt that explains the protocol and, unless they are shown elsewhere, the tools of the current episode."""
-        return self.protocol.instructions([tool.guide for tool in self._allowed()] if with_tools else [])
+        return self.protocol.instructions(self.tool_guides if with_tools else [])
 
     async def reset_async(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -26,6 +26,7 @@ from rollout.config import EpisodeConfig, RolloutConfig
 from rollout.engines.registry import ENGINES
 from rollout.episode.environments import make
 from rollout.episode.fit import fitting_rows
+from rollout.resuming import require_same
 from rollout.specs import Tasks, group_specs
 from rollout.store import Store
 from rollout.tokens.chat_format import ChatFormat
@@ -156,7 +157,7 @@ class Collector:
         if self.store.names() and not config.resume:
             raise UsageError(f"{config.out} holds episodes already: write resume=true to go on with them, or another out=")
         self._saved = Path(config.out, "config.yaml")
-        _require_same(self._saved, config)
+        require_same(self._saved, config, _DECISIVE)
         self.rollout = _rollout_of(config, policy_dir)
         tasks = tasks_of(config)
         self.options = tasks[1]
@@ -209,21 +210,6 @@ class Collector:
     def notes(self) -> list[str]:
         """What the policy has to say about how it was asked; see `Fleet.notes`."""
         return self._fleet.notes()
-
-
-def _require_same(saved: Path, config: CollectConfig) -> None:
-    """Raise UsageError if the command that wrote `saved` ran other episodes than `config` asks for."""
-    if not config.resume or not saved.exists():
-        return
-    begun, now = OmegaConf.load(saved), OmegaConf.structured(config)
-    for name in _DECISIVE:
-        before, after = (OmegaConf.select(settings, name) for settings in (begun, now))
-        if before != after:
-            raise UsageError(
-                f"{config.out} was begun with {name}={before}, not {after}: leave the setting out, or write another out="
-            )
-    if config.episodes < (before := OmegaConf.select(begun, "episodes")):  # the others would be removed
-        raise UsageError(f"{config.out} was begun with episodes={before}: write at least as many, or another out=")
 
 
 def _rollout_of(config: CollectConfig, policy_dir: str) -> RolloutConfig:

@@ -65,6 +65,8 @@ class EndpointConfig:
     """The address to which `/chat/completions` belongs, like http://localhost:8000/v1."""
     model: str = ""
     """The name by which the endpoint knows the model."""
+    key: str = "OPENAI_API_KEY"
+    """Name of the environment variable that holds the key; it may be unset if the server needs none."""
     timeout_s: float = 120.0
     """Deadline of one request in seconds."""
     attempts: int = 5
@@ -82,6 +84,14 @@ class History(StrEnum):
 
     template = "template"
     append = "append"
+
+
+class Thoughts(StrEnum):
+    """What of an endpoint's thoughts becomes part of its turns."""
+
+    keep = "keep"
+    text = "text"
+    drop = "drop"
 
 
 class Overlong(StrEnum):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from rollout.config import Thoughts
 from rollout.tokens.images import EncodedImage
 from rollout.types import Generation
 
@@ -85,6 +86,22 @@ class ChatPolicy(Served, Protocol):
 
         Raises TokenBudgetExceeded if they are too long for the model, InfrastructureError if there is no answer.
         """
+        ...
+
+
+@runtime_checkable
+class Teaches(Protocol):
+    """A chat policy that is asked in a form of its own, whatever the student's transcript shows.
+
+    `native` says that it is given the API's `tools`: its calls are written in the student's protocol. `thoughts` says which of its
+    thoughts are.
+    """
+
+    native: bool
+    thoughts: Thoughts
+
+    def teacher_prompt(self, explained: str) -> str | None:
+        """Its system prompt. `explained` are the protocol's instructions; "" if the API shows the tools."""
         ...
 
 

@@ -7,29 +7,41 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Server:
-    """An endpoint in OpenAI's form. `replies` are texts, texts with a finish reason, tool calls (see `asking`), statuses
-    of failures, those with an error, 200 with a whole body, "slow" or "garbage", or functions of the request's body to one of
-    these; the last one for ever."""
+    """An endpoint in OpenAI's form. `replies` are texts, texts with a finish reason, messages (see `asking`), which may have the
+    `usage` beside, statuses of failures, those with an error and those with headers as well, 200 with a whole body, "slow" or
+    "garbage", None for no reply at all, or functions of the request's body to one of these; the last one for ever. `requests` are
+    the bodies that came, `answered` those whose reply was sent, `keys` what the requests were authorised by."""
 
     def __init__(self, *replies):
-        self.requests = []
+        self.requests, self.answered, self.keys = [], [], []
         pending = list(replies)
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
-                outer.requests.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                outer.requests.append(body)
+                outer.keys.append(self.headers["Authorization"])
                 reply = pending.pop(0) if len(pending) > 1 else pending[0]
                 if callable(reply):
-                    reply = reply(outer.requests[-1])
+                    reply = reply(body)
+                if reply is None:
+                    self.close_connection = True
+                    return
+                *reply, headers = reply if isinstance(reply, tuple) and len(reply) == 3 else (reply, {})
+                reply = reply[0] if len(reply) == 1 else tuple(reply)
                 if reply == "slow":
                     time.sleep(3)
-                status, body = _failure(reply) or (200, _completion(reply))
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+                status, content = _failure(reply) or (200, _completion(reply))
+                try:
+                    self.send_response(status)
+                    for name, value in {"Content-Type": "application/json", "Content-Length": len(content), **headers}.items():
+                        self.send_header(name, str(value))
+                    self.end_headers()
+                    self.wfile.write(content)
+                except OSError:  # the client has given up, or was killed
+                    return
+                outer.answered.append(body)
 
             def log_message(self, *_):
                 pass
@@ -68,6 +80,6 @@ def _completion(text):
         return b"<html>"
     text, reason = text if isinstance(text, tuple) else (text, "tool_calls" if isinstance(text, dict) else "stop")
     message = {"role": "assistant"} | (text if isinstance(text, dict) else {"content": text})
-    return json.dumps(
-        {"choices": [{"index": 0, "message": message, "finish_reason": reason}], "object": "chat.completion"}
-    ).encode()
+    usage = {"usage": message.pop("usage")} if "usage" in message else {}
+    choices = [{"index": 0, "message": message, "finish_reason": reason}]
+    return json.dumps({"choices": choices, "object": "chat.completion", **usage}).encode()

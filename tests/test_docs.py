@@ -11,6 +11,7 @@ import pytest
 from benchmarks import BENCHMARKS, BenchConfig
 from configs import compose
 from curation.curate import CurateConfig
+from curation.synthesis.settings import SynthesizeConfig
 from envs.search.building import IndexConfig
 from envs.worlds.atlas.building import AtlasConfig
 from evaluation.evaluate import EvaluateConfig
@@ -29,6 +30,7 @@ SCHEMAS = {
     "collect": CollectConfig,
     "evaluate": EvaluateConfig,
     "curate": CurateConfig,
+    "synthesize": SynthesizeConfig,
     "index": IndexConfig,
     "atlas": AtlasConfig,
     "model starter": PretrainingConfig,

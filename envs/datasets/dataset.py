@@ -104,6 +104,13 @@ class Dataset:
         except (RowError, OSError) as error:
             raise ItemError(f"{self.path}, row {number}: {error}") from None
 
+    def record(self, number: int) -> Mapping[str, Any]:
+        """A row as it stands in the file. Raises ItemError as `row`."""
+        try:
+            return self._rows[number]
+        except (RowError, OSError) as error:
+            raise ItemError(f"{self.path}, row {number}: {error}") from None
+
     def row(self, number: int) -> Task:
         """The task of a row by its number in the file, counted from 1 as in all messages about rows.
 

@@ -35,13 +35,16 @@ class Reply:
     """The assistant's text, and the tool calls that it made through the API. A refusal in the API's own field is the text.
 
     The text is "" if there is none: the model thought until its tokens were spent, or had nothing to say. `reasoning` are the
-    thoughts that the API keeps apart from it. `finish_reason` is "length" if the text was cut off, else "stop".
+    thoughts that the API keeps apart from it. `finish_reason` is "length" if the text was cut off, else "stop". `tokens_in` and
+    `tokens_out` are the API's count of the prompt and of the reply, thoughts included; None if it does not say.
     """
 
     text: str
     finish_reason: str
     tool_calls: tuple[RequestedCall, ...] = ()
     reasoning: str = ""
+    tokens_in: int | None = None
+    tokens_out: int | None = None
 
 
 class _Reported(Exception):
@@ -126,7 +129,8 @@ class ChatEndpoint:
             raise _reported(choice)
         reasoning = next((text for name in _REASONING if isinstance(text := getattr(message, name, None), str)), "")
         text = _text(message.content) or (getattr(message, "refusal", None) or "")
-        return Reply(text, "length" if choice.finish_reason in _CUT_OFF else "stop", _calls(message), reasoning)
+        reason = "length" if choice.finish_reason in _CUT_OFF else "stop"
+        return Reply(text, reason, _calls(message), reasoning, *_usage(answer))
 
     def _learned(self, error: _Said, messages: Sequence[Message], sampling: Mapping[str, Any]) -> bool:
         known = len(self._form.notes)
@@ -167,6 +171,13 @@ def _no_completion(answer: object) -> str:
 def _said(error: _Said) -> str:
     """All that the server said: its message, and the body for servers that put it elsewhere."""
     return f"{error} {json.dumps(error.body, default=str) if error.body is not None else ''}"
+
+
+def _usage(answer: Any) -> tuple[int | None, int | None]:
+    """The tokens of the prompt and of the reply, as far as the server counts them."""
+    counts = (getattr(getattr(answer, "usage", None), name, None) for name in ("prompt_tokens", "completion_tokens"))
+    tokens_in, tokens_out = (count if isinstance(count, int) and count >= 0 else None for count in counts)
+    return tokens_in, tokens_out
 
 
 def _text(content: Any) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from envs.errors import ConversationTooLong, EndpointFailed, EndpointUnusable, InfrastructureError, TokenBudgetExceeded, UsageError
 from envs.protocols.protocol import Schema
 from envs.runtime.chat_endpoint import ChatEndpoint, Message, Reply
-from rollout.config import RolloutConfig
+from rollout.config import EndpointConfig, RolloutConfig
 
 
 class Endpoint:
@@ -21,12 +21,18 @@ class Endpoint:
         self._endpoint = ChatEndpoint(
             settings.url,
             settings.model,
+            key=settings.key,
             timeout_s=settings.timeout_s,
             attempts=settings.attempts,
             omit=settings.omit,
             rename=settings.rename,
             extra=settings.extra,
         )
+
+    @classmethod
+    def of(cls, settings: EndpointConfig) -> Endpoint:
+        """The endpoint of these settings, for whoever has no other of a rollout."""
+        return cls(RolloutConfig(endpoint=settings))
 
     @property
     def notes(self) -> tuple[str, ...]:

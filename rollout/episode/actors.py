@@ -107,6 +107,11 @@ def closed(text: str, opening: str) -> str:
     return text if scan(text, _ACTIONS).visible_start else CLOSING + text
 
 
+def opened(text: str, opening: str) -> str:
+    """The inverse of `closed`: a turn with its thoughts whole, or without any if they are empty."""
+    return text.removeprefix(CLOSING) if opening and text.startswith(CLOSING) else opening + text
+
+
 def certain(token_ids: list[int], finish_reason: str = "stop", reasoning: str = "") -> Generation:
     """Tokens that no policy sampled. They count as sampled by version 0 with probability 1: how likely they were is unknown."""
     return Generation(token_ids, [0.0] * len(token_ids), finish_reason, 0, reasoning)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import dataclasses
 import json
@@ -13,17 +12,19 @@ from typing import TYPE_CHECKING, Any
 from envs.errors import InfrastructureError
 from envs.protocols import Call, Calls, Protocol, encodable
 from envs.protocols.json_calls import write_call
+from envs.runtime.deadlines import within
 from envs.types import Observation
-from rollout.config import EpisodeConfig
+from rollout.config import EpisodeConfig, Thoughts
 from rollout.episode.actors import OPENING, certain, closed
 from rollout.episode.deadlines import turn_deadline_s
-from rollout.policy import ChatPolicy
+from rollout.episode.teacher_turns import native_turn, text_turn
+from rollout.policy import ChatPolicy, Teaches
 from rollout.tokens.chat_format import ChatFormat, ChatMessage
 from rollout.tokens.transcript import Transcript
 from rollout.types import EpisodeSpec, Generation
 
 if TYPE_CHECKING:
-    from envs.runtime.chat_endpoint import Message, Reply
+    from envs.runtime.chat_endpoint import Message, Reply, RequestedCall
 
 _ONE_ACTION = "(Only your first action was carried out: take one action per turn.)"
 _ENDPOINT_SHARE = 0.9  # of a turn: past its end the turn would count against the model
@@ -33,8 +34,8 @@ class EndpointActor:
     """Its tokens count as sampled by version 0 with probability 1: how likely they were is not known.
 
     What it writes after its first whole turn is cut off, as a student's generation would have ended there; if that was another
-    action, it is told so. With the protocol "native" it is given the API's `tools` and may answer
-    with `tool_calls`, which the student would have written as text.
+    action, it is told so. With the protocol "native", or if the policy is a teacher that speaks so (`Teaches`), it is given the
+    API's `tools` and may answer with `tool_calls`, which the student would have written as text.
     """
 
     def __init__(
@@ -49,7 +50,8 @@ class EndpointActor:
         tools: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self._policy, self._chat, self._spec, self._config, self._protocol = policy, chat, spec, config, protocol
-        self._native = protocol is not None and protocol.native
+        self._teacher = policy if protocol is not None and isinstance(policy, Teaches) else None
+        self._native = protocol is not None and (protocol.native or (self._teacher is not None and self._teacher.native))
         self.opening = OPENING if protocol is not None and chat.opens_thoughts else ""
         self._tools = list(tools) if self._native else []
         self._messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
@@ -64,7 +66,7 @@ class EndpointActor:
         deadline_s = _ENDPOINT_SHARE * turn_deadline_s(self._config)
         options: dict[str, Any] = {"tools": self._tools} if self._tools else {}
         try:
-            async with asyncio.timeout(deadline_s):
+            async with within(deadline_s):
                 reply = await self._policy.complete(
                     self._messages,
                     max_tokens=min(self._config.max_action_tokens, transcript.room),
@@ -75,8 +77,13 @@ class EndpointActor:
         except TimeoutError:
             raise InfrastructureError(f"the endpoint gave no answer within {deadline_s:g} s") from None
         # Lone surrogates, which JSON can smuggle in, are neither tokens nor text that can be sent again.
-        said = self._said(dataclasses.replace(reply, text=encodable(reply.text)))
-        reasoning = encodable(reply.reasoning)
+        reply = dataclasses.replace(reply, text=encodable(reply.text), reasoning=encodable(reply.reasoning))
+        reasoning = reply.reasoning
+        if self._teacher is None:
+            said = self._said(reply)
+        else:
+            said = self._taught(reply, self._teacher.thoughts)
+            reasoning = "" if self._teacher.thoughts is Thoughts.drop else reasoning
         token_ids = self._chat.encode_action(closed(said, self.opening), () if self._protocol is None else self._protocol.stop)
         # A turn without text is the end of a turn; of one that was cut off, the end was not written.
         if said and (reply.finish_reason == "length" or len(token_ids) > transcript.room):
@@ -85,17 +92,25 @@ class EndpointActor:
             return [certain(token_ids[: transcript.room], "length", reasoning)]
         return [certain(token_ids, reasoning=reasoning)]
 
+    def _taught(self, reply: Reply, thoughts: Thoughts) -> str:
+        """The reply of a teacher as its student is to write it."""
+        assert self._protocol is not None
+        if not self._native:
+            return encodable(text_turn(self._protocol, self._said(reply), reply.reasoning, thoughts))
+        written, count = native_turn(self._protocol, reply, thoughts)
+        self._call_ids = [call.id for call in reply.tool_calls[:count]]
+        if count < len(reply.tool_calls):
+            self._note = _ONE_ACTION
+        self._messages.append(_assistant(reply.text, reply.tool_calls[:count]))
+        return encodable(written)
+
     def _said(self, reply: Reply) -> str:
         """The reply as the student would write it; the conversation keeps it in the endpoint's own form."""
         self._call_ids = []
         if self._native and reply.tool_calls:
             assert self._protocol is not None
             self._call_ids = [call.id for call in reply.tool_calls]
-            raw = [
-                {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": json.dumps(call.arguments)}}
-                for call in reply.tool_calls
-            ]
-            self._messages.append({"role": "assistant", "content": reply.text or None, "tool_calls": raw})
+            self._messages.append(_assistant(reply.text, reply.tool_calls))
             written = self._protocol.write(Calls(tuple(Call(call.name, call.arguments) for call in reply.tool_calls)))
             return encodable(f"{reply.text}\n{written}" if reply.text else written)
         text = reply.text if self._protocol is None else self._protocol.first_turn(reply.text)
@@ -131,6 +146,17 @@ class EndpointActor:
             _user(message if message.role != "tool" else ChatMessage("user", _response(message.text), message.images))
             for message in messages
         ]
+
+
+def _assistant(text: str, calls: Sequence[RequestedCall]) -> Message:
+    """An assistant's message, with its calls in the API's own form."""
+    if not calls:
+        return {"role": "assistant", "content": text}
+    raw = [
+        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": json.dumps(call.arguments)}}
+        for call in calls
+    ]
+    return {"role": "assistant", "content": text or None, "tool_calls": raw}
 
 
 def _response(text: str) -> str:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import islice
@@ -29,7 +29,7 @@ from rollout.episode.deadlines import episode_deadline_s, turn_deadline_s
 from rollout.episode.endpoint_actor import EndpointActor
 from rollout.episode.environments import adapt
 from rollout.episode.prompts import protocol_of, reserved_tokens, system_prompt, template_tools, tool_schemas
-from rollout.policy import ChatPolicy, Policy
+from rollout.policy import ChatPolicy, Policy, Teaches
 from rollout.tokens.chat_format import ChatFormat, ChatMessage
 from rollout.tokens.images import ImageEncoder, limited
 from rollout.tokens.transcript import Transcript
@@ -53,8 +53,10 @@ async def run_episode(
     *,
     threads: Threads | None = None,
     images: ImageEncoder | None = None,
+    listen: Callable[[Sequence[ChatMessage]], None] = lambda _: None,
 ) -> Episode:
-    """Run `spec` on `env`, which is closed at the end; `policy` is needed for the actor "policy" only.
+    """Run `spec` on `env`, which is closed at the end; `policy` is needed for the actor "policy" only. `listen` is called with what
+    the environment shows at each turn, before any of it is cut to the budgets.
 
     Past a deadline the episode ends as TIME_LIMIT; cancelled, as ABORTED. Both are `Trajectory.cut`, which names the deadline; if
     the policy had not yet been asked, they are INFRASTRUCTURE, like every error that is not the model's. A question that cannot be
@@ -63,7 +65,7 @@ async def run_episode(
     does not have, an observation that is not text.
     """
     config = config or EpisodeConfig()
-    run = _Run(spec, env, policy, chat, config, threads or Threads(1), images or ImageEncoder())
+    run = _Run(spec, env, policy, chat, config, threads or Threads(1), images or ImageEncoder(), listen)
     error: str | None = None
     cut: str | None = None
     try:
@@ -139,10 +141,11 @@ class _Run:
         config: EpisodeConfig,
         threads: Threads,
         images: ImageEncoder,
+        listen: Callable[[Sequence[ChatMessage]], None],
     ) -> None:
         self._spec, self._raw_env, self._policy, self._chat, self._config = spec, env, policy, chat, config
         self._env = adapt(env, threads)
-        self._images = images
+        self._images, self._listen = images, listen
         self._protocol = protocol_of(env)
         self._transcript: Transcript | None = None
         self._turns: list[Turn] = []
@@ -163,6 +166,7 @@ class _Run:
         observation, self._reset_info = await self._reset()
         actor, transcript = self._begin()
         messages = await self._encode(observation, self._reset_info)
+        self._listen(messages)
         try:
             transcript.append_observation(messages)
         except TokenBudgetExceeded as error:
@@ -224,6 +228,7 @@ class _Run:
         if not (terminated or truncated):
             try:
                 messages = await self._encode(observation, info)
+                self._listen(messages)
                 shown = transcript.append_observation(messages)
                 text = "\n".join(message.text for message in shown)
                 images = [image.sha256 for message in shown for image in message.images]
@@ -257,11 +262,19 @@ class _Run:
             self._chat,
             self._spec,
             config,
-            system=system_prompt(self._raw_env, config, self._protocol is not None and self._protocol.native),
+            system=self._asked(policy),
             protocol=self._protocol,
             tools=tool_schemas(self._raw_env),
         )
         return actor, transcript
+
+    def _asked(self, policy: object) -> str | None:
+        """The system prompt of a model behind an endpoint: the student's, or that of a teacher."""
+        protocol = self._protocol
+        if protocol is None or not isinstance(policy, Teaches):
+            return system_prompt(self._raw_env, self._config, protocol is not None and protocol.native)
+        inner: Any = self._raw_env.unwrapped
+        return policy.teacher_prompt(inner.instructions() if hasattr(inner, "instructions") and not policy.native else "")
 
     def _actor(self) -> Actor:
         kind, policy = self._spec.actor, self._policy

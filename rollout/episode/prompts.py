@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from envs.protocols import Protocol
@@ -28,11 +28,17 @@ def template_tools(env: Any, chat: ChatFormat) -> Sequence[Mapping[str, Any]] | 
 
 def system_prompt(env: Any, config: EpisodeConfig, tools_shown: bool) -> str | None:
     """The configured prompt, and the protocol's instructions if they are asked for or the tools are shown nowhere else."""
-    protocol, inner = protocol_of(env), env.unwrapped
+    return explained(protocol_of(env), getattr(env.unwrapped, "instructions", None), config, tools_shown)
+
+
+def explained(
+    protocol: Protocol | None, instructions: Callable[..., str] | None, config: EpisodeConfig, tools_shown: bool
+) -> str | None:
+    """`system_prompt` of an environment that has this protocol, and the method `instructions` of a `ToolEnv`."""
     parts = [] if config.system_prompt in (None, PROTOCOL_PROMPT) else [config.system_prompt]
     in_template = protocol is not None and protocol.tools_in_template
-    if (config.system_prompt == PROTOCOL_PROMPT or in_template) and hasattr(inner, "instructions"):
-        parts.append(inner.instructions(with_tools=not (tools_shown and in_template)))
+    if (config.system_prompt == PROTOCOL_PROMPT or in_template) and instructions is not None:
+        parts.append(instructions(with_tools=not (tools_shown and in_template)))
     return "\n\n".join(part for part in parts if part) or None
 
 
