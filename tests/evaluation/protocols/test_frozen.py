@@ -3,6 +3,7 @@ so; the file's hash and the number of its items are compared with what is publis
 
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 import ray
@@ -18,6 +19,7 @@ from rollout.config import RolloutConfig
 from starter.policies import find_policy
 from toolwise import evaluate as command
 
+PAGE = Path(__file__).parents[3] / "docs/benchmarks.md"
 GLOVE = "What is the glove made of?"
 
 
@@ -50,6 +52,16 @@ def test_every_benchmark_is_complete(name):
     found = benchmark(name)
     assert found.items > 0 and found.tools and found.source and found.licence and found.differs and found.prompt_source
     assert (found.judge is not None) == (found.scoring == "judge" or found.form == "visualtoolbench")
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_page_has_its_rows(name):
+    found, page = benchmark(name), PAGE.read_text().splitlines()
+    fixed = [f"{found.items:,}", ", ".join(found.tools), found.scorer, found.judge or "–", f"{found.max_pixels:,}"]
+    known = [f"{found.source}; {found.licence}", found.prompt_source, found.differs]
+    assert [line for line in page if line.startswith(f"| `bench:{name}` |")] == [
+        f"| {' | '.join([f'`bench:{name}`', *cells])} |" for cells in (fixed, known)
+    ]
 
 
 def test_the_settings_are_the_benchmarks(vstar):
