@@ -103,7 +103,11 @@ def examine(config: EvaluateConfig) -> Examination | None:
         *(f"{setting} is {now}, and the benchmark fixes {fixed}" for setting, (now, fixed) in changes.items()),
     ]
     settings = bench.settings()
-    shown = {setting.rpartition(".")[2]: value for setting, value in settings.items() if not setting.endswith(("prompt", "form"))}
+    shown = {
+        setting.rpartition(".")[2]: value
+        for setting, value in settings.items()
+        if setting not in ("options.form", "options.prompt")
+    }
     lines = [
         f"{bench.title}; from {bench.source}; licence: {bench.licence}",
         f"fixed: {', '.join(f'{setting} {_shown(value)}' for setting, value in shown.items())}; judge {bench.judge or 'none'}; "
