@@ -114,6 +114,7 @@ def evaluate(overrides: Sequence[str]) -> int:
     from evaluation.comparison import compare, comparison_table
     from evaluation.evaluate import EvaluateConfig
     from evaluation.evaluate import evaluate as run
+    from evaluation.protocols import chosen
     from evaluation.report import table
 
     config = _begun(compose("evaluate", EvaluateConfig, overrides), overrides)
@@ -122,7 +123,7 @@ def evaluate(overrides: Sequence[str]) -> int:
             raise UsageError("compare takes two directories: write compare=[runs/a,runs/b]")
         console.print(comparison_table(compare(*config.compare)))
         return 0
-    _writable(config)
+    config = chosen(_writable(config), overrides, say)
     _announce("evaluate", config)
     evaluation = run(config, _directory(config), progress)
     console.print(table(evaluation.records))

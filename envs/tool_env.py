@@ -23,7 +23,7 @@ from envs.protocols.text import encodable, escape
 from envs.rewards import Reward, open_reward
 from envs.runtime.loops import LoopThread
 from envs.runtime.spaces import RGBImage, Unicode
-from envs.scoring import Kind, verdict_on
+from envs.scoring import Kind, grade, verdict_on
 from envs.search.types import ImageSearch, TextSearch
 from envs.tools.opening import SearchOptions, ToolSetting, open_tools, require_different
 from envs.tools.outputs import REAL
@@ -312,9 +312,14 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         correct = False if task.answer else None
         facts: dict[str, float] = {}
         if task.answer and answer is not None:
-            verdict = await verdict_on(task.question, answer, task.answer, task.scoring, self._judge)
+            asked = task.question, answer, task.answer, task.scoring, self._judge
+            if task.scoring.kind is Kind.RUBRIC:
+                graded = await grade(*asked)
+                verdict, facts["rubric_score"] = graded.passed, graded.score
+            else:
+                verdict = await verdict_on(*asked)
             correct = bool(verdict)
-            if task.scoring.kind is Kind.JUDGE:
+            if task.scoring.kind in (Kind.JUDGE, Kind.RUBRIC):
                 facts["judge_no_verdict"] = float(verdict is None)
         well_formed = answer is not None and all(map(self.protocol.is_well_formed, self._actions))
         outcome = Outcome(task, answer, tuple(self._actions), tuple(self._calls), self._turns, correct, well_formed)

@@ -25,6 +25,7 @@ from evaluation.ablation import (
     with_outputs,
     without_tools,
 )
+from evaluation.protocols import examine
 from evaluation.records import evaluation_record, write_records
 from evaluation.report import markdown
 from evaluation.types import EvaluationRecord
@@ -39,6 +40,12 @@ class EvaluateConfig(CollectConfig):
 
     ablate: str = "none"
     """none; tools (or true): the same tasks without each tool and without any; outputs: with their outputs blanked or swapped."""
+
+    data: str = ""
+    """With tasks=bench:NAME, the user's copy of the benchmark's file; `evaluation/protocols` says what else that fixes."""
+
+    bench: str = ""
+    """The benchmark that tasks=bench:NAME named, once its settings are fixed. It is not for a user to write."""
 
     compare: list[str] = field(default_factory=list)
     """Two directories that `evaluate` wrote, to be compared item by item; nothing is rolled out then."""
@@ -59,16 +66,21 @@ def evaluate(config: EvaluateConfig, policy_dir: str, progress: Progress) -> Eva
     `Collector`.
     """
     ablation = _ablation(config.ablate)
+    examined = examine(config)
     tools = tool_names(*tasks_of(config))
     if ablation is not Ablation.none and not tools:
         raise UsageError(f"ablate={ablation}: {config.tasks} has no tools to take away")
     with Collector(config, policy_dir) as collector:
         groups = _collect(config, collector, ablation, tools, progress)
         notes = collector.notes()
-    records = [
-        summarise(config, part, name, tools=_tools_of(name, tools), settings=_settings(config, name, collector.options, notes))
-        for name, part in groups.items()
-    ]
+    if examined is not None:
+        notes = [*notes, *examined.warnings]
+    records = []
+    for name, part in groups.items():
+        settings = _settings(config, name, collector.options, notes) | _rubric_score(part)
+        settings |= {"protocol": dict(examined.record)} if examined is not None else {}
+        tasks = examined.name if examined is not None else None
+        records.append(summarise(config, part, name, tasks=tasks, tools=_tools_of(name, tools), settings=settings))
     report = _report(ablation, groups)
     write_records(Path(config.out, "evaluation.json"), records)
     write_file(Path(config.out, "evaluation.md"), markdown(records))
@@ -82,16 +94,20 @@ def summarise(
     groups: Sequence[Group],
     variant: str = FULL,
     *,
+    tasks: str | None = None,
     tools: Sequence[str] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> EvaluationRecord:
-    """The record of the groups that were collected with `config`; its label names the variant unless that is the full one."""
+    """The record of the groups that were collected with `config`; its label names the variant unless that is the full one.
+
+    `tasks` is what it calls them, by default the setting.
+    """
     label = config.label or config.policy
     return evaluation_record(
         label if variant == FULL else f"{label}/{variant}",
         groups,
         policy=config.policy,
-        tasks=config.tasks,
+        tasks=config.tasks if tasks is None else tasks,
         seed=config.seed,
         temperature=config.temperature,
         tools=tools,
@@ -135,6 +151,16 @@ def _settings(config: EvaluateConfig, variant: str, options: Mapping[str, Any], 
         "options": dict(options),
         "samples": config.group_size,
         "toolwise": version("toolwise"),
+    }
+
+
+def _rubric_score(groups: Sequence[Group]) -> dict[str, float]:
+    """The mean share of rubrics that were met, if rubrics scored these episodes."""
+    trajectories = [episode.trajectory for episode in episodes_of(groups) if not episode.failed]
+    if not any("rubric_score" in trajectory.reward_parts for trajectory in trajectories):
+        return {}
+    return {
+        "rubric_score": sum(trajectory.reward_parts.get("rubric_score", 0.0) for trajectory in trajectories) / len(trajectories)
     }
 
 

@@ -25,7 +25,8 @@ def markdown(records: Sequence[EvaluationRecord]) -> str:
         rows.append([record.label, *map(_accuracy_text, parts), calls, *counts])
     lines = [header, ["---"] * len(header), *rows]
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    named = [f"- {line}\n" for record in records for line in _named(record)]
+    named = [f"- {record.label}: {record.tasks}\n" for record in records if "protocol" in record.settings]
+    named += [f"- {line}\n" for record in records for line in _named(record)]
     warned = [f"{line}\n" for line in warnings(records)]
     return text + "".join([*(["\n"] if warned else []), *warned, *(["\n"] if named else []), *named])
 
@@ -61,7 +62,8 @@ def is_reliable(records: Sequence[EvaluationRecord]) -> bool:
 
 def table(records: Sequence[EvaluationRecord]) -> Table:
     """The records side by side, a column each: all tasks together, then each ability."""
-    result = Table(title="Held-out tasks", title_justify="left")
+    named = dict.fromkeys(record.tasks for record in records if "protocol" in record.settings)
+    result = Table(title=", ".join(named) or "Held-out tasks", title_justify="left")
     result.add_column("")
     for record in records:
         of = f" of {record.dispatched}" if record.left_out else ""

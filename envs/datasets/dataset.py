@@ -6,6 +6,7 @@ import logging
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from cachetools import LRUCache
 from envs.datasets.columns import cleaned, renames, unread
 from envs.datasets.formats import question
 from envs.datasets.pictures import listed
+from envs.datasets.published import PLAIN, Reading
 from envs.datasets.rows import open_rows
 from envs.datasets.splits import checksum, split_of
 from envs.datasets.types import Question, report_malformed
@@ -46,7 +48,8 @@ class Dataset:
     of its pictures if other rows ask the same; None takes all. If a directory has splits, `split` names one of them. `malformed`
     says whether rows that cannot be used are an error or are skipped with a log message; `skipped` counts them, `judged` those that
     need a judge. `tools` are the names of tools that rows may use, None for any. `columns` maps our names of columns to the file's,
-    or a name to None to leave that column out. Columns that are not read are logged.
+    or a name to None to leave that column out. Columns that are not read are logged. `reading` says what else is done with rows;
+    `left_out` counts those that its form leaves out.
 
     Raises DatasetError if the file is missing, its format or a setting is unknown, rows are malformed, or no row can be used.
     """
@@ -59,6 +62,7 @@ class Dataset:
         tools: frozenset[str] | None = None,
         columns: Mapping[str, Any] | Iterable[Any] | None = None,
         checked: bool = False,
+        reading: Reading = PLAIN,
     ) -> None:
         self.path = Path(path)
         if not self.path.is_dir() and self.path.suffix not in SUFFIXES:
@@ -72,9 +76,10 @@ class Dataset:
         if split is not None and split not in SPLITS and not own_splits:
             raise DatasetError(f"split is {split!r}: write one of {', '.join(SPLITS)}")
         self._tools = tools
+        self._reading = reading
         self._by_index: dict[str, int] = {}
         self._unread: set[str] = set()
-        self.judged = 0
+        self.judged = self.left_out = 0
         if checked:
             self._index()
             return
@@ -150,7 +155,11 @@ class Dataset:
                 if isinstance(row, RowError):
                     raise row
                 self._remember(row, number)
-                parsed = self._question(row)
+                read = self._read(row)
+                if read is None:
+                    self.left_out += 1
+                    continue
+                parsed = self._question_of(read)
                 for picture in (*parsed.pictures, *parsed.views):
                     if isinstance(picture, bytes) or picture not in whole:
                         require_whole(picture)
@@ -159,8 +168,8 @@ class Dataset:
             except RowError as error:
                 bad.append((number, str(error)))
                 continue
-            self._unread |= unread(cleaned(row, self._columns))
-            self.judged += parsed.scoring.kind is Kind.JUDGE
+            self._unread |= unread(cleaned(read, self._columns))
+            self.judged += parsed.scoring.kind in (Kind.JUDGE, Kind.RUBRIC)
             numbers.append(number)
             checksums.append(checksum(parsed.text))
         return (numbers if split is None else self._of_split(split, numbers, checksums)), bad
@@ -181,10 +190,21 @@ class Dataset:
         return array("q", (number for number, value in zip(numbers, checksums, strict=True) if split_of(value) == split))
 
     def _question(self, row: Mapping[str, Any]) -> Question:
+        read = self._read(row)
+        if read is None:
+            raise RowError(f"the form {self._reading.form} leaves this row out: choose another")
+        return self._question_of(read)
+
+    def _read(self, row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """The row as `reading` has it, with the picture that it names by its index."""
         image = row.get("image")
         if self._by_index and isinstance(image, str):
             row = dict(row) | {"image": [self._referred(item) for item in listed(image)]}
-        return question(row, self._folder, self._tools, self._columns)
+        return self._reading.row(row)
+
+    def _question_of(self, row: Mapping[str, Any]) -> Question:
+        made = question(row, self._folder, self._tools, self._columns)
+        return replace(made, text=self._reading.asked(made.text))
 
     def _remember(self, row: Mapping[str, Any], number: int) -> None:
         """Notes a row whose image others may name by its `index`, as in VLMEvalKit's tables."""

@@ -47,7 +47,7 @@ def question(row: Mapping[str, Any], folder: Path, tools: frozenset[str] | None 
     found = truth(row, said.reply, bool(given_options))
     options = given_options or _inline(said.text, found)
     scoring, answer = _scored(row, found, options)
-    if len(answer) >= MAX_ANSWER_CHARACTERS and scoring.kind is not Kind.JUDGE:
+    if len(answer) >= MAX_ANSWER_CHARACTERS and scoring.kind not in (Kind.JUDGE, Kind.RUBRIC):
         raise RowError(
             f"the answer has {len(answer)} characters, and an answer of {MAX_ANSWER_CHARACTERS} or more scores 0: "
             'write a shorter one, or "scoring": {"kind": "judge"}'

@@ -13,7 +13,12 @@ __all__ = ["exact", "rule"]
 
 
 def rule(kind: Kind, answer: str, truth: str, scoring: Scoring) -> bool:
-    """Whether the answer is right by the rule of a kind; the rule of MATH is here that the texts are the same, of JUDGE EXACT's."""
+    """Whether the answer is right by the rule of a kind; the rule of MATH is here that the texts are the same, of JUDGE EXACT's.
+
+    No answer is right by a rule if its kind is RUBRIC.
+    """
+    if kind is Kind.RUBRIC:
+        return False
     if not answer.strip():
         return answer == truth != ""
     if answer.strip() == truth.strip():

@@ -10,6 +10,12 @@ from typing import Any
 MAX_ANSWER_CHARACTERS = 300
 """An answer as long as this scores 0: it is a search through candidates, not an answer."""
 
+MAX_RUBRIC_ANSWER_CHARACTERS = 16_384
+"""As much of an answer as a judge is shown for RUBRIC, whose answers are explanations and not short."""
+
+CRITICAL_WEIGHT = 4.0
+"""The weight from which on a rubric must be met (VisualToolBench: weights 1 to 5, 4 and 5 are critical)."""
+
 DEFAULT_RELATIVE = 1e-6
 """The tolerance of a NUMBER that names none. It forgives rounding, so whole numbers must be equal."""
 
@@ -24,6 +30,7 @@ class Kind(StrEnum):
     LIST = "list"
     DATE = "date"
     JUDGE = "judge"
+    RUBRIC = "rubric"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +40,8 @@ class Scoring:
     `accepted` are further right answers. A NUMBER is right within `relative` (a share of the truth) or `absolute` (in the truth's
     unit), whichever allows more; `unit` is what the question asks for, in a name that pint knows, and what an answer without a unit
     is read in. `options` are the texts of a CHOICE by letter. An `ordered` LIST must name its parts in order. `item` is the rule
-    for each part of a LIST. For a JUDGE, a model decides whether the answer agrees with the truth. Raises ValueError if the
-    settings contradict each other.
+    for each part of a LIST. For a JUDGE, a model decides whether the answer agrees with the truth; for a RUBRIC, whether it meets
+    each of the `rubrics`, which are pairs of a criterion and its weight. Raises ValueError if the settings contradict each other.
     """
 
     kind: Kind = Kind.EXACT
@@ -45,11 +52,16 @@ class Scoring:
     options: tuple[tuple[str, str], ...] = ()
     ordered: bool = True
     item: Kind = Kind.EXACT
+    rubrics: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind is Kind.CHOICE and not self.options:
             raise ValueError("a multiple choice needs its options")
-        if self.item in (Kind.LIST, Kind.CHOICE, Kind.JUDGE):
+        if (self.kind is Kind.RUBRIC) != bool(self.rubrics):
+            raise ValueError("rubrics and the kind rubric belong together")
+        if any(weight <= 0 for _, weight in self.rubrics):
+            raise ValueError("the weight of a rubric is more than 0")
+        if self.item in (Kind.LIST, Kind.CHOICE, Kind.JUDGE, Kind.RUBRIC):
             raise ValueError(f"the parts of a list cannot be of the kind {self.item}")
         if self.relative < 0 or self.absolute < 0:
             raise ValueError("a tolerance cannot be negative")
@@ -70,6 +82,8 @@ class Scoring:
             options = values["options"]
             pairs = options.items() if isinstance(options, Mapping) else options
             values["options"] = tuple((str(letter), str(text)) for letter, text in pairs)
+        if "rubrics" in values:
+            values["rubrics"] = tuple((str(criterion), float(weight)) for criterion, weight in values["rubrics"])
         return cls(**values)
 
 

@@ -14,6 +14,7 @@ from cachetools import LRUCache, cached
 
 from envs.datasets import SUFFIXES, Dataset, is_dataset
 from envs.datasets.columns import Renames, renames
+from envs.datasets.published import PLAIN, Reading
 from envs.errors import UsageError
 from envs.tool_env import ToolEnv
 from envs.tools.opening import named_tools
@@ -70,9 +71,15 @@ def make_basics(
 # One thread reads it while others, whose environments start at the same time, wait.
 @cached(LRUCache(4), condition=Condition())
 def _dataset(
-    path: str, split: str | None, malformed: str, tools: frozenset[str] | None, columns: Renames, checked: bool = False
+    path: str,
+    split: str | None,
+    malformed: str,
+    tools: frozenset[str] | None,
+    columns: Renames,
+    reading: Reading = PLAIN,
+    checked: bool = False,
 ) -> Dataset:
-    return Dataset(path, split, malformed, tools, columns, checked)
+    return Dataset(path, split, malformed, tools, columns, checked, reading)
 
 
 def make_dataset(
@@ -81,20 +88,24 @@ def make_dataset(
     split: str | None = None,
     malformed: str = "error",
     columns: Mapping[str, str | None] | None = None,
+    form: str = "",
+    prompt: str = "",
+    scoring: str = "",
     row: int | None = None,
     number: int | None = None,
     **options: Any,
 ) -> ToolEnv:
-    """A `ToolEnv` on the questions of a file; the rest as in `Dataset` and `ToolEnv`.
+    """A `ToolEnv` on the questions of a file; `form`, `prompt` and `scoring` are as in `Reading`, the rest as in `Dataset` and
+    `ToolEnv`.
 
     `row` is one of its usable rows, counted from 0. `number` is one by its number in the file, counted from 1, that is known to be
     usable: the rows are not checked again, so that another row that has broken meanwhile is not this episode's trouble.
     """
-    tools, names = named_tools(options.get("tools")), renames(columns)
+    tools, names, reading = named_tools(options.get("tools")), renames(columns), Reading(form, prompt, scoring)
     if number is not None:
-        known = _dataset(path, _own_split(path, split), malformed, tools, names, checked=True)
+        known = _dataset(path, _own_split(path, split), malformed, tools, names, reading, checked=True)
         return ToolEnv(lambda _: known.row(number), **options)
-    data = _dataset(path, split, malformed, tools, names)
+    data = _dataset(path, split, malformed, tools, names, reading)
     return ToolEnv(data if row is None else lambda _: data.task(row), **options)
 
 
@@ -117,7 +128,8 @@ def questions_of(env_id: str, options: Mapping[str, Any]) -> Dataset | None:
     if env_id != DATASET or options.get("row") is not None or options.get("number") is not None:
         return None
     path, split, malformed = options["path"], options.get("split"), options.get("malformed", "error")
-    return _dataset(path, split, malformed, named_tools(options.get("tools")), renames(options.get("columns")))
+    reading = Reading(options.get("form", ""), options.get("prompt", ""), options.get("scoring", ""))
+    return _dataset(path, split, malformed, named_tools(options.get("tools")), renames(options.get("columns")), reading)
 
 
 def row_numbers(env_id: str, options: Mapping[str, Any]) -> Sequence[int] | None:

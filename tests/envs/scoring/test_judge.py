@@ -6,7 +6,7 @@ import json
 import pytest
 
 from envs.errors import InfrastructureError, UsageError
-from envs.scoring import Kind, Scoring, is_right
+from envs.scoring import Kind, Scoring, grade, is_right
 from envs.scoring.judge import Judge, JudgeConfig, open_judge
 
 ASKED = Scoring(Kind.JUDGE)
@@ -113,3 +113,33 @@ async def test_a_slow_judge_is_our_failure_before_the_turn_is_over(serve):
     judge = Judge(JudgeConfig(slow.url, "judge", timeout_s=5, attempts=4, deadline_s=0.5))
     with pytest.raises(InfrastructureError, match=r"0\.5 s"):
         await is_right("Who?", "Ada L.", "Ada", ASKED, judge)
+
+
+RUBRIC = Scoring(Kind.RUBRIC, rubrics=(("is polite", 5.0), ("is short", 4.0), ("rhymes", 1.0)))
+
+
+@pytest.mark.parametrize(
+    ("replies", "passed", "score"),
+    [
+        ({"is polite": True, "is short": True, "rhymes": False}, True, 0.9),
+        ({"is polite": True, "is short": False, "rhymes": True}, False, 0.6),
+        ({"is polite": True, "is short": None, "rhymes": True}, None, 0.6),
+        ({"is polite": False, "is short": None, "rhymes": True}, False, 0.1),
+    ],
+)
+async def test_the_critical_rubrics_decide_and_the_weights_score(serve, replies, passed, score):
+    def reply(request):
+        criterion = next(name for name in replies if f"Criterion:\n{name}\n" in request["messages"][1]["content"])
+        return json.dumps({"correct": replies[criterion]})
+
+    graded = await grade("Q", "an answer " * 100, "", RUBRIC, Judge(config(serve(reply))))
+    assert (graded.passed, graded.score) == (passed, pytest.approx(score))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"kind": "rubric"}, {"kind": "judge", "rubrics": [["is polite", 5]]}, {"kind": "rubric", "rubrics": [["is polite", 0]]}],
+)
+def test_rubrics_that_make_no_sense_are_refused(settings):
+    with pytest.raises(ValueError, match="rubric"):
+        Scoring.from_mapping(settings)

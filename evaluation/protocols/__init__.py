@@ -1,0 +1,6 @@
+"""Benchmarks whose evaluation is fixed by name: `tasks=bench:vstar data=FILE`. docs/benchmarks.md has the table of them."""
+
+from evaluation.protocols.benchmark import PREFIX, Benchmark, benchmark, listing, names
+from evaluation.protocols.frozen import Examination, chosen, examine, freeze
+
+__all__ = ["PREFIX", "Benchmark", "Examination", "benchmark", "chosen", "examine", "freeze", "listing", "names"]

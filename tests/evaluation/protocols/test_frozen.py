@@ -1,0 +1,191 @@
+"""What `tasks=bench:NAME data=FILE` fixes: the settings are the benchmark's unless the user changes them, and then the name says
+so; the file's hash and the number of its items are compared with what is published; the record holds all of it."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import ray
+
+from configs import compose, compose_again
+from console import progress
+from envs.errors import UsageError
+from evaluation.evaluate import EvaluateConfig, evaluate
+from evaluation.protocols import benchmark, examine, freeze, names
+from evaluation.report import markdown
+from rollout.cluster.connect import join
+from rollout.config import RolloutConfig
+from starter.policies import find_policy
+from toolwise import evaluate as command
+
+PAGE = Path(__file__).parents[3] / "docs/benchmarks.md"
+GLOVE = "What is the glove made of?"
+
+
+@pytest.fixture
+def vstar(tmp_path):
+    """Three rows in the form of VLMEvalKit's table, without pictures."""
+    rows = [f"{index}\t{GLOVE} ({index})\trubber\tcotton\tA\tdirect" for index in range(3)]
+    path = tmp_path / "VStarBench.tsv"
+    path.write_text("\n".join(["index\tquestion\tA\tB\tanswer\tcategory", *rows]) + "\n")
+    return path
+
+
+def frozen(*settings):
+    return freeze(compose("evaluate", EvaluateConfig, settings), settings)
+
+
+def published(monkeypatch, path, **changes):
+    """The benchmark as if `path` were its published file."""
+    from dataclasses import replace
+
+    from evaluation.protocols import frozen as module
+
+    md5 = hashlib.md5(path.read_bytes()).hexdigest()
+    known = replace(benchmark("vstar"), **{"items": 3, "md5": {path.name: md5}} | changes)
+    monkeypatch.setattr(module, "benchmark", lambda name: known)
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_benchmark_is_complete(name):
+    found = benchmark(name)
+    assert found.items > 0 and found.tools and found.source and found.licence and found.differs and found.prompt_source
+    assert (found.judge is not None) == (found.scoring == "judge" or found.form == "visualtoolbench")
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_page_has_its_rows(name):
+    found, page = benchmark(name), PAGE.read_text().splitlines()
+    fixed = [f"{found.items:,}", ", ".join(found.tools), found.scorer, found.judge or "–", f"{found.max_pixels:,}"]
+    known = [f"{found.source}; {found.licence}", found.prompt_source, found.differs]
+    assert [line for line in page if line.startswith(f"| `bench:{name}` |")] == [
+        f"| {' | '.join([f'`bench:{name}`', *cells])} |" for cells in (fixed, known)
+    ]
+
+
+def test_the_settings_are_the_benchmarks(vstar):
+    config = frozen("tasks=bench:vstar", f"data={vstar}")
+    assert (config.temperature, config.group_size, config.options["tools"]) == (0.0, 1, ["code"])
+    assert config.rollout.episode.max_pixels == 16384 * 28 * 28
+    assert config.rollout.engine.max_model_len >= config.rollout.episode.max_tokens
+    assert examine(config).name == "bench:vstar"
+
+
+@pytest.mark.parametrize(
+    ("setting", "name"),
+    [
+        ("temperature=0.7", "temperature"),
+        ("group_size=4", "group_size"),
+        ("episodes=2", "episodes"),
+        ("+options.tools=[]", "tools"),
+        ("+options.max_turns=3", "max_turns"),
+        ("+options.prompt='{question} Think.'", "prompt"),
+        ("+options.malformed=skip", "malformed"),
+        ("rollout.episode.max_pixels=1003520", "max_pixels"),
+        ("rollout.episode.overlong=skip", "overlong"),
+    ],
+)
+def test_a_changed_setting_is_in_the_name(vstar, setting, name):
+    examined = examine(frozen("tasks=bench:vstar", f"data={vstar}", setting))
+    assert examined.name == f"bench:vstar (changed: {name})"
+    assert list(examined.record["changed"]) == [name]
+    assert any(line.startswith(f"{examined.name}: {name} is ") for line in examined.warnings)
+
+
+@pytest.mark.parametrize("setting", ["seed=5", "+options.protocol=hermes", "rollout.workers=2", "policy=random", "ablate=tools"])
+def test_what_belongs_to_the_policy_or_the_machine_changes_nothing(vstar, setting):
+    assert examine(frozen("tasks=bench:vstar", f"data={vstar}", setting)).name == "bench:vstar"
+
+
+def test_a_file_that_is_not_the_published_one_is_a_line(vstar):
+    examined = examine(frozen("tasks=bench:vstar", f"data={vstar}"))
+    count, hashes = examined.warnings
+    assert count == "bench:vstar: VStarBench.tsv has 3 items, and 191 are published"
+    assert hashlib.md5(vstar.read_bytes()).hexdigest() in hashes and benchmark("vstar").md5["VStarBench.tsv"] in hashes
+
+
+def test_the_published_file_is_no_line(vstar, monkeypatch):
+    published(monkeypatch, vstar)
+    assert examine(frozen("tasks=bench:vstar", f"data={vstar}")).warnings == ()
+
+
+def test_a_file_without_a_published_hash_is_named_by_its_own(vstar, monkeypatch):
+    published(monkeypatch, vstar, md5={"test_questions.jsonl": "0" * 32})
+    (line,) = examine(frozen("tasks=bench:vstar", f"data={vstar}")).warnings
+    assert line.endswith(
+        f"no published hash of such a file is known; yours is sha256 {hashlib.sha256(vstar.read_bytes()).hexdigest()}"
+    )
+
+
+def test_a_change_of_the_file_is_a_change_of_its_hash(vstar):
+    config = frozen("tasks=bench:vstar", f"data={vstar}")
+    before = examine(config).record["sha256"]
+    vstar.write_text(vstar.read_text().replace("glove", "scarf"))
+    assert examine(config).record["sha256"] != before
+
+
+@pytest.mark.parametrize(
+    ("settings", "remedy"),
+    [
+        (["tasks=bench:vstar"], "write data=FILE"),
+        (["tasks=bench:vstar", "data=VStarBench.csv"], "write a file that ends in"),
+        (["tasks=bench:vstra", "data=x.tsv"], "did you mean tasks=bench:vstar"),
+        (["tasks=bench:realx", "data=x.parquet"], "scored by a judge: write .options.judge="),
+        (["tasks=bench:visualtoolbench", "data=x.parquet", "+options.judge={url: u, model: gpt-4o}"], "text_search: write"),
+        (["data=x.tsv"], "write tasks=bench:NAME"),
+    ],
+)
+def test_what_is_missing_is_said(settings, remedy):
+    with pytest.raises(UsageError, match=remedy):
+        frozen(*settings)
+
+
+@pytest.mark.parametrize(("model", "name"), [("Qwen/Qwen2.5-72B-Instruct", ""), ("gpt-4o-mini", " (changed: judge)")])
+def test_another_judge_is_a_change(tmp_path, model, name):
+    path = tmp_path / "val.jsonl"
+    path.write_text(json.dumps({"question": "Which?", "answer": "this"}) + "\n")
+    settings = ["tasks=bench:charxiv", f"data={path}", f"+options.judge={{url: http://127.0.0.1:1/v1, model: {model}}}"]
+    assert examine(frozen(*settings)).name == f"bench:charxiv{name}"
+
+
+def test_a_resumed_evaluation_keeps_what_it_was_begun_with(vstar, tmp_path):
+    from omegaconf import OmegaConf
+
+    begun = frozen("tasks=bench:vstar", f"data={vstar}", "temperature=0.5")
+    saved = tmp_path / "config.yaml"
+    saved.write_text(OmegaConf.to_yaml(OmegaConf.structured(begun)))
+    for overrides in (["resume=true"], ["resume=true", "tasks=bench:vstar", f"data={vstar}"]):
+        assert freeze(compose_again(saved, EvaluateConfig, overrides), overrides) == begun.__class__(
+            **vars(begun) | {"resume": True}
+        )
+
+
+@pytest.mark.parametrize(
+    ("tasks", "remedy"), [("bench:", "names no benchmark"), ("bench:hrbench", "did you mean tasks=bench:hrbench")]
+)
+def test_the_command_lists_all_names_and_the_nearest(tasks, remedy, tmp_path, capsys):
+    with pytest.raises(UsageError, match=remedy):
+        command([f"tasks={tasks}", "data=x.tsv", f"out={tmp_path}"])
+    assert [line.partition(" ")[0] for line in capsys.readouterr().out.splitlines()] == [f"bench:{name}:" for name in names()]
+
+
+def test_the_record_holds_the_protocol(vstar, tmp_path, serve):
+    """An endpoint that is always right, through the real fleet."""
+    server = serve("<answer>A</answer>")
+    ray.shutdown()
+    join(RolloutConfig())
+    out = tmp_path / "run"
+    config = frozen(
+        *("tasks=bench:vstar", f"data={vstar}", f"out={out}", f"policy={server.url}", "policy_model=m", "temperature=0.7"),
+    )
+    evaluation = evaluate(config, find_policy("starter"), progress)
+    ray.shutdown()
+    (record,) = json.loads((out / "evaluation.json").read_text())
+    assert (record["accuracy"], record["episodes"], record["tasks"]) == (1.0, 3, "bench:vstar (changed: temperature)")
+    assert record["protocol"]["fixed"]["temperature"] == 0.0
+    assert record["protocol"]["items"] == 3 and record["protocol"]["items_published"] == 191
+    assert record["protocol"]["sha256"] == hashlib.sha256(vstar.read_bytes()).hexdigest()
+    assert any("191 are published" in note for note in record["notes"])
+    assert "bench:vstar (changed: temperature)" in markdown(evaluation.records)
+    assert all("Please select the correct answer" in json.dumps(request["messages"]) for request in server.requests)
