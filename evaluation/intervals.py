@@ -68,7 +68,7 @@ def sign_flip_p(differences_N: Sequence[float] | np.ndarray) -> float:
 
 
 def paired_difference(first_N: Sequence[float] | np.ndarray, second_N: Sequence[float] | np.ndarray) -> Difference:
-    """The mean of `second_N` minus that of `first_N`, which are values of the same N items, with the bootstrap's interval over items.
+    """The mean of `second_N` minus that of `first_N`, values of the same N items, with the bootstrap's interval over items.
 
     `p` is McNemar's exact one if every difference is −1, 0 or 1, else that of `sign_flip_p`. Raises ValueError without items.
     """

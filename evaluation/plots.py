@@ -132,12 +132,12 @@ def scatter(title: str, across: str, up: str, content: Sequence[Point], caption:
 
 
 def page(title: str, figures: Sequence[str], text: str = "") -> str:
-    """An HTML document of figures; `text` stands above them as it is, in a fixed-width font."""
-    above = f"<pre>{html.escape(text)}</pre>" if text else ""
+    """An HTML document of figures; `text` stands below them as it is, in a fixed-width font."""
+    below = f"<pre>{html.escape(text)}</pre>" if text else ""
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>"
-        f"<body><h1>{html.escape(title)}</h1>{''.join(figures)}{above}</body></html>\n"
+        f"<body><h1>{html.escape(title)}</h1>{''.join(figures)}{below}</body></html>\n"
     )
 
 

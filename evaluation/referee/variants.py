@@ -16,22 +16,28 @@ FORMAT_ONLY, SWAPPED, RESULT_ONLY = "format only", "swapped", "result only"
 VARIANTS = (FULL, WITHOUT, FORMAT_ONLY, SWAPPED, RESULT_ONLY)
 """All tools; none; a call shows nothing; it shows another item's output; none, but the question shows what the calls returned."""
 
+PAIR = (FULL, WITHOUT)
+"""What is enough to judge a policy that stands beside another."""
+
 Run = Callable[[str, Sequence[GroupSpec]], list[Group]]
 """Runs the groups of a variant, by its name."""
 
 
-def run_variants(run: Run, specs: Sequence[GroupSpec], tools: Sequence[str], directory: Path) -> dict[str, list[Group]]:
-    """The groups of every variant. What the tools returned is kept below `directory`, which every worker must see."""
+def run_variants(
+    run: Run, specs: Sequence[GroupSpec], tools: Sequence[str], directory: Path, names: Sequence[str] = VARIANTS
+) -> dict[str, list[Group]]:
+    """The groups of the settings `names`. What the tools returned is kept below `directory`, which every worker must see."""
     directory = directory.absolute()
     groups = {FULL: run(FULL, specs)}
-    keep_outputs(groups[FULL], directory / "tool_outputs")
-    rest = {
-        WITHOUT: variant(specs, WITHOUT, without=list(tools)),
-        FORMAT_ONLY: variant(specs, FORMAT_ONLY, tool_outputs=BLANK),
-        SWAPPED: variant(specs, SWAPPED, tool_outputs=str(directory / "tool_outputs")),
-        RESULT_ONLY: result_only(specs, groups[FULL], tools, directory / "given_results"),
+    if SWAPPED in names:
+        keep_outputs(groups[FULL], directory / "tool_outputs")
+    makers: dict[str, Callable[[], list[GroupSpec]]] = {
+        WITHOUT: lambda: variant(specs, WITHOUT, without=list(tools)),
+        FORMAT_ONLY: lambda: variant(specs, FORMAT_ONLY, tool_outputs=BLANK),
+        SWAPPED: lambda: variant(specs, SWAPPED, tool_outputs=str(directory / "tool_outputs")),
+        RESULT_ONLY: lambda: result_only(specs, groups[FULL], tools, directory / "given_results"),
     }
-    return groups | {name: run(name, changed) for name, changed in rest.items()}
+    return groups | {name: run(name, make()) for name, make in makers.items() if name in names}
 
 
 def result_only(specs: Sequence[GroupSpec], groups: Sequence[Group], tools: Sequence[str], directory: Path) -> list[GroupSpec]:
