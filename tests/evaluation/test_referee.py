@@ -28,7 +28,7 @@ from rollout.types import Group, StopReason
 from sandbox import Pool
 from starter.policies import find_policy
 
-ITEMS = 16
+ITEMS = 12
 MANNERS = ("never", "always", "needed", "ignores")
 
 
