@@ -1,17 +1,19 @@
 """What tool use was worth: mode adaptiveness, tool effect, and what is solved without tools as well. Pure NumPy.
 
-Every figure has a 95 % interval by the bootstrap over items, always with the same draws; a figure over two sets of items (of those
-that need a tool and those that do not) draws from each of them by itself.
+Every figure has a 95 % interval over items: Wilson's if each item is either a success or not, as with one sample each, else the
+bootstrap's, always with the same draws. A figure over two sets of items, of those that need a tool and of those that do not,
+combines the intervals of both.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation.intervals import bootstrap_interval, paired_difference
+from evaluation.intervals import bootstrap_interval, paired_difference, wilson_interval
 from evaluation.referee.outcomes import Outcomes
 from evaluation.types import Difference, Interval
 
@@ -86,8 +88,8 @@ def judge(outcomes: Outcomes) -> Judgement:
     return Judgement(
         items=len(outcomes.task_ids),
         ambiguous=int((~hard & ~easy).sum()),
-        accuracy=_figure(outcomes.correct_N),
-        accuracy_without=_figure(outcomes.without_N),
+        accuracy=figure_of(outcomes.correct_N),
+        accuracy_without=figure_of(outcomes.without_N),
         difference=paired_difference(outcomes.without_N, outcomes.correct_N),
         also_without=also_without(outcomes),
         adaptiveness_labelled=adaptiveness(outcomes.called_N, *outcomes.labelled),
@@ -101,12 +103,13 @@ def adaptiveness(called_N: np.ndarray, needed_N: np.ndarray, not_needed_N: np.nd
     if not needed_N.any() or not not_needed_N.any():
         return None
     tool_N, text_N = called_N[needed_N], 1 - called_N[not_needed_N]
+    tool, text = figure_of(tool_N), figure_of(text_N)
     return Adaptiveness(
         needed=len(tool_N),
         not_needed=len(text_N),
-        tool=_figure(tool_N),
-        text=_figure(text_N),
-        mean=_combined(tool_N, text_N, 0.5, 0.5),
+        tool=tool,
+        text=text,
+        mean=_combined(tool, text, 0.5, 0.5),
         p=_permutation_p(tool_N, 1 - text_N),
     )
 
@@ -116,16 +119,16 @@ def tool_effect(outcomes: Outcomes) -> ToolEffect | None:
     hard, easy = outcomes.measured
     if not hard.any() or not easy.any():
         return None
-    gain_N = outcomes.called_correct_N[hard]
-    harm_N = (outcomes.called_N - outcomes.called_correct_N)[easy]
+    gain = figure_of(outcomes.called_correct_N[hard])
+    harm = figure_of((outcomes.called_N - outcomes.called_correct_N)[easy])
     quiet = (1 - outcomes.called_N[easy]).sum()
     retained = (outcomes.correct_N - outcomes.called_correct_N)[easy].sum()
     return ToolEffect(
-        unsolved=len(gain_N),
-        solved=len(harm_N),
-        gain=_figure(gain_N),
-        harm=_figure(harm_N),
-        net=_combined(gain_N, harm_N, 1.0, -1.0),
+        unsolved=int(hard.sum()),
+        solved=int(easy.sum()),
+        gain=gain,
+        harm=harm,
+        net=_combined(gain, harm, 1.0, -1.0),
         text_retain=float(retained / quiet) if quiet > 0 else None,
     )
 
@@ -136,6 +139,8 @@ def also_without(outcomes: Outcomes) -> Figure | None:
     solved_N = outcomes.called_correct_N
     if not solved_N.sum():
         return None
+    if np.isin(solved_N, (0.0, 1.0)).all():
+        return figure_of(outcomes.without_N[solved_N == 1])
     both_N = solved_N * outcomes.without_N
     draws = _draws(len(solved_N), 0)
     below = solved_N[draws].sum(axis=1)
@@ -144,15 +149,24 @@ def also_without(outcomes: Outcomes) -> Figure | None:
     return Figure(float(both_N.sum() / solved_N.sum()), _percentiles(shares))
 
 
-def _figure(values_N: np.ndarray) -> Figure:
-    return Figure(float(values_N.mean()), bootstrap_interval(values_N))
+def figure_of(values_N: np.ndarray) -> Figure:
+    """The mean of N items' values, with its interval: see the module. Raises ValueError if there is none."""
+    if not len(values_N):
+        raise ValueError("there is no item")
+    binary = np.isin(values_N, (0.0, 1.0)).all()
+    return Figure(
+        float(values_N.mean()), wilson_interval(int(values_N.sum()), len(values_N)) if binary else bootstrap_interval(values_N)
+    )
 
 
-def _combined(first_N: np.ndarray, second_M: np.ndarray, of_first: float, of_second: float) -> Figure:
-    """A weighted sum of two means over different items."""
-    draws = [values[_draws(len(values), seed)].mean(axis=1) for seed, values in enumerate((first_N, second_M))]
-    value = of_first * first_N.mean() + of_second * second_M.mean()
-    return Figure(float(value), _percentiles(of_first * draws[0] + of_second * draws[1]))
+def _combined(first: Figure, second: Figure, of_first: float, of_second: float) -> Figure:
+    """A weighted sum of two figures over different items; its interval by MOVER (Zou and Donner, Statist. Med. 27, 2008, eq. 4),
+    which for a difference of Wilson's is Newcombe's."""
+    parts = [(weight * one.value, [weight * end for end in one.ci95]) for one, weight in ((first, of_first), (second, of_second))]
+    value = sum(mean for mean, _ in parts)
+    below = math.sqrt(sum((mean - min(ends)) ** 2 for mean, ends in parts))
+    above = math.sqrt(sum((max(ends) - mean) ** 2 for mean, ends in parts))
+    return Figure(value, (value - below, value + above))
 
 
 def _permutation_p(needed_N: Sequence[float] | np.ndarray, others_M: Sequence[float] | np.ndarray) -> float:

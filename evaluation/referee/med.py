@@ -19,8 +19,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation.intervals import bootstrap_interval, paired_difference
-from evaluation.referee.figures import Figure
+from evaluation.intervals import paired_difference
+from evaluation.referee.figures import Figure, figure_of
 from evaluation.referee.outcomes import Outcomes
 from evaluation.types import Difference
 
@@ -113,8 +113,8 @@ def _checkpoint(name: str, outcomes: Outcomes, first: Outcomes) -> Checkpoint:
     return Checkpoint(
         name=name,
         items=len(outcomes.task_ids),
-        accuracy=_figure(outcomes.correct_N),
-        accuracy_without=_figure(outcomes.without_N),
+        accuracy=figure_of(outcomes.correct_N),
+        accuracy_without=figure_of(outcomes.without_N),
         gap=paired_difference(outcomes.without_N, outcomes.correct_N),
         terms=_factored(outcomes),
         change=paired_difference(first.correct_N, outcomes.correct_N),
@@ -159,7 +159,3 @@ def _items(by_checkpoint: Mapping[str, Outcomes], first: Outcomes) -> tuple[Mapp
         }
         for place, task_id in enumerate(first.task_ids)
     )
-
-
-def _figure(values_N: np.ndarray) -> Figure:
-    return Figure(float(values_N.mean()), bootstrap_interval(values_N))

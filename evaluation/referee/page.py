@@ -21,7 +21,10 @@ def _accuracies(referee: Referee) -> str:
     for number, (name, judgement) in enumerate(referee.judgements.items()):
         content.append(Row(f"{name}: all tools", judgement.accuracy.value, judgement.accuracy.ci95, number))
         if number == 0:
-            content += [Row(f"{name}: {setting}", one.accuracy, None, number) for setting, one in referee.settings.items()]
+            content += [
+                Row(f"{name}: {setting}", one.accuracy.value, one.accuracy.ci95, number)
+                for setting, one in referee.settings.items()
+            ]
         content.append(Row(f"{name}: without tools", judgement.accuracy_without.value, judgement.accuracy_without.ci95, number))
     caption = (
         "Accuracy on the same items. Format only: calls are made and show nothing. Swapped: they show another item's output. "

@@ -19,7 +19,7 @@ from evaluation.ablation import (
 )
 from evaluation.intervals import paired_difference
 from evaluation.items import item_means
-from evaluation.referee.figures import Adaptiveness, Figure, Judgement, judge
+from evaluation.referee.figures import Adaptiveness, Figure, Judgement, figure_of, judge
 from evaluation.referee.med import TERMS, Med, med
 from evaluation.referee.outcomes import WITHOUT, outcomes_of
 from evaluation.referee.variants import FORMAT_ONLY, SWAPPED
@@ -29,9 +29,9 @@ from rollout.types import Group, Trajectory, episodes_of
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A setting's accuracy minus that with all tools, and minus that without tools, on the same items."""
+    """A setting's accuracy; the same minus that with all tools, and minus that without tools, on the same items."""
 
-    accuracy: float
+    accuracy: Figure
     against_full: Difference
     against_without: Difference
 
@@ -96,7 +96,7 @@ def settings_of(by_variant: Mapping[str, Sequence[Trajectory]]) -> dict[str, Set
     """All settings but those with all tools and with none, from episodes as `evaluation.ablation.paired` returns them."""
     means = {name: item_means(by_variant[FULL], [one.correct for one in part]) for name, part in by_variant.items()}
     return {
-        name: Setting(float(means_N.mean()), paired_difference(means[FULL], means_N), paired_difference(means[WITHOUT], means_N))
+        name: Setting(figure_of(means_N), paired_difference(means[FULL], means_N), paired_difference(means[WITHOUT], means_N))
         for name, means_N in means.items()
         if name not in (FULL, WITHOUT)
     }
@@ -125,7 +125,7 @@ def referee_markdown(referee: Referee) -> str:
     if referee.settings:
         header = ["setting", "accuracy", "minus all tools", "minus without tools"]
         body = [
-            [name, _percent(setting.accuracy), _difference(setting.against_full), _difference(setting.against_without)]
+            [name, _figure(setting.accuracy), _difference(setting.against_full), _difference(setting.against_without)]
             for name, setting in referee.settings.items()
         ]
         parts += [f"## {_main(referee)}: form and result", _table(header, body)]

@@ -10,10 +10,11 @@ import pytest
 import synthetic  # noqa: F401  registers the policies
 from trajectories import CODE, grouped, trajectory
 
+from configs.evaluating import evaluation_settings
 from envs.errors import UsageError
 from evaluation.ablation import FULL, paired
-from evaluation.evaluate import EvaluateConfig, plan
-from evaluation.intervals import mcnemar_p, paired_difference, sign_flip_p
+from evaluation.evaluate import EvaluateConfig, judged_policy, plan
+from evaluation.intervals import mcnemar_p, paired_difference, sign_flip_p, wilson_interval
 from evaluation.referee.figures import judge
 from evaluation.referee.med import TERMS, med
 from evaluation.referee.outcomes import WITHOUT, outcomes_of
@@ -144,6 +145,18 @@ def test_an_item_that_failed_for_one_checkpoint_is_in_none_of_meds_figures():
         judged({"step_1": variants_of(table), "base": variants_of(table[:2])}, ["base", "step_1"])
 
 
+def test_intervals_hold_at_the_ends():
+    """A figure of 0 or 1 over few items is not certain; one sample an item has Wilson's interval, both combined Newcombe's."""
+    table = np.array([[[1, 1, 0]]] * 4 + [[[1, 1, 1]]] * 6)
+    found = judge(outcomes(table))
+    assert found.tool_effect.gain.ci95 == wilson_interval(4, 4)
+    low, high = found.tool_effect.net.ci95
+    (gain_low, _), (_, harm_high) = wilson_interval(4, 4), wilson_interval(0, 6)
+    assert low == pytest.approx(1 - np.hypot(1 - gain_low, harm_high))
+    assert high == pytest.approx(1.0)
+    assert found.also_without.ci95 == wilson_interval(6, 10)
+
+
 def test_paired_tests():
     assert paired_difference([0, 0, 1, 0], [1, 1, 0, 1]).p == mcnemar_p(1, 3)
     assert sign_flip_p([0.0, 0.0]) == 1.0
@@ -213,7 +226,7 @@ def test_four_policies_have_their_known_figures(played, manner):
     assert (judgement.also_without and judgement.also_without.value) == (easy if also == "E" else also)
     assert judgement.accuracy.value == (easy if accuracies[FULL] == "E" else 1.0)
     for setting in (FORMAT_ONLY, SWAPPED, RESULT_ONLY):
-        assert found.settings[setting].accuracy == (easy if accuracies[setting] == "E" else 1.0)
+        assert found.settings[setting].accuracy.value == (easy if accuracies[setting] == "E" else 1.0)
     changed = found.causal_use[SWAPPED]["needed"].answer_changes.share if manner != "never" else None
     assert changed == {"never": None, "always": 1.0, "needed": 1.0, "ignores": 0.0}[manner]
 
@@ -228,7 +241,7 @@ def test_med_over_the_four_policies_as_if_they_were_checkpoints(played):
     assert found.tool_share == 1.0
     gained = [item for item in found.items if item["checkpoints"]["needed"]["by_tools"]]
     assert gained and all(item["needed"] for item in gained)
-    assert asdict(needed.terms["call_gain"]) == {"value": pytest.approx(1 - easy), "mass": 1 - easy, "policy": 1.0, "quality": 1.0}
+    assert asdict(needed.terms["call_gain"]) == pytest.approx({"value": 1 - easy, "mass": 1 - easy, "policy": 1.0, "quality": 1.0})
 
 
 def test_the_cost_is_said_before(tmp_path):
@@ -247,6 +260,20 @@ def test_the_cost_is_said_before(tmp_path):
         ("harness", 2),
     ]
     assert announcement(parties, tasks=60, samples=1)[0].startswith("780 episodes in all")
+
+
+def test_a_runs_tasks_and_rollout_are_those_of_its_evaluation(tmp_path):
+    (tmp_path / "checkpoints" / "step_1" / "policy").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "step_1" / "policy" / "config.json").write_text("{}")
+    (tmp_path / "config.yaml").write_text(
+        "policy: starter\nstages: [rl]\ntasks: toolwise/Mixture-v0\noptions: {difficulty: 2, need: 1.0}\n"
+        "task_options: {test: {split: test, need: null}}\nrollout: {workers: 3, episode: {max_tokens: 999}}\n"
+    )
+    config = evaluation_settings([f"run={tmp_path}", "referee=true", "rollout.workers=1", "out=x"])
+    assert (config.tasks, config.options) == ("toolwise/Mixture-v0", {"difficulty": 2, "split": "test"})
+    assert (config.rollout.workers, config.rollout.episode.max_tokens) == (1, 999)
+    assert (config.out, config.episodes) == ("x", 400)
+    assert judged_policy(config).policy.endswith("step_1/policy")
 
 
 @pytest.mark.parametrize(
