@@ -166,6 +166,8 @@ def plan(config: EvaluateConfig, tools: Sequence[str]) -> list[Party]:
         raise UsageError(f"harness={config.harness}: write referee=true as well")
     policies = run_policies(config.run, config.checkpoints) if config.run else {label: config.policy}
     main = [*policies][-1]
+    if config.run and config.policy not in (EvaluateConfig.policy, policies[main]):
+        raise UsageError(f"policy={config.policy} and run={config.run}: write one of them, or choose with checkpoints=[…]")
     settings = VARIANTS if config.referee else PAIR
     parties = [Party(main, policies[main], settings, main=True, checkpoint=config.med, model=config.policy_model)]
     if config.med:

@@ -15,6 +15,7 @@ from evaluation.types import Interval
 
 Format = Callable[[float], str]
 _WIDTH, _LEFT, _RIGHT, _ROW, _TOP, _BOTTOM, _LINES = 720, 210, 84, 26, 8, 34, 260
+_LONGEST = 34  # characters of a row's name
 COLOURS = 6
 """Number of colours of series; a seventh has the first again."""
 
@@ -78,7 +79,7 @@ def rows(title: str, content: Sequence[Row], caption: str = "", *, bounds: Inter
     parts = [_vertical(x(tick), _TOP, height - _BOTTOM, form(tick), tick == 0) for tick in ticks(low, high)]
     for number, row in enumerate(content):
         y, colour = _TOP + _ROW * (number + 0.5), _colour(row.series)
-        parts.append(_text(_LEFT - 10, y + 4, row.name, "end"))
+        parts.append(_text(_LEFT - 10, y + 4, _short(row.name), "end"))
         if row.ci95:
             ends = [x(min(max(end, low), high)) for end in row.ci95]
             parts.append(f'<path d="M{ends[0]:.1f} {y:.1f}H{ends[1]:.1f}" stroke="{colour}" stroke-width="3" opacity=".5"/>')
@@ -166,6 +167,11 @@ def _colour(series: int) -> str:
 
 def _text(x: float, y: float, text: str, anchor: str = "start") -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(text)}</text>'
+
+
+def _short(name: str) -> str:
+    """The end of a name that is too long for its place, such as a path."""
+    return name if len(name) <= _LONGEST else f"…{name[1 - _LONGEST :]}"
 
 
 def _vertical(x: float, top: float, bottom: float, label: str, zero: bool) -> str:

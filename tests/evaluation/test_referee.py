@@ -260,6 +260,8 @@ def test_the_cost_is_said_before(tmp_path):
         ("harness", 2),
     ]
     assert announcement(parties, tasks=60, samples=1)[0].startswith("780 episodes in all")
+    with pytest.raises(UsageError, match="write one of them"):
+        plan(EvaluateConfig(run=str(run), policy="starter_mixture", med=True), ["code"])
 
 
 def test_a_runs_tasks_and_rollout_are_those_of_its_evaluation(tmp_path):
