@@ -107,30 +107,31 @@ def synthesize(overrides: Sequence[str]) -> int:
 
 
 def evaluate(overrides: Sequence[str]) -> int:
-    """Measure a policy on held-out tasks, with tools taken away if asked; or compare two evaluations."""
-    from configs import compose
+    """Measure a policy on held-out tasks, and judge its use of tools if asked; or compare two evaluations."""
+    from configs.evaluating import evaluation_settings
     from envs.errors import UsageError
-    from evaluation.ablation import ablation_table
     from evaluation.comparison import compare, comparison_table
-    from evaluation.evaluate import EvaluateConfig
+    from evaluation.evaluate import announced, judged_policy
     from evaluation.evaluate import evaluate as run
     from evaluation.protocols import chosen
     from evaluation.report import table
 
-    config = _begun(compose("evaluate", EvaluateConfig, overrides), overrides)
+    config = _begun(evaluation_settings(overrides), overrides)
     if config.compare:
         if len(config.compare) != 2:
             raise UsageError("compare takes two directories: write compare=[runs/a,runs/b]")
         console.print(comparison_table(compare(*config.compare)))
         return 0
     config = chosen(_writable(config), overrides, say)
-    _announce("evaluate", config)
-    evaluation = run(config, _directory(config), progress)
+    judged = judged_policy(config)
+    _announce("evaluate", judged)
+    for line in announced(config):
+        say(line)
+    evaluation = run(config, _directory(judged), progress, _directory)
     console.print(table(evaluation.records))
-    if evaluation.ablation is not None:
-        console.print(ablation_table(evaluation.ablation))
-    more = ", ablation.json" if evaluation.ablation is not None else ""
-    done(f"{config.out}/: evaluation.json, evaluation.md{more}, trajectories/", f"evaluate compare=[{config.out},runs/other]")
+    for part in evaluation.reports:
+        console.print(part, markup=False)
+    done(f"{config.out}/: {', '.join(evaluation.files)}, trajectories/", f"evaluate compare=[{config.out},runs/other]")
     return _status(evaluation.records)
 
 

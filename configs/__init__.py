@@ -44,14 +44,22 @@ def compose[T](name: str, schema: type[T], overrides: Sequence[str]) -> T:
     return _instance(config, schema, given)
 
 
-def compose_again[T](saved: Path, schema: type[T], overrides: Sequence[str]) -> T:
-    """The settings that a run began with (its `config.yaml`), with `overrides` applied. Raises UsageError if one is wrong."""
+def compose_again[T](saved: Path, schema: type[T], overrides: Sequence[str], of_run: Mapping[str, Any] | None = None) -> T:
+    """The settings that a run began with (its `config.yaml`), with `overrides` applied. Raises UsageError if one is wrong.
+
+    `of_run` is for another command than the one that wrote `saved`: it takes over the tasks of the run's test split and its
+    `rollout`, and has these settings in place of the defaults of `schema`.
+    """
     given = _read(schema, overrides)
     try:
         begun: Any = OmegaConf.load(saved)
         for part, name in RETIRED:
             if part in begun:
                 begun[part].pop(name, None)
+        if of_run is not None:
+            options = {**(begun.get("options") or {}), **(OmegaConf.select(begun, "task_options.test") or {})}
+            kept = {name: value for name, value in options.items() if value is not None}
+            begun = {"tasks": begun.tasks, "options": kept, "rollout": begun.rollout, **of_run}
         config: Any = OmegaConf.merge(OmegaConf.structured(schema), begun)
     except (OmegaConfBaseException, YAMLError) as error:
         raise UsageError(f"{saved}: {' '.join(str(error).split())}") from error

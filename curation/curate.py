@@ -90,8 +90,7 @@ def _part(
     config: CurateConfig, collector: Collector, tools: Sequence[str], name: str, specs: Sequence[GroupSpec], advance: Advance
 ) -> list[Answers]:
     """The answers to some of the questions, kept as `trajectories/<name>`."""
-    taken = [*(collector.options.get("without") or ()), *tools]
-    bare = variant(specs, "without tools", without=taken)
+    bare = variant(specs, "without tools", without=tools)
     asked = specs
     if not config.ask_easy:
         without = collector.collect(name, bare, advance, keep_others=True)

@@ -26,7 +26,7 @@ from envs.runtime.spaces import RGBImage, Unicode
 from envs.scoring import Kind, grade, verdict_on
 from envs.search.types import ImageSearch, TextSearch
 from envs.tools.opening import SearchOptions, ToolSetting, open_tools, require_different
-from envs.tools.outputs import REAL
+from envs.tools.outputs import REAL, given
 from envs.tools.tool import Tool
 from envs.tools.toolbox import Toolbox
 from envs.types import Observation, Outcome, Script, Task, ToolCall, ToolResult, ToolStatus
@@ -56,7 +56,8 @@ class ToolEnv(gymnasium.Env[Observation, str]):
     `envs.tools.opening`; by default code, and the searches that have something to search in. `without` takes some away by name.
     `reward` is scored at the end: see `envs.rewards.reward`; `judge` is a `Judge` or its settings, for tasks that need one.
     `text_search`, `image_search`, `top_k` and `search_s` (seconds) configure the built-in searches; `tool_outputs` other than
-    "real" replaces what tools return: see `envs.tools.outputs`.
+    "real" replaces what tools return, and `given_results` names a file of results that stand behind the question: see
+    `envs.tools.outputs`.
 
     `info` at reset: `task_id`, `abilities`, `source`, `needed_tools`. At each step: `tool_calls` (a `ToolCall` each), `tool_call`
     (the first of them, or None), and `messages`, which hold the observation with its roles; at the last step also `answer` and
@@ -86,6 +87,7 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         top_k: int = 5,
         search_s: float = 30.0,
         tool_outputs: str = REAL,
+        given_results: str | None = None,
         sandbox: Pool | None = None,
         limits: Limits | None = None,
         render_mode: str | None = None,
@@ -111,6 +113,7 @@ class ToolEnv(gymnasium.Env[Observation, str]):
 
             self._judge = open_judge(judge)
         self._max_turns, self._outputs, self._limits = max_turns, tool_outputs, limits or Limits()
+        self._given = given(given_results) if given_results else None
         self._owned_sandbox: Pool | None = None
         self._starting, self._one_at_a_time = asyncio.Lock(), asyncio.Lock()
         self._loop: LoopThread | None = None
@@ -163,7 +166,10 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         self._toolbox = Toolbox(self._allowed(), task, sandbox=self._pool, outputs=self._outputs)
         self._transcript = []
         asked = f"{task.system}\n\n{task.question}" if task.system else task.question
-        observation = self._observe([Message("user", asked, task.views or task.images)])
+        shown = task.views or task.images
+        if self._given is not None:
+            asked, shown = f"{asked}\n\n{self._given[0]}", (*shown, *self._given[1])
+        observation = self._observe([Message("user", asked, shown)])
         return observation, {
             "task_id": task.task_id,
             "abilities": task.abilities,

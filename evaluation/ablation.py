@@ -7,7 +7,7 @@ share of items whose answer then changes says how much of the use is real.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -16,8 +16,9 @@ from typing import Any
 from rich.table import Table
 
 from envs.tools.outputs import BLANK, Donor, write_donors
-from evaluation.intervals import wilson_interval
-from evaluation.types import Interval
+from evaluation.intervals import paired_difference
+from evaluation.items import item_means, share_interval
+from evaluation.types import Difference, Interval
 from rollout.specs import variant
 from rollout.types import Group, GroupSpec, Trajectory, episodes_of
 
@@ -42,7 +43,8 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Necessity:
-    """Shares of items solved only with the tool, with and without it, only without it, and never; the accuracy without it."""
+    """Shares of items solved only with the tool, with and without it, only without it, and never; the accuracy without it, and the
+    paired difference that the tool makes to the accuracy."""
 
     episodes: int
     only_with: Share
@@ -50,16 +52,19 @@ class Necessity:
     broken_by: Share
     never: Share
     accuracy_without: Share
+    difference: Difference
 
 
 @dataclass(frozen=True, slots=True)
 class CausalUse:
-    """Of episodes that called a tool: the share whose answer changes with the outputs, and the accuracy before and after."""
+    """Of episodes that called a tool: the share whose answer changes with the outputs, the accuracy before and after, and the
+    paired difference that the real outputs make to it."""
 
     episodes: int
     answer_changes: Share
     accuracy_real: Share
     accuracy_then: Share
+    difference: Difference
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,30 +178,40 @@ def _necessity(pairs: Pairs) -> Necessity:
     outcomes = [(full.correct, ablated.correct) for full, ablated in pairs]
     return Necessity(
         len(pairs),
-        only_with=_share(with_it and not without for with_it, without in outcomes),
-        anyway=_share(with_it and without for with_it, without in outcomes),
-        broken_by=_share(without and not with_it for with_it, without in outcomes),
-        never=_share(not with_it and not without for with_it, without in outcomes),
-        accuracy_without=_share(without for _, without in outcomes),
+        only_with=_share(pairs, [with_it and not without for with_it, without in outcomes]),
+        anyway=_share(pairs, [with_it and without for with_it, without in outcomes]),
+        broken_by=_share(pairs, [without and not with_it for with_it, without in outcomes]),
+        never=_share(pairs, [not with_it and not without for with_it, without in outcomes]),
+        accuracy_without=_share(pairs, [without for _, without in outcomes]),
+        difference=_difference(pairs),
     )
 
 
 def _causal_use(pairs: Pairs) -> CausalUse:
     return CausalUse(
         len(pairs),
-        answer_changes=_share(real.answer != other.answer for real, other in pairs),
-        accuracy_real=_share(real.correct for real, _ in pairs),
-        accuracy_then=_share(other.correct for _, other in pairs),
+        answer_changes=_share(pairs, [real.answer != other.answer for real, other in pairs]),
+        accuracy_real=_share(pairs, [real.correct for real, _ in pairs]),
+        accuracy_then=_share(pairs, [other.correct for _, other in pairs]),
+        difference=_difference(pairs),
     )
 
 
-def _share(outcomes: Iterable[bool]) -> Share:
-    values = list(outcomes)
-    return Share(sum(values) / len(values), wilson_interval(sum(values), len(values)))
+def _share(pairs: Pairs, outcomes: Sequence[bool]) -> Share:
+    return Share(sum(outcomes) / len(outcomes), share_interval([full for full, _ in pairs], outcomes))
 
 
-def _text(value: int | Share) -> str:
+def _difference(pairs: Pairs) -> Difference:
+    """The accuracy with everything minus that with something taken away."""
+    full = [one for one, _ in pairs]
+    then, now = ([episode.correct for episode in column] for column in reversed([*zip(*pairs, strict=True)]))
+    return paired_difference(item_means(full, then), item_means(full, now))
+
+
+def _text(value: int | Share | Difference) -> str:
     if isinstance(value, int):
         return str(value)
     low, high = value.ci95
+    if isinstance(value, Difference):
+        return f"{100 * value.value:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}), p {value.p:.2g}"
     return f"{100 * value.share:.1f} % ({100 * low:.1f}–{100 * high:.1f})"

@@ -1,13 +1,16 @@
-"""`toolwise evaluate`: the records of one policy on one set of tasks; if asked, with tools taken away or their outputs hidden."""
+"""`toolwise evaluate`: the records of one policy on one set of tasks; if asked, with tools taken away or their outputs hidden, and
+the referee's judgement of it, of the checkpoints of its run, and of an untrained policy beside it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from rich.table import Table
 
 from envs.errors import UsageError
 from envs.runtime.atomic import write_file
@@ -17,6 +20,7 @@ from evaluation.ablation import (
     FULL,
     Ablation,
     AblationReport,
+    ablation_table,
     causal_use,
     keep_outputs,
     necessity,
@@ -25,13 +29,21 @@ from evaluation.ablation import (
     with_outputs,
     without_tools,
 )
-from evaluation.protocols import examine
-from evaluation.records import evaluation_record, write_records
+from evaluation.protocols import Examination, examine
+from evaluation.records import evaluation_record, records_json
+from evaluation.referee.outcomes import WITHOUT
+from evaluation.referee.page import referee_page
+from evaluation.referee.parties import BASE, HARNESS, Party, announcement, run_policies
+from evaluation.referee.report import Referee, ablation_json, judged, med_json, referee_json, referee_markdown
+from evaluation.referee.variants import FORMAT_ONLY, PAIR, RESULT_ONLY, SWAPPED, VARIANTS, Run, run_variants
 from evaluation.report import markdown
 from evaluation.types import EvaluationRecord
-from rollout.collect import CollectConfig, Collector, tasks_of
+from rollout.collect import CollectConfig, Collector, group_count, tasks_of
+from rollout.config import PROTOCOL_PROMPT
 from rollout.episode.environments import tool_names
 from rollout.types import Group, GroupSpec, episodes_of
+
+_OUTPUTS = {"blank": "blank", FORMAT_ONLY: "blank", SWAPPED: "swapped"}
 
 
 @dataclass
@@ -50,43 +62,127 @@ class EvaluateConfig(CollectConfig):
     compare: list[str] = field(default_factory=list)
     """Two directories that `evaluate` wrote, to be compared item by item; nothing is rolled out then."""
 
+    referee: bool = False
+    """Judge whether tools were worth it: the same tasks and seeds with all tools, without any, with calls that show nothing or
+    another task's output, and without tools but with the results in the question."""
+
+    harness: str = ""
+    """With `referee`: an untrained policy, written like `policy`, to stand beside it, with the protocol's instructions as its
+    system prompt. With `run`, what the run began with, unless another is named; "none" leaves it out."""
+
+    harness_model: str = ""
+    """The name by which the endpoint of `harness` knows its model."""
+
+    run: str = ""
+    """With `referee` or `med`: the directory of a training run, whose last checkpoint takes the place of `policy`. Its tasks and
+    its `rollout` settings are taken over, unless others are written."""
+
+    med: bool = False
+    """With `run`: its checkpoints on the same tasks with and without tools: what each gained intrinsically, by tools, and by harm
+    that went away."""
+
+    checkpoints: list[str] = field(default_factory=list)
+    """With `run`: those to take, in this order, as in [base,step_50]. Empty: base, cold_start, and each step_N that there is."""
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The records of `evaluation.json`, and the report of an ablation if there was one."""
+    """The records of `evaluation.json`, the report of an ablation and that of the referee, if there was one, and the names of the
+    files that were written."""
 
     records: list[EvaluationRecord]
     ablation: AblationReport | None = None
+    referee: Referee | None = None
+    files: tuple[str, ...] = ()
+
+    @property
+    def reports(self) -> list[Table | str]:
+        """What a person is shown after the table of the records."""
+        told = [] if self.ablation is None else [ablation_table(self.ablation)]
+        return [*told, *([] if self.referee is None else [referee_markdown(self.referee)])]
 
 
-def evaluate(config: EvaluateConfig, policy_dir: str, progress: Progress) -> Evaluation:
-    """Roll out and write `evaluation.json`, `evaluation.md`, and `ablation.json` if there is one, below `config.out`.
+def evaluate(
+    config: EvaluateConfig, policy_dir: str, progress: Progress, directory: Callable[[CollectConfig], str] | None = None
+) -> Evaluation:
+    """Roll out and write `evaluation.json`, `evaluation.md`, and what an ablation or the referee has to say, below `config.out`.
 
-    `progress` shows how each part of it goes on. Raises UsageError for an ablation that the tasks do not allow, and otherwise as
-    `Collector`.
+    `directory` finds the directory of a policy; without it, all have `policy_dir`. `progress` shows how each part goes on. Raises
+    UsageError for an ablation that the tasks do not allow or a run without checkpoints, and otherwise as `Collector`.
     """
-    ablation = _ablation(config.ablate)
-    examined = examine(config)
+    tools, examined = tools_of(config), examine(config)
+    played = [(party, *_play(config, party, tools, progress, directory or (lambda _: policy_dir))) for party in plan(config, tools)]
+    groups = {party.label: by_variant for party, by_variant, _ in played}
+    referee = _judged(config, [party for party, *_ in played], groups) if config.referee or config.med else None
+    records = [
+        record
+        for party, by_variant, (options, notes) in played
+        for record in _records(_config_of(config, party), by_variant, tools, options, notes, referee, examined)
+    ]
+    report = _report(_ablation(config.ablate), next(iter(groups.values())))
+    told = markdown(records) + ("" if referee is None else f"\n{referee_markdown(referee)}")
+    files = {"evaluation.json": records_json(records), "evaluation.md": told}
+    if referee is not None:
+        files["evaluation.html"] = referee_page(records[0].label, referee)
+    parts = {
+        "ablation.json": report_json(report) if report else ablation_json(referee) if referee and referee.settings else None,
+        "med.json": med_json(referee.med) if referee and referee.med else None,
+    }
+    files |= {name: json.dumps(part, indent=2) + "\n" for name, part in parts.items() if part is not None}
+    for name, text in files.items():
+        write_file(Path(config.out, name), text)
+    return Evaluation(records, report, referee, tuple(files))
+
+
+def announced(config: EvaluateConfig) -> list[str]:
+    """What `evaluate` will run, in lines, if that is more than one setting of one policy. Raises as `plan` and `tools_of`."""
+    return announcement(plan(config, tools_of(config)), group_count(config), config.group_size)
+
+
+def judged_policy(config: EvaluateConfig) -> EvaluateConfig:
+    """The settings with the policy that is judged, which may be a checkpoint of a run. Raises as `plan`."""
+    return replace(config, policy=plan(config, ())[0].policy)
+
+
+def tools_of(config: EvaluateConfig) -> tuple[str, ...]:
+    """The tools of the tasks. Raises UsageError if there is none to take away and the settings ask for that."""
     tools = tool_names(*tasks_of(config))
-    if ablation is not Ablation.none and not tools:
-        raise UsageError(f"ablate={ablation}: {config.tasks} has no tools to take away")
-    with Collector(config, policy_dir) as collector:
-        groups = _collect(config, collector, ablation, tools, progress)
-        notes = collector.notes()
-    if examined is not None:
-        notes = [*notes, *examined.warnings]
-    records = []
-    for name, part in groups.items():
-        settings = _settings(config, name, collector.options, notes) | _rubric_score(part)
-        settings |= {"protocol": dict(examined.record)} if examined is not None else {}
-        tasks = examined.name if examined is not None else None
-        records.append(summarise(config, part, name, tasks=tasks, tools=_tools_of(name, tools), settings=settings))
-    report = _report(ablation, groups)
-    write_records(Path(config.out, "evaluation.json"), records)
-    write_file(Path(config.out, "evaluation.md"), markdown(records))
-    if report is not None:
-        write_file(Path(config.out, "ablation.json"), json.dumps(report_json(report), indent=2) + "\n")
-    return Evaluation(records, report)
+    asked = f"ablate={ablation}" if (ablation := _ablation(config.ablate)) is not Ablation.none else ""
+    asked = asked or ("referee=true" if config.referee else "med=true" if config.med else "")
+    if asked and not tools:
+        raise UsageError(f"{asked}: {config.tasks} has no tools to take away")
+    return tools
+
+
+def plan(config: EvaluateConfig, tools: Sequence[str]) -> list[Party]:
+    """Who is seen in which settings, the policy that is judged first. Raises UsageError if settings contradict each other."""
+    ablation = _ablation(config.ablate)
+    label = config.label or config.policy
+    if not config.referee and not config.med:
+        for name in ("harness", "run", "checkpoints"):
+            if getattr(config, name):
+                also = "" if name == "harness" else ", or med=true"
+                raise UsageError(f"{name}={getattr(config, name)}: write referee=true as well{also}")
+        hidden = {Ablation.none: [FULL], Ablation.tools: [*without_tools([], tools)], Ablation.outputs: [FULL, "blank", "swapped"]}
+        return [Party(label, config.policy, tuple(hidden[ablation]), main=True, model=config.policy_model)]
+    if ablation is not Ablation.none:
+        raise UsageError(f"ablate={config.ablate}: run it by itself, without referee=true or med=true")
+    if config.med and not config.run:
+        raise UsageError("med=true compares the checkpoints of a run: write run=DIR as well")
+    if config.harness and not config.referee:
+        raise UsageError(f"harness={config.harness}: write referee=true as well")
+    policies = run_policies(config.run, config.checkpoints) if config.run else {label: config.policy}
+    main = [*policies][-1]
+    if config.run and config.policy not in (EvaluateConfig.policy, policies[main]):
+        raise UsageError(f"policy={config.policy} and run={config.run}: write one of them, or choose with checkpoints=[…]")
+    settings = VARIANTS if config.referee else PAIR
+    parties = [Party(main, policies[main], settings, main=True, checkpoint=config.med, model=config.policy_model)]
+    if config.med:
+        parties += [Party(name, policy, PAIR, checkpoint=True) for name, policy in policies.items() if name != main]
+    harness = config.harness or (run_policies(config.run, [*policies, BASE])[BASE] if config.run and config.referee else "none")
+    if harness != "none":
+        parties.append(Party(HARNESS, harness, PAIR, instructed=True, model=config.harness_model))
+    return parties
 
 
 def summarise(
@@ -115,25 +211,80 @@ def summarise(
     )
 
 
-def _collect(
-    config: EvaluateConfig, collector: Collector, ablation: Ablation, tools: Sequence[str], progress: Progress
-) -> dict[str, list[Group]]:
-    """The groups of every variant, the full one first."""
+def _config_of(config: EvaluateConfig, party: Party) -> EvaluateConfig:
+    """The settings of a party. What another than the judged one writes stands in a directory of its own."""
+    out = config.out if party.main else str(Path(config.out, party.label))
+    rollout = config.rollout
+    if party.instructed:
+        rollout = replace(rollout, episode=replace(rollout.episode, system_prompt=PROTOCOL_PROMPT))
+    label = party.label if config.run or not party.main else config.label
+    return replace(config, out=out, policy=party.policy, policy_model=party.model, label=label, rollout=rollout)
+
+
+def _play(
+    config: EvaluateConfig, party: Party, tools: Sequence[str], progress: Progress, directory: Callable[[CollectConfig], str]
+) -> tuple[dict[str, list[Group]], tuple[Mapping[str, Any], list[str]]]:
+    """The groups of every setting of a party, the one with all tools first; the options of the tasks, and notes."""
+    mine = _config_of(config, party)
 
     def run(name: str, specs: Sequence[GroupSpec]) -> list[Group]:
         file = "episodes" if name == FULL else name.replace(" ", "_")
-        with progress(name, sum(len(group.episodes) for group in specs)) as advance:
+        title = name if party.main else f"{party.label}, {name}"
+        with progress(title, sum(len(group.episodes) for group in specs)) as advance:
             return collector.collect(file, specs, advance)
 
-    groups = {FULL: run(FULL, collector.specs)}
+    with Collector(mine, directory(mine)) as collector:
+        if config.referee or config.med:
+            groups = run_variants(run, collector.specs, tools, Path(mine.out), party.variants)
+        else:
+            groups = _ablated(run, collector.specs, tools, Path(mine.out), _ablation(config.ablate))
+        seen = {name: [_without_images(group) for group in part] for name, part in groups.items()}
+        return seen, (collector.options, collector.notes())
+
+
+def _without_images(group: Group) -> Group:
+    """The group without its episodes' images, which no figure needs: those of many checkpoints would fill the memory."""
+    return replace(group, episodes=tuple(replace(episode, images={}) for episode in group.episodes))
+
+
+def _ablated(run: Run, specs: Sequence[GroupSpec], tools: Sequence[str], out: Path, ablation: Ablation) -> dict[str, list[Group]]:
+    groups = {FULL: run(FULL, specs)}
     variants: dict[str, list[GroupSpec]] = {}
     if ablation is Ablation.tools:
-        variants = without_tools(collector.specs, tools)
+        variants = without_tools(specs, tools)
     elif ablation is Ablation.outputs:
-        donors = Path(config.out, "tool_outputs").absolute()
+        donors = Path(out, "tool_outputs").absolute()
         keep_outputs(groups[FULL], donors)
-        variants = with_outputs(collector.specs, donors)
-    return groups | {name: run(name, specs) for name, specs in variants.items() if name != FULL}
+        variants = with_outputs(specs, donors)
+    return groups | {name: run(name, changed) for name, changed in variants.items() if name != FULL}
+
+
+def _records(
+    config: EvaluateConfig,
+    groups: Mapping[str, Sequence[Group]],
+    tools: Sequence[str],
+    options: Mapping[str, Any],
+    notes: Sequence[str],
+    referee: Referee | None,
+    examined: Examination | None,
+) -> list[EvaluationRecord]:
+    """The records of one party, one for each setting; the first carries what the referee found."""
+    label, tasks, fixed, records = config.label or config.policy, config.tasks, {}, []
+    if examined is not None:
+        tasks, fixed, notes = examined.name, {"protocol": dict(examined.record)}, [*notes, *examined.warnings]
+    for name, part in groups.items():
+        settings = _settings(config, name, options, notes) | _rubric_score(part) | fixed
+        if referee is not None and name == FULL:
+            settings["referee"] = referee_json(referee, label)
+        records.append(summarise(config, part, name, tasks=tasks, tools=_tools_of(name, tools), settings=settings))
+    return records
+
+
+def _judged(config: EvaluateConfig, parties: Sequence[Party], groups: Mapping[str, Mapping[str, Sequence[Group]]]) -> Referee:
+    """The referee's findings. Raises UsageError if the checkpoints of a run were not asked the same questions."""
+    checkpoints = [party.label for party in parties if party.checkpoint]
+    order = run_policies(config.run, config.checkpoints) if checkpoints else ()
+    return judged(groups, [name for name in order if name in checkpoints])
 
 
 def _report(ablation: Ablation, groups: Mapping[str, Sequence[Group]]) -> AblationReport | None:
@@ -147,7 +298,7 @@ def _report(ablation: Ablation, groups: Mapping[str, Sequence[Group]]) -> Ablati
 def _settings(config: EvaluateConfig, variant: str, options: Mapping[str, Any], notes: Sequence[str]) -> dict[str, Any]:
     return {
         **({"notes": list(notes)} if notes else {}),
-        "tool_outputs": variant if variant in ("blank", "swapped") else REAL,
+        "tool_outputs": _OUTPUTS.get(variant, REAL),
         "options": dict(options),
         "samples": config.group_size,
         "toolwise": version("toolwise"),
@@ -172,6 +323,6 @@ def _ablation(value: str) -> Ablation:
 
 
 def _tools_of(variant: str, tools: Sequence[str]) -> list[str]:
-    if variant == "without tools":
+    if variant in (WITHOUT, RESULT_ONLY):
         return []
     return [tool for tool in tools if variant != f"without {tool}"]

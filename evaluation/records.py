@@ -145,7 +145,12 @@ def read_records(path: Path) -> list[EvaluationRecord]:
 
 def write_records(path: Path, records: Sequence[EvaluationRecord]) -> None:
     """Write an `evaluation.json`, whole or not at all."""
-    write_file(path, json.dumps([record.to_json() for record in records], indent=2) + "\n")
+    write_file(path, records_json(records))
+
+
+def records_json(records: Sequence[EvaluationRecord]) -> str:
+    """The content of an `evaluation.json`."""
+    return json.dumps([record.to_json() for record in records], indent=2) + "\n"
 
 
 def merge(known: Sequence[EvaluationRecord], records: Sequence[EvaluationRecord]) -> list[EvaluationRecord]:

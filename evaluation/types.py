@@ -15,6 +15,15 @@ Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
+class Difference:
+    """A difference of two means over the same items, with its 95 % interval and the p-value of a paired test that it is 0."""
+
+    value: float
+    ci95: Interval
+    p: float
+
+
+@dataclass(frozen=True, slots=True)
 class CallsPerEpisode:
     """Tool calls of an episode: their mean and their population variance."""
 

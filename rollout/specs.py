@@ -6,7 +6,7 @@ the next row. Worlds that generate a task from a seed have no rows, and no group
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -66,22 +66,24 @@ def group_specs(
 
 
 def variant(groups: Iterable[GroupSpec], name: str, **options: Any) -> list[GroupSpec]:
-    """The same groups, seeds and samples with other `options` of the environment; `name` is added to their names."""
+    """The same groups, seeds and samples with other `options` of the environment; `name` is added to their names.
+
+    What `without` takes away is taken away beside what the groups' own options take away.
+    """
     return [
-        GroupSpec(
-            f"{group.group_id} {name}",
-            tuple(
-                replace(
-                    spec,
-                    episode_id=f"{spec.episode_id} {name}",
-                    group_id=f"{spec.group_id} {name}",
-                    env_kwargs=spec.env_kwargs | options,
-                )
-                for spec in group.episodes
-            ),
-        )
-        for group in groups
+        GroupSpec(f"{group.group_id} {name}", tuple(_changed(spec, name, options) for spec in group.episodes)) for group in groups
     ]
+
+
+def _changed(spec: EpisodeSpec, name: str, options: Mapping[str, Any]) -> EpisodeSpec:
+    own = spec.env_kwargs.get("without") or ()
+    taken = {"without": [*dict.fromkeys([*own, *options["without"]])]} if "without" in options else {}
+    return replace(
+        spec,
+        episode_id=f"{spec.episode_id} {name}",
+        group_id=f"{spec.group_id} {name}",
+        env_kwargs=spec.env_kwargs | dict(options) | taken,
+    )
 
 
 def draw[T](items: Sequence[T], count: int, *, seed: int, name: str = "", first: int = 0) -> list[T]:

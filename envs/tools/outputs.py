@@ -1,22 +1,27 @@
-"""Replacement outputs of tools, for ablations: a model is shown the real output, nothing, or an output from another task."""
+"""Outputs of tools that did not come about by the call that they are shown for, for ablations: nothing or an output from another
+task in place of the real one, or the outputs of an earlier episode in the question itself."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from PIL import Image
+
 from envs.errors import UsageError
 from envs.pictures import decode
 from envs.protocols.text import escape
+from envs.runtime.atomic import write_file
 from envs.types import ToolResult, ToolStatus
 
 REAL, BLANK = "real", "blank"
 _FILE = "outputs.jsonl"
+_HEADING = "Results of the tools that were called for this question:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,28 @@ def replaced(outputs: str, result: ToolResult, tool: str, task_id: str, call: in
         return ToolResult("", (), result.status)
     donor = donors[zlib.crc32(f"{task_id} {call}".encode()) % len(donors)]
     return ToolResult(donor.text, tuple(decode(image, ["PNG"]) for image in donor.images), result.status)
+
+
+def write_given(file: Path, texts: Sequence[str], images: Sequence[bytes]) -> None:
+    """Write what `given` reads: the outputs of an episode's calls in order, and the images (PNG) that they showed."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    names = [f"{hashlib.sha256(image).hexdigest()}.png" for image in images]
+    for name, image in zip(names, images, strict=True):
+        (file.parent / name).write_bytes(image)
+    write_file(file, json.dumps({"texts": list(texts), "images": names}, ensure_ascii=False) + "\n")
+
+
+def given(file: str) -> tuple[str, tuple[Image.Image, ...]]:
+    """What stands behind a question whose tools were called before: the outputs as text, escaped, and their images.
+
+    Raises UsageError if there is no such file.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise UsageError(f"given_results={file}: write a file that `toolwise evaluate referee=true` made")
+    record = json.loads(path.read_text(encoding="utf-8"))
+    images = tuple(decode((path.parent / name).read_bytes(), ["PNG"]) for name in record["images"])
+    return escape("\n".join([_HEADING, *record["texts"]])), images
 
 
 @lru_cache(maxsize=2)

@@ -15,7 +15,7 @@ from evaluation.ablation import (
     with_outputs,
     without_tools,
 )
-from evaluation.intervals import wilson_interval
+from evaluation.intervals import bootstrap_interval, mcnemar_p, wilson_interval
 from rollout.specs import group_specs
 from rollout.types import StopReason
 
@@ -72,6 +72,7 @@ def test_necessity_by_hand():
                 "broken_by": share(1, 4),
                 "never": share(1, 4),
                 "accuracy_without": share(2, 4),
+                "difference": {"value": 0.0, "ci95": bootstrap_interval([0, 1, -1, 0]), "p": 1.0},
             }
             for part in ("all", "needed")
         },
@@ -99,6 +100,7 @@ def test_causal_use_by_hand():
         "answer_changes": share(2, 4),
         "accuracy_real": share(3, 4),
         "accuracy_then": share(1, 4),
+        "difference": {"value": 0.5, "ci95": bootstrap_interval([1, 1, 0, 0]), "p": mcnemar_p(0, 2)},
     }
 
 
@@ -109,6 +111,19 @@ def test_the_table_has_a_row_for_each_part():
     assert [column.header for column in table.columns][2:4] == ["episodes", "only with"]
     assert "3 episodes left out" in str(table.title)
     assert ablation_table(AblationReport({}, 0)).row_count == 0
+
+
+def test_samples_of_one_item_are_no_more_than_one_item():
+    """Two items of two samples each: one always solved, one never. Wilson's interval would take four episodes for independent."""
+    solved = [trajectory([CODE], "a", number, correct=True) for number in range(2)]
+    unsolved = [trajectory([CODE], "b", number) for number in range(2)]
+    report = causal_use(paired({FULL: grouped(*solved, *unsolved), "blank": grouped(*solved, *unsolved)}))
+    assert report["blank"]["all"].accuracy_real.ci95 == bootstrap_interval([1.0, 0.0])
+
+
+def test_what_a_user_took_away_stays_away():
+    mine = group_specs("x", ("Some-v0", {"without": ["search"]}), groups=1, seed=0)
+    assert without_tools(mine, ["code"])["without code"][0].episodes[0].env_kwargs["without"] == ["search", "code"]
 
 
 @pytest.mark.parametrize("part", ["all", "needed"])

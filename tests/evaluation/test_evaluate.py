@@ -8,6 +8,7 @@ import ray
 from configs import compose
 from console import progress
 from evaluation.evaluate import EvaluateConfig, evaluate
+from evaluation.types import EvaluationRecord
 from rollout.cluster.connect import join
 from rollout.config import RolloutConfig
 from starter.policies import find_policy
@@ -86,3 +87,20 @@ def test_answers_that_come_from_outputs_change_with_them(swapped, outputs):
 def test_the_same_seed_gives_the_same_numbers(expert, swapped):
     first, second = ({**read(out, "evaluation.json")[0], "seconds_per_episode": None} for out in (expert, swapped))
     assert first == second
+
+
+def test_the_referee_writes_its_figures_into_the_contract_and_goes_on_where_it_was(cluster, tmp_path):
+    """A second run with `resume` has every episode already, and says the same."""
+    settings = ("policy=expert", "tasks=toolwise/Reasoning-v0", "episodes=8", "referee=true")
+    evaluation = run(tmp_path / "run", *settings)
+    assert evaluation.files == ("evaluation.json", "evaluation.md", "evaluation.html", "ablation.json")
+    records = read(tmp_path / "run", "evaluation.json")
+    names = ["without tools", "format only", "swapped", "result only"]
+    assert [record["label"] for record in records] == ["expert", *(f"expert/{name}" for name in names)]
+    assert [record["tool_outputs"] for record in records] == ["real", "real", "blank", "swapped", "real"]
+    assert records[0]["referee"]["accuracy"]["value"] == records[0]["accuracy"] == 1.0
+    assert records[0]["referee"]["adaptiveness_labelled"]["tool"]["value"] == 1.0
+    assert set(records[0]["referee"]["settings"]) == {"format only", "swapped", "result only"}
+    assert EvaluationRecord.from_json(records[0]).settings["referee"] == records[0]["referee"]
+    assert set(read(tmp_path / "run", "ablation.json")) == {"left_out", "without tools", "format only", "swapped"}
+    assert run(tmp_path / "run", *settings, "resume=true").referee == evaluation.referee
