@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from envs.rewards import GroupMember, GroupReward
 from learner.experiment import OnDeadline
 from learner.training_run import TrainingRun
 from rollout.collect import group_specs
@@ -48,7 +49,7 @@ def draw_groups(training: TrainingRun, step: int, first: int) -> Draw:
     filtering = training.config.learner.verl.algorithm.get("filter_groups") or {}
     name = f"rl_{step:06d}"
     if not filtering.get("enable"):
-        groups = training.play(name, _specs(training, step, first))
+        groups = rewarded(training.play(name, _specs(training, step, first)), training.group_reward)
         return Draw(groups, groups, wanted)
     played: Groups = []
     varied: Groups = []
@@ -56,7 +57,7 @@ def draw_groups(training: TrainingRun, step: int, first: int) -> Draw:
     draws = 0
     while len(varied) < wanted and (most <= 0 or draws < most):
         specs = _specs(training, step, first + draws * wanted, draws)
-        drawn = training.play(f"{name}_{draws}" if draws else name, specs)
+        drawn = rewarded(training.play(f"{name}_{draws}" if draws else name, specs), training.group_reward)
         played += drawn
         varied += [group for group in drawn if len({episode.reward for episode in teaching(group)}) > 1]
         draws += 1
@@ -67,6 +68,26 @@ def draw_groups(training: TrainingRun, step: int, first: int) -> Draw:
 def teaching(group: Group[EpisodeSummary]) -> list[EpisodeSummary]:
     """The episodes of a group that can be learned from."""
     return [episode for episode in group.episodes if episode.trainable]
+
+
+def rewarded(groups: Groups, reward: GroupReward | None) -> Groups:
+    """The groups with what the parts of a group add to the rewards of the episodes that can be learned from."""
+    return groups if reward is None else [_rewarded(group, reward) for group in groups]
+
+
+def _rewarded(group: Group[EpisodeSummary], reward: GroupReward) -> Group[EpisodeSummary]:
+    learned = teaching(group)
+    if not learned:
+        return group
+    members = [
+        GroupMember(episode.correct, episode.tool_calls, episode.turn_count, episode.reward, episode.reward_parts)
+        for episode in learned
+    ]
+    added = {
+        episode.episode_id: replace(episode, reward=episode.reward + more, reward_parts=episode.reward_parts | parts)
+        for episode, (more, parts) in zip(learned, reward(members), strict=True)
+    }
+    return Group(group.group_id, tuple(added.get(episode.episode_id, episode) for episode in group.episodes))
 
 
 def _specs(training: TrainingRun, step: int, first: int, draw: int = 0) -> list[GroupSpec]:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from envs.errors import FleetError
+from evaluation.alarm import CollapseAlarm
 from evaluation.outcomes import DroppedRows, outcome_metrics
-from evaluation.tool_use import CollapseAlarm, tool_use_metrics
+from evaluation.tool_use import tool_use_metrics
 from learner.batch import Batch
 from learner.cold_start import CHECKPOINT as COLD_START
 from learner.draw import Draw, draw_groups

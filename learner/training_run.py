@@ -9,6 +9,7 @@ from functools import cached_property, partial
 from typing import Any, Self
 
 from envs import row_numbers
+from envs.rewards import GroupReward, open_group_reward
 from envs.runtime.progress import Progress
 from evaluation.records import evaluation_record, merge, read_records, write_records
 from evaluation.types import EvaluationRecord
@@ -187,6 +188,11 @@ class TrainingRun:
     def tools(self) -> tuple[str, ...]:
         """The tools that the training tasks offer."""
         return tool_names(*self.tasks("train"))
+
+    @cached_property
+    def group_reward(self) -> GroupReward | None:
+        """The parts of the reward that compare the episodes of a group; None if there are none."""
+        return open_group_reward(self.tasks("train")[1].get("reward"))
 
     def records(self) -> list[EvaluationRecord]:
         """The records of `evaluation.json` so far."""
