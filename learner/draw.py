@@ -16,11 +16,13 @@ Groups = list[Group[EpisodeSummary]]
 
 @dataclass(slots=True)
 class Draw:
-    """What was played for a step: all groups, those of them to learn from, how many were drawn, and metrics."""
+    """What was played for a step: all groups, those of them to learn from, how many were drawn, the name under which (the first of)
+    their trajectories are stored, and metrics."""
 
     played: Groups
     chosen: Groups
     drawn: int
+    stored_as: str
     metrics: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -50,7 +52,7 @@ def draw_groups(training: TrainingRun, step: int, first: int) -> Draw:
     name = f"rl_{step:06d}"
     if not filtering.get("enable"):
         groups = rewarded(training.play(name, _specs(training, step, first)), training.group_reward)
-        return Draw(groups, groups, wanted)
+        return Draw(groups, groups, wanted, name)
     played: Groups = []
     varied: Groups = []
     most = filtering.get("max_num_gen_batches") or 0
@@ -62,7 +64,7 @@ def draw_groups(training: TrainingRun, step: int, first: int) -> Draw:
         varied += [group for group in drawn if len({episode.reward for episode in teaching(group)}) > 1]
         draws += 1
     metrics = {"rollout/draws": float(draws), "rollout/groups_that_vary": len(varied) / len(played)}
-    return Draw(played, varied[:wanted] or played, draws * wanted, metrics)
+    return Draw(played, varied[:wanted] or played, draws * wanted, name, metrics)
 
 
 def teaching(group: Group[EpisodeSummary]) -> list[EpisodeSummary]:

