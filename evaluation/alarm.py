@@ -34,10 +34,9 @@ class CollapseAlarm:
     - *given up*: use has been below `fraction` of its start for `patience` steps although tools were worth it (the running mean of
       the tool advantage is positive). Healthy runs were seen to fall to 9–27 % of their start for about five steps and recover.
       Unlearning a tool that does not pay is what training is for, and is silent.
-    - *unpaid*: use is falling (its running mean is below `falling` of its start) while calls do not pay even on the tasks that no
-      episode without a call solved: of those calls fewer than `least_gain` lead to a right answer, in the running mean, for
-      `unpaid_patience` steps. It rings before use is lost: RL is unlearning calls that it would need. Of three healthy runs the
-      lowest running mean was 0.35; a run that began at 0.015 lost its tools.
+    - *unpaid*: use is falling (from the third step on its running mean is below `falling` of its start) while calls do not pay
+      even on the tasks that no episode without a call solved: of those calls fewer than `least_gain` lead to a right answer, in
+      the running mean, for `unpaid_patience` steps. It rings before use is lost: RL is unlearning calls that it would need.
     - *never called*: tools are offered and fewer than `fewest` of the first episodes called one, while more than a tenth of them
       were wrong. RL cannot strengthen what is not sampled.
     """
@@ -98,14 +97,15 @@ class CollapseAlarm:
         watch = self._watches.setdefault(name, _Watch())
         if advantage is not None:
             watch.advantage = advantage if watch.advantage is None else 0.8 * watch.advantage + 0.2 * advantage
-        watch.use = use if watch.use is None else 0.8 * watch.use + 0.2 * use
+        watch.use = use if watch.use is None else 0.7 * watch.use + 0.3 * use
         watch.tries, watch.solved = 0.8 * watch.tries + tries, 0.8 * watch.solved + solved
         watch.offered = offered
         if len(watch.first_uses) < self._warmup:
             known = len(watch.first_uses)
             watch.right = (watch.right * known + right) / (known + 1)
             watch.first_uses.append(use)
-            return False
+            watch.unpaid_steps = watch.unpaid_steps + 1 if self._unpaid(watch) else 0
+            return self._reason(name, watch) is not None
         low = use < self._fraction * self._start(watch)
         watch.low_steps = watch.low_steps + 1 if low else 0
         watch.unpaid_steps = watch.unpaid_steps + 1 if self._unpaid(watch) else 0
@@ -132,13 +132,18 @@ class CollapseAlarm:
 
     def _unpaid(self, watch: _Watch) -> bool:
         """Calls of about half a small step are evidence enough; fewer say nothing."""
-        falling = watch.use is not None and watch.use < self._falling * self._start(watch)
+        # A fall that begins with the first step pulls the mean of the first steps down with it.
+        start = max(self._start(watch), float(np.mean(watch.first_uses[:2])))
+        falling = len(watch.first_uses) > 2 and watch.use is not None and watch.use < self._falling * start
         return falling and watch.tries >= 16 and watch.solved < self._least_gain * watch.tries
 
     def _reason(self, name: str, watch: _Watch) -> str | None:
-        if len(watch.first_uses) < self._warmup or watch.use is None:
+        if watch.use is None:
             return None
         start, of = self._start(watch), f" on {name}" if name else ""
+        warm = len(watch.first_uses) == self._warmup
+        if warm and not name and watch.offered and max(start, watch.use) < self._fewest and watch.right < 0.9:
+            return f"tools are not called: {watch.use:.1%} of the episodes call one, and RL cannot strengthen what is not sampled"
         if watch.low_steps >= self._patience and watch.advantage is not None and watch.advantage > 0:
             return (
                 f"tools were given up{of}: {watch.use:.0%} of the episodes call one, {start:.0%} did at first, although calls paid"
@@ -149,8 +154,6 @@ class CollapseAlarm:
                 f"tools are being unlearned{of}: {watch.use:.0%} of the episodes call one, {start:.0%} did at first, and on tasks "
                 f"that are not solved without a tool {paid:.0%} of the calls help"
             )
-        if not name and watch.offered and max(start, watch.use) < self._fewest and watch.right < 0.9:
-            return f"tools are not called: {watch.use:.1%} of the episodes call one, and RL cannot strengthen what is not sampled"
         return None
 
     def state(self) -> dict[str, Any]:
