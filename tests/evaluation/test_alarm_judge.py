@@ -1,4 +1,4 @@
-"""The alarm is judged on recorded runs: losses that rang in time, late or not at all, false alarms; what a rollback undid counts."""
+"""The alarm is judged on recorded runs: losses that rang in time, late or not at all, false alarms; what was rolled back counts."""
 
 import json
 
