@@ -111,8 +111,9 @@ def _line(error: Exception) -> str:
 
 
 def choices(group: str = "experiment") -> list[str]:
-    """Names of the YAML choices in a group."""
-    return sorted(path.stem for path in (DIRECTORY / group).glob("*.yaml"))
+    """Names of the YAML choices in a group, and in folders of it, as in `dynamics/no_tools`."""
+    directory = DIRECTORY / group
+    return sorted(path.relative_to(directory).with_suffix("").as_posix() for path in directory.rglob("*.yaml"))
 
 
 def _check(schema: DictConfig, overrides: Sequence[str]) -> None:

@@ -52,6 +52,7 @@ _MOST: dict[str, float] = {
     "adam_beta1": 1,
     "adam_beta2": 1,
     "min_learning_rate_ratio": 1,
+    "learning_rate_factor": 1,
 }
 
 

@@ -1,14 +1,18 @@
-"""Draws the two pictures of the README from stored runs.
+"""Draws the pictures of the README and of the results from stored runs.
 
 .venv/bin/python docs/figures.py runs/demo                                          # docs/images/episode.png
 .venv/bin/python docs/figures.py runs/demo runs/study_0 runs/study_1 runs/study_2   # … and docs/images/study.png
+.venv/bin/python docs/figures.py --dynamics runs/no_tools_0 runs/no_tools_1 …        # docs/images/dynamics.png, and abilities.png
 
 The first run, or directory of `toolwise collect`, gives the episode, each further one a line in the curve, which needs matplotlib.
+With `--dynamics` runs whose names differ in a number at the end are seeds of one experiment: a line is their mean, a band their
+range.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -115,9 +119,6 @@ def _save(figure: Image.Image, path: Path) -> None:
 
 def draw_study(runs: Sequence[Path], path: Path) -> None:
     """Accuracy and calls per episode against the RL step; cold start and control of each run as horizontal marks."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, (accuracy, calls) = pyplot.subplots(1, 2, figsize=(9, 3.3), dpi=110, layout="constrained")
@@ -138,6 +139,85 @@ def draw_study(runs: Sequence[Path], path: Path) -> None:
     calls.set(xlabel="RL step", ylim=(0, None))
     calls.set_title("tool calls per episode: mean, and variance (dotted)", fontsize="medium")
     accuracy.legend(loc="lower right", frameon=False)
+    _save_figure(figure, path)
+
+
+CURVES = {
+    "tool calls per episode": "tools/calls_per_episode/mean",
+    "accuracy": "reward/accuracy",
+    "used a tool if one is needed": "by_need/needed/tool_use",
+    "used a tool if none is needed": "by_need/not_needed/tool_use",
+}
+
+
+def draw_dynamics(runs: Sequence[Path], path: Path) -> None:
+    """Calls, accuracy and use against the RL step, a line for each experiment; a mark where the alarm first rang."""
+    from matplotlib import pyplot
+
+    experiments = _experiments(runs)
+    figure, axes = pyplot.subplots(2, 2, figsize=(9, 6), dpi=110, layout="constrained", sharex=True)
+    for axis, (title, name) in zip(axes.flat, CURVES.items(), strict=True):
+        for number, (experiment, seeds) in enumerate(experiments.items()):
+            drawn = _draw_band(axis, seeds, name, f"C{number}", experiment)
+            rings = [next((step for step, line in enumerate(lines) if line["tools/collapse_alarm"]), None) for lines in seeds]
+            known = [step for step in rings if step is not None and drawn is not None and step < len(drawn)]
+            if drawn is not None and known:
+                axis.plot(known, drawn[known], f"C{number}v", markersize=6)
+        axis.set_title(title, fontsize="medium")
+        axis.set(ylim=(0, None if "per episode" in title else 1.02))
+    for axis in axes[1]:
+        axis.set(xlabel="RL step")
+    axes[0, 0].legend(frameon=False, fontsize="small")
+    _save_figure(figure, path)
+
+
+def draw_abilities(run: Path, path: Path) -> None:
+    """Calls per episode and their spread, by ability, against the RL step of one run."""
+    from matplotlib import pyplot
+
+    lines = rl_lines(run)
+    names = sorted({name.split("/")[1] for line in lines for name in line if name.startswith("ability/")})
+    figure, (mean, spread) = pyplot.subplots(1, 2, figsize=(9, 3.3), dpi=110, layout="constrained")
+    for number, name in enumerate(names):
+        _draw_band(mean, [lines], f"ability/{name}/tools/calls_per_episode/mean", f"C{number}", name)
+        _draw_band(spread, [lines], f"ability/{name}/tools/calls_per_episode/std", f"C{number}", name)
+    for axis, title in ((mean, "tool calls per episode: mean"), (spread, "tool calls per episode: standard deviation")):
+        axis.set(xlabel="RL step", ylim=(0, None))
+        axis.set_title(title, fontsize="medium")
+    mean.legend(frameon=False, fontsize="small")
+    _save_figure(figure, path)
+
+
+def rl_lines(run: Path) -> list[dict[str, Any]]:
+    """The metrics of a run's RL steps."""
+    lines = [line for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if line["stage"] == "rl"]
+    if not lines:
+        raise SystemExit(f"{run}: there is no RL step in {run}/metrics.jsonl")
+    return lines
+
+
+def _experiments(runs: Sequence[Path]) -> dict[str, list[list[dict[str, Any]]]]:
+    """The RL steps of the seeds of each experiment."""
+    experiments: dict[str, list[list[dict[str, Any]]]] = {}
+    for run in runs:
+        experiments.setdefault(re.sub(r"_\d+$", "", run.name), []).append(rl_lines(run))
+    return experiments
+
+
+def _draw_band(axis: Any, seeds: Sequence[Sequence[dict[str, Any]]], name: str, colour: str, label: str) -> np.ndarray | None:
+    """The mean of a metric over seeds, and their range; the mean is returned, None if no run has the metric."""
+    steps = min(map(len, seeds))
+    values = np.array([_smooth([line.get(name, np.nan) for line in lines[:steps]]) for lines in seeds])
+    if np.isnan(values).all():
+        return None
+    mean = np.nanmean(values, axis=0)
+    axis.plot(mean, colour, label=label)
+    if len(seeds) > 1:
+        axis.fill_between(range(steps), np.nanmin(values, axis=0), np.nanmax(values, axis=0), color=colour, alpha=0.15, linewidth=0)
+    return mean
+
+
+def _save_figure(figure: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     _save(Image.open(path), path)
@@ -146,7 +226,8 @@ def draw_study(runs: Sequence[Path], path: Path) -> None:
 def _smooth(values: Sequence[Any]) -> np.ndarray:
     """The centred mean over `SMOOTHING_STEPS` steps; over fewer at both ends."""
     half = SMOOTHING_STEPS // 2
-    return np.array([np.mean(values[max(0, step - half) : step + half + 1]) for step in range(len(values))])
+    windows = [np.array(values[max(0, step - half) : step + half + 1], dtype=np.float64) for step in range(len(values))]
+    return np.array([np.nan if np.isnan(window).all() else np.nanmean(window) for window in windows])
 
 
 def _record(run: Path, label: str) -> dict[str, Any] | None:
@@ -154,16 +235,33 @@ def _record(run: Path, label: str) -> dict[str, Any] | None:
     return next((record for record in records if record["label"] == label), None)
 
 
+def _require_matplotlib(what: str) -> None:
+    if find_spec("matplotlib") is None:
+        raise SystemExit(f"{what} needs matplotlib: .tools/bin/uv pip install matplotlib")
+    import matplotlib
+
+    matplotlib.use("Agg")
+
+
 def main(runs: Sequence[str]) -> None:
     """Draw what the given runs have."""
     if not runs:
         raise SystemExit(__doc__)
+    if runs[0] == "--dynamics":
+        _require_matplotlib("dynamics.png")
+        chosen = [Path(run) for run in runs[1:]]
+        if not chosen:
+            raise SystemExit(__doc__)
+        draw_dynamics(chosen, IMAGES / "dynamics.png")
+        several = [run for run in chosen if sum(name.endswith("/tools/use") for name in rl_lines(run)[0]) > 2]
+        if several:
+            draw_abilities(several[0], IMAGES / "abilities.png")
+        return
     first, *others = map(Path, runs)
     draw_episode(first, IMAGES / "episode.png")
     if not others:
         return
-    if find_spec("matplotlib") is None:
-        raise SystemExit("study.png needs matplotlib: .tools/bin/uv pip install matplotlib")
+    _require_matplotlib("study.png")
     draw_study(others, IMAGES / "study.png")
 
 

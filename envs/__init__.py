@@ -4,7 +4,7 @@ The names in `__all__` are stable: a change to them comes with a line in the CHA
 """
 
 from envs.protocols import Answer, Call, Calls, Malformed, Protocol
-from envs.rewards import DeepEyesReward
+from envs.rewards import DeepEyesReward, GroupMember, group_part
 from envs.scoring import Scoring
 from envs.tool_env import ToolEnv
 from envs.tools.function_tool import tool
@@ -17,6 +17,7 @@ __all__ = [
     "Call",
     "Calls",
     "DeepEyesReward",
+    "GroupMember",
     "Malformed",
     "Observation",
     "Outcome",
@@ -30,6 +31,7 @@ __all__ = [
     "ToolResult",
     "ToolStatus",
     "count_rows",
+    "group_part",
     "questions_of",
     "resolve",
     "row_numbers",

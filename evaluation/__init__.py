@@ -3,10 +3,11 @@
 What stands in `__all__` is stable: it changes only with a line in the CHANGELOG that says how to follow.
 """
 
+from evaluation.alarm import CollapseAlarm
 from evaluation.comparison import Comparison, compare
 from evaluation.intervals import bootstrap_interval, mcnemar_p, pass_at_k, wilson_interval
 from evaluation.records import evaluation_record, read_records, write_records
-from evaluation.tool_use import CollapseAlarm, tool_use_metrics
+from evaluation.tool_use import tool_use_metrics
 from evaluation.types import EvaluationRecord
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""How a policy uses its tools: metrics of the groups of one step, and the alarm for when it stops. Pure NumPy.
+"""How a policy uses its tools: metrics of the groups of one step. Pure NumPy.
 
 Axes: N episodes, G groups. An episode of several chains counts once; episodes that still failed after their retries
 (INFRASTRUCTURE) are left out everywhere.
@@ -6,13 +6,13 @@ Axes: N episodes, G groups. An episode of several chains counts once; episodes t
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
+from evaluation.alarm import CollapseAlarm
 from rollout.summary import EpisodeSummary
 from rollout.types import Episode, Group, StopReason
 
@@ -25,7 +25,7 @@ def tool_use_metrics(
     """All that is worth plotting of one step, under verl's names if it has one; by ability as well, under `ability/<name>/`.
 
     An episode of several abilities counts for each of them. `tools` are those that were offered: the frequency of one that nobody
-    called is 0. `alarm` takes the step in and adds `tools/collapse_alarm` (0 or 1).
+    called is 0. `alarm` takes the step in and adds `tools/collapse_alarm` (0 or 1). docs/training.md says what each one means.
     Metrics that the step says nothing about are left out: a mean over no episodes has no value. Raises ValueError if no episode is
     left.
     """
@@ -65,6 +65,7 @@ def _metrics(
         "response_length/mean": np.mean([episode.sampled_tokens for episode in episodes]),
         # The prompt, the actions, and the observations between them, as verl counts.
         "num_turns/mean": np.mean([2 * episode.turn_count for episode in episodes]),
+        "tools/use": used_N.mean(),
         "tools/calls_per_episode/mean": calls_N.mean(),
         "tools/calls_per_episode/std": calls_N.std(),
         "tools/calls_per_episode/var": calls_N.var(),
@@ -84,9 +85,18 @@ def _metrics(
     for reason in StopReason:
         if reason is not StopReason.INFRASTRUCTURE:
             metrics[f"stop_reason/{reason.lower()}"] = np.mean([episode.stop_reason is reason for episode in episodes])
-    metrics |= _by_tool(episodes, tools)
+    metrics |= _by_need(episodes) | _by_tool(episodes, tools) | _code(episodes)
+    first = [episode.first_call for episode in episodes if episode.first_call is not None]
+    if first:
+        metrics["tools/first_call_turn/mean"] = np.mean(first)
+    tries, solved = tool_gain(episodes_G)
+    if tries:
+        metrics["tools/gain"] = solved / tries
+        metrics["tools/gain_episodes"] = tries
     if alarm is not None:
-        metrics["tools/collapse_alarm"] = float(alarm.update(name, float(used_N.mean()), advantage))
+        right = float(np.mean([episode.correct for episode in episodes]))
+        rings = alarm.update(name, float(used_N.mean()), advantage, tries=tries, solved=solved, right=right, offered=bool(tools))
+        metrics["tools/collapse_alarm"] = float(rings)
     return {name: float(value) for name, value in metrics.items()}
 
 
@@ -120,7 +130,41 @@ def _by_tool(episodes: Sequence[EpisodeSummary], tools: Sequence[str]) -> dict[s
         metrics[f"tools/{tool}/error_rate"] = np.mean([call.status != "ok" for call in calls[tool]])
         metrics[f"tools/{tool}/latency_s/p50"] = np.percentile(latency_s, 50)
         metrics[f"tools/{tool}/latency_s/p99"] = np.percentile(latency_s, 99)
+    failed = Counter(error for episode in episodes for error in episode.errors)
+    metrics |= {f"tools/{tool}/errors/{kind}": count / len(calls[tool]) for (tool, kind), count in sorted(failed.items())}
     return metrics
+
+
+def _by_need(episodes: Sequence[EpisodeSummary]) -> dict[str, Any]:
+    """`by_need/…`: use and accuracy on the tasks that need a tool and on those that don't, as far as that is known."""
+    metrics: dict[str, Any] = {}
+    for name, need in (("needed", True), ("not_needed", False)):
+        if chosen := [episode for episode in episodes if episode.needs_tool is need]:
+            metrics[f"by_need/{name}/tool_use"] = np.mean([episode.tool_calls > 0 for episode in chosen])
+            metrics[f"by_need/{name}/accuracy"] = np.mean([episode.correct for episode in chosen])
+    return metrics
+
+
+def _code(episodes: Sequence[EpisodeSummary]) -> dict[str, Any]:
+    """Shares of the blocks of code: of all those that ran, of those that can be read those that compute nothing, and of those that
+    ran those whose output was not used."""
+    uses = [use for episode in episodes for use in episode.code]
+    rates = {
+        "runs": [use.ran for use in uses],
+        "empty": [use.empty for use in uses if use.empty is not None],
+        "unused": [use.unused for use in uses if use.unused is not None],
+    }
+    return {f"tools/code/{name}": np.mean(values) for name, values in rates.items() if values}
+
+
+def tool_gain(episodes_G: Sequence[Sequence[EpisodeSummary]]) -> tuple[int, int]:
+    """Over the groups that no episode without a call solved: how many episodes called a tool, and how many of those were right.
+
+    Their ratio is what calls are worth where nothing else helps: near 0, RL has no reason to keep them.
+    """
+    hard = [group for group in episodes_G if not any(episode.correct and not episode.tool_calls for episode in group)]
+    callers = [episode for group in hard for episode in group if episode.tool_calls]
+    return len(callers), sum(episode.correct for episode in callers)
 
 
 def variance_parts(values_G: Sequence[np.ndarray]) -> tuple[float, float]:
@@ -159,54 +203,3 @@ def tool_advantage(rewards_G: Sequence[np.ndarray], used_G: Sequence[np.ndarray]
     if used_N.any() and not used_N.all():
         return float(rewards_N[used_N].mean() - rewards_N[~used_N].mean())
     return None
-
-
-@dataclass(slots=True)
-class _Watch:
-    """What the alarm remembers about one ability."""
-
-    first_uses: list[float] = field(default_factory=list)
-    advantage: float | None = None
-    low_steps: int = 0
-
-
-class CollapseAlarm:
-    """Rings when a policy has given up tools that paid, and not when it dips and comes back.
-
-    Tool use (share of episodes with a call) is compared with its mean over the first `warmup` steps. Healthy runs were seen to fall
-    to 9–27 % of that for about five steps and recover. The alarm rings while use has stayed below `fraction` of the start for at
-    least `patience` steps and tools were worth it: the running mean of `tool_advantage` is positive. Unlearning a tool that does
-    not pay is what training is for, and is silent.
-    """
-
-    def __init__(self, fraction: float = 0.3, patience: int = 10, warmup: int = 5) -> None:
-        self._fraction, self._patience, self._warmup = fraction, patience, warmup
-        self._watches: dict[str, _Watch] = {}
-
-    def update(self, name: str, use: float, advantage: float | None) -> bool:
-        """Take in one step of the ability `name` ("" for all together); whether the alarm rings for it now."""
-        watch = self._watches.setdefault(name, _Watch())
-        if advantage is not None:
-            watch.advantage = advantage if watch.advantage is None else 0.8 * watch.advantage + 0.2 * advantage
-        if len(watch.first_uses) < self._warmup:
-            watch.first_uses.append(use)
-            return False
-        low = use < self._fraction * float(np.mean(watch.first_uses))
-        watch.low_steps = watch.low_steps + 1 if low else 0
-        return self._rings(watch)
-
-    @property
-    def ringing(self) -> bool:
-        """Whether the alarm rings for anything."""
-        return any(self._rings(watch) for watch in self._watches.values())
-
-    def _rings(self, watch: _Watch) -> bool:
-        return watch.low_steps >= self._patience and watch.advantage is not None and watch.advantage > 0
-
-    def state(self) -> dict[str, Any]:
-        """What `load_state` needs to go on, as plain JSON."""
-        return {name: asdict(watch) for name, watch in self._watches.items()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from `state()`."""
-        self._watches = {name: _Watch(**watch) for name, watch in state.items()}

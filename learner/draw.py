@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from envs.rewards import GroupMember, GroupReward
 from learner.experiment import OnDeadline
 from learner.training_run import TrainingRun
 from rollout.collect import group_specs
@@ -15,11 +16,13 @@ Groups = list[Group[EpisodeSummary]]
 
 @dataclass(slots=True)
 class Draw:
-    """What was played for a step: all groups, those of them to learn from, how many were drawn, and metrics."""
+    """What was played for a step: all groups, those of them to learn from, how many were drawn, the name under which (the first of)
+    their trajectories are stored, and metrics."""
 
     played: Groups
     chosen: Groups
     drawn: int
+    stored_as: str
     metrics: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -48,25 +51,45 @@ def draw_groups(training: TrainingRun, step: int, first: int) -> Draw:
     filtering = training.config.learner.verl.algorithm.get("filter_groups") or {}
     name = f"rl_{step:06d}"
     if not filtering.get("enable"):
-        groups = training.play(name, _specs(training, step, first))
-        return Draw(groups, groups, wanted)
+        groups = rewarded(training.play(name, _specs(training, step, first)), training.group_reward)
+        return Draw(groups, groups, wanted, name)
     played: Groups = []
     varied: Groups = []
     most = filtering.get("max_num_gen_batches") or 0
     draws = 0
     while len(varied) < wanted and (most <= 0 or draws < most):
         specs = _specs(training, step, first + draws * wanted, draws)
-        drawn = training.play(f"{name}_{draws}" if draws else name, specs)
+        drawn = rewarded(training.play(f"{name}_{draws}" if draws else name, specs), training.group_reward)
         played += drawn
         varied += [group for group in drawn if len({episode.reward for episode in teaching(group)}) > 1]
         draws += 1
     metrics = {"rollout/draws": float(draws), "rollout/groups_that_vary": len(varied) / len(played)}
-    return Draw(played, varied[:wanted] or played, draws * wanted, metrics)
+    return Draw(played, varied[:wanted] or played, draws * wanted, name, metrics)
 
 
 def teaching(group: Group[EpisodeSummary]) -> list[EpisodeSummary]:
     """The episodes of a group that can be learned from."""
     return [episode for episode in group.episodes if episode.trainable]
+
+
+def rewarded(groups: Groups, reward: GroupReward | None) -> Groups:
+    """The groups with what the parts of a group add to the rewards of the episodes that can be learned from."""
+    return groups if reward is None else [_rewarded(group, reward) for group in groups]
+
+
+def _rewarded(group: Group[EpisodeSummary], reward: GroupReward) -> Group[EpisodeSummary]:
+    learned = teaching(group)
+    if not learned:
+        return group
+    members = [
+        GroupMember(episode.correct, episode.tool_calls, episode.turn_count, episode.reward, episode.reward_parts)
+        for episode in learned
+    ]
+    added = {
+        episode.episode_id: replace(episode, reward=episode.reward + more, reward_parts=episode.reward_parts | parts)
+        for episode, (more, parts) in zip(learned, reward(members), strict=True)
+    }
+    return Group(group.group_id, tuple(added.get(episode.episode_id, episode) for episode in group.episodes))
 
 
 def _specs(training: TrainingRun, step: int, first: int, draw: int = 0) -> list[GroupSpec]:

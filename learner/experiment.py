@@ -250,6 +250,41 @@ class TrackingConfig:
     mode: str | None = None
     """online, offline or disabled; null: online if WANDB_API_KEY is set, else offline."""
 
+    table_every: int | None = 10
+    """Steps of RL between two tables of episodes, with their pictures, and the histograms of all of them, in W&B; null for none."""
+
+    table_episodes: int = 8
+    """Episodes in such a table, four of a group at most."""
+
+    init_s: float = 60.0
+    """How long a W&B server may take to accept the run, in seconds; after that it is kept offline. No step waits for it."""
+
+    finish_s: float = 60.0
+    """How long the end of a run waits for W&B, in seconds."""
+
+
+class AlarmAction(StrEnum):
+    """What a run does when the collapse alarm begins to ring."""
+
+    warn = "warn"
+    stop = "stop"
+    rollback = "rollback"
+
+
+@dataclass
+class AlarmConfig:
+    """What follows the collapse alarm (`evaluation.alarm`), apart from a line, a W&B alert and `tools/collapse_alarm`."""
+
+    action: AlarmAction = AlarmAction.warn
+    """warn: nothing more; stop: RL ends with a checkpoint; rollback: RL goes back to the last checkpoint before the fall, with a
+    smaller learning rate."""
+
+    learning_rate_factor: float = 0.5
+    """The learning rate of RL is multiplied by this with each rollback."""
+
+    max_rollbacks: int = 3
+    """After so many RL stops instead."""
+
 
 @dataclass
 class Experiment:
@@ -283,6 +318,7 @@ class Experiment:
     evaluation: HeldOutConfig = field(default_factory=HeldOutConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
+    alarm: AlarmConfig = field(default_factory=AlarmConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def tasks_of(self, split: str) -> Tasks:

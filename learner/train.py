@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 
 from envs.errors import FleetError
+from evaluation.alarm import CollapseAlarm
 from evaluation.outcomes import DroppedRows, outcome_metrics
-from evaluation.tool_use import CollapseAlarm, tool_use_metrics
+from evaluation.tool_use import tool_use_metrics
+from learner.alarm_actions import act, finish_rollback, learning_rate_scale
 from learner.batch import Batch
 from learner.cold_start import CHECKPOINT as COLD_START
 from learner.draw import Draw, draw_groups
-from learner.experiment import Stage
+from learner.experiment import AlarmAction, Stage
 from learner.run_files.best_checkpoint import BestCheckpoint
 from learner.training_run import TrainingRun
 from rollout.summary import EpisodeSummary
@@ -29,8 +31,10 @@ def run_rl(training: TrainingRun) -> tuple[str, float]:
     Returns the path or URL of the last checkpoint and the seconds that all steps took. Raises FleetError if a step has no episode
     to learn from.
     """
-    settings, trainer, state = training.config.rl, training.trainer, RLState(training.config.checkpoint.best)
-    _resume(training, state)
+    settings, trainer = training.config.rl, training.trainer
+    finish_rollback(training, CHECKPOINT)
+    state = _resume(training)
+    trainer.refer_to(_reference(training))
     with training.progress("RL", settings.steps) as advance:
         training.waking_metrics()  # those of an evaluation are no step's
         while state.step < settings.steps:
@@ -41,18 +45,25 @@ def run_rl(training: TrainingRun) -> tuple[str, float]:
             with clock.time("learn"):
                 batch = Batch.of_summaries(examples)
                 advantages_E = trainer.advantages(batch)
-                metrics = trainer.policy_step(batch, advantages_E, settings.learning_rate_at(state.step))
+                metrics = trainer.policy_step(batch, advantages_E, state.scale * settings.learning_rate_at(state.step))
                 training.count_step()
             with clock.time("sync"):
                 training.publish()
-            metrics |= tool_use_metrics(draw.played, state.alarm, training.tools)
-            metrics |= draw.metrics | outcome_metrics(draw.outcomes) | clock.metrics(examples)
-            metrics |= state.take(draw, training) | training.waking_metrics()
-            training.log(Stage.rl, state.step, metrics)
+            with clock.time("telemetry"):
+                metrics |= tool_use_metrics(draw.played, state.alarm, training.tools)
+                metrics |= draw.metrics | outcome_metrics(draw.outcomes) | state.take(draw, training)
+            metrics |= clock.metrics(examples) | training.waking_metrics()
+            training.log(Stage.rl, state.step, metrics, episodes=draw.outcomes, stored_as=draw.stored_as)
             state.count(metrics, clock.total_s)
-            if state.step % settings.checkpoint_every == 0 or state.step == settings.steps:
-                training.save(f"{CHECKPOINT}_{state.step}", prefix=CHECKPOINT, keep=state.best_steps(), **state.state())
+            action = act(training, state, CHECKPOINT) if state.begins_to_ring() else AlarmAction.warn
+            if action is AlarmAction.rollback:
+                state = _resume(training)
+                continue
+            if state.step % settings.checkpoint_every == 0 or action is AlarmAction.stop or state.step == settings.steps:
+                training.save(f"{CHECKPOINT}_{state.step}", prefix=CHECKPOINT, keep=state.kept_steps(), **state.state())
             advance(state.step, _status(metrics))
+            if action is AlarmAction.stop:
+                break
     state.tell(training)
     return training.directory.checkpoints.location(f"{CHECKPOINT}_{state.step}"), state.seconds
 
@@ -91,10 +102,14 @@ class Clock:
 class RLState:
     """Where RL stands: what a checkpoint keeps beside the policy."""
 
-    def __init__(self, best_metric: str | None) -> None:
+    def __init__(self, training: TrainingRun) -> None:
         self.step, self.seconds = 0, 0.0
         self.drawn = 0
-        self.alarm, self._best, self._dropped = CollapseAlarm(), BestCheckpoint(best_metric), DroppedRows()
+        self.scale = learning_rate_scale(training)
+        self.alarm, self.safe_step = CollapseAlarm(), 0
+        self._goes_back = training.config.alarm.action is AlarmAction.rollback
+        self._rang = False
+        self._best, self._dropped = BestCheckpoint(training.config.checkpoint.best), DroppedRows()
 
     def take(self, draw: Draw, training: TrainingRun) -> dict[str, float]:
         """Count a step's groups. Metrics: `data/epoch`, how often all rows of the file were drawn, and `data/dropped_rows`, both
@@ -109,10 +124,17 @@ class RLState:
         self._best.add(metrics)
         self.step, self.seconds = self.step + 1, self.seconds + seconds
 
-    def best_steps(self) -> tuple[int, ...]:
-        """The checkpoints that are kept as the best, this step's taken into account."""
+    def begins_to_ring(self) -> bool:
+        """Whether the alarm rings and did not a step ago."""
+        before, self._rang = self._rang, self.alarm.ringing
+        return self._rang and not before
+
+    def kept_steps(self) -> tuple[int, ...]:
+        """The checkpoints that are kept beside the newest, this step's taken into account: the best, and that to go back to."""
         self._best.rank(self.step)
-        return self._best.steps
+        if self.alarm.calm and not self._rang:
+            self.safe_step = self.step
+        return (*self._best.steps, self.safe_step) if self._goes_back else self._best.steps
 
     def state(self) -> dict[str, Any]:
         """What `load` needs, as plain JSON."""
@@ -121,6 +143,8 @@ class RLState:
             "seconds": self.seconds,
             "drawn": self.drawn,
             "alarm": self.alarm.state(),
+            "rang": self._rang,
+            "safe_step": self.safe_step,
             "best": self._best.state(),
             "dropped": self._dropped.state(),
         }
@@ -131,6 +155,7 @@ class RLState:
         self.alarm.load_state(state["alarm"])
         # Checkpoints of version 0.1 have none of these.
         self.drawn = state.get("drawn", self.step * groups)
+        self._rang, self.safe_step = state.get("rang", False), state.get("safe_step", 0)
         self._best.load_state(state.get("best"))
         self._dropped = DroppedRows(state.get("dropped", ()))
 
@@ -142,20 +167,28 @@ class RLState:
             training.say(f"RL: {self._dropped}")
 
 
-def _resume(training: TrainingRun, state: RLState) -> None:
-    checkpoints = training.directory.checkpoints
-    cold_started = checkpoints.exists(COLD_START)
+def _resume(training: TrainingRun) -> RLState:
+    """Give trainer and fleet the newest checkpoint of RL, or what RL begins with; returns where RL stands."""
+    checkpoints, state = training.directory.checkpoints, RLState(training)
     newest = checkpoints.newest(CHECKPOINT)
     if newest is None:
         training.begin_stage()
-        if cold_started:
+        if checkpoints.exists(COLD_START):
             training.load(COLD_START)
         training.trainer.reset_optimizer()
         training.publish()
+        if training.config.alarm.action is AlarmAction.rollback:
+            training.save(f"{CHECKPOINT}_0", prefix=CHECKPOINT, **state.state())
     else:
         state.load(training.restore(newest), training.config.rl.groups)
         training.say(f"RL goes on from step {state.step} ({checkpoints.location(newest)})")
-    training.trainer.refer_to(f"{checkpoints.location(COLD_START)}/policy" if cold_started else training.policy_dir)
+    return state
+
+
+def _reference(training: TrainingRun) -> str:
+    """The directory of the policy that RL began with."""
+    checkpoints = training.directory.checkpoints
+    return f"{checkpoints.location(COLD_START)}/policy" if checkpoints.exists(COLD_START) else training.policy_dir
 
 
 def _require(draw: Draw, step: int) -> list[EpisodeSummary]:

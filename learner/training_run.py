@@ -10,6 +10,7 @@ from functools import cached_property, partial
 from typing import Any, Self
 
 from envs import row_numbers
+from envs.rewards import GroupReward, open_group_reward
 from envs.runtime.progress import Progress
 from evaluation.records import evaluation_record, merge, read_records, write_records
 from evaluation.types import EvaluationRecord
@@ -52,7 +53,9 @@ class TrainingRun:
         self.trainer, self.fleet = trainer, fleet
         self.progress, self.say = progress, say
         self.store = Store(directory.path)
-        self.tracker = Tracker(directory.path, config.tracking, settings_of(config), directory.run_id)
+        self.tracker = Tracker(
+            directory.path, config.tracking, settings_of(config), directory.run_id, policy_dir=policy_dir, say=say
+        )
         self.global_step: int = directory.progress.get("global_step", 0)
         self._tasks: dict[str, Tasks] = {}
         self._rows = dict(rows or {})
@@ -87,9 +90,20 @@ class TrainingRun:
         """Count an update of the policy, as soon as the trainer has made it."""
         self.global_step += 1
 
-    def log(self, stage: Stage, step: int, metrics: dict[str, float]) -> None:
-        """Record the metrics of the update that was counted last, the one that led from `global_step - 1` to `global_step`."""
-        self.tracker.log(stage.value, step, self.global_step - 1, metrics)
+    def log(
+        self,
+        stage: Stage,
+        step: int,
+        metrics: dict[str, float],
+        *,
+        episodes: Sequence[EpisodeSummary] = (),
+        stored_as: str | None = None,
+    ) -> None:
+        """Record the metrics of the update that was counted last, the one that led from `global_step - 1` to `global_step`.
+
+        `episodes` are those that it learned from, stored as `trajectories/<stored_as>`.
+        """
+        self.tracker.log(stage.value, step, self.global_step - 1, metrics, episodes=episodes, stored_as=stored_as)
 
     def rewind(self, global_step: int) -> None:
         """Go on from `global_step`, and drop the metrics of the updates after it: they will be made again."""
@@ -197,6 +211,11 @@ class TrainingRun:
     def tools(self) -> tuple[str, ...]:
         """The tools that the training tasks offer."""
         return tool_names(*self.tasks("train"))
+
+    @cached_property
+    def group_reward(self) -> GroupReward | None:
+        """The parts of the reward that compare the episodes of a group; None if there are none."""
+        return open_group_reward(self.tasks("train")[1].get("reward"))
 
     def records(self) -> list[EvaluationRecord]:
         """The records of `evaluation.json` so far."""

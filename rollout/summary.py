@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Self
 
+from rollout.code_use import CodeUse, call_errors, code_uses
 from rollout.types import Episode, StopReason, ToolCallRecord
 
 
@@ -13,7 +14,9 @@ class EpisodeSummary:
     """An episode without its tokens, texts and images: some kilobytes, whatever its length.
 
     Names that it shares with `Trajectory` mean the same. `repeated_turns` are turns with a tool call that equal an earlier one,
-    character by character; `calling_turns` all turns with a tool call. `generate_s` and `tool_s` are seconds in all. `lengths` and
+    character by character; `calling_turns` all turns with a tool call. `first_call` is the number of the turn with the first call,
+    counted from 1, None without one; `code` says what became of each block of code, `errors` has (tool, kind) of each call that
+    failed (`rollout.code_use`). `generate_s` and `tool_s` are seconds in all. `lengths` and
     `trained` count all tokens and the sampled ones of each of its sequences, one for each chain. `sequences` is the Ray ObjectRef
     of the episode's `rollout.sequences.Sequences`; None if it is not to be learned from.
     """
@@ -39,6 +42,9 @@ class EpisodeSummary:
     turn_count: int
     calling_turns: int
     repeated_turns: int
+    first_call: int | None
+    code: tuple[CodeUse, ...]
+    errors: tuple[tuple[str, str], ...]
     generate_s: float
     tool_s: float
     lengths: tuple[int, ...]
@@ -56,6 +62,9 @@ class EpisodeSummary:
             turn_count=len(whole.turns),
             calling_turns=len(calling),
             repeated_turns=len(calling) - len(set(calling)),
+            first_call=next((number for number, turn in enumerate(whole.turns, 1) if turn.tool_calls), None),
+            code=code_uses(whole.turns),
+            errors=call_errors(whole.turns),
             generate_s=sum(turn.generate_s for turn in whole.turns),
             tool_s=sum(call.latency_s for call in whole.calls),
             lengths=tuple(len(chain.token_ids) for chain in episode.chains),

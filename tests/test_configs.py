@@ -18,6 +18,7 @@ from evaluation.evaluate import EvaluateConfig
 from learner.experiment import Experiment, Stage
 from rollout.collect import CollectConfig
 from rollout.config import EngineConfig, RolloutConfig
+from rollout.episode.environments import make, tool_names
 from sandbox import Limits
 from starter.pretraining import PretrainingConfig
 
@@ -64,6 +65,16 @@ def test_the_limits_of_a_session_are_settings():
 
 def test_the_cold_start_command_does_only_that():
     assert compose("cold_start", Experiment, ["experiment=study"]).stages == [Stage.cold_start]
+
+
+def test_the_experiments_without_tools_offer_none():
+    assert tool_names(*compose("train", Experiment, ["experiment=dynamics/no_tools"]).tasks_of("train")) == ()
+
+
+@pytest.mark.parametrize("experiment", [name for name in choices() if name.startswith("dynamics/")])
+def test_the_environment_of_each_experiment_can_be_made(experiment):
+    """Its reward, which no schema checks, included."""
+    make(*compose("train", Experiment, [f"experiment={experiment}"]).tasks_of("train")).close()
 
 
 def test_the_7b_experiment_has_the_papers_hyper_parameters():

@@ -25,7 +25,7 @@ IMPORTERS = {
         "benchmarks/gpu/sampling.py",
     },
     "verl": {"learner/verl/", "rollout/engines/verl/"},
-    "wandb": {"learner/run_files/tracking.py"},
+    "wandb": {"learner/run_files/wandb_run.py"},
     "openai": {"envs/runtime/chat_endpoint.py"},
     "mcp": {"envs/tools/mcp_connection.py"},
     "tantivy": {"envs/search/text/index.py"},

@@ -25,7 +25,8 @@ import ray
 from PIL import Image, ImageDraw
 
 from benchmarks.figures import Figure
-from evaluation.tool_use import CollapseAlarm, tool_use_metrics
+from evaluation.alarm import CollapseAlarm
+from evaluation.tool_use import tool_use_metrics
 from learner.batch import Batch
 from rollout.cluster.connect import join
 from rollout.cluster.fleet import Fleet

@@ -19,5 +19,21 @@ def format(outcome: Outcome) -> float:
     return float(outcome.well_formed)
 
 
-PARTS: Mapping[str, Part] = {"accuracy": accuracy, "format": format}
+def call_bonus(outcome: Outcome) -> float:
+    """1 if a tool was called, whatever came of it, else 0: the bonus of DeepEyesV2's pilot study (arXiv:2511.05271, §3.2).
+
+    Any call earns it: one block of comments a question is enough, and is what the paper saw.
+    """
+    return float(bool(outcome.tool_calls))
+
+
+def call_if_right(outcome: Outcome) -> float:
+    """1 if the answer is right and a tool was called, else 0: the conditional bonus of DeepEyes (arXiv:2505.14362).
+
+    An empty call before an answer that was known anyway earns it as well.
+    """
+    return accuracy(outcome) * call_bonus(outcome)
+
+
+PARTS: Mapping[str, Part] = {part.__name__: part for part in (accuracy, format, call_bonus, call_if_right)}
 """The built-in parts by name."""

@@ -6,11 +6,12 @@ import functools
 import inspect
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from envs.errors import InfrastructureError, UsageError
 from envs.rewards.deepeyes import DeepEyesReward
+from envs.rewards.group import GROUP_PARTS, GroupPart, GroupReward, is_group_part
 from envs.rewards.parts import PARTS, Part
 from envs.runtime.imports import load, unknown
 from envs.runtime.loops import PerLoop
@@ -19,7 +20,8 @@ from envs.types import Outcome
 
 RewardSetting = Any
 """None or "deepeyes" (the paper's rule), `{"deepeyes": {"tool_discount": 1.0}}`, a part's name, `module:function` or a function, a
-mapping or a list of `{part: weight}`, or a `Reward`. A whole rule may be one of the weighted parts: its reward is their value."""
+mapping or a list of `{part: weight}`, or a `Reward`. A whole rule may be one of the weighted parts: its reward is their value.
+Parts of a group (`envs.rewards.group`) add nothing to an episode by itself: `open_group_reward` opens them for the learner."""
 
 _BLOCKING_PARTS = 64
 _threads = PerLoop(lambda: Threads(_BLOCKING_PARTS))
@@ -37,13 +39,14 @@ class Reward(Protocol):
 
 
 class WeightedParts:
-    """A weighted sum of parts: Σ weight · part."""
+    """A weighted sum of parts: Σ weight · part, over the parts of one episode."""
 
     def __init__(self, parts: Sequence[tuple[Part, float]]) -> None:
         names = [_name(part) for part, _ in parts]
         if doubled := {name for name in names if names.count(name) > 1}:
             raise UsageError(f"reward: the part {min(doubled)} is listed twice: write each once, with its weight")
-        self._parts = tuple(zip(names, parts, strict=True))
+        named = zip(names, parts, strict=True)
+        self._parts = tuple((name, (part, weight)) for name, (part, weight) in named if not is_group_part(part))
 
     async def __call__(self, outcome: Outcome) -> tuple[float, dict[str, float]]:
         """Raises UsageError if a part does not return a finite number."""
@@ -81,18 +84,42 @@ def open_reward(setting: RewardSetting) -> Reward:
                     f"reward {rule}: {dict(options or {})}: write some of {', '.join(inspect.signature(RULES[rule]).parameters)}"
                 ) from None
     if isinstance(setting, str) or callable(setting):
-        return _Single(_part(setting))
+        part = _part(setting)
+        return WeightedParts([(part, 1.0)]) if is_group_part(part) else _Single(part)
     if not isinstance(setting, Mapping | Sequence):
         raise UsageError(f"reward={setting!r}: write a part, module:function, or parts with weights, as in [{{accuracy: 0.8}}]")
     parts: list[tuple[Part, float]] = []
-    for entry in setting if isinstance(setting, Sequence) else [setting]:
-        for part, weight in map(_unsplit, entry.items()) if isinstance(entry, Mapping) else [(entry, 1.0)]:
-            if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
-                raise UsageError(f"reward: the weight of {part} is {weight!r}: write a number, as in {{{part}: 0.5}}")
-            parts.append((_part(part), float(weight)))
+    for part, weight in _entries(setting):
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+            raise UsageError(f"reward: the weight of {part} is {weight!r}: write a number, as in {{{part}: 0.5}}")
+        parts.append((_part(part), float(weight)))
     if not parts:
         raise UsageError("reward is empty: write parts with weights, as in [{accuracy: 0.8}, {format: 0.2}]")
     return WeightedParts(parts)
+
+
+def open_group_reward(setting: RewardSetting) -> GroupReward | None:
+    """The weighted group parts of a setting that `open_reward` has accepted; None if there are none.
+
+    What an environment of another kind understands by its option `reward` has none either.
+    """
+    parts: list[tuple[GroupPart, float]] = []
+    for entry, weight in _entries(setting) if isinstance(setting, Mapping | Sequence) else [(setting, 1.0)]:
+        try:
+            part = _part(entry)
+        except UsageError:
+            continue
+        if is_group_part(part):
+            parts.append((part, float(weight)))
+    return GroupReward(parts) if parts else None
+
+
+def _entries(setting: Any) -> Iterator[tuple[Any, Any]]:
+    """Each part with its weight."""
+    if isinstance(setting, str):
+        setting = [setting]
+    for entry in setting if isinstance(setting, Sequence) else [setting]:
+        yield from map(_unsplit, entry.items()) if isinstance(entry, Mapping) else [(entry, 1.0)]
 
 
 def _unsplit(pair: tuple[Any, Any]) -> tuple[Any, Any]:
@@ -131,9 +158,10 @@ def _part(part: Any) -> Any:
 def _named(part: str) -> Any:
     if part in RULES:
         return RULES[part]()
-    if part not in PARTS:
-        raise unknown("reward", part, [*RULES, *PARTS])
-    return PARTS[part]
+    known = {**PARTS, **GROUP_PARTS}
+    if part not in known:
+        raise unknown("reward", part, [*RULES, *known])
+    return known[part]
 
 
 async def _called(function: Callable[[Outcome], Any], name: str, outcome: Outcome) -> Any:

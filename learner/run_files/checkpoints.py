@@ -72,6 +72,16 @@ class Checkpoints:
         numbered = self._numbered(prefix)
         return numbered[max(numbered)] if numbered else None
 
+    def numbers(self, prefix: str) -> list[int]:
+        """The N of all checkpoints `<prefix>_N`, ascending."""
+        return sorted(self._numbered(prefix))
+
+    def remove_after(self, prefix: str, number: int) -> None:
+        """Remove all checkpoints `<prefix>_N` whose N is greater."""
+        for later, name in self._numbered(prefix).items():
+            if later > number:
+                self._remove(name)
+
     def begin(self, name: str) -> str:
         """An empty folder to fill, which `commit` makes the checkpoint of this name. Returns its path or URL."""
         self.discard(name)
@@ -112,10 +122,12 @@ class Checkpoints:
         numbered = self._numbered(prefix)
         for number in sorted(numbered)[: -self.keep]:
             if number not in keep:
-                name = numbered[number]
-                if self._local:
-                    Path(self.location(name)).rename(self._unfinished(name))
-                self.discard(name)
+                self._remove(numbered[number])
+
+    def _remove(self, name: str) -> None:
+        if self._local:
+            Path(self.location(name)).rename(self._unfinished(name))
+        self.discard(name)
 
     def _numbered(self, prefix: str) -> dict[int, str]:
         numbers = {name: name.removeprefix(f"{prefix}_") for name in self.names() if name.startswith(f"{prefix}_")}

@@ -1,67 +1,135 @@
-"""Where metrics go: `metrics.jsonl` in the run directory, and Weights & Biases (the only module that imports it)."""
+"""Where metrics go: `metrics.jsonl` in the run directory, and Weights & Biases."""
 
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import wandb
-
 from envs.runtime.atomic import write_file
 from learner.experiment import TrackingConfig
+from learner.run_files.episode_table import Questions, episode_rows
+from learner.run_files.wandb_run import WandbRun
+from rollout.summary import EpisodeSummary
+
+ROLLED_BACK = "rolled_back.jsonl"
+"""The lines of steps that a rollback undid."""
 
 
 class Tracker:
-    """Writes one line and one W&B record per step of a stage, under the same names.
+    """Writes one line and one W&B record per step of a stage, under the same names; every few steps, W&B also gets histograms and a
+    table of episodes.
 
-    Without an API key the run is kept offline in `<out>/wandb`, to be sent later with `wandb sync`.
+    Without an API key the run is kept offline in `<out>/wandb`, to be sent later with `wandb sync`. A step never waits for W&B.
     """
 
-    def __init__(self, out: Path, config: TrackingConfig, settings: dict[str, Any], run_id: str) -> None:
-        """`run_id` is W&B's, the same when a run is resumed."""
+    def __init__(
+        self,
+        out: Path,
+        config: TrackingConfig,
+        settings: dict[str, Any],
+        run_id: str,
+        *,
+        policy_dir: str = "",
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """`run_id` is W&B's, the same when a run is resumed; `policy_dir` has the tokenizer that reads the questions of a table."""
+        self._out, self._config, self._say = out, config, say
         self._path = out / "metrics.jsonl"
-        mode: Any = config.mode or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
-        self._run = wandb.init(
-            project=config.project,
-            name=out.name,
-            dir=out,
-            config=settings,
-            mode=mode,
-            id=run_id,
-            resume="allow" if mode == "online" else None,
-            # A run that is killed loses what W&B has not written to its file yet: by default that of the last 15 s.
-            settings=wandb.Settings(silent=True, console="off", x_transaction_log_flush_interval=0.5),
-        )
-        self._run.define_metric("global_step")
-        self._run.define_metric("*", step_metric="global_step")
+        self._question = Questions(policy_dir)
+        self._wandb = None if config.mode == "disabled" else WandbRun(out, config, settings, run_id)
 
-    def log(self, stage: str, step: int, global_step: int, metrics: dict[str, float]) -> None:
-        """Record the metrics of one step: `step` counts within the stage, `global_step`, W&B's x axis, over all of them."""
+    def log(
+        self,
+        stage: str,
+        step: int,
+        global_step: int,
+        metrics: dict[str, float],
+        *,
+        episodes: Sequence[EpisodeSummary] = (),
+        stored_as: str | None = None,
+    ) -> None:
+        """Record the metrics of one step: `step` counts within the stage, `global_step`, W&B's x axis, over all of them.
+
+        `episodes` are those of the step, whose histograms W&B gets every `tracking.table_every` steps together with a table of some
+        of them, which are read from `trajectories/<stored_as>`.
+        """
         record = {"stage": stage, "step": step, "global_step": global_step, **metrics}
         with self._path.open("a") as file:
             file.write(json.dumps(record) + "\n")
-        self._run.log(record)
+        if self._wandb is None:
+            return
+        every = self._config.table_every
+        due = bool(episodes) and every is not None and step % every == 0
+        table = None
+        if due and stored_as is not None:
+            most = self._config.table_episodes
+            table = "episodes", partial(episode_rows, self._out, stored_as, step, most=most, question=self._question)
+        self._wandb.log(record, _distributions(episodes) if due else {}, table)
+        self._pass_on()
+
+    def alert(self, title: str, text: str) -> None:
+        """Send an alert through W&B."""
+        if self._wandb is not None:
+            self._wandb.alert(title, text)
 
     def drop_from(self, global_step: int) -> None:
         """Remove the lines of `global_step` and later from `metrics.jsonl`, and a last one that a crash cut short."""
+        kept, _ = self._divided(global_step)
+        if kept is not None:
+            write_file(self._path, "".join(f"{line}\n" for line in kept))
+
+    def set_aside(self, global_step: int, rollback: int) -> None:
+        """Copy the lines of `global_step` and later, which a rollback undoes, to `rolled_back.jsonl`, with the rollback's number.
+
+        Those of a number are copied once.
+        """
+        path, (_, undone) = self._out / ROLLED_BACK, self._divided(global_step)
+        kept = path.read_text().splitlines() if path.exists() else []
+        kept = [line for line in kept if json.loads(line)["rollback"] != rollback]
+        added = [json.dumps({"rollback": rollback, **json.loads(line)}) for line in undone]
+        write_file(path, "".join(f"{line}\n" for line in [*kept, *added]))
+
+    def _divided(self, global_step: int) -> tuple[list[str] | None, list[str]]:
+        """The lines before `global_step`, None without a file, and those from it on."""
         if not self._path.exists():
-            return
-        kept = []
+            return None, []
+        kept, undone = [], []
         for line in self._path.read_text().splitlines():
             try:
                 record = json.loads(line)
             except ValueError:
                 continue
-            if record["global_step"] < global_step:
-                kept.append(line)
-        write_file(self._path, "".join(f"{line}\n" for line in kept))
+            (kept if record["global_step"] < global_step else undone).append(line)
+        return kept, undone
 
     def summarise(self, values: dict[str, Any]) -> None:
         """Put the end results into the run's W&B summary."""
-        self._run.summary.update(values)
+        if self._wandb is not None:
+            self._wandb.summarise(values)
 
     def finish(self) -> None:
         """Close the W&B run."""
-        self._run.finish()
+        if self._wandb is not None:
+            self._wandb.finish()
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Say what the thread has to say: only the run's own thread may draw on the screen."""
+        assert self._wandb is not None
+        while not self._wandb.notes.empty():
+            self._say(self._wandb.notes.get())
+
+
+def _distributions(episodes: Sequence[EpisodeSummary]) -> dict[str, list[float]]:
+    """One number for each episode, or for each call."""
+    sound = [episode for episode in episodes if not episode.failed]
+    return {
+        "reward": [episode.reward for episode in sound],
+        "calls_per_episode": [float(episode.tool_calls) for episode in sound],
+        "response_length": [float(episode.sampled_tokens) for episode in sound],
+        "first_call_turn": [float(episode.first_call) for episode in sound if episode.first_call is not None],
+        "tool_latency_s": [call.latency_s for episode in sound for call in episode.calls],
+    }

@@ -1,7 +1,5 @@
-"""Statistics equal what NumPy computes by hand; an episode counts once, for each of its abilities; the alarm tells a dip from a
-collapse."""
+"""Statistics equal what NumPy computes by hand; an episode counts once, for each of its abilities."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trajectories import CODE, grouped, trajectory
 
+from evaluation.alarm import CollapseAlarm
 from evaluation.records import evaluation_record
-from evaluation.tool_use import CollapseAlarm, tool_advantage, tool_use_metrics, variance_parts
+from evaluation.tool_use import tool_advantage, tool_use_metrics, variance_parts
 from rollout.summary import EpisodeSummary
 from rollout.types import Episode, Group, StopReason
 
@@ -35,6 +34,16 @@ def test_metrics_of_a_small_batch_by_hand():
         "tools/variance/between_group": (2 * (1.5 - 1.25) ** 2 + 2 * (1 - 1.25) ** 2) / 4,
         "tools/zero_variance_groups": 0.5,
         "tools/repeat_rate": 1 / 5,
+        "tools/use": 3 / 4,
+        "tools/first_call_turn/mean": 1.0,
+        "tools/gain": 1 / 3,
+        "tools/gain_episodes": 3,
+        "tools/code/runs": 2 / 3,
+        "tools/code/unused": 1.0,
+        "tools/code/errors/other": 1 / 3,
+        "tools/search/errors/timeout": 1 / 2,
+        "by_need/needed/tool_use": 3 / 4,
+        "by_need/needed/accuracy": 1 / 4,
         "tools/code/frequency": 0.25,
         "tools/code/error_rate": 1 / 3,
         "tools/code/latency_s/p50": 1.0,
@@ -61,6 +70,7 @@ def test_metrics_of_a_small_batch_by_hand():
     }
     assert {name: metrics[name] for name in expected} == pytest.approx(expected)
     assert "ability/search/reward/without_tools" not in metrics
+    assert not any(name.startswith("by_need/not_needed") for name in metrics)
     assert "stop_reason/infrastructure" not in metrics
 
 
@@ -122,43 +132,3 @@ def test_tools_are_compared_within_groups_if_a_group_has_both():
     assert tool_advantage(parts(rewards, 2, 2), parts(used, 2, 2)) == pytest.approx(0.2)
     assert tool_advantage(parts(rewards, 1, 3), parts(used, 1, 3)) == pytest.approx(0.3 - 0.7)
     assert tool_advantage(parts(rewards, 4), [np.zeros(4, bool)]) is None
-
-
-def ring(alarm, uses, advantage=0.4):
-    return [alarm.update("", use, advantage) for use in uses]
-
-
-def test_a_dip_that_recovers_is_silent_and_a_collapse_rings():
-    dip = [0.8] * 10 + [0.5, 0.2, 0.1, 0.08, 0.1, 0.15, 0.2, 0.5] + [0.7] * 10
-    assert not any(ring(CollapseAlarm(), dip))
-    collapse = ring(CollapseAlarm(patience=10), [0.8] * 10 + [0.5] + [0.1] * 12)
-    assert collapse == [False] * 20 + [True] * 3
-
-
-def test_unlearning_a_tool_that_does_not_pay_is_silent():
-    assert not any(ring(CollapseAlarm(), [0.8] * 10 + [0.0] * 30, advantage=-0.1))
-    assert not any(ring(CollapseAlarm(), [0.8] * 10 + [0.0] * 30, advantage=None))
-
-
-def test_the_alarm_stops_when_the_tool_comes_back_and_remembers_what_paid():
-    alarm = CollapseAlarm(patience=3, warmup=2)
-    ring(alarm, [0.9, 0.9, 0.9])
-    assert ring(alarm, [0.0] * 4, advantage=None)[-1]
-    assert alarm.ringing
-    assert not ring(alarm, [0.6])[0]
-    assert not alarm.ringing
-
-
-def test_one_abilitys_collapse_rings_though_another_goes_on():
-    alarm = CollapseAlarm(patience=2, warmup=1)
-    for use in (0.9, 0.0, 0.0):
-        alarm.update("", 0.5 + use / 2, 0.3)
-        alarm.update("search", use, 0.3)
-    assert alarm.ringing
-
-
-def test_the_alarms_state_goes_through_json():
-    first, second = CollapseAlarm(patience=6), CollapseAlarm(patience=6)
-    ring(first, [0.8] * 5 + [0.1] * 4)
-    second.load_state(json.loads(json.dumps(first.state())))
-    assert ring(first, [0.1] * 3) == ring(second, [0.1] * 3) == [False, True, True]

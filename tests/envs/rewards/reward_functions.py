@@ -1,5 +1,7 @@
 """Rewards as a user's module has them."""
 
+from envs import group_part
+
 
 def brief(outcome):
     """1 if the answer has at most three characters."""
@@ -41,3 +43,21 @@ class Silent:
 
 
 number = 5
+
+
+@group_part
+def rank(members):
+    """0, 1, 2, …"""
+    return range(len(members))
+
+
+@group_part
+def short(members):
+    """Too few numbers."""
+    return [0.0]
+
+
+@group_part
+def broken(members):
+    """Fails."""
+    return [1 / 0 for _ in members]

@@ -1,0 +1,135 @@
+"""What an episode's code was good for, and how its tool calls failed: read from the text of its turns."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from envs.protocols import Calls
+from envs.protocols.opening import PROTOCOLS
+from rollout.types import Turn
+
+CODE = "code"
+"""The name of the tool that runs code."""
+
+_READERS = tuple(kind() for kind in PROTOCOLS.values())
+_ERROR = re.compile(r"^(?:[\w.]+\.)?([A-Z]\w*)(?=:|\s*$)", re.MULTILINE)
+_VALUE = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?|[^\W\d_]\w*", re.IGNORECASE)
+_LONGEST_SOURCE = 20_000
+_MOST_VALUES = 500
+_SHORTEST_WORD = 4
+_NOTHING = "(no output)"
+
+
+@dataclass(frozen=True, slots=True)
+class CodeUse:
+    """One block of code that was run.
+
+    `ran`: without an error. `empty`: it computes nothing, being made of comments, literals, `pass`, imports and prints of literals
+    (no matter whether such a literal is right); None if the turn is in no protocol that can be read here. `unused`: it came back
+    with neither a picture nor a value that a later turn mentions; None if it failed. A value is a number, a word of four letters or
+    more, or all of a line; a number is mentioned as well by one that it rounds to. So this is a lower bound of what was not used: a
+    turn may mention a value by chance.
+    """
+
+    ran: bool
+    empty: bool | None
+    unused: bool | None
+
+
+def code_uses(turns: Sequence[Turn]) -> tuple[CodeUse, ...]:
+    """Each block of code of an episode, in order. Blocks of one turn share what came back."""
+    return tuple(_uses(turns))
+
+
+def call_errors(turns: Sequence[Turn]) -> tuple[tuple[str, str], ...]:
+    """(tool, kind) of each call that failed.
+
+    A kind is the status ("timeout", "unavailable") if that says more than "error"; for code the built-in exception that ended it
+    ("SyntaxError"), "memory" if it ran out of it, and "other" for exceptions of other packages; "error" for every other tool.
+    """
+    return tuple(
+        (call.tool, _kind(turn, call.tool, call.status)) for turn in turns for call in turn.tool_calls if call.status != "ok"
+    )
+
+
+def _uses(turns: Sequence[Turn]) -> Iterator[CodeUse]:
+    for number, turn in enumerate(turns):
+        if not any(call.tool == CODE for call in turn.tool_calls):
+            continue
+        sources = _sources(turn)
+        unused = not turn.images and not _mentioned(turn.observation, [later.action for later in turns[number + 1 :]])
+        for call, source in zip(turn.tool_calls, sources, strict=True):
+            if call.tool != CODE:
+                continue
+            ran = call.status == "ok"
+            yield CodeUse(ran, None if source is None else computes_nothing(source), unused if ran else None)
+
+
+def _sources(turn: Turn) -> list[str | None]:
+    """The text of each of a turn's calls, by the first built-in protocol that reads as many calls as there were."""
+    for reader in _READERS:
+        parsed = reader.parse(turn.action)
+        if isinstance(parsed, Calls) and len(parsed.calls) == len(turn.tool_calls):
+            return [next((text for text in call.arguments.values() if isinstance(text, str)), None) for call in parsed.calls]
+    return [None] * len(turn.tool_calls)
+
+
+def computes_nothing(source: str) -> bool:
+    """Whether code is nothing but comments, literals, `pass`, imports and prints of literals. What cannot be parsed is no such
+    code."""
+    if len(source) > _LONGEST_SOURCE:
+        return False
+    try:
+        body = ast.parse(source).body
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return False
+    return all(map(_is_idle, body))
+
+
+def _is_idle(statement: ast.stmt) -> bool:
+    if isinstance(statement, ast.Pass | ast.Import | ast.ImportFrom):
+        return True
+    if not isinstance(statement, ast.Expr):
+        return False
+    value = statement.value
+    if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "print":
+        return all(isinstance(argument, ast.Constant) for argument in value.args)
+    return isinstance(value, ast.Constant)
+
+
+def _mentioned(printed: str, later: Sequence[str]) -> bool:
+    if printed.strip() in ("", _NOTHING):
+        return False
+    lines = {line.strip() for line in printed.splitlines() if line.strip()}
+    texts = "\n".join(later)
+    if any(len(line) >= _SHORTEST_WORD and line in texts for line in lines):
+        return True
+    said = set(_VALUE.findall(texts)[:_MOST_VALUES])
+    shown = [value for value in _VALUE.findall(printed)[:_MOST_VALUES] if _tells(value) or value in lines]
+    if not said.isdisjoint(shown):
+        return True
+    rounded = [value for value in said if "." in value and "e" not in value.lower()]
+    numbers = [float(value) for value in shown if not value[0].isalpha()]
+    return any(f"{number:.{len(text.partition('.')[2])}f}" == text for number in numbers for text in rounded)
+
+
+def _tells(value: str) -> bool:
+    return not value[0].isalpha() or len(value) >= _SHORTEST_WORD
+
+
+def _kind(turn: Turn, tool: str, status: str) -> str:
+    if status != "error" or tool != CODE:
+        return status
+    if "ran out of memory" in turn.observation:
+        return "memory"
+    named = [name for name in _ERROR.findall(turn.observation) if _is_exception(name)]
+    return named[-1] if named else "other"
+
+
+def _is_exception(name: str) -> bool:
+    found = getattr(builtins, name, None)
+    return isinstance(found, type) and issubclass(found, BaseException)

@@ -1,0 +1,77 @@
+"""W&B gets records, histograms, an alert, and tables of episodes with their pictures; a server that never answers costs a run no
+more than a line."""
+
+import json
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from PIL import Image
+
+from learner.experiment import TrackingConfig
+from learner.run_files.episode_table import COLUMNS, episode_rows
+from learner.run_files.tracking import Tracker
+from rollout.store import Store
+from rollout.summary import EpisodeSummary
+from rollout.types import Episode, ToolCallRecord, Turn
+
+
+def stored(directory, make_episode, picture, groups=3, size=6):
+    """Groups of episodes in `rl_000000`, one with a tool call, each with a picture."""
+    turns = [
+        Turn(action="<code>1 + 1</code>", observation="2", tool_calls=[ToolCallRecord("code", "ok", 0.2)]),
+        Turn(action="<answer>2</answer>"),
+    ]
+    episodes = []
+    for number in range(groups * size):
+        made = make_episode([picture(0)], seed=number, group=f"g{number // size}", reward=number / 20)
+        chain = replace(made.chains[0], episode_id=f"e{number}", turns=turns, answer="2")
+        episodes.append(Episode((chain,), made.images))
+    Store(directory).write("rl_000000", episodes)
+    return [EpisodeSummary.of(episode) for episode in episodes]
+
+
+def test_a_table_has_some_episodes_of_several_groups(tmp_path, make_episode, picture):
+    stored(tmp_path, make_episode, picture)
+    columns, rows = episode_rows(tmp_path, "rl_000000", 7, most=6, question=lambda episode: "Q")
+    assert (tuple(columns), len(rows)) == (COLUMNS, 6)
+    shown = dict(zip(columns, rows[-1], strict=True))
+    assert [row[columns.index("reward")] for row in rows] == [0.0, 0.05, 0.1, 0.15, 0.3, 0.35]  # four of the first group
+    assert (shown["step"], shown["question"], shown["answer"], shown["tool_status"]) == (7, "Q", "2", "code ok")
+    assert shown["turns"] == "[1] <code>1 + 1</code>\n-> 2\n\n[2] <answer>2</answer>"
+    assert isinstance(shown["image_1"], Image.Image)
+    assert shown["image_2"] is None
+
+
+def test_a_server_that_never_answers_costs_a_line_and_the_run_is_kept_offline(
+    tmp_path, make_episode, picture, policy_dir, monkeypatch
+):
+    """The server accepts connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+        said = []
+        config = TrackingConfig(init_s=0.2, table_every=2, table_episodes=3)
+        tracker = Tracker(tmp_path, config, {"seed": 0}, "some1", policy_dir=policy_dir, say=said.append)
+        episodes = stored(tmp_path, make_episode, picture)
+        for step in range(2):
+            tracker.log("rl", step, step, {"x": 1.5}, episodes=episodes, stored_as="rl_000000")
+        tracker.alert("Tool use is collapsing", "step 1")
+        tracker.finish()
+    assert [line.partition(" (")[0] for line in said] == ["W&B did not take the run"]
+    assert "does not answer" in said[0]
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+    (run,) = (tmp_path / "wandb").glob("offline-run-*-some1")
+    (table,) = run.glob("files/media/table/*.table.json")  # of step 0 alone
+    rows = json.loads(table.read_text())
+    assert (len(rows["data"]), rows["columns"]) == (3, list(COLUMNS))
+    assert list((tmp_path / "wandb/artifacts/staging").iterdir())  # the pictures, until they are sent
+    inspect = [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", str(next(run.glob("*.wandb")))]
+    records = [json.loads(line) for line in subprocess.run(inspect, capture_output=True, text=True, check=True).stdout.splitlines()]
+    first, second = [record["history"]["item"] for record in records if "history" in record]
+    assert {"histograms/calls_per_episode", "histograms/reward", "episodes"} <= {name.split(".")[0] for name in first}
+    assert not any("histograms" in name for name in second)
+    assert (second["x"], second["step"]) == (1.5, 1)
+    assert "Tool use is collapsing" in [record["alert"]["title"] for record in records if "alert" in record]
