@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, get_args, get_type_hints
 
 from verl.trainer.config import AlgoConfig, CheckpointConfig, RolloutCorrectionConfig
@@ -12,6 +12,10 @@ from verl.workers.config import FSDPActorConfig, FSDPEngineConfig, FSDPOptimizer
 from learner.config import LearnerConfig
 from learner.verl.configuration.passthrough import PRECISIONS, values_of
 
+FUSED = ("Adam", "AdamW")
+"""PyTorch's optimizers whose step, of sharded weights too, can be one pass over them. Its default for weights on CPU takes some
+ten, which for 135 million of them is slower than the gradient of a small batch."""
+
 
 def worker_config(policy_dir: str, config: LearnerConfig, seed: int) -> TrainingWorkerConfig:
     """Model, engine and optimizer of one rank. `policy_dir` is in the Hugging Face layout."""
@@ -19,10 +23,7 @@ def worker_config(policy_dir: str, config: LearnerConfig, seed: int) -> Training
         model_type="language_model",
         model_config=_model_config(policy_dir, config),
         engine_config=_engine_config(config, seed),
-        optimizer_config=_build(
-            FSDPOptimizerConfig,
-            values_of(config, "optimizer") | {"betas": (config.adam_beta1, config.adam_beta2)},
-        ),
+        optimizer_config=_optimizer_config(config),
         checkpoint_config=CheckpointConfig(),
     )
 
@@ -63,6 +64,14 @@ def correction_config(config: LearnerConfig) -> RolloutCorrectionConfig:
 
 def _model_config(policy_dir: str, config: LearnerConfig, **changes: Any) -> HFModelConfig:
     return _build(HFModelConfig, values_of(config, "model") | {"path": policy_dir} | changes)
+
+
+def _optimizer_config(config: LearnerConfig) -> FSDPOptimizerConfig:
+    made = _build(FSDPOptimizerConfig, values_of(config, "optimizer") | {"betas": (config.adam_beta1, config.adam_beta2)})
+    given = made.override_optimizer_config or {}
+    if made.optimizer_impl != "torch.optim" or made.optimizer not in FUSED or {"fused", "foreach"} & set(given):
+        return made
+    return replace(made, override_optimizer_config={"fused": True} | given)
 
 
 def _engine_config(config: LearnerConfig, seed: int, **changes: Any) -> FSDPEngineConfig:

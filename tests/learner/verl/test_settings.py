@@ -151,6 +151,21 @@ def test_settings_reach_verls_dataclasses(policy_dir):
     assert (reference.model_config.lora_rank, reference.engine_config.fsdp_size) == (0, 2)
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"fused": True}),
+        ({"override_optimizer_config": {"amsgrad": True}}, {"fused": True, "amsgrad": True}),
+        ({"override_optimizer_config": {"foreach": True}}, {"foreach": True}),
+        ({"override_optimizer_config": {"fused": False}}, {"fused": False}),
+        ({"optimizer": "Adafactor"}, None),
+    ],
+)
+def test_pytorchs_own_optimizers_take_one_pass_over_the_weights_unless_told_otherwise(policy_dir, given, expected):
+    config = LearnerConfig(verl=VerlSettings(optimizer=given))
+    assert worker_config(str(policy_dir), config, seed=0).optimizer_config.override_optimizer_config == expected
+
+
 FILES = {
     "engine": ["engine/fsdp.yaml"],
     "model": ["model/hf_model.yaml"],
@@ -169,6 +184,7 @@ ACCEPTED = {
     "model.enable_gradient_checkpointing": "learner.gradient_checkpointing: a third more time, which small models need not pay",
     "model.fused_kernel_options": "no fused kernels",
     "model.lora": "Megatron's adapters",
+    "optimizer.override_optimizer_config": "fused: PyTorch's default for weights on CPU takes ten passes over them",
     "actor.strategy": "as engine.strategy",
     "actor.use_dynamic_bsz": "micro-batches are bounded by tokens",
     "actor.clip_ratio_high": "DAPO's 0.28 (learner.clip_high)",
