@@ -1,4 +1,5 @@
-"""One option for the whole suite: `--whole` runs the sandbox's soak, leak and fuzz tests with their full counts (`make soak`)."""
+"""One option for the whole suite: `--whole` runs the sandbox's soak, leak and fuzz tests with their full counts (`make soak`), and
+Hypothesis with new examples."""
 
 import enum
 import os
@@ -16,13 +17,21 @@ from sandbox.types import ACCEPT_REDUCED
 if os.getuid() and probe().level == "reduced":
     os.environ.setdefault(ACCEPT_REDUCED, "1")
 
-# The time of one example means nothing on a shared machine.
-hypothesis.settings.register_profile("toolwise", deadline=None)
+# The time of examples means nothing on a shared machine.
+UNHURRIED = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile("toolwise", UNHURRIED, derandomize=True)
+hypothesis.settings.register_profile("toolwise, whole", UNHURRIED)
 hypothesis.settings.load_profile("toolwise")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--whole", action="store_true", help="soak, leak and fuzz tests of the sandbox with their full counts")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A run tries the same examples as the one before, unless it is for finding new ones."""
+    if config.getoption("--whole"):
+        hypothesis.settings.load_profile("toolwise, whole")
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:

@@ -10,7 +10,6 @@ import ctypes
 import gc
 import multiprocessing
 import os
-import socket
 import tempfile
 from pathlib import Path
 
@@ -42,9 +41,7 @@ def measure(rounds: int = 3) -> list[Figure]:
 
 def peaks(ranks: int, sizes: dict[str, int], directory: Path) -> list[tuple[int, int]]:
     """Save a model of these sizes once; returns for each rank the rise of its peak and the bytes of its shard."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    address = f"file://{directory.absolute()}/rendezvous"
     with multiprocessing.get_context("spawn").Pool(ranks) as pool:
         return pool.starmap(_peak, [(rank, ranks, address, sizes, directory) for rank in range(ranks)], chunksize=1)
 

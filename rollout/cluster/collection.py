@@ -17,7 +17,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from envs.errors import FleetError, UsageError
 from envs.runtime.progress import Advance
-from rollout.cluster.deaths import reason
+from rollout.cluster.deaths import is_death, reason
 from rollout.cluster.outcomes import Kind, Outcome
 from rollout.cluster.seats import Dispatch, Seat
 from rollout.config import RolloutConfig
@@ -63,7 +63,7 @@ class Collection[E: Outcome]:
         self._under_way: set[Dispatch] = set()
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._checked = time.monotonic()
-        self._failures_in_a_row = self._deaths = 0
+        self._failures_in_a_row = 0
         if twice := _repeated(spec.episode_id for group in groups for spec in group.episodes):
             raise ValueError(f"two episodes are called {twice!r}: every episode of a collection needs its own episode_id")
 
@@ -156,7 +156,7 @@ class Collection[E: Outcome]:
             return
         if dispatch.is_current:
             dispatch.seat.load -= 1
-        if isinstance(error, RayTaskError):
+        if isinstance(error, RayTaskError) and not is_death(error):
             raise error.cause or error from error
         if isinstance(error, RayError):  # the reply was lost on its way
             self._finished(dispatch, self._kind.failed(dispatch.spec, reason(error)))
@@ -186,7 +186,6 @@ class Collection[E: Outcome]:
     def _replace(self, seat: Seat, error: str) -> None:
         log.warning("%s: it is replaced", error)
         seat.deaths += 1
-        self._deaths += 1
         self._count_failure(error)
         if seat.deaths > self._config.attempts:
             raise FleetError(f"a worker died {seat.deaths} times without finishing an episode in between; the last error: {error}")
@@ -195,8 +194,7 @@ class Collection[E: Outcome]:
 
     def _repeat_lost(self) -> None:
         """Repeat the episodes that ended, but whose tokens have been lost since."""
-        lost = set(self._kind.lost(self._outcomes.values(), self._deaths > 0))
-        self._deaths = 0
+        lost = set(self._kind.lost(self._outcomes.values()))
         for spec in [spec for group in self._groups for spec in group.episodes if spec.episode_id in lost]:
             log.warning("the tokens of episode %s were lost with their node: it is repeated", spec.episode_id)
             del self._outcomes[spec.episode_id]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Generator, Iterable
+from collections.abc import Collection, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -24,8 +24,7 @@ from rollout.types import Ended, Episode, EpisodeSpec
 log = logging.getLogger(__name__)
 
 _WRITE_S = 600.0
-_NODE_S = 60.0
-_PULL_S = 1.0
+_ANSWER_S = 60.0
 
 
 class Outcome(Ended, Protocol):
@@ -59,8 +58,8 @@ class Kind[E: Outcome](Protocol):
         """The outcome of an attempt of which nothing came back."""
         ...
 
-    def lost(self, outcomes: Iterable[E], after_death: bool) -> list[str]:
-        """The ids of the episodes of which a part has been lost since they ended; `after_death` says that a worker died."""
+    def lost(self, outcomes: Iterable[E]) -> list[str]:
+        """The ids of the episodes of which a part has been lost since they ended."""
         ...
 
 
@@ -76,7 +75,7 @@ class Whole:
     def failed(self, spec: EpisodeSpec, error: str) -> Episode:
         return failed_episode(spec, error)
 
-    def lost(self, outcomes: Iterable[Episode], after_death: bool) -> list[str]:
+    def lost(self, outcomes: Iterable[Episode]) -> list[str]:
         return []
 
 
@@ -109,16 +108,28 @@ class Summarised:
     def failed(self, spec: EpisodeSpec, error: str) -> EpisodeSummary:
         return EpisodeSummary.of(failed_episode(spec, error))
 
-    def lost(self, outcomes: Iterable[EpisodeSummary], after_death: bool) -> list[str]:
-        """Those whose sequences lay on a node that is gone."""
-        kept = {outcome.sequences: outcome.episode_id for outcome in outcomes if outcome.sequences is not None}
-        if not kept:
+    def lost(self, outcomes: Iterable[EpisodeSummary]) -> list[str]:
+        """Those whose sequences lay on a node that is gone.
+
+        Whether Ray has noticed does not matter. Before, it still names the node as their place. Afterwards it has put an error in
+        their stead, which counts as an object on the driver's own node: only reading tells it from the sequences.
+        """
+        kept: defaultdict[str, dict[Any, str]] = defaultdict(dict)  # by writer
+        for outcome in outcomes:
+            if outcome.sequences is not None:
+                kept[self._writers[outcome.episode_id]][outcome.sequences] = outcome.episode_id
+        # A worker that answers is on a node that lives, and so is what it left there.
+        silent = _unanswered({writer: self._workers[writer].__ray_ready__.remote() for writer in kept})
+        doubtful = {ref: episode_id for writer in silent for ref, episode_id in kept[writer].items()}
+        if not doubtful:
             return []
-        places = get_object_locations(list(kept))
-        gone = _gone({node for place in places.values() for node in place["node_ids"]}) if after_death else set()
-        nowhere = [ref for ref, place in places.items() if gone.issuperset(place["node_ids"]) and not place["did_spill"]]
-        # Small ones are in no object store, but with the driver.
-        return [kept[ref] for ref in nowhere if not _at_hand(ref)]
+        found = get_object_locations(list(doubtful))
+        places = {ref: set(found[ref]["node_ids"]) if ref in found else set() for ref in doubtful}
+        gone = _gone(set().union(*places.values()))
+        here = gone | {ray.get_runtime_context().get_node_id()}
+        lost = {ref for ref, nodes in places.items() if nodes and nodes <= gone and not found[ref]["did_spill"]}
+        lost |= _unanswered({ref: ref for ref, nodes in places.items() if nodes <= here and ref not in lost})
+        return [doubtful[ref] for ref in lost]
 
     def finish(self) -> list[Writing]:
         """Have every shard finished in the background, with the episodes whose outcome came from it."""
@@ -136,24 +147,28 @@ class Summarised:
 
 
 def _gone(nodes: Collection[str]) -> set[str]:
-    """Those of some nodes that run nothing any more. Ray learns of it only after a while, and drops what they held only then."""
+    """Those of some nodes that run nothing any more."""
     ask = ray.remote(num_cpus=0)(lambda: None)
-    answers = {node: ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote() for node in nodes}
-    gone = set()
-    for node, answer in answers.items():
-        try:
-            ray.get(answer, timeout=_NODE_S)
-        except RayError:
-            gone.add(node)
-    return gone
+    return _unanswered(
+        {node: ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote() for node in nodes}
+    )
 
 
-def _at_hand(ref: ray.ObjectRef) -> bool:
+def _unanswered[K](calls: Mapping[K, Any]) -> set[K]:
+    """Those of some calls of which no value comes: an error, or nothing in time."""
+    if not calls:
+        return set()
+    ended, _ = ray.wait(list(calls.values()), num_returns=len(calls), timeout=_ANSWER_S)
+    answered = set(ended)
+    return {key for key, call in calls.items() if call not in answered or _is_error(call)}
+
+
+def _is_error(ref: ray.ObjectRef) -> bool:
     try:
-        ray.get(ref, timeout=_PULL_S)
+        ray.get(ref, timeout=_ANSWER_S)
     except RayError:
-        return False
-    return True
+        return True
+    return False
 
 
 @dataclass(frozen=True, slots=True)

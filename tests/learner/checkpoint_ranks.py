@@ -1,16 +1,11 @@
-"""A tiny language model, sharded by FSDP2 over real processes that talk over gloo, with a real AdamW and a real checkpointer.
+"""A tiny language model, sharded by FSDP2 over real processes that talk over gloo, with a real AdamW and a real checkpointer."""
 
-The processes are forked from one that has imported torch and transformers already, so a group of them starts in a second.
-"""
-
-import multiprocessing
-import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+from forks import FORKS, rendezvous
 from safetensors.torch import save_file
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -23,8 +18,6 @@ from learner.verl.state.checkpoints import Checkpointer
 from learner.verl.state.policy_files import PolicyFiles
 
 LR = 1e-2
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([__name__])
 
 
 def build(directory, *, hidden=32, vocabulary=100, tied=False, dtype="float32"):
@@ -68,7 +61,7 @@ class Learner:
 
 def run(ranks, task, *arguments):
     """`task(rank, *arguments)` in as many processes; returns what each returned. Raises RuntimeError if one failed."""
-    receivers, senders = zip(*[CONTEXT.Pipe(duplex=False) for _ in range(ranks)], strict=True)
+    receivers, senders = zip(*[FORKS.Pipe(duplex=False) for _ in range(ranks)], strict=True)
     processes = start(ranks, task, *arguments, senders=senders)
     for sender in senders:
         sender.close()
@@ -87,29 +80,22 @@ def run(ranks, task, *arguments):
 
 def start(ranks, task, *arguments, senders=None):
     """The same in processes that a test may kill; not waited for."""
-    port = _free_port()
+    place = rendezvous()
     processes = [
-        CONTEXT.Process(target=_rank, args=(rank, ranks, port, task, arguments, senders and senders[rank])) for rank in range(ranks)
+        FORKS.Process(target=_rank, args=(rank, ranks, place, task, arguments, senders and senders[rank])) for rank in range(ranks)
     ]
     for process in processes:
         process.start()
     return processes
 
 
-def _rank(rank, ranks, port, task, arguments, sender):
+def _rank(rank, ranks, place, task, arguments, sender):
     torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(ranks), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo")
+    dist.init_process_group("gloo", init_method=place, rank=rank, world_size=ranks)
     result = task(rank, *arguments)
     if sender:
         sender.send(result)
     dist.destroy_process_group()
-
-
-def _free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def train(rank, policy_dir, load, steps, save):

@@ -138,7 +138,7 @@ class RefusingEngine(ScriptedEngine):
 class Fake(gymnasium.Env):
     """`turns` tool calls of `tool_s` seconds, then the answer is accepted. It has coroutines, as our own environments do.
 
-    The tool calls of a `gated` environment wait until `gate` is set.
+    The tool calls of a `gated` environment wait until `gate` is set, those of one with a file `until` it exists.
 
     `trouble` happens at the first `times` episodes of each seed, in the first step: "raise", "crash", "tool" (a FAILURE), "kill"
     (the process), "hang", "row" (it is broken). The episodes are counted by files in `log`.
@@ -159,10 +159,11 @@ class Fake(gymnasium.Env):
         image_size=(56, 84),
         needs=True,
         gated=False,
+        until=None,
     ) -> None:
         self._turns, self._tool_s, self._trouble, self._times, self._log = turns, tool_s, trouble, times, log
         self._text, self._images, self._image_size, self._needs = text, images, image_size, needs
-        self._gated = gated
+        self._gated, self._until = gated, until
         Fake.open_environments += 1
 
     def _observe(self, text: str) -> dict[str, Any]:
@@ -190,6 +191,8 @@ class Fake(gymnasium.Env):
         await asyncio.sleep(self._tool_s)
         if self._gated:
             await Fake.gate.wait()
+        while self._until and not Path(self._until).exists():
+            await asyncio.sleep(0.05)
         if self._step > self._turns:
             return self._observe(""), 1.0, True, False, {"tool_call": None, "reward_parts": {"accuracy": 1.0}, "answer": action}
         status = ToolStatus.FAILURE if self._trouble == "tool" and self._attempt < self._times else ToolStatus.OK

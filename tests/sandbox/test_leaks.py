@@ -77,6 +77,8 @@ async def test_sessions_leave_nothing_and_nothing_grows(
     for name in early:
         if name in growth:
             assert growth[name] <= GROWTH, f"{name} grew"
+        elif name == "own_descriptors":
+            assert late[name] <= early[name], name  # an earlier test's may be closed meanwhile
         else:
             assert late[name] == early[name], name
 

@@ -22,10 +22,11 @@ ENTROPY = 0.01
 """Weight of the entropy bonus in both objectives."""
 
 
-def learn(directories, name, rank, ranks, port, recompute_old=False, ulysses=1):
+def learn(directories, name, rank, ranks, place, recompute_old=False, ulysses=1):
     """The learner's gradients of some cases, as one of several ranks."""
-    place = {"RANK": rank, "WORLD_SIZE": ranks, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": ranks}
-    os.environ.update({variable: str(value) for variable, value in place.items()}, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    ours = {"RANK": rank, "WORLD_SIZE": ranks, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": ranks, "DIST_INIT_METHOD": place}
+    unused = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}  # verl asks for them nevertheless
+    os.environ.update({variable: str(value) for variable, value in (ours | unused).items()})
     from learner.verl import worker
     from learner.verl.configuration import settings
     from learner.verl.rows import PolicyTargets
@@ -67,10 +68,10 @@ def learn(directories, name, rank, ranks, port, recompute_old=False, ulysses=1):
     torch.distributed.destroy_process_group()
 
 
-def refuse(directory, port):
+def refuse(directory, place):
     """The line with which the learner refuses a case, in `refused.txt`."""
     try:
-        learn([directory], "refused", 0, 1, port)
+        learn([directory], "refused", 0, 1, place)
     except UsageError as error:
         (directory / "refused.txt").write_text(str(error))
 

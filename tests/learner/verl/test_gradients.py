@@ -4,9 +4,7 @@ The batch has several images, some of them shared, lengths, temperatures and mic
 Log-probabilities are compared as well. A further family is a further row of FAMILIES.
 """
 
-import multiprocessing
 import pickle
-import socket
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from families import conversations, policy
+from forks import FORKS, rendezvous
 from ranks import ENTROPY, learn, plain, refuse
 from transformers import (
     AutoConfig,
@@ -106,37 +105,20 @@ def cases(policy_dir, processor, make_episode, picture, tmp_path_factory):
 @pytest.fixture(scope="module")
 def computed(cases):
     """Both sides' gradients of all families are in their directories."""
-    processes = multiprocessing.get_context("forkserver")
-    # verl settles on a platform while it is imported, once for all processes.
-    environment = {
-        "VERL_PLATFORM": "cpu",
-        "VERL_USE_EXTERNAL_MODULES": "rollout.engines.verl.cpu_platform",
-        "VERL_LOGGING_LEVEL": "WARNING",
-    }
-    processes.set_forkserver_preload(["learner.verl.worker"])
     of_way = {
         name: [cases[family] for family, case in FAMILIES.items() if case.ulysses or "ulysses" not in way]
         for name, way in WAYS.items()
     }
-    jobs = [(plain, ([cases[family] for family in FAMILIES],), {}), (refuse, (cases["scaled"], _port()), {})]
+    jobs = [(plain, ([cases[family] for family in FAMILIES],), {}), (refuse, (cases["scaled"], rendezvous()), {})]
     for name, way in WAYS.items():
-        port = _port()
-        jobs += [(learn, (of_way[name], name, rank), {"port": port, **way}) for rank in range(way["ranks"])]
-    started = [processes.Process(target=target, args=args, kwargs=kwargs) for target, args, kwargs in jobs]
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        for process in started:
-            process.start()
+        place = rendezvous()
+        jobs += [(learn, (of_way[name], name, rank), {"place": place, **way}) for rank in range(way["ranks"])]
+    started = [FORKS.Process(target=target, args=args, kwargs=kwargs) for target, args, kwargs in jobs]
+    for process in started:
+        process.start()
     for process in started:
         process.join()
     assert [process.exitcode for process in started] == [0] * len(started)
-
-
-def _port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 @pytest.mark.parametrize("way", WAYS)

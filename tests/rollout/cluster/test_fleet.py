@@ -127,11 +127,11 @@ def test_an_episode_that_a_deadline_cuts_off_is_an_outcome_or_repeated_with_its_
     hanging = {1: {"trouble": "hang"}, 2: {"trouble": "hang", "times": 99}}
     log = tmp_path / "log"
     log.mkdir()
-    fleet = Fleet(replace(config(max_consecutive_failures=1), episode=EpisodeConfig(turn_s=1.0)))
+    fleet = Fleet(replace(config(max_consecutive_failures=1), episode=EpisodeConfig(turn_s=2.0)))
     specs = groups(2, 2, hanging, log=str(log), repeat_if_cut=repeats)
     episodes, records = play(fleet, specs, tmp_path / "run")
     fleet.shutdown()
-    passed = "rollout.episode.turn_s=1 s"
+    passed = "rollout.episode.turn_s=2 s"
     assert [episode.cut for episode in episodes] == ([None, None, passed, None] if repeats else [None, passed, passed, None])
     assert [episode.cut_before for episode in episodes] == ([0, 1, 2, 0] if repeats else [0] * 4)
     assert [episode.sequences is None for episode in episodes] == [not episode.trainable for episode in episodes]

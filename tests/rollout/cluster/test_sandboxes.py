@@ -32,7 +32,7 @@ from sandbox import SandboxUnavailable, Status
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 SIZE = 3
-SILENCE_S = 1.0
+SILENCE_S = 2.0
 KEEP_ALIVE_S = 0.2
 
 

@@ -32,7 +32,7 @@ async def until(condition):
 
 
 async def test_an_episode_that_hangs_is_aborted_at_the_deadline_of_its_group(tmp_path):
-    worker = await started(group_s=0.5)
+    worker = await started(group_s=2.0)
     hanging = spec(number=2, log=str(tmp_path), trouble="hang", times=99)
     found = await asyncio.gather(*(worker.run(one) for one in (spec(number=0), spec(number=1), hanging)))
     reasons = [episode.trajectory.stop_reason for episode in found]

@@ -88,7 +88,7 @@ async def test_a_plain_environment_with_bare_text_rolls_out_in_bounded_threads(c
 async def test_a_stuck_plain_environment_costs_no_thread_slot(chat, monkeypatch):
     monkeypatch.setattr(Plain, "over", threading.Event())
     threads = Threads(1)
-    stuck = await run(spec("rollout_fakes:Plain-v0", step_s=600.0), ScriptedPolicy(chat), chat, threads, turn_s=0.1)
+    stuck = await run(spec("rollout_fakes:Plain-v0", step_s=600.0), ScriptedPolicy(chat), chat, threads, turn_s=1.0)
     assert stuck.trajectory.stop_reason is StopReason.TIME_LIMIT
     assert await threads.run(lambda: Plain.running) == 1, "the stuck step still runs"
     Plain.over.set()
@@ -100,7 +100,7 @@ async def test_an_exception_in_a_thread_reaches_the_caller():
     assert await Threads(1).run(threading.current_thread) is not threading.current_thread()
 
 
-@pytest.mark.parametrize("limits", [{"turn_s": 0.1}, {"episode_s": 0.1}], ids=["turn", "episode"])
+@pytest.mark.parametrize("limits", [{"turn_s": 1.0}, {"episode_s": 1.0}], ids=["turn", "episode"])
 async def test_deadlines_end_an_episode_with_what_was_sampled(chat, limits):
     episode = await run(spec(turns=1, tool_s=3600.0), ScriptedPolicy(chat, lambda turn: "slow"), chat, **limits)
     trajectory = episode.trajectory
@@ -108,7 +108,7 @@ async def test_deadlines_end_an_episode_with_what_was_sampled(chat, limits):
     assert [(turn.action, turn.tool) for turn in trajectory.turns] == [("slow", None)]
     assert sum(trajectory.loss_mask) == len(chat.encode_action("slow"))
     assert trajectory.reward == 0.0
-    assert (episode.cut, episode.trainable) == (f"rollout.episode.{next(iter(limits))}=0.1 s", False)
+    assert (episode.cut, episode.trainable) == (f"rollout.episode.{next(iter(limits))}=1 s", False)
 
 
 async def test_a_first_turn_that_is_cut_off_is_on_record_with_its_deadline(chat):
@@ -194,8 +194,11 @@ async def test_an_action_cut_off_by_length_is_acted_on_and_goes_on(chat):
 
 
 async def test_a_cancelled_episode_is_aborted_and_keeps_its_tokens(chat):
-    task = asyncio.create_task(run(spec(turns=5, tool_s=5.0), ScriptedPolicy(chat), chat))
-    await asyncio.sleep(0.2)
+    policy = ScriptedPolicy(chat)
+    task = asyncio.create_task(run(spec(turns=5, tool_s=60.0), policy, chat))
+    while not policy.calls:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.2)  # its first tool is at work
     task.cancel()
     episode = await task
     assert episode.trajectory.stop_reason is StopReason.ABORTED
