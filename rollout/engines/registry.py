@@ -8,6 +8,7 @@ imported when they are needed: vLLM takes seconds to import, and the driver need
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from envs.runtime.imports import find
 from rollout.config import EngineConfig, RolloutConfig
@@ -34,3 +35,12 @@ def weights_dtype(config: EngineConfig) -> str:
     from transformers import AutoConfig  # imported late: it takes seconds
 
     return str(AutoConfig.from_pretrained(config.policy).dtype or "float32").removeprefix("torch.")
+
+
+def whole_prompts(config: EngineConfig) -> dict[str, Any]:
+    """Options with which no prompt is computed in parts, for a CPU.
+
+    vLLM takes back the sample that it drew behind a part of a prompt by the offset of the request's generator, which generators of
+    CPUs do not have: the engine would die of it. It may still if one step has more image tokens than `max_batched_tokens`.
+    """
+    return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(config.max_batched_tokens, config.max_model_len)}

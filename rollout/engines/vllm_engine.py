@@ -30,7 +30,7 @@ from vllm.v1.engine.llm_engine import LLMEngine
 from envs.errors import UsageError
 from rollout.config import EngineConfig, RolloutConfig
 from rollout.engines.banned_tokens import BANNED_KEY, BannedTokens
-from rollout.engines.registry import weights_dtype
+from rollout.engines.registry import weights_dtype, whole_prompts
 from rollout.engines.vllm_weights import WeightReceiver
 from rollout.tokens.chat_format import banned_token_ids
 
@@ -87,11 +87,12 @@ def build_engine(config: EngineConfig) -> LLMEngine:
     on_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
     model_config = AutoConfig.from_pretrained(config.policy)
     multimodal = getattr(model_config, "image_token_id", None) is not None
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"max_num_batched_tokens": config.max_batched_tokens}
     if on_cpu:
         # The number of threads is a property of the calling thread, which is the one that runs the forward passes.
         torch.set_num_threads(config.cpu_threads)
         options |= {"kv_cache_memory_bytes": config.cpu_cache_gib << 30, "block_size": config.block_size or 32}
+        options |= whole_prompts(config)
     else:
         options |= {"gpu_memory_utilization": config.gpu_memory_utilization}
         if config.block_size:
@@ -108,7 +109,6 @@ def build_engine(config: EngineConfig) -> LLMEngine:
         seed=config.seed,
         max_model_len=config.max_model_len,
         max_num_seqs=config.max_sequences,
-        max_num_batched_tokens=config.max_batched_tokens,
         enable_prefix_caching=config.prefix_caching,
         tensor_parallel_size=config.tensor_parallel_size,
         # Graphs of a GPU's kernels are on unless the user says otherwise.

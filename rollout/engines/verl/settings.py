@@ -10,7 +10,7 @@ from typing import Any
 
 from envs.errors import UsageError
 from rollout.config import RolloutConfig
-from rollout.engines.registry import weights_dtype
+from rollout.engines.registry import weights_dtype, whole_prompts
 from rollout.tokens.chat_format import banned_token_ids
 
 _MIB = 1 << 20
@@ -92,9 +92,11 @@ def verl_config(config: RolloutConfig, on_cpu: bool) -> Any:
         options["limit_mm_per_prompt"] = {"image": engine.max_images, "video": 0}
         if engine.image_cache_bytes is not None:
             options["mm_processor_cache_gb"] = engine.image_cache_bytes / 2**30
+    batches: dict[str, Any] = {"max_num_batched_tokens": engine.max_batched_tokens}
     if on_cpu:
         options["kv_cache_memory_bytes"] = engine.cpu_cache_gib << 30
         options["worker_extension_cls"] = "rollout.engines.verl.cpu_worker.CpuWorkerExtension"
+        batches = whole_prompts(engine)
         if engine.tensor_parallel_size == 1:
             options["distributed_executor_backend"] = "uni"
     backend = transport(config, on_cpu)
@@ -119,7 +121,7 @@ def verl_config(config: RolloutConfig, on_cpu: bool) -> Any:
         "seed": engine.seed,
         "max_model_len": engine.max_model_len,
         "max_num_seqs": engine.max_sequences,
-        "max_num_batched_tokens": engine.max_batched_tokens,
+        **batches,
         "enable_prefix_caching": engine.prefix_caching,
         "gpu_memory_utilization": engine.gpu_memory_utilization,
         "enforce_eager": engine.enforce_eager or on_cpu,

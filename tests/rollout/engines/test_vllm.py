@@ -114,6 +114,17 @@ async def test_a_seed_repeats_its_sample_and_others_differ(engine, prompts):
     assert len({tuple(one.token_ids) for one in first}) == 8
 
 
+async def test_on_a_cpu_prompts_that_do_not_fit_into_one_step_wait_for_the_next(engine, prompts):
+    """A step takes 8,192 tokens, and these have more; a sample that was drawn behind a part of a prompt could not be taken back."""
+    ids = (prompts[0].token_ids * 99)[:900]
+    # Prompts that begin alike share their beginning.
+    several = [[number, *ids[1:]] for number in range(12)]
+    assert sum(map(len, several)) > EngineConfig.max_batched_tokens
+    made = await asyncio.gather(*(engine.generate(prompt, [], max_tokens=2, temperature=1.0, seed=3) for prompt in several))
+    alone = await engine.generate(several[-1], [], max_tokens=2, temperature=1.0, seed=3)
+    assert made[-1].token_ids == alone.token_ids
+
+
 @pytest.fixture(scope="module")
 def starter():
     """The shipped policy and its chat format: it writes actions, and ends them."""
