@@ -16,7 +16,11 @@ BENCHMARKS: dict[str, Callable[[int, Callable[[int, str], None]], Sequence[Figur
 }
 """Functions of the number of rounds and of `advance(rounds_done, text)`, by name."""
 
-NEEDS: dict[str, Callable[[], None]] = {"gpu": gpu.require}
-"""What raises UsageError if this machine cannot run a benchmark."""
 
-__all__ = ["BENCHMARKS", "NEEDS", "BenchConfig", "Figure", "Said", "table"]
+def require(name: str) -> None:
+    """Raise UsageError if this machine cannot run a benchmark."""
+    if name == "gpu":
+        gpu.require()
+
+
+__all__ = ["BENCHMARKS", "BenchConfig", "Figure", "Said", "require", "table"]

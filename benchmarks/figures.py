@@ -59,6 +59,9 @@ class Said:
     failed: bool
     on: str = ""
 
+    def __str__(self) -> str:
+        return f"{self.name}: {'not measured: ' if self.failed else ''}{self.text}"
+
     def record(self) -> dict[str, Any]:
         """The part's name and the text, under `failed` or `said`."""
         return {"figure": self.name, "failed" if self.failed else "said": self.text, "on": self.on}
