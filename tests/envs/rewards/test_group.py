@@ -47,7 +47,9 @@ def test_other_settings_have_no_part_of_a_group(setting):
     assert open_group_reward(setting) is None
 
 
-@pytest.mark.parametrize("setting", ["cost", [{"accuracy": 0.8}, {"necessity": 0.2}], [{reward_functions.rank: 1}]], ids=str)
+@pytest.mark.parametrize(
+    "setting", ["cost", [{"accuracy": 0.8}, {"necessity": 0.2}], [{reward_functions.rank: 1}]], ids=["name", "weights", "function"]
+)
 async def test_an_episode_by_itself_gets_nothing_for_them(setting):
     right = Outcome(TASK, "7", ("x",), (ToolCall("code", ToolStatus.OK, 0.1, ""),), 1, True, True)
     reward, parts = await open_reward(setting)(right)
