@@ -11,7 +11,7 @@ FLAGS := iso-flags-png-320x240
 # Debian gives an ordinary user no /sbin, in which ldconfig is.
 LDCONFIG := PATH="$$PATH:/usr/sbin:/sbin" ldconfig
 
-.PHONY: install demo test soak study smollm2 lock libraries flags
+.PHONY: install demo test soak study dynamics smollm2 lock libraries flags
 
 install: .venv/.installed-$(GROUP)
 
@@ -63,6 +63,21 @@ study: install
 	@for seed in 0 1 2; do \
 		{ [ -f runs/base_$$seed/pretraining.json ] || .venv/bin/toolwise model starter out=runs/base_$$seed seed=$$seed; } && \
 		.venv/bin/toolwise train experiment=study seed=$$seed policy=runs/base_$$seed out=runs/study_$$seed resume=true || exit; \
+	done
+
+# Three seeds of each experiment of the paper's dynamics, and of the demo to compare them with.
+dynamics: install
+	@for name in no_cold_start weak_cold_start call_bonus free_calls no_tools four_abilities reward_necessity reward_benefit reward_cost; do \
+		for seed in 0 1 2; do \
+			.venv/bin/toolwise train experiment=dynamics/$$name seed=$$seed out=runs/$${name}_$$seed resume=true || exit; \
+		done; \
+	done
+	@for seed in 0 1 2; do .venv/bin/toolwise train experiment=demo seed=$$seed out=runs/with_cold_start_$$seed resume=true || exit; done
+	@for count in 24 96 384 4096; do \
+		for seed in 0 1 2; do \
+			.venv/bin/toolwise train experiment=dynamics/few_demonstrations cold_start.demonstrations=$$count seed=$$seed \
+				out=runs/demonstrations_$${count}_$$seed resume=true || exit; \
+		done; \
 	done
 
 # A real pre-trained policy, SmolLM2-135M-Instruct, from a package of 93 MB.

@@ -113,7 +113,7 @@ def bare(setup: Setup, directory: Path, rounds: int, ends: float) -> dict[str, A
         for layer in (*model.model.language_model.layers, *model.model.visual.blocks):
             fully_shard(layer, mp_policy=policy)
         fully_shard(model, mp_policy=policy)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=_LR)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=_LR, fused=True)
         limit = setup.micro_batch_tokens
         while True:
             try:

@@ -72,7 +72,7 @@ def _step(side: subprocess.Popen[str], way: str) -> float:
 
 def _plain(directory: str, made: Batch) -> Callable[[str], None]:
     model = LlamaForCausalLM.from_pretrained(directory, dtype=torch.float32)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
     sequences = [torch.from_numpy(example.sequences.tokens_S.astype(np.int64)) for example in made.examples_E]
     masks = [torch.from_numpy(example.sequences.loss_mask_S) for example in made.examples_E]
     labels = [torch.where(mask, tokens, -100) for tokens, mask in zip(sequences, masks, strict=True)]
