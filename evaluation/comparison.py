@@ -9,14 +9,15 @@ import numpy as np
 from rich.table import Table
 
 from envs.errors import UsageError
-from evaluation.intervals import bootstrap_interval, mcnemar_p
+from evaluation.intervals import paired_difference
 from evaluation.types import Interval
 from rollout.store import Store
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Accuracies of two runs on the same items and their difference, second minus first, with a paired bootstrap interval.
+    """Accuracies of two runs on the same items and their difference, second minus first, with its paired interval
+    (`evaluation.intervals.paired_difference`).
 
     If each item has one episode, `only_first` and `only_second` are the numbers of items that one run alone solved, and `p` is
     McNemar's exact p-value; else they are None. `left_out` is the number of episodes that failed in one of them: their items are
@@ -51,18 +52,19 @@ def compare(first: str, second: str) -> Comparison:
         raise UsageError(f"{first} and {second} have no item in common that has an outcome in both: evaluate one of them again")
     means = [np.array([np.mean(run[item]) for item in items]) for run in (one, other)]
     difference = means[1] - means[0]
+    paired = paired_difference(*means)
     only_first = only_second = p = None
     if all(len(run[item]) == 1 for run in (one, other) for item in items):
         only_first, only_second = int((difference < 0).sum()), int((difference > 0).sum())
-        p = mcnemar_p(only_first, only_second)
+        p = paired.p
     return Comparison(
         first=first,
         second=second,
         items=len(items),
         left_out=failed + failed_too,
         accuracy=(float(means[0].mean()), float(means[1].mean())),
-        difference=float(difference.mean()),
-        ci95=bootstrap_interval(difference),
+        difference=paired.value,
+        ci95=paired.ci95,
         only_first=only_first,
         only_second=only_second,
         p=p,

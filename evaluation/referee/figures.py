@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation.intervals import bootstrap_interval, paired_difference, wilson_interval
+from evaluation.intervals import bootstrap_interval, paired_difference, resamples, wilson_interval
 from evaluation.referee.outcomes import Outcomes
 from evaluation.types import Difference, Interval
 
@@ -142,11 +142,12 @@ def also_without(outcomes: Outcomes) -> Figure | None:
     if np.isin(solved_N, (0.0, 1.0)).all():
         return figure_of(outcomes.without_N[solved_N == 1])
     both_N = solved_N * outcomes.without_N
-    draws = _draws(len(solved_N), 0)
-    below = solved_N[draws].sum(axis=1)
-    # A draw that holds no solved item has no share.
-    shares = both_N[draws].sum(axis=1)[below > 0] / below[below > 0]
-    return Figure(float(both_N.sum() / solved_N.sum()), _percentiles(shares))
+    sums = np.concatenate(
+        [np.stack([both_N[draws].sum(axis=1), solved_N[draws].sum(axis=1)]) for draws in resamples(len(solved_N))], 1
+    )
+    both, below = sums[:, sums[1] > 0]  # a draw that holds no solved item has no share
+    low, high = np.percentile(both / below, [2.5, 97.5])
+    return Figure(float(both_N.sum() / solved_N.sum()), (float(low), float(high)))
 
 
 def figure_of(values_N: np.ndarray) -> Figure:
@@ -174,17 +175,8 @@ def _permutation_p(needed_N: Sequence[float] | np.ndarray, others_M: Sequence[fl
     observed one counts as a division (Phipson and Smyth, SAGMB 9, 2010, eq. 2)."""
     everything, first = np.concatenate([needed_N, others_M]), len(needed_N)
     observed = np.mean(needed_N) - np.mean(others_M)
-    # A row of random numbers, sorted, is a permutation.
-    orders = np.argsort(np.random.default_rng(0).random((_DRAWS, len(everything))), axis=1)
-    dealt = everything[orders]
-    reached = dealt[:, :first].mean(axis=1) - dealt[:, first:].mean(axis=1) >= observed - 1e-9
+    # How many of each value fall to the first part is what a random division decides.
+    values, counts = np.unique(everything, return_counts=True)
+    sums = np.random.default_rng(0).multivariate_hypergeometric(counts, first, size=_DRAWS) @ values
+    reached = sums / first - (everything.sum() - sums) / (len(everything) - first) >= observed - 1e-9
     return float((reached.sum() + 1) / (_DRAWS + 1))
-
-
-def _draws(items: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(items, size=(_DRAWS, items))
-
-
-def _percentiles(values: np.ndarray) -> Interval:
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)

@@ -15,7 +15,7 @@ from evaluation.ablation import (
     with_outputs,
     without_tools,
 )
-from evaluation.intervals import bootstrap_interval, mcnemar_p, wilson_interval
+from evaluation.intervals import bootstrap_interval, discordant_interval, mcnemar_p, wilson_interval
 from rollout.specs import group_specs
 from rollout.types import StopReason
 
@@ -72,7 +72,7 @@ def test_necessity_by_hand():
                 "broken_by": share(1, 4),
                 "never": share(1, 4),
                 "accuracy_without": share(2, 4),
-                "difference": {"value": 0.0, "ci95": bootstrap_interval([0, 1, -1, 0]), "p": 1.0},
+                "difference": {"value": 0.0, "ci95": discordant_interval(1, 1, 4), "p": 1.0},
             }
             for part in ("all", "needed")
         },
@@ -100,7 +100,7 @@ def test_causal_use_by_hand():
         "answer_changes": share(2, 4),
         "accuracy_real": share(3, 4),
         "accuracy_then": share(1, 4),
-        "difference": {"value": 0.5, "ci95": bootstrap_interval([1, 1, 0, 0]), "p": mcnemar_p(0, 2)},
+        "difference": {"value": 0.5, "ci95": discordant_interval(0, 2, 4), "p": mcnemar_p(0, 2)},
     }
 
 
