@@ -38,7 +38,7 @@ from evaluation.referee.report import Referee, ablation_json, judged, med_json, 
 from evaluation.referee.variants import FORMAT_ONLY, PAIR, RESULT_ONLY, SWAPPED, VARIANTS, Run, run_variants
 from evaluation.report import markdown
 from evaluation.types import EvaluationRecord
-from rollout.collect import CollectConfig, Collector, group_count, tasks_of
+from rollout.collect import CollectConfig, Collector, group_count, is_endpoint, tasks_of
 from rollout.config import PROTOCOL_PROMPT
 from rollout.episode.environments import tool_names
 from rollout.types import Group, GroupSpec, episodes_of
@@ -58,6 +58,9 @@ class EvaluateConfig(CollectConfig):
 
     bench: str = ""
     """The benchmark that tasks=bench:NAME named, once its settings are fixed. It is not for a user to write."""
+
+    data_sha256: str = ""
+    """The hash of its file at the beginning, so that a resumed evaluation does not mix two files. It is not for a user to write."""
 
     compare: list[str] = field(default_factory=list)
     """Two directories that `evaluate` wrote, to be compared item by item; nothing is rolled out then."""
@@ -110,18 +113,23 @@ def evaluate(
     `directory` finds the directory of a policy; without it, all have `policy_dir`. `progress` shows how each part goes on. Raises
     UsageError for an ablation that the tasks do not allow or a run without checkpoints, and otherwise as `Collector`.
     """
-    tools, examined = tools_of(config), examine(config)
-    played = [(party, *_play(config, party, tools, progress, directory or (lambda _: policy_dir))) for party in plan(config, tools)]
-    groups = {party.label: by_variant for party, by_variant, _ in played}
-    referee = _judged(config, [party for party, *_ in played], groups) if config.referee or config.med else None
+    tools = tools_of(config)
+    parties = [(party, _config_of(config, party)) for party in plan(config, tools)]
+    # What is wrong with a later policy or with the file is said before the first one is asked anything.
+    begun = [(party, mine, directory(mine) if directory else policy_dir, examine(mine)) for party, mine in parties]
+    groups, told = {}, []
+    for party, mine, policy, examined in begun:
+        groups[party.label], options, notes = _play(mine, party, tools, progress, policy)
+        told.append((mine, options, notes, examined))
+    referee = _judged(config, [party for party, _ in parties], groups) if config.referee or config.med else None
     records = [
         record
-        for party, by_variant, (options, notes) in played
-        for record in _records(_config_of(config, party), by_variant, tools, options, notes, referee, examined)
+        for by_variant, (mine, options, notes, examined) in zip(groups.values(), told, strict=True)
+        for record in _records(mine, by_variant, tools, options, notes, referee, examined)
     ]
     report = _report(_ablation(config.ablate), next(iter(groups.values())))
-    told = markdown(records) + ("" if referee is None else f"\n{referee_markdown(referee)}")
-    files = {"evaluation.json": records_json(records), "evaluation.md": told}
+    tables = markdown(records) + ("" if referee is None else f"\n{referee_markdown(referee)}")
+    files = {"evaluation.json": records_json(records), "evaluation.md": tables}
     if referee is not None:
         files["evaluation.html"] = referee_page(records[0].label, referee)
     parts = {
@@ -159,9 +167,9 @@ def plan(config: EvaluateConfig, tools: Sequence[str]) -> list[Party]:
     ablation = _ablation(config.ablate)
     label = config.label or config.policy
     if not config.referee and not config.med:
-        for name in ("harness", "run", "checkpoints"):
+        for name in ("harness", "harness_model", "run", "checkpoints"):
             if getattr(config, name):
-                also = "" if name == "harness" else ", or med=true"
+                also = "" if name.startswith("harness") else ", or med=true"
                 raise UsageError(f"{name}={getattr(config, name)}: write referee=true as well{also}")
         hidden = {Ablation.none: [FULL], Ablation.tools: [*without_tools([], tools)], Ablation.outputs: [FULL, "blank", "swapped"]}
         return [Party(label, config.policy, tuple(hidden[ablation]), main=True, model=config.policy_model)]
@@ -171,16 +179,24 @@ def plan(config: EvaluateConfig, tools: Sequence[str]) -> list[Party]:
         raise UsageError("med=true compares the checkpoints of a run: write run=DIR as well")
     if config.harness and not config.referee:
         raise UsageError(f"harness={config.harness}: write referee=true as well")
+    if config.checkpoints and not config.run:
+        raise UsageError(f"checkpoints={config.checkpoints}: they are those of a run: write run=DIR as well")
     policies = run_policies(config.run, config.checkpoints) if config.run else {label: config.policy}
     main = [*policies][-1]
     if config.run and config.policy not in (EvaluateConfig.policy, policies[main]):
         raise UsageError(f"policy={config.policy} and run={config.run}: write one of them, or choose with checkpoints=[…]")
+    if config.run and config.label not in (None, main):
+        raise UsageError(f"label={config.label}: with run=, records are named after its checkpoints: leave it out")
     settings = VARIANTS if config.referee else PAIR
     parties = [Party(main, policies[main], settings, main=True, checkpoint=config.med, model=config.policy_model)]
     if config.med:
         parties += [Party(name, policy, PAIR, checkpoint=True) for name, policy in policies.items() if name != main]
     harness = config.harness or (run_policies(config.run, [*policies, BASE])[BASE] if config.run and config.referee else "none")
     if harness != "none":
+        if HARNESS in (party.label for party in parties):
+            raise UsageError(f"the policy is called {HARNESS}, like the untrained one beside it: write another label=")
+        if is_endpoint(harness) and not config.harness_model:
+            raise UsageError(f"harness={harness}: write harness_model=NAME as well, the name by which it knows its model")
         parties.append(Party(HARNESS, harness, PAIR, instructed=True, model=config.harness_model))
     return parties
 
@@ -222,24 +238,24 @@ def _config_of(config: EvaluateConfig, party: Party) -> EvaluateConfig:
 
 
 def _play(
-    config: EvaluateConfig, party: Party, tools: Sequence[str], progress: Progress, directory: Callable[[CollectConfig], str]
-) -> tuple[dict[str, list[Group]], tuple[Mapping[str, Any], list[str]]]:
+    config: EvaluateConfig, party: Party, tools: Sequence[str], progress: Progress, policy_dir: str
+) -> tuple[dict[str, list[Group]], Mapping[str, Any], list[str]]:
     """The groups of every setting of a party, the one with all tools first; the options of the tasks, and notes."""
-    mine = _config_of(config, party)
 
     def run(name: str, specs: Sequence[GroupSpec]) -> list[Group]:
         file = "episodes" if name == FULL else name.replace(" ", "_")
         title = name if party.main else f"{party.label}, {name}"
         with progress(title, sum(len(group.episodes) for group in specs)) as advance:
-            return collector.collect(file, specs, advance)
+            groups = collector.collect(file, specs, advance)
+        # Only what the first setting showed is shown again in the others.
+        return groups if name == FULL else [_without_images(group) for group in groups]
 
-    with Collector(mine, directory(mine)) as collector:
+    with Collector(config, policy_dir) as collector:
         if config.referee or config.med:
-            groups = run_variants(run, collector.specs, tools, Path(mine.out), party.variants)
+            groups = run_variants(run, collector.specs, tools, Path(config.out), party.variants)
         else:
-            groups = _ablated(run, collector.specs, tools, Path(mine.out), _ablation(config.ablate))
-        seen = {name: [_without_images(group) for group in part] for name, part in groups.items()}
-        return seen, (collector.options, collector.notes())
+            groups = _ablated(run, collector.specs, tools, Path(config.out), _ablation(config.ablate))
+        return groups | {FULL: [*map(_without_images, groups[FULL])]}, collector.options, collector.notes()
 
 
 def _without_images(group: Group) -> Group:
@@ -269,15 +285,27 @@ def _records(
     examined: Examination | None,
 ) -> list[EvaluationRecord]:
     """The records of one party, one for each setting; the first carries what the referee found."""
-    label, tasks, fixed, records = config.label or config.policy, config.tasks, {}, []
-    if examined is not None:
-        tasks, fixed, notes = examined.name, {"protocol": dict(examined.record)}, [*notes, *examined.warnings]
+    records = []
     for name, part in groups.items():
-        settings = _settings(config, name, options, notes) | _rubric_score(part) | fixed
+        tasks, left = config.tasks, _tools_of(name, tools)
+        settings = _settings(config, name, options, [*notes, *(examined.warnings if examined else ())]) | _rubric_score(part)
+        if examined is not None:
+            seen = examined.with_changes(_changed(name, tools, left))
+            tasks, settings["protocol"] = seen.name, dict(seen.record)
         if referee is not None and name == FULL:
-            settings["referee"] = referee_json(referee, label)
-        records.append(summarise(config, part, name, tasks=tasks, tools=_tools_of(name, tools), settings=settings))
+            settings["referee"] = referee_json(referee, config.label or config.policy)
+        records.append(summarise(config, part, name, tasks=tasks, tools=left, settings=settings))
     return records
+
+
+def _changed(variant: str, tools: Sequence[str], left: Sequence[str]) -> dict[str, Any]:
+    """The options that a setting changes, as they are then."""
+    outputs = _OUTPUTS.get(variant, REAL)
+    return {
+        **({"tools": list(left)} if list(left) != list(tools) else {}),
+        **({"tool_outputs": outputs} if outputs != REAL else {}),
+        **({"given_results": "of all tools"} if variant == RESULT_ONLY else {}),
+    }
 
 
 def _judged(config: EvaluateConfig, parties: Sequence[Party], groups: Mapping[str, Mapping[str, Sequence[Group]]]) -> Referee:

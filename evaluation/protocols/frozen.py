@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
@@ -14,7 +15,7 @@ from envs import questions_of
 from envs.datasets import SUFFIXES, is_dataset
 from envs.errors import UsageError
 from evaluation.protocols.benchmark import PREFIX, Benchmark, benchmark, listing, names
-from rollout.collect import tasks_of
+from rollout.collect import is_endpoint, tasks_of
 from rollout.config import EpisodeConfig
 
 if TYPE_CHECKING:
@@ -40,6 +41,15 @@ class Examination:
     lines: tuple[str, ...]
     warnings: tuple[str, ...]
     record: Mapping[str, Any]
+
+    def with_changes(self, changes: Mapping[str, Any]) -> Examination:
+        """The same if options are also changed, as when the referee takes the tools away: what they are then, by name."""
+        if not changes:
+            return self
+        fixed = self.record["fixed"]
+        now = {option: {"is": value, "fixed": fixed.get(f"options.{option}")} for option, value in changes.items()}
+        changed = {**self.record["changed"], **now}
+        return replace(self, name=_name(self.record["name"], changed), record={**self.record, "changed": changed})
 
 
 def chosen(config: EvaluateConfig, overrides: Sequence[str], say: Callable[[str], None]) -> EvaluateConfig:
@@ -73,19 +83,33 @@ def freeze(config: EvaluateConfig, overrides: Sequence[str]) -> EvaluateConfig:
     if config.bench == bench.name:
         return frozen
     frozen.options, frozen.rollout = deepcopy(config.options), deepcopy(config.rollout)
-    given = {override.partition("=")[0].lstrip("+") for override in overrides}
+    given = {key.lstrip("+"): text for key, _, text in (override.partition("=") for override in overrides)}
     fixed = bench.settings() | {"episodes": _ALL}
     if bench.max_tokens > frozen.rollout.engine.max_model_len:
         fixed["rollout.engine.max_model_len"] = bench.max_tokens
     for path, value in fixed.items():
-        if path not in given and not (path.startswith("options.") and path.partition(".")[2] in config.options):
+        if not _is_given(path, given) and not (path.startswith("options.") and path.partition(".")[2] in config.options):
             _put(frozen, path, value)
     _require_sources(bench, frozen)
+    path = Path(frozen.tasks)
+    frozen.data_sha256 = _hashes(path, *_state(path))[0] if path.exists() else ""  # `examine` says what is missing
     return frozen
 
 
+def _is_given(path: str, given: Mapping[str, str]) -> bool:
+    """Whether a setting is among those that are given, by itself or within a group, as in rollout.episode={max_turns: 3}."""
+    if path in given:
+        return True
+    *parents, name = path.split(".")
+    groups = (given.get(".".join(parents[: end + 1]), "") for end in range(len(parents)))
+    return any(re.search(rf"\b{name}\b", text) for text in groups)
+
+
 def examine(config: EvaluateConfig) -> Examination | None:
-    """What is evaluated if it is a benchmark; None if it is not. Raises as `tasks_of`."""
+    """What is evaluated if it is a benchmark; None if it is not.
+
+    Raises as `tasks_of`, and UsageError if a resumed evaluation was begun with another file.
+    """
     if not config.bench:
         return None
     bench = benchmark(config.bench)
@@ -93,8 +117,13 @@ def examine(config: EvaluateConfig) -> Examination | None:
     assert data is not None  # `freeze` lets nothing but files through
     path = Path(config.tasks)
     changes = dict(_changes(bench, config, len(data)))
-    name = f"{PREFIX}{bench.name}" + (f" (changed: {', '.join(changes)})" if changes else "")
+    name = _name(bench.name, changes)
     sha256, md5 = _hashes(path, *_state(path))
+    if config.resume and config.data_sha256 not in ("", sha256):
+        raise UsageError(
+            f"{config.out} was begun with another file: data={path} had sha256 {config.data_sha256} and now has {sha256}; "
+            "write another out="
+        )
     count = f"{len(data)} items" + (f", without {data.left_out} that the benchmark's form leaves out" if data.left_out else "")
     warnings = [
         *([f"{path.name} has {count}, and {bench.items} are published"] if len(data) != bench.items else []),
@@ -131,6 +160,12 @@ def examine(config: EvaluateConfig) -> Examination | None:
     return Examination(name, tuple(f"{name}: {line}" for line in lines), tuple(f"{name}: {line}" for line in warnings), record)
 
 
+def _name(bench: str, changed: Iterable[str]) -> str:
+    """What the records call a benchmark of which settings are changed."""
+    names = ", ".join(changed)
+    return f"{PREFIX}{bench} (changed: {names})" if names else f"{PREFIX}{bench}"
+
+
 def _changes(bench: Benchmark, config: EvaluateConfig, loaded: int) -> Iterator[tuple[str, tuple[Any, Any]]]:
     """What differs from the benchmark's settings: the name, what it is, and what is fixed."""
     fixed = bench.settings()
@@ -147,6 +182,12 @@ def _changes(bench: Benchmark, config: EvaluateConfig, loaded: int) -> Iterator[
             yield each.name, (str(now), str(default))
     if config.episodes < loaded:
         yield "episodes", (config.episodes, "all")
+    endpoint = config.rollout.endpoint
+    if config.rollout.engine.kind == "endpoint" or is_endpoint(config.policy):
+        if endpoint.extra:
+            yield "endpoint.extra", (dict(endpoint.extra), {})
+        if omitted := [name for name in endpoint.omit if name in ("max_tokens", "temperature")]:
+            yield "endpoint.omit", (omitted, [])
     judge = _judge(config)
     if bench.judge is not None and judge != bench.judge.lower():
         yield "judge", (judge, bench.judge)

@@ -142,11 +142,10 @@ def also_without(outcomes: Outcomes) -> Figure | None:
     if np.isin(solved_N, (0.0, 1.0)).all():
         return figure_of(outcomes.without_N[solved_N == 1])
     both_N = solved_N * outcomes.without_N
-    sums = np.concatenate(
-        [np.stack([both_N[draws].sum(axis=1), solved_N[draws].sum(axis=1)]) for draws in resamples(len(solved_N))], 1
-    )
-    both, below = sums[:, sums[1] > 0]  # a draw that holds no solved item has no share
-    low, high = np.percentile(both / below, [2.5, 97.5])
+    drawn = [(both_N[draws].sum(axis=1), solved_N[draws].sum(axis=1)) for draws in resamples(len(solved_N))]
+    both, below = (np.concatenate(part) for part in zip(*drawn, strict=True))
+    shares = both[below > 0] / below[below > 0]  # a draw that holds no solved item has no share
+    low, high = np.percentile(shares, [2.5, 97.5])
     return Figure(float(both_N.sum() / solved_N.sum()), (float(low), float(high)))
 
 

@@ -48,6 +48,8 @@ def run_policies(run: str, chosen: Sequence[str] = ()) -> dict[str, str]:
     if missing := [name for name in names if name not in known]:
         raise UsageError(f"checkpoints names {missing[0]}, which {run} does not hold: write some of {', '.join(known)}")
     if names == [BASE]:
+        if chosen:
+            raise UsageError(f"checkpoints=[{BASE}]: that is no checkpoint: write one of {run} beside it, or policy={known[BASE]}")
         raise UsageError(f"run={run}: it has no checkpoint yet: wait for one, or evaluate its policy={known[BASE]}")
     return {name: known[name] for name in names}
 

@@ -8,6 +8,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import synthetic  # noqa: F401  registers the policies
+from omegaconf import OmegaConf
 from trajectories import CODE, grouped, trajectory
 
 from configs.evaluating import evaluation_settings
@@ -28,6 +29,7 @@ from rollout.tokens.chat_format import ChatFormat
 from rollout.types import Group, StopReason
 from sandbox import Pool
 from starter.policies import find_policy
+from toolwise import _begun
 
 ITEMS = 12
 MANNERS = ("never", "always", "needed", "ignores")
@@ -276,6 +278,32 @@ def test_a_runs_tasks_and_rollout_are_those_of_its_evaluation(tmp_path):
     assert (config.rollout.workers, config.rollout.episode.max_tokens) == (1, 999)
     assert (config.out, config.episodes) == ("x", 400)
     assert judged_policy(config).policy.endswith("step_1/policy")
+    with pytest.raises(UsageError, match="named after its checkpoints"):
+        judged_policy(evaluation_settings([f"run={tmp_path}", "referee=true", "label=mine"]))
+    with pytest.raises(UsageError, match="that is no checkpoint"):
+        evaluation_settings([f"run={tmp_path}", "med=true", "checkpoints=[base]"])
+    other = evaluation_settings([f"run={tmp_path}", "referee=true", "tasks=toolwise/Atlas-v0", "+options.path=x"])
+    assert (other.tasks, other.options) == ("toolwise/Atlas-v0", {"path": "x"})
+
+
+def test_a_resumed_evaluation_of_a_run_goes_on_with_its_checkpoints(tmp_path):
+    """A run that goes on has more of them; the last one is another policy then."""
+    checkpoints = tmp_path / "checkpoints"
+
+    def saved(name):
+        (checkpoints / name / "policy").mkdir(parents=True)
+        (checkpoints / name / "policy" / "config.json").write_text("{}")
+
+    saved("step_1")
+    (tmp_path / "config.yaml").write_text("policy: starter\nstages: [rl]\ntasks: toolwise/Mixture-v0\noptions: {}\nrollout: {}\n")
+    out = tmp_path / "out"
+    out.mkdir()
+    begun = judged_policy(evaluation_settings([f"run={tmp_path}", "referee=true", f"out={out}"]))
+    (out / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(begun)))
+    saved("step_2")
+    overrides = [f"run={tmp_path}", "referee=true", f"out={out}", "resume=true"]
+    resumed = _begun(evaluation_settings(overrides), overrides)
+    assert judged_policy(resumed).policy == begun.policy == str(checkpoints / "step_1" / "policy")
 
 
 @pytest.mark.parametrize(
@@ -286,6 +314,10 @@ def test_a_runs_tasks_and_rollout_are_those_of_its_evaluation(tmp_path):
         ({"harness": "starter"}, "write referee=true"),
         ({"referee": True, "ablate": "tools"}, "run it by itself"),
         ({"med": True, "run": "nowhere"}, "there is no config.yaml"),
+        ({"referee": True, "checkpoints": ["step_1"]}, "write run=DIR as well"),
+        ({"harness_model": "m"}, "write referee=true"),
+        ({"referee": True, "harness": "starter", "label": "harness"}, "write another label="),
+        ({"referee": True, "harness": "http://127.0.0.1:1/v1"}, "write harness_model=NAME"),
     ],
 )
 def test_settings_that_contradict_each_other_are_one_line(settings, said):

@@ -9,6 +9,7 @@ import pytest
 import ray
 
 from configs import compose, compose_again
+from configs.evaluating import evaluation_settings
 from console import progress
 from envs.errors import UsageError
 from evaluation.evaluate import EvaluateConfig, evaluate
@@ -84,6 +85,8 @@ def test_the_settings_are_the_benchmarks(vstar):
         ("+options.malformed=skip", "malformed"),
         ("rollout.episode.max_pixels=1003520", "max_pixels"),
         ("rollout.episode.overlong=skip", "overlong"),
+        ("rollout.episode={max_pixels: 1003520}", "max_pixels"),
+        ("+options={max_turns: 3}", "max_turns"),
     ],
 )
 def test_a_changed_setting_is_in_the_name(vstar, setting, name):
@@ -91,6 +94,45 @@ def test_a_changed_setting_is_in_the_name(vstar, setting, name):
     assert examined.name == f"bench:vstar (changed: {name})"
     assert list(examined.record["changed"]) == [name]
     assert any(line.startswith(f"{examined.name}: {name} is ") for line in examined.warnings)
+
+
+@pytest.mark.parametrize(("setting", "name"), [("extra={top_p: 0.5}", "extra"), ("omit=[temperature, seed]", "omit")])
+def test_another_request_to_the_endpoint_is_a_change(vstar, setting, name):
+    settings = ["tasks=bench:vstar", f"data={vstar}", "policy=http://127.0.0.1:1/v1", f"rollout.endpoint.{setting}"]
+    assert examine(frozen(*settings)).name == f"bench:vstar (changed: endpoint.{name})"
+
+
+def test_a_setting_of_the_referee_is_a_change(vstar):
+    examined = examine(frozen("tasks=bench:vstar", f"data={vstar}", "temperature=0.5"))
+    without = examined.with_changes({"tools": [], "given_results": "of all tools"})
+    assert without.name == "bench:vstar (changed: temperature, tools, given_results)"
+    assert without.record["changed"]["tools"] == {"is": [], "fixed": ["code"]}
+    assert examined.with_changes({}) is examined and list(examined.record["changed"]) == ["temperature"]
+
+
+def test_a_resumed_evaluation_does_not_mix_two_files(vstar):
+    settings = ["tasks=bench:vstar", f"data={vstar}", "resume=true"]
+    begun = frozen(*settings)
+    assert examine(begun).name == "bench:vstar"
+    vstar.write_text(vstar.read_text().replace("glove", "scarf"))
+    with pytest.raises(UsageError, match="was begun with another file"):
+        examine(begun)
+
+
+def test_what_a_run_was_trained_with_does_not_change_a_benchmark(vstar, tmp_path):
+    """Of a run, how its policy writes and its machine are taken over, neither its tasks' options nor what the benchmark fixes."""
+    (tmp_path / "checkpoints" / "step_1" / "policy").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "step_1" / "policy" / "config.json").write_text("{}")
+    (tmp_path / "config.yaml").write_text(
+        "policy: starter\nstages: [rl]\ntasks: toolwise/Mixture-v0\n"
+        "options: {difficulty: 2, protocol: hermes, tools: [code, text_search], max_turns: 4}\n"
+        "task_options: {test: {split: test}}\nrollout: {workers: 3, episode: {max_tokens: 999, max_turns: 4}}\n"
+    )
+    overrides = [f"run={tmp_path}", "referee=true", "tasks=bench:vstar", f"data={vstar}"]
+    config = freeze(evaluation_settings(overrides), overrides)
+    assert examine(config).name == "bench:vstar"
+    assert (config.options["protocol"], config.options["tools"], config.rollout.workers) == ("hermes", ["code"], 3)
+    assert config.episodes >= 3 and config.checkpoints == ["base", "step_1"]
 
 
 @pytest.mark.parametrize("setting", ["seed=5", "+options.protocol=hermes", "rollout.workers=2", "policy=random", "ablate=tools"])
@@ -171,17 +213,25 @@ def test_the_command_lists_all_names_and_the_nearest(tasks, remedy, tmp_path, ca
 
 
 def test_the_record_holds_the_protocol(vstar, tmp_path, serve):
-    """An endpoint that is always right, through the real fleet."""
+    """An endpoint that is always right, through the real fleet, in each of the referee's settings."""
     server = serve("<answer>A</answer>")
     ray.shutdown()
     join(RolloutConfig())
     out = tmp_path / "run"
     config = frozen(
         *("tasks=bench:vstar", f"data={vstar}", f"out={out}", f"policy={server.url}", "policy_model=m", "temperature=0.7"),
+        "referee=true",
     )
     evaluation = evaluate(config, find_policy("starter"), progress)
     ray.shutdown()
-    (record,) = json.loads((out / "evaluation.json").read_text())
+    record, *others = json.loads((out / "evaluation.json").read_text())
+    assert [other["tasks"].removeprefix("bench:vstar (changed: temperature, ") for other in others] == [
+        "tools)",
+        "tool_outputs)",
+        "tool_outputs)",
+        "tools, given_results)",
+    ]
+    assert record["referee"]["difference"]["value"] == 0.0
     assert (record["accuracy"], record["episodes"], record["tasks"]) == (1.0, 3, "bench:vstar (changed: temperature)")
     assert record["protocol"]["fixed"]["temperature"] == 0.0
     assert record["protocol"]["items"] == 3 and record["protocol"]["items_published"] == 191
