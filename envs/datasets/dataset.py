@@ -204,7 +204,7 @@ class Dataset:
 
     def _question_of(self, row: Mapping[str, Any]) -> Question:
         made = question(row, self._folder, self._tools, self._columns)
-        return replace(made, text=self._reading.asked(made.text))
+        return replace(made, text=self._reading.asked(made.text, made.scoring.options))
 
     def _remember(self, row: Mapping[str, Any], number: int) -> None:
         """Notes a row whose image others may name by its `index`, as in VLMEvalKit's tables."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from envs.datasets.choices import Options
 from envs.datasets.columns import absent, number, parsed, text
 from envs.datasets.pictures import listed
 from envs.errors import DatasetError, RowError
@@ -20,15 +21,16 @@ from envs.scoring.types import Kind
 
 Row = Mapping[str, Any]
 Form = Callable[[Row], dict[str, Any] | None]
+_FIRST_OPTION = re.compile(r"^\(?A[).:] ", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
     """How the rows of a file are read beyond what they say themselves; "" for as they are.
 
-    `form` is a name in `FORMS`. `prompt` is what is asked, with the question of the row for `{question}`. `scoring` is the kind by
-    which rows are scored that do not say. Raises DatasetError for a form or a kind that does not exist, or a prompt without
-    `{question}`.
+    `form` is a name in `FORMS`. `prompt` is what is asked, with the question of the row for `{question}` and its options for
+    `{options}`; without the latter, they end the question. `scoring` is the kind by which rows are scored that do not say. Raises
+    DatasetError for a form or a kind that does not exist, or a prompt without `{question}`.
     """
 
     form: str = ""
@@ -51,9 +53,14 @@ class Reading:
             read["scoring"] = self.scoring
         return read
 
-    def asked(self, question: str) -> str:
-        """The text that is asked for a question."""
-        return self.prompt.replace("{question}", question) if self.prompt else question
+    def asked(self, question: str, options: Options = ()) -> str:
+        """The text that is asked for a question whose text ends with its `options`, if it has any."""
+        if not self.prompt:
+            return question
+        parts = {"question": question, "options": "\n".join(f"{letter}. {option}" for letter, option in options)}
+        if "{options}" in self.prompt and (begins := [match.start() for match in _FIRST_OPTION.finditer(question)]):
+            parts["question"] = question[: begins[-1]].rstrip()
+        return re.sub(r"\{(question|options)\}", lambda match: parts[match[1]], self.prompt)
 
 
 PLAIN = Reading()
@@ -122,11 +129,17 @@ def realx(row: Row) -> dict[str, Any]:
     return {**_of(row, question="query", image="image"), **flags, "answer": answer, "accepted": several}
 
 
+_TIR_CORRECTED = {"60.jpg": "mobi", "62.jpg": "aires"}
+"""Answers of TIR-Bench's task ocr that `calculate_score.py` puts in place of the file's, by the name of the picture."""
+
+
 def tir(row: Row) -> dict[str, Any]:
     """TIR-Bench: what an answer is compared as depends on the task and on the answer's own form (`calculate_score.py`)."""
     task, answer = text(row.get("task") or row.get("category")), text(row.get("answer"))
     read = {"question": row.get("prompt"), "answer": answer, "ability": task}
     read |= {name: value for name, value in row.items() if re.fullmatch(r"image(?:_\d+)?", name) and not absent(value)}
+    if task == "ocr" and (corrected := _TIR_CORRECTED.get(str(row.get("image_1")).rpartition("/")[2])):
+        return read | {"answer": corrected}
     if number(answer) is not None:
         return read | {"scoring": {"kind": "number"}}
     if len(re.findall(r"\d+", answer)) > 1 and not re.search(r"[A-Za-z]", answer):

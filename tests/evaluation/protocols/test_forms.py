@@ -15,6 +15,7 @@ from PIL import Image
 
 from configs import compose
 from envs import questions_of
+from envs.datasets.published import tir
 from envs.errors import DatasetError
 from evaluation.evaluate import EvaluateConfig
 from evaluation.protocols import benchmark, freeze, names
@@ -420,6 +421,12 @@ def test_conversations_of_several_turns_are_left_out_and_counted(tmp_path):
 async def test_the_prompt_is_the_benchmarks(tmp_path):
     bench, make, _ = FORMS["vstar as lines"]
     observation, _ = await environment(bench, make(tmp_path), "http://127.0.0.1:1/v1").reset_async(seed=0)
-    options = "(A) rubber\n(B) cotton\n(C) kevlar\n(D) leather"
-    asked = f"Question: {GLOVE}\n{options}\nPlease select the correct answer from the options above."
+    options = "A. rubber\nB. cotton\nC. kevlar\nD. leather"
+    asked = f"Question: {GLOVE}\nOptions:\n{options}\nPlease select the correct answer from the options above."
     assert observation["text"] == asked
+
+
+def test_two_answers_of_tir_are_those_that_its_authors_correct():
+    row = {"task": "ocr", "prompt": "Which brand?", "answer": "mobil", "image_1": "data/ocr/60.jpg"}
+    assert tir(row)["answer"] == "mobi"
+    assert tir(row | {"image_1": "data/ocr/160.jpg"})["answer"] == "mobil"
