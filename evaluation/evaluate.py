@@ -134,7 +134,7 @@ def evaluate(
         files["evaluation.html"] = referee_page(records[0].label, referee)
     parts = {
         "ablation.json": report_json(report) if report else ablation_json(referee) if referee and referee.settings else None,
-        "med.json": med_json(referee.med) if referee and referee.med else None,
+        "med.json": med_json(referee) if referee else None,
     }
     files |= {name: json.dumps(part, indent=2) + "\n" for name, part in parts.items() if part is not None}
     for name, text in files.items():

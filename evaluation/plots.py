@@ -1,29 +1,31 @@
 """Plots as inline SVG, and the page that holds them: one file, light and dark, that asks for nothing from outside.
 
 A plot is a text that begins with `<figure>`; `page` puts several into one HTML document. Values are in their own units; `percent`
-as the format shows fractions as percent.
+as the format shows fractions as percent. A value that is no finite number has no mark, and a row says so by a dash; names that are
+too long for their place are cut.
 """
 
 from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from evaluation.types import Interval
 
 Format = Callable[[float], str]
 _WIDTH, _LEFT, _RIGHT, _ROW, _TOP, _BOTTOM, _LINES = 720, 210, 84, 26, 8, 34, 260
-_LONGEST = 34  # characters of a row's name
+_LONGEST, _LONGEST_PLACE = 30, 14  # characters of the name of a row or a point, and of a place on an axis
+_CHARACTER, _LEVEL = 7, 14  # the room that a point's name takes: across for each character, and up
 COLOURS = 6
 """Number of colours of series; a seventh has the first again."""
 
 _STYLE = """
 :root{color-scheme:light dark;--back:#fff;--ink:#1f2328;--soft:#59636e;--line:#d8dee4;
---s0:#0969da;--s1:#bc4c00;--s2:#1a7f37;--s3:#8250df;--s4:#b35900;--s5:#57606a}
+--s0:#0969da;--s1:#bc4c00;--s2:#1a7f37;--s3:#8250df;--s4:#bf3989;--s5:#57606a}
 @media(prefers-color-scheme:dark){:root{--back:#0d1117;--ink:#e6edf3;--soft:#9198a1;--line:#30363d;
---s0:#4493f8;--s1:#f0883e;--s2:#3fb950;--s3:#ab7df8;--s4:#d4a72c;--s5:#9198a1}}
+--s0:#4493f8;--s1:#f0883e;--s2:#3fb950;--s3:#ab7df8;--s4:#db61a2;--s5:#9198a1}}
 body{background:var(--back);color:var(--ink);font:16px/1.5 system-ui,sans-serif;max-width:760px;margin:2rem auto;padding:0 1rem}
 figure{margin:2rem 0}figcaption{color:var(--soft);font-size:14px}h1{font-size:1.5rem}h2{font-size:1.1rem;margin:0 0 .3rem}
 svg{width:100%;height:auto;font:12px system-ui,sans-serif}text{fill:var(--ink)}.soft{fill:var(--soft)}
@@ -73,14 +75,17 @@ def points(value: float) -> str:
 
 def rows(title: str, content: Sequence[Row], caption: str = "", *, bounds: Interval | None = None, form: Format = percent) -> str:
     """Dots with intervals, one row each. `bounds` are those of the axis; without them, what the rows need."""
-    low, high = bounds or _bounds([end for row in content for end in (row.value, *(row.ci95 or ()))])
+    low, high = bounds or _bounds(_finite(end for row in content for end in (row.value, *(row.ci95 or ()))))
     height = _TOP + _ROW * len(content) + _BOTTOM
     x = _scale(low, high, _LEFT, _WIDTH - _RIGHT)
     parts = [_vertical(x(tick), _TOP, height - _BOTTOM, form(tick), tick == 0) for tick in ticks(low, high)]
     for number, row in enumerate(content):
         y, colour = _TOP + _ROW * (number + 0.5), _colour(row.series)
         parts.append(_text(_LEFT - 10, y + 4, _short(row.name), "end"))
-        if row.ci95:
+        if not math.isfinite(row.value):
+            parts.append(_text(_WIDTH - _RIGHT + 12, y + 4, "–"))
+            continue
+        if row.ci95 and len(_finite(row.ci95)) == 2:
             ends = [x(min(max(end, low), high)) for end in row.ci95]
             parts.append(f'<path d="M{ends[0]:.1f} {y:.1f}H{ends[1]:.1f}" stroke="{colour}" stroke-width="3" opacity=".5"/>')
         parts.append(f'<circle cx="{x(row.value):.1f}" cy="{y:.1f}" r="5" fill="{colour}"/>')
@@ -90,31 +95,33 @@ def rows(title: str, content: Sequence[Row], caption: str = "", *, bounds: Inter
 
 def lines(title: str, places: Sequence[str], content: Sequence[Line], caption: str = "", *, form: Format = percent) -> str:
     """Lines over named places, with their bands and a legend."""
-    finite = [value for line in content for value in line.values if value is not None]
-    low, high = _bounds([*finite, *(end for line in content for interval in line.ci95 or () for end in interval)])
+    ends = (end for line in content for interval in line.ci95 or () for end in interval)
+    low, high = _bounds(_finite([*(value for line in content for value in line.values if value is not None), *ends]))
     left, legend = 60, 18 * len(content)
     bottom = _TOP + _LINES
     y = _scale(low, high, bottom, _TOP)
-    x = _scale(0, max(len(places) - 1, 1), left + 20, _WIDTH - 30)
+    x = _scale(0, max(len(places) - 1, 1), left + 20, _WIDTH - 50)
     parts = [_horizontal(left, _WIDTH - 10, y(tick), form(tick), tick == 0) for tick in ticks(low, high)]
-    step = math.ceil(len(places) / 8)
+    step, last = math.ceil(len(places) / 8), len(places) - 1
     parts += [
-        _text(x(at), bottom + 18, name, "middle") for at, name in enumerate(places) if at % step == 0 or at == len(places) - 1
+        _text(x(at), bottom + 18, _short(name, _LONGEST_PLACE), "middle")
+        for at, name in enumerate(places)
+        if at == last or (at % step == 0 and last - at >= step)
     ]
     for number, line in enumerate(content):
         colour, dash = _colour(number), ' stroke-dasharray="6 4"' if line.dashed else ""
-        if line.ci95:
-            above = [f"{x(at):.1f} {y(ends[1]):.1f}" for at, ends in enumerate(line.ci95)]
-            below = [f"{x(at):.1f} {y(ends[0]):.1f}" for at, ends in enumerate(line.ci95)]
+        band = [(x(at), ends) for at, ends in enumerate(line.ci95 or ()) if len(_finite(ends)) == 2]
+        if band:
+            above = [f"{across:.1f} {y(ends[1]):.1f}" for across, ends in band]
+            below = [f"{across:.1f} {y(ends[0]):.1f}" for across, ends in band]
             parts.append(f'<path d="M{"L".join([*above, *reversed(below)])}Z" fill="{colour}" opacity=".12"/>')
-        known = [(x(at), y(value)) for at, value in enumerate(line.values) if value is not None]
+        known = [(x(at), y(value)) for at, value in enumerate(line.values) if value is not None and math.isfinite(value)]
         path = "L".join(f"{across:.1f} {down:.1f}" for across, down in known)
         parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>' if known else "")
         parts += [f'<circle cx="{across:.1f}" cy="{down:.1f}" r="3.5" fill="{colour}"/>' for across, down in known]
         level = bottom + 40 + 18 * number
-        parts.append(
-            f'<path d="M{left} {level - 4}h26" stroke="{colour}" stroke-width="3"{dash}/>{_text(left + 34, level, line.name)}'
-        )
+        parts.append(f'<path d="M{left} {level - 4}h26" stroke="{colour}" stroke-width="3"{dash}/>')
+        parts.append(_text(left + 34, level, _short(line.name, 2 * _LONGEST)))
     return _figure(title, parts, bottom + 40 + legend, caption)
 
 
@@ -124,12 +131,21 @@ def scatter(title: str, across: str, up: str, content: Sequence[Point], caption:
     x, y = _scale(0, 1, left, left + side), _scale(0, 1, _TOP + side, _TOP)
     parts = [_horizontal(left, left + side, y(tick), percent(tick), tick == 0) for tick in ticks(0, 1)]
     parts += [_vertical(x(tick), _TOP, _TOP + side, percent(tick), tick == 0) for tick in ticks(0, 1)]
+    labels: list[tuple[float, float, float]] = []
     for point in content:
+        if not (math.isfinite(point.x) and math.isfinite(point.y)):
+            continue
         parts.append(f'<circle cx="{x(point.x):.1f}" cy="{y(point.y):.1f}" r="6" fill="{_colour(point.series)}"/>')
-        parts.append(_text(x(point.x) + 10, y(point.y) + 4, point.name))
+        name, begin, level = _short(point.name), x(point.x) + 10, y(point.y) + 4
+        end = begin + _CHARACTER * len(name)
+        while any(begin < last and first < end and abs(taken - level) < _LEVEL for first, last, taken in labels):
+            level += _LEVEL
+        labels.append((begin, end, level))
+        parts.append(_text(begin, level, name))
     parts.append(_text(left + side / 2, _TOP + side + 36, across, "middle"))
     parts.append(f'<g transform="rotate(-90 14 {_TOP + side / 2})">{_text(14, _TOP + side / 2, up, "middle")}</g>')
-    return _figure(title, parts, _TOP + side + 44, caption)
+    below = max([_TOP + side + 36, *(level for *_, level in labels)])
+    return _figure(title, parts, below + 8, caption)
 
 
 def page(title: str, figures: Sequence[str], text: str = "") -> str:
@@ -143,7 +159,9 @@ def page(title: str, figures: Sequence[str], text: str = "") -> str:
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Round values between two bounds, some five of them."""
+    """Round values between two bounds, some five of them; the one value if they are equal."""
+    if high <= low:
+        return [low]
     raw = (high - low) / 5
     magnitude = 10.0 ** math.floor(math.log10(raw))
     step = next(size * magnitude for size in (1, 2, 2.5, 5, 10) if size * magnitude >= raw * 0.999)
@@ -169,9 +187,13 @@ def _text(x: float, y: float, text: str, anchor: str = "start") -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(text)}</text>'
 
 
-def _short(name: str) -> str:
+def _short(name: str, longest: int = _LONGEST) -> str:
     """The end of a name that is too long for its place, such as a path."""
-    return name if len(name) <= _LONGEST else f"…{name[1 - _LONGEST :]}"
+    return name if len(name) <= longest else f"…{name[1 - longest :]}"
+
+
+def _finite(values: Iterable[float]) -> list[float]:
+    return [value for value in values if math.isfinite(value)]
 
 
 def _vertical(x: float, top: float, bottom: float, label: str, zero: bool) -> str:

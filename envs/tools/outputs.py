@@ -34,6 +34,15 @@ class Donor:
     images: tuple[bytes, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A donor as its directory holds it, whose images are read when one is shown: those of all would fill a worker's memory."""
+
+    task_id: str
+    text: str
+    images: tuple[Path, ...]
+
+
 def write_donors(directory: Path, donors: Iterable[Donor]) -> None:
     """Writes the files that `replaced` reads."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -60,7 +69,7 @@ def replaced(outputs: str, result: ToolResult, tool: str, task_id: str, call: in
     if not donors:
         return ToolResult("", (), result.status)
     donor = donors[zlib.crc32(f"{task_id} {call}".encode()) % len(donors)]
-    return ToolResult(donor.text, tuple(decode(image, ["PNG"]) for image in donor.images), result.status)
+    return ToolResult(donor.text, tuple(decode(image.read_bytes(), ["PNG"]) for image in donor.images), result.status)
 
 
 def write_given(file: Path, texts: Sequence[str], images: Sequence[bytes]) -> None:
@@ -86,16 +95,16 @@ def given(file: str) -> tuple[str, tuple[Image.Image, ...]]:
 
 
 @lru_cache(maxsize=2)
-def _donors(directory: str) -> dict[str, list[Donor]]:
+def _donors(directory: str) -> dict[str, list[_Kept]]:
     file = Path(directory, _FILE)
     if not file.is_file():
         raise UsageError(
             f"tool_outputs={directory}: write real, blank, or a directory that `toolwise evaluate ablate=outputs` made"
         )
-    by_tool: dict[str, list[Donor]] = {}
+    by_tool: dict[str, list[_Kept]] = {}
     with file.open(encoding="utf-8") as lines:
         for line in lines:
             record = json.loads(line)
-            images = tuple(Path(directory, name).read_bytes() for name in record["images"])
-            by_tool.setdefault(record["tool"], []).append(Donor(record["task_id"], record["tool"], record["text"], images))
+            images = tuple(Path(directory, name) for name in record["images"])
+            by_tool.setdefault(record["tool"], []).append(_Kept(record["task_id"], record["text"], images))
     return by_tool

@@ -24,6 +24,7 @@ from evaluation.referee.figures import Figure, figure_of
 from evaluation.referee.outcomes import Outcomes
 from evaluation.types import Difference
 
+_NONE = Difference(0.0, (0.0, 0.0), 1.0)
 TERMS = ("call_gain", "schema_gain", "call_harm", "schema_harm")
 
 
@@ -109,7 +110,9 @@ def changes(outcomes: Outcomes, first: Outcomes) -> dict[str, np.ndarray]:
 
 def _checkpoint(name: str, outcomes: Outcomes, first: Outcomes) -> Checkpoint:
     zero_N = np.zeros(len(outcomes.task_ids))
-    parts = {part: paired_difference(zero_N, values_N) for part, values_N in changes(outcomes, first).items()}
+    values = {"change": outcomes.correct_N - first.correct_N, **changes(outcomes, first)}
+    # The first one's change against itself is known, not measured.
+    parts = {part: _NONE if outcomes is first else paired_difference(zero_N, values_N) for part, values_N in values.items()}
     return Checkpoint(
         name=name,
         items=len(outcomes.task_ids),
@@ -117,7 +120,6 @@ def _checkpoint(name: str, outcomes: Outcomes, first: Outcomes) -> Checkpoint:
         accuracy_without=figure_of(outcomes.without_N),
         gap=paired_difference(outcomes.without_N, outcomes.correct_N),
         terms=_factored(outcomes),
-        change=paired_difference(first.correct_N, outcomes.correct_N),
         **parts,
     )
 

@@ -40,7 +40,7 @@ class Setting:
 class Referee:
     """What the referee found: a judgement by the label of each party, the settings of the policy that is judged, with what
     `evaluation.ablation` says of them, and MED if checkpoints were compared. `left_out` counts episodes by party: they failed in
-    one of its settings."""
+    one of its settings. `left_out_of_med` counts those that failed for one of the checkpoints."""
 
     judgements: Mapping[str, Judgement]
     settings: Mapping[str, Setting]
@@ -48,6 +48,7 @@ class Referee:
     causal_use: Mapping[str, Mapping[str, CausalUse]]
     med: Med | None
     left_out: Mapping[str, int]
+    left_out_of_med: int = 0
 
 
 def judged(groups: Mapping[str, Mapping[str, Sequence[Group]]], checkpoints: Sequence[str] = ()) -> Referee:
@@ -63,17 +64,20 @@ def judged(groups: Mapping[str, Mapping[str, Sequence[Group]]], checkpoints: Seq
     main = next(iter(pairs.values()))
     hidden = {name: part for name, part in main.items() if name in (FULL, FORMAT_ONLY, SWAPPED)}
     full = {label: sum(1 for _ in episodes_of(parts[FULL])) for label, parts in groups.items()}
+    found, left_out_of_med = _med({label: groups[label] for label in checkpoints}) if checkpoints else (None, 0)
     return Referee(
         judgements={label: judge(outcomes_of(by_variant)) for label, by_variant in pairs.items()},
         settings=settings_of(main),
         necessity=necessity({name: main[name] for name in (FULL, WITHOUT)}),
         causal_use=causal_use(hidden),
-        med=_med({label: groups[label] for label in checkpoints}) if checkpoints else None,
+        med=found,
         left_out={label: full[label] - len(by_variant[FULL]) for label, by_variant in pairs.items()},
+        left_out_of_med=left_out_of_med,
     )
 
 
-def _med(groups: Mapping[str, Mapping[str, Sequence[Group]]]) -> Med:
+def _med(groups: Mapping[str, Mapping[str, Sequence[Group]]]) -> tuple[Med, int]:
+    """MED, and the number of episodes of each checkpoint that are left out of it."""
     sizes = {label: sum(1 for _ in episodes_of(parts[FULL])) for label, parts in groups.items()}
     if len({*sizes.values()}) > 1:
         raise UsageError(
@@ -83,7 +87,11 @@ def _med(groups: Mapping[str, Mapping[str, Sequence[Group]]]) -> Med:
     flat = {(label, name): parts[name] for label, parts in groups.items() for name in (FULL, WITHOUT)}
     numbered = paired({str(number): part for number, part in enumerate(flat.values())})
     by_key = dict(zip(flat, numbered.values(), strict=True))
-    return med({label: outcomes_of({name: by_key[label, name] for name in (FULL, WITHOUT)}) for label in groups})
+    left = next(iter(numbered.values()))
+    if not left:
+        raise UsageError("MED: each episode failed for one of the checkpoints: write resume=true to run them again")
+    found = med({label: outcomes_of({name: by_key[label, name] for name in (FULL, WITHOUT)}) for label in groups})
+    return found, next(iter(sizes.values())) - len(left)
 
 
 def ablation_json(referee: Referee) -> dict[str, Any]:
@@ -109,9 +117,9 @@ def referee_json(referee: Referee, label: str) -> dict[str, Any]:
     return {"left_out": referee.left_out[label], **judgement, **main}
 
 
-def med_json(med: Med) -> dict[str, Any]:
-    """The content of `med.json`."""
-    return asdict(med)
+def med_json(referee: Referee) -> dict[str, Any] | None:
+    """The content of `med.json`, None if no checkpoints were compared."""
+    return None if referee.med is None else {"left_out": referee.left_out_of_med, **asdict(referee.med)}
 
 
 def referee_markdown(referee: Referee) -> str:
@@ -131,6 +139,8 @@ def referee_markdown(referee: Referee) -> str:
         parts += [f"## {_main(referee)}: form and result", _table(header, body)]
     if referee.med is not None:
         parts += ["## MED: what each checkpoint gained", _table(_MED_COLUMNS, _med_rows(referee.med))]
+        if referee.left_out_of_med:
+            parts.append(f"MED: {referee.left_out_of_med} episodes of each are left out: they failed for one of the checkpoints.")
         share = referee.med.tool_share
         parts.append("Nothing changed." if share is None else f"Share of the change that is due to tools: {_percent(share)}.")
     return "\n".join(f"{part.rstrip()}\n" for part in parts)
@@ -195,7 +205,8 @@ def _med_rows(med: Med) -> list[list[str]]:
 
 
 def _table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    return "".join(f"| {' | '.join(line)} |\n" for line in (header, ["---"] * len(header), *body))
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in (header, ["---"] * len(header), *body)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
 
 
 def _percent(value: float) -> str:

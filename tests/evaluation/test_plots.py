@@ -1,5 +1,7 @@
 """Plots are well-formed SVG in one page that asks for nothing from outside, and their marks stand where their values are."""
 
+import itertools
+import math
 import re
 from xml.etree import ElementTree
 
@@ -42,6 +44,39 @@ def test_lines_leave_out_what_is_not_there():
     )
     assert len(circles(figure)) == 5
     assert svg(figure).get("aria-label") == "t"
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("figure", "marks"),
+    [
+        (rows("t", []), 0),
+        (rows("t", [Row("a", NAN), Row("b", 0.5, (NAN, 0.6)), Row("c", math.inf)]), 1),
+        (lines("t", [], []), 0),
+        (lines("t", ["x"], [Line("a", [0.5], [(0.4, 0.6)])]), 1),
+        (lines("t", ["x", "y"], [Line("a", [NAN, 0.5], [(NAN, NAN), (0.4, 0.6)])]), 1),
+        (scatter("t", "x", "y", []), 0),
+        (scatter("t", "x", "y", [Point("a", NAN, 0.1), Point("b", 0.2, 0.1)]), 1),
+    ],
+)
+def test_nothing_and_no_number_have_no_mark(figure, marks):
+    assert len(circles(figure)) == marks
+    assert not re.search(r"nan|inf\b", figure)
+    svg(figure)
+
+
+def test_names_have_room():
+    long = "runs/" + "x" * 300
+    names = [text for text in svg(scatter("t", "x", "y", [Point(long, 0.5, 0.5), Point("b", 0.5, 0.5)])).itertext() if text]
+    assert max(map(len, names)) <= 40
+    levels = re.findall(r'y="([\d.]+)" text-anchor="start"', scatter("t", "x", "y", [Point("a", 0.5, 0.5), Point("b", 0.51, 0.5)]))
+    assert abs(float(levels[0]) - float(levels[1])) >= 12
+    places = [f"step_{number}" for number in range(17)]
+    shown = re.findall(r'x="([\d.]+)" y="[\d.]+" text-anchor="middle">', lines("t", places, [Line("a", [0.1] * 17)]))
+    assert min(float(later) - float(one) for one, later in itertools.pairwise(shown)) > 70
+    assert long[:20] not in lines("t", [long, "b"], [Line(long, [0.1, 0.2])])
 
 
 def test_a_scatter_plot_grows_to_the_right_and_up():

@@ -20,7 +20,7 @@ from evaluation.referee.figures import judge
 from evaluation.referee.med import TERMS, med
 from evaluation.referee.outcomes import WITHOUT, outcomes_of
 from evaluation.referee.parties import announcement, run_policies
-from evaluation.referee.report import judged
+from evaluation.referee.report import judged, med_json, referee_markdown
 from evaluation.referee.variants import FORMAT_ONLY, RESULT_ONLY, SWAPPED, VARIANTS, run_variants
 from rollout.episode.environments import make
 from rollout.episode.loop import run_episode
@@ -121,6 +121,9 @@ def test_med_equals_an_independent_computation(samples):
         assert checkpoint.change.value == pytest.approx(
             checkpoint.intrinsic.value + checkpoint.by_tools.value + checkpoint.less_harm.value
         )
+    assert {result.checkpoints[0].change.ci95, result.checkpoints[0].by_tools.ci95} == {(0.0, 0.0)}
+    low, high = result.checkpoints[1].change.ci95
+    assert low < result.checkpoints[1].change.value < high
     for number, item in enumerate(result.items):
         now, then = item["checkpoints"]["step_2"], item["checkpoints"]["base"]
         assert now["with"] == pytest.approx(tables["step_2"][number, :, 0].mean())
@@ -143,6 +146,7 @@ def test_an_item_that_failed_for_one_checkpoint_is_in_none_of_meds_figures():
     found = judged({"step_1": variants_of(table), "base": broken}, ["base", "step_1"])
     assert [checkpoint.items for checkpoint in found.med.checkpoints] == [2, 2]
     assert found.left_out == {"step_1": 0, "base": 1}
+    assert med_json(found)["left_out"] == 1 and "MED: 1 episodes of each are left out" in referee_markdown(found)
     with pytest.raises(UsageError, match="not asked the same questions"):
         judged({"step_1": variants_of(table), "base": variants_of(table[:2])}, ["base", "step_1"])
 
