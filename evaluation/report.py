@@ -24,11 +24,16 @@ def markdown(records: Sequence[EvaluationRecord]) -> str:
         counts = map(str, (record.episodes, record.unplayed, record.unjudged, record.left_out))
         rows.append([record.label, *map(_accuracy_text, parts), calls, *counts])
     lines = [header, ["---"] * len(header), *rows]
-    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    text = table_lines(lines)
     named = [f"- {record.label}: {record.tasks}\n" for record in records if "protocol" in record.settings]
     named += [f"- {line}\n" for record in records for line in _named(record)]
     warned = [f"{line}\n" for line in warnings(records)]
     return text + "".join([*(["\n"] if warned else []), *warned, *(["\n"] if named else []), *named])
+
+
+def table_lines(lines: Sequence[Sequence[str]]) -> str:
+    """The rows of a table in Markdown; a bar within a cell would end it, and is escaped."""
+    return "".join(f"| {' | '.join(cell.replace('|', '\\|') for cell in line)} |\n" for line in lines)
 
 
 def _named(record: EvaluationRecord) -> list[str]:

@@ -53,7 +53,7 @@ class Grade:
 
     `passed` is whether it meets every critical criterion, or every one if none is critical; None if that hangs on a criterion on
     which the judge gave no verdict. `score` is the weight of the criteria that it meets as a share of all weights. They are
-    VisualToolBench's two figures (arXiv:2510.12712).
+    VisualToolBench's two figures (arXiv:2510.12712), but that its code passes every answer if no criterion is critical.
     """
 
     passed: bool | None

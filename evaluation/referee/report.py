@@ -23,6 +23,7 @@ from evaluation.referee.figures import Adaptiveness, Figure, Judgement, figure_o
 from evaluation.referee.med import TERMS, Med, med
 from evaluation.referee.outcomes import WITHOUT, outcomes_of
 from evaluation.referee.variants import FORMAT_ONLY, SWAPPED
+from evaluation.report import table_lines
 from evaluation.types import Difference
 from rollout.types import Group, Trajectory, episodes_of
 
@@ -90,7 +91,12 @@ def _med(groups: Mapping[str, Mapping[str, Sequence[Group]]]) -> tuple[Med, int]
     left = next(iter(numbered.values()))
     if not left:
         raise UsageError("MED: each episode failed for one of the checkpoints: write resume=true to run them again")
-    found = med({label: outcomes_of({name: by_key[label, name] for name in (FULL, WITHOUT)}) for label in groups})
+    try:
+        found = med({label: outcomes_of({name: by_key[label, name] for name in (FULL, WITHOUT)}) for label in groups})
+    except ValueError as error:
+        raise UsageError(
+            f"the checkpoints were not asked the same questions: {error}: write resume=true, or another out="
+        ) from error
     return found, next(iter(sizes.values())) - len(left)
 
 
@@ -205,8 +211,7 @@ def _med_rows(med: Med) -> list[list[str]]:
 
 
 def _table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    cells = [[cell.replace("|", "\\|") for cell in line] for line in (header, ["---"] * len(header), *body)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
+    return table_lines([header, ["---"] * len(header), *body])
 
 
 def _percent(value: float) -> str:

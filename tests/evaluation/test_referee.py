@@ -3,7 +3,7 @@ use of tools is known, in real episodes of the microworld."""
 
 import asyncio
 import itertools
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -139,6 +139,17 @@ def test_the_share_of_tools_is_a_ratio_of_areas():
     assert med({"base": outcomes(base)}).tool_share is None
 
 
+def replace_task(group):
+    """The group as if its task were another one."""
+    episodes = [replace(one, chains=tuple(replace(chain, task_id="another") for chain in one.chains)) for one in group.episodes]
+    return replace(group, episodes=tuple(episodes))
+
+
+def test_a_bar_in_a_name_does_not_end_its_cell():
+    told = referee_markdown(judged({"a|b": variants_of(np.ones((2, 1, 3), dtype=int))}))
+    assert "| a\\|b | 2 |" in told
+
+
 def test_an_item_that_failed_for_one_checkpoint_is_in_none_of_meds_figures():
     table = np.ones((3, 1, 3), dtype=int)
     broken = variants_of(table)
@@ -147,6 +158,9 @@ def test_an_item_that_failed_for_one_checkpoint_is_in_none_of_meds_figures():
     assert [checkpoint.items for checkpoint in found.med.checkpoints] == [2, 2]
     assert found.left_out == {"step_1": 0, "base": 1}
     assert med_json(found)["left_out"] == 1 and "MED: 1 episodes of each are left out" in referee_markdown(found)
+    renamed = {name: [replace_task(group) for group in part] for name, part in variants_of(table).items()}
+    with pytest.raises(UsageError, match="not asked the same questions: step_1"):
+        judged({"base": variants_of(table), "step_1": renamed}, ["base", "step_1"])
     with pytest.raises(UsageError, match="not asked the same questions"):
         judged({"step_1": variants_of(table), "base": variants_of(table[:2])}, ["base", "step_1"])
 
