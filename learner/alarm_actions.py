@@ -36,9 +36,8 @@ def act(training: TrainingRun, state: State, prefix: str) -> AlarmAction:
     remedy = ""
     if action is AlarmAction.rollback:
         target, done = _target(training, state, prefix), len(_rollbacks(training))
-        if done >= settings.max_rollbacks or target is None:
+        if remedy := _no_rollback(state.alarm, target, done, settings.max_rollbacks):
             action = AlarmAction.stop
-            remedy = f" after {done} rollbacks" if target is not None else ": no checkpoint from before the fall is there any more"
     said = {AlarmAction.warn: "", AlarmAction.stop: f"; RL stops{remedy}", AlarmAction.rollback: "; RL goes back"}
     training.say(f"collapse alarm: {text}{said[action]}")
     training.tracker.alert("Tool use is collapsing", f"{text}{said[action]}")
@@ -60,6 +59,15 @@ def finish_rollback(training: TrainingRun, prefix: str) -> None:
     training.tracker.set_aside(began, len(_rollbacks(training)))
     directory.checkpoints.remove_after(prefix, target)
     directory.forget(_TO)
+
+
+def _no_rollback(alarm: CollapseAlarm, target: int | None, done: int, most: int) -> str:
+    """Why RL stops instead of going back; empty if it goes back."""
+    if alarm.never_called:
+        return ": it began without calls, so there is nothing to go back to"
+    if target is None:
+        return ": no checkpoint from before the fall is there any more"
+    return f" after {done} rollbacks" if done >= most else ""
 
 
 def _target(training: TrainingRun, state: State, prefix: str) -> int | None:

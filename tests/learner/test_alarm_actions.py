@@ -126,3 +126,11 @@ def test_a_fall_from_the_first_step_on_goes_back_to_where_rl_began(config):
     assert "tools are being unlearned" in alarms(training)[0]
     assert training.directory.progress["rollbacks"][0]["to"] < 6
     assert training.directory.progress["rollbacks"][0]["step"] < 8  # calls had not fallen by half
+
+
+def test_a_policy_that_never_called_has_nothing_to_go_back_to(config):
+    training = start(ringing(config, AlarmAction.rollback), lambda spec, steps: episode(spec, called=False, correct=False))
+    run_rl(training)
+    assert alarms(training)[0].endswith("; RL stops: it began without calls, so there is nothing to go back to")
+    assert "rollbacks" not in training.directory.progress
+    assert len(metrics(training)) == 5
