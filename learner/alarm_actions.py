@@ -13,16 +13,24 @@ _TO = "rollback_to"
 
 
 class State(Protocol):
-    """Where RL stands, as far as the alarm is concerned: `safe_step` is that of the last checkpoint before tool use fell."""
+    """Where RL stands, as far as the alarm is concerned: `safe_step` is that of the last checkpoint before tool use fell, `seconds`
+    is what the steps so far took, `stopped` ends RL."""
 
     step: int
+    seconds: float
     safe_step: int
+    stopped: bool
     alarm: CollapseAlarm
 
 
 def learning_rate_scale(training: TrainingRun) -> float:
     """What the learning rate of RL is multiplied by after the rollbacks so far."""
     return training.config.alarm.learning_rate_factor ** len(_rollbacks(training))
+
+
+def undone_s(training: TrainingRun) -> float:
+    """Seconds of the steps that rollbacks undid."""
+    return sum(note.get("seconds", 0.0) for note in _rollbacks(training))
 
 
 def act(training: TrainingRun, state: State, prefix: str) -> AlarmAction:
@@ -41,8 +49,10 @@ def act(training: TrainingRun, state: State, prefix: str) -> AlarmAction:
     said = {AlarmAction.warn: "", AlarmAction.stop: f"; RL stops{remedy}", AlarmAction.rollback: "; RL goes back"}
     training.say(f"collapse alarm: {text}{said[action]}")
     training.tracker.alert("Tool use is collapsing", f"{text}{said[action]}")
+    state.stopped = action is AlarmAction.stop
     if action is AlarmAction.rollback:
-        note = {"step": state.step, "to": target, "reason": state.alarm.reason}
+        undone = state.seconds - training.directory.checkpoints.state(f"{prefix}_{target}")["seconds"]
+        note = {"step": state.step, "to": target, "reason": state.alarm.reason, "seconds": undone}
         training.directory.note(rollbacks=[*_rollbacks(training), note], **{_TO: target})
         finish_rollback(training, prefix)
         training.say(f"the learning rate is multiplied by {learning_rate_scale(training):g} from here on")
