@@ -46,6 +46,16 @@ def test_a_table_has_some_episodes_of_several_groups(tmp_path, make_episode, pic
     assert shown["image_2"] is None
 
 
+def test_a_table_has_the_rewards_that_are_learned_from_and_says_what_it_cuts(tmp_path, make_episode, picture):
+    stored(tmp_path, make_episode, picture)
+    columns, (row,) = episode_rows(
+        tmp_path, "rl_000000", 0, most=1, question=lambda episode: "Q" * 9000, scores={"e0": (0.7, {"accuracy": 1, "cost": 0.5})}
+    )
+    shown = dict(zip(columns, row, strict=True))
+    assert (shown["reward"], shown["reward_parts"]) == (0.7, "accuracy 1, cost 0.5")
+    assert shown["question"] == "Q" * 8000 + "… (1,000 more characters)"
+
+
 def test_a_server_that_never_answers_costs_a_line_and_the_run_is_kept_offline(
     tmp_path, make_episode, picture, policy_dir, monkeypatch
 ):
