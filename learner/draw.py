@@ -11,6 +11,9 @@ from rollout.collect import group_specs
 from rollout.summary import EpisodeSummary
 from rollout.types import Group, GroupSpec, episodes_of
 
+_SAID_EVERY = 10
+"""Draws for one step after which it is said how far they have come."""
+
 Groups = list[Group[EpisodeSummary]]
 
 
@@ -63,6 +66,8 @@ def draw_groups(training: TrainingRun, step: int, first: int) -> Draw:
         played += drawn
         varied += [group for group in drawn if len({episode.reward for episode in teaching(group)}) > 1]
         draws += 1
+        if draws % _SAID_EVERY == 0 and len(varied) < wanted:  # without max_num_gen_batches it may never end
+            training.say(f"RL step {step + 1}: after {draws} draws the rewards of {len(varied)} groups vary, {wanted} are wanted")
     metrics = {"rollout/draws": float(draws), "rollout/groups_that_vary": len(varied) / len(played)}
     return Draw(played, varied[:wanted] or played, draws * wanted, name, metrics)
 

@@ -317,6 +317,16 @@ def test_dynamic_sampling_gives_up_where_it_is_told_to(config):
     assert [len(batch) for batch in training.trainer.policy_batches] == [12, 12, 12]
 
 
+def test_a_step_that_draws_again_and_again_says_how_far_it_is(config):
+    filtering = {"enable": True, "max_num_gen_batches": 25}
+    config = replace(with_rl(config, steps=1), learner=LearnerConfig(verl=VerlSettings(algorithm={"filter_groups": filtering})))
+    training = start(config, lambda spec, steps: episode(spec))
+    run_rl(training)
+    assert [line for line in training.said if "draws" in line] == [
+        f"RL step 1: after {draws} draws the rewards of 0 groups vary, 2 are wanted" for draws in (10, 20)
+    ]
+
+
 def test_the_policy_is_compared_with_the_one_that_rl_began_with(config):
     training = start(config, half_right)
     run_rl(training)
