@@ -10,6 +10,7 @@ from envs.errors import UsageError
 
 STARTERS = {"starter": Path(__file__).parent / "microworld", "starter_mixture": Path(__file__).parent / "mixture"}
 """The policies that the project ships, by the name that a user writes."""
+_SMOLLM2 = "runs/smollm2"
 
 
 def find_policy(policy: str) -> str:
@@ -39,6 +40,8 @@ def _remedy(policy: str, path: Path) -> str:
         return "it holds an adapter without its model: merge the two (peft's merge_and_unload) and save them as one directory"
     if inner := sorted(path.glob("policy/config.json")) or sorted(path.glob("checkpoints/*/policy/config.json")):
         return f"there is no model in {path} itself; write policy={inner[-1].parent}"
+    if not path.exists() and policy.rstrip("/") == _SMOLLM2:
+        return "there is no such directory yet: run make smollm2, which fetches 93 MB"
     if not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", policy):
         return f"there is no such directory; a model of the Hugging Face Hub is fetched by hf download {policy} --local-dir DIR"
     return f"there is no model in {path}; write policy={' or '.join(STARTERS)}, or a directory with a config.json"

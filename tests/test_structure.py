@@ -64,6 +64,15 @@ def test_a_heavy_dependency_is_imported_only_by_the_listed_modules(dependency):
     assert users
 
 
+def test_a_command_that_refuses_its_settings_has_not_waited_for_a_heavy_dependency():
+    """What the commands import before they look at their settings takes a second; each of these takes several."""
+    heavy = ("torch", "transformers", "vllm", "verl", "pandas", "sklearn", "wandb")
+    begun = "import curation.curate, curation.synthesis.run, evaluation.evaluate, learner.run, rollout.collect, sys"
+    shown = f"print([name for name in {heavy} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", f"{begun}; {shown}"], cwd=ROOT, capture_output=True, text=True)
+    assert result.stdout.strip() == "[]", result.stderr
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_modules_stay_short(path):
     assert len(path.read_text().splitlines()) <= 400

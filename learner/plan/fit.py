@@ -7,12 +7,8 @@ from dataclasses import replace
 
 from envs.errors import UsageError
 from learner.experiment import Experiment
-from learner.plan.duration import GPUS
-from learner.plan.plan import PlanConfig, plan_on
 from learner.trainer import TRAINERS
 from rollout.cluster.gpu_memory import gpu_memory_bytes
-
-_ASSUMED = PlanConfig(gpu="GPU of this cluster")
 
 
 def check_memory(
@@ -26,12 +22,16 @@ def check_memory(
     """
     if not config.learner.gpus_per_worker or config.learner.kind not in TRAINERS:
         return
+    from learner.plan.duration import GPUS  # these import transformers, which takes seconds
+    from learner.plan.plan import PlanConfig, plan_on
+
     memory = memory_bytes()
     if memory is None:
         say("memory: not checked, since no machine of the cluster says how much its GPUs have")
         return
     try:
-        made = plan_on(replace(GPUS["h100"], memory_bytes=memory), config, _ASSUMED)  # seconds are not looked at
+        gpu = replace(GPUS["h100"], memory_bytes=memory)  # seconds are not looked at
+        made = plan_on(gpu, config, PlanConfig(gpu="GPU of this cluster"))
     except (UsageError, ValueError, LookupError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         say(f"memory: not checked, since the sizes of policy {config.policy} cannot be worked out: {reason}")

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from configs import compose
 from envs.errors import UsageError
+from learner.experiment import Experiment
 from starter.policies import STARTERS, find_policy
 
 
@@ -65,3 +67,9 @@ def test_a_shipped_policy_is_found_by_its_name(name):
 def test_the_shipped_weights_are_small():
     sizes = [path.stat().st_size for directory in STARTERS.values() for path in directory.rglob("*") if path.is_file()]
     assert sum(sizes) < 8 << 20
+
+
+def test_the_real_policy_that_an_experiment_names_is_made_by_a_command(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"run make smollm2"):
+        find_policy(compose("train", Experiment, ["experiment=smollm2"]).policy)
