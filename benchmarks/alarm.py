@@ -9,7 +9,7 @@ back is judged by what happened before its first rollback.
 Tools are *lost* if at the end of RL they are used on less than half as many of the tasks that need one as at its start, over
 `EDGE_STEPS` steps at each end; all tasks count if no need is known, and a run that never used them lost them at once. *Fell* is
 the first step from which use stays below half of its start. The delay is the step of the ring minus that step: negative is early.
-A ring in a run that kept its tools is a false alarm.
+A ring in a run that kept its tools, or was offered none, is a false alarm.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from envs.errors import UsageError
-from evaluation.alarm import CollapseAlarm
+from evaluation.alarm import CollapseAlarm, offers_tools
 from evaluation.tool_use import tool_use_metrics
 from learner.run_files.tracking import ROLLED_BACK
 from rollout.store import Store
@@ -70,7 +70,7 @@ def judge(run: Path) -> Judgement:
     uses = np.array([use_of(line, lines) for line in lines])
     known = uses[~np.isnan(uses)]
     start, end = float(known[:EDGE_STEPS].mean()), float(known[-EDGE_STEPS:].mean())
-    lost = start < NEVER or end < LOST * start
+    lost = any(map(offers_tools, lines)) and (start < NEVER or end < LOST * start)
     fell = _fell(uses, start) if lost else None
     delay = None if rang is None or fell is None else rang - fell
     return Judgement(run.name, len(lines), start, end, lost, fell, rang, reason, delay)
@@ -81,10 +81,10 @@ def steps_of(run: Path) -> list[dict[str, Any]]:
     path = run / "metrics.jsonl"
     if not path.exists():
         raise UsageError(f"{run}: there is no metrics.jsonl: write the directory of a run of toolwise train")
-    lines = [line for line in map(json.loads, path.read_text().splitlines()) if line["stage"] == "rl"]
+    lines = [line for line in _whole_lines(path) if line["stage"] == "rl"]
     undone = run / ROLLED_BACK
     if undone.exists():
-        first = [line for line in map(json.loads, undone.read_text().splitlines()) if line["rollback"] == 1]
+        first = [line for line in _whole_lines(undone) if line["rollback"] == 1]
         lines = [line for line in lines if line["step"] < first[0]["step"]] + first
     if not lines:
         raise UsageError(f"{run}: it has no step of RL: nothing to judge")
@@ -95,6 +95,12 @@ def steps_of(run: Path) -> list[dict[str, Any]]:
     if not names:
         raise UsageError(f"{run}: its metrics are of version 0.1 and its trajectories are gone: it cannot be judged")
     return [tool_use_metrics(store.groups(name, images=False), CollapseAlarm(), ("code",)) for name in names]
+
+
+def _whole_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a file, without a last line that a kill cut short."""
+    text = path.read_text()
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 def use_of(line: dict[str, Any], lines: Sequence[dict[str, Any]]) -> float:

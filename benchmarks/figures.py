@@ -37,14 +37,14 @@ class Figure:
         self.reference.append(reference)
 
     def record(self) -> dict[str, Any]:
-        """The medians over all rounds; `ratio` is ours divided by the reference."""
+        """The medians over all rounds; `ratio` is ours divided by the reference, None if that is 0."""
         ours, reference = median(self.ours), median(self.reference)
         return {
             "figure": self.name,
             "ours": ours,
             "reference": reference,
             "of": self.of,
-            "ratio": ours / reference,
+            "ratio": ours / reference if reference else None,
             "unit": self.unit,
             **({"on": self.on} if self.on else {}),
         }
@@ -82,5 +82,7 @@ def table(records: Sequence[dict[str, Any]]) -> Table:
     return columns
 
 
-def _three_digits(value: float) -> str:
+def _three_digits(value: float | None) -> str:
+    if value is None:
+        return "–"
     return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"

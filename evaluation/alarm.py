@@ -25,6 +25,11 @@ class _Watch:
     offered: bool = True
 
 
+def offers_tools(metrics: Mapping[str, float]) -> bool:
+    """Whether there was a tool to call in a step, from its line of `metrics.jsonl`: that has a frequency for each tool."""
+    return any(re.fullmatch(r"tools/.+/frequency", name) for name in metrics)
+
+
 class CollapseAlarm:
     """Rings when a policy gives up tools that it needs, and not when it dips and comes back, or drops tools that it does not need.
 
@@ -56,11 +61,12 @@ class CollapseAlarm:
         self._falling, self._least_gain, self._unpaid_patience, self._fewest = falling, least_gain, unpaid_patience, fewest
         self._watches: dict[str, _Watch] = {}
 
-    def replay(self, metrics: Mapping[str, float], *, offered: bool = True) -> bool:
+    def replay(self, metrics: Mapping[str, float]) -> bool:
         """Take in a step from its line of `metrics.jsonl`; whether the alarm rings for anything now.
 
         Raises KeyError if the line has no `tools/use`, as those of earlier versions.
         """
+        offered = offers_tools(metrics)
         ability = re.compile(r"ability/(.+)/tools/use")
         names = [match[1] for key in metrics if (match := ability.fullmatch(key))]
         for name in ("", *names):
@@ -123,6 +129,12 @@ class CollapseAlarm:
         return next((reason for reason in reasons if reason is not None), None)
 
     @property
+    def never_called(self) -> bool:
+        """Whether the alarm rings because tools were not called from the first step on: no earlier policy called them."""
+        watch = self._watches.get("")
+        return watch is not None and self._never_called("", watch)
+
+    @property
     def calm(self) -> bool:
         """Whether nothing is low or falling unpaid: a state of the policy that is worth going back to."""
         return not any(watch.low_steps or watch.unpaid_steps for watch in self._watches.values())
@@ -137,12 +149,16 @@ class CollapseAlarm:
         falling = len(watch.first_uses) > 2 and watch.use is not None and watch.use < self._falling * start
         return falling and watch.tries >= 16 and watch.solved < self._least_gain * watch.tries
 
+    def _never_called(self, name: str, watch: _Watch) -> bool:
+        if name or watch.use is None or len(watch.first_uses) < self._warmup:
+            return False
+        return watch.offered and max(self._start(watch), watch.use) < self._fewest and watch.right < 0.9
+
     def _reason(self, name: str, watch: _Watch) -> str | None:
         if watch.use is None:
             return None
         start, of = self._start(watch), f" on {name}" if name else ""
-        warm = len(watch.first_uses) == self._warmup
-        if warm and not name and watch.offered and max(start, watch.use) < self._fewest and watch.right < 0.9:
+        if self._never_called(name, watch):
             return f"tools are not called: {watch.use:.1%} of the episodes call one, and RL cannot strengthen what is not sampled"
         if watch.low_steps >= self._patience and watch.advantage is not None and watch.advantage > 0:
             return (

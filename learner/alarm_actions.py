@@ -13,16 +13,24 @@ _TO = "rollback_to"
 
 
 class State(Protocol):
-    """Where RL stands, as far as the alarm is concerned: `safe_step` is that of the last checkpoint before tool use fell."""
+    """Where RL stands, as far as the alarm is concerned: `safe_step` is that of the last checkpoint before tool use fell, `seconds`
+    is what the steps so far took, `stopped` ends RL."""
 
     step: int
+    seconds: float
     safe_step: int
+    stopped: bool
     alarm: CollapseAlarm
 
 
 def learning_rate_scale(training: TrainingRun) -> float:
     """What the learning rate of RL is multiplied by after the rollbacks so far."""
     return training.config.alarm.learning_rate_factor ** len(_rollbacks(training))
+
+
+def undone_s(training: TrainingRun) -> float:
+    """Seconds of the steps that rollbacks undid."""
+    return sum(note.get("seconds", 0.0) for note in _rollbacks(training))
 
 
 def act(training: TrainingRun, state: State, prefix: str) -> AlarmAction:
@@ -36,14 +44,15 @@ def act(training: TrainingRun, state: State, prefix: str) -> AlarmAction:
     remedy = ""
     if action is AlarmAction.rollback:
         target, done = _target(training, state, prefix), len(_rollbacks(training))
-        if done >= settings.max_rollbacks or target is None:
+        if remedy := _no_rollback(state.alarm, target, done, settings.max_rollbacks):
             action = AlarmAction.stop
-            remedy = f" after {done} rollbacks" if target is not None else ": no checkpoint from before the fall is there any more"
     said = {AlarmAction.warn: "", AlarmAction.stop: f"; RL stops{remedy}", AlarmAction.rollback: "; RL goes back"}
     training.say(f"collapse alarm: {text}{said[action]}")
     training.tracker.alert("Tool use is collapsing", f"{text}{said[action]}")
+    state.stopped = action is AlarmAction.stop
     if action is AlarmAction.rollback:
-        note = {"step": state.step, "to": target, "reason": state.alarm.reason}
+        undone = state.seconds - training.directory.checkpoints.state(f"{prefix}_{target}")["seconds"]
+        note = {"step": state.step, "to": target, "reason": state.alarm.reason, "seconds": undone}
         training.directory.note(rollbacks=[*_rollbacks(training), note], **{_TO: target})
         finish_rollback(training, prefix)
         training.say(f"the learning rate is multiplied by {learning_rate_scale(training):g} from here on")
@@ -60,6 +69,15 @@ def finish_rollback(training: TrainingRun, prefix: str) -> None:
     training.tracker.set_aside(began, len(_rollbacks(training)))
     directory.checkpoints.remove_after(prefix, target)
     directory.forget(_TO)
+
+
+def _no_rollback(alarm: CollapseAlarm, target: int | None, done: int, most: int) -> str:
+    """Why RL stops instead of going back; empty if it goes back."""
+    if alarm.never_called:
+        return ": it began without calls, so there is nothing to go back to"
+    if target is None:
+        return ": no checkpoint from before the fall is there any more"
+    return f" after {done} rollbacks" if done >= most else ""
 
 
 def _target(training: TrainingRun, state: State, prefix: str) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import count
 
 from envs.rewards import GroupMember, GroupReward
 from learner.experiment import OnDeadline
@@ -10,6 +11,9 @@ from learner.training_run import TrainingRun
 from rollout.collect import group_specs
 from rollout.summary import EpisodeSummary
 from rollout.types import Group, GroupSpec, episodes_of
+
+_SAID_EVERY = 10
+"""Draws for one step after which it is said how far they have come."""
 
 Groups = list[Group[EpisodeSummary]]
 
@@ -63,8 +67,19 @@ def draw_groups(training: TrainingRun, step: int, first: int) -> Draw:
         played += drawn
         varied += [group for group in drawn if len({episode.reward for episode in teaching(group)}) > 1]
         draws += 1
+        if draws % _SAID_EVERY == 0 and len(varied) < wanted:  # without max_num_gen_batches it may never end
+            training.say(f"RL step {step + 1}: after {draws} draws the rewards of {len(varied)} groups vary, {wanted} are wanted")
+    _clear_from(training, name, draws)
     metrics = {"rollout/draws": float(draws), "rollout/groups_that_vary": len(varied) / len(played)}
     return Draw(played, varied[:wanted] or played, draws * wanted, name, metrics)
+
+
+def _clear_from(training: TrainingRun, name: str, draws: int) -> None:
+    """Remove the trajectories of further draws, which an attempt at this step made that was killed or rolled back."""
+    for number in count(draws):
+        if not training.store.paths(further := f"{name}_{number}"):
+            return
+        training.store.clear(further)
 
 
 def teaching(group: Group[EpisodeSummary]) -> list[EpisodeSummary]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from envs import resolve
 from envs.errors import UsageError
+from envs.rewards import open_group_reward
 from envs.runtime.imports import import_path
 from learner.config import LearnerConfig
 from learner.trainer import TRAINERS, find_trainer
@@ -262,6 +263,17 @@ class TrackingConfig:
     finish_s: float = 60.0
     """How long the end of a run waits for W&B, in seconds."""
 
+    def check(self) -> None:
+        """Raise UsageError if a value makes no sense."""
+        if self.mode not in (None, "online", "offline", "disabled"):
+            raise UsageError(f"tracking.mode={self.mode}: write online, offline, disabled or null")
+        for name, value in (("table_every", self.table_every), ("table_episodes", self.table_episodes)):
+            if value is not None and value < 1:
+                raise UsageError(f"tracking.{name}={value}: write 1 or more, or tracking.table_every=null for no table")
+        for name, seconds in (("init_s", self.init_s), ("finish_s", self.finish_s)):
+            if not seconds > 0:
+                raise UsageError(f"tracking.{name}={seconds:g}: write seconds, more than 0")
+
 
 class AlarmAction(StrEnum):
     """What a run does when the collapse alarm begins to ring."""
@@ -284,6 +296,13 @@ class AlarmConfig:
 
     max_rollbacks: int = 3
     """After so many RL stops instead."""
+
+    def check(self) -> None:
+        """Raise UsageError if a value makes no sense."""
+        if not 0 < self.learning_rate_factor <= 1:
+            raise UsageError(f"alarm.learning_rate_factor={self.learning_rate_factor:g}: write more than 0 and at most 1")
+        if self.max_rollbacks < 0:
+            raise UsageError(f"alarm.max_rollbacks={self.max_rollbacks}: write 0 or more")
 
 
 @dataclass
@@ -358,6 +377,8 @@ class Experiment:
                 "rl.group_size=1: the advantage estimator compares the episodes of a group: write 2 or more, or "
                 "+learner.verl.algorithm.adv_estimator=reinforce_plus_plus"
             )
+        if Stage.rl in self.stages and self.rl.group_size == 1 and open_group_reward(self.tasks_of("train")[1].get("reward")):
+            raise UsageError("rl.group_size=1: a part of the reward compares the episodes of a group: write 2 or more")
         if Stage.cold_start in self.stages and Stage.cold_start not in finished:
             self.cold_start.check_sources()
         longest, room = self.rollout.episode.max_tokens, self.rollout.engine.max_model_len
@@ -373,4 +394,6 @@ class Experiment:
         ):
             if value < 1:
                 raise UsageError(f"{name}={value}: write 1 or more")
+        self.tracking.check()
+        self.alarm.check()
         self.learner.check()

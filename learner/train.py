@@ -13,7 +13,7 @@ from envs.errors import FleetError
 from evaluation.alarm import CollapseAlarm
 from evaluation.outcomes import DroppedRows, outcome_metrics
 from evaluation.tool_use import tool_use_metrics
-from learner.alarm_actions import act, finish_rollback, learning_rate_scale
+from learner.alarm_actions import act, finish_rollback, learning_rate_scale, undone_s
 from learner.batch import Batch
 from learner.cold_start import CHECKPOINT as COLD_START
 from learner.draw import Draw, draw_groups
@@ -28,8 +28,8 @@ CHECKPOINT = "step"
 def run_rl(training: TrainingRun) -> tuple[str, float]:
     """Train the policy by reinforcement learning, or go on from the newest checkpoint.
 
-    Returns the path or URL of the last checkpoint and the seconds that all steps took. Raises FleetError if a step has no episode
-    to learn from.
+    Returns the path or URL of the last checkpoint and the seconds that all steps took, those that a rollback undid included. Raises
+    FleetError if a step has no episode to learn from.
     """
     settings, trainer = training.config.rl, training.trainer
     finish_rollback(training, CHECKPOINT)
@@ -37,7 +37,7 @@ def run_rl(training: TrainingRun) -> tuple[str, float]:
     trainer.refer_to(_reference(training))
     with training.progress("RL", settings.steps) as advance:
         training.waking_metrics()  # those of an evaluation are no step's
-        while state.step < settings.steps:
+        while state.step < settings.steps and not state.stopped:
             clock = Clock()
             with clock.time("rollout"):
                 draw = draw_groups(training, state.step, state.drawn)
@@ -50,22 +50,18 @@ def run_rl(training: TrainingRun) -> tuple[str, float]:
             with clock.time("sync"):
                 training.publish()
             with clock.time("telemetry"):
-                metrics |= tool_use_metrics(draw.played, state.alarm, training.tools)
-                metrics |= draw.metrics | outcome_metrics(draw.outcomes) | state.take(draw, training)
+                metrics |= tool_use_metrics(draw.played, state.alarm, training.tools) | state.take(draw, training)
             metrics |= clock.metrics(examples) | training.waking_metrics()
             training.log(Stage.rl, state.step, metrics, episodes=draw.outcomes, stored_as=draw.stored_as)
             state.count(metrics, clock.total_s)
-            action = act(training, state, CHECKPOINT) if state.begins_to_ring() else AlarmAction.warn
-            if action is AlarmAction.rollback:
+            if state.begins_to_ring() and act(training, state, CHECKPOINT) is AlarmAction.rollback:
                 state = _resume(training)
                 continue
-            if state.step % settings.checkpoint_every == 0 or action is AlarmAction.stop or state.step == settings.steps:
+            if state.step % settings.checkpoint_every == 0 or state.step == settings.steps or state.stopped:
                 training.save(f"{CHECKPOINT}_{state.step}", prefix=CHECKPOINT, keep=state.kept_steps(), **state.state())
             advance(state.step, _status(metrics))
-            if action is AlarmAction.stop:
-                break
     state.tell(training)
-    return training.directory.checkpoints.location(f"{CHECKPOINT}_{state.step}"), state.seconds
+    return training.directory.checkpoints.location(f"{CHECKPOINT}_{state.step}"), state.seconds + undone_s(training)
 
 
 class Clock:
@@ -107,17 +103,22 @@ class RLState:
         self.drawn = 0
         self.scale = learning_rate_scale(training)
         self.alarm, self.safe_step = CollapseAlarm(), 0
+        self.stopped = False
+        """Whether the alarm has ended RL."""
+        self._finished = Stage.rl in training.directory.progress
         self._goes_back = training.config.alarm.action is AlarmAction.rollback
         self._rang = False
         self._best, self._dropped = BestCheckpoint(training.config.checkpoint.best), DroppedRows()
 
     def take(self, draw: Draw, training: TrainingRun) -> dict[str, float]:
-        """Count a step's groups. Metrics: `data/epoch`, how often all rows of the file were drawn, and `data/dropped_rows`, both
-        since the run began."""
+        """Count a step's groups. Metrics: those of the draw and of how its episodes ended; since the run began, `data/epoch`, how
+        often all rows of the file were drawn, and `data/dropped_rows`."""
         self.drawn += draw.drawn
         self._dropped.take(draw.outcomes)
-        rows = training.rows("train")
-        return {"data/dropped_rows": float(len(self._dropped))} | ({} if rows is None else {"data/epoch": self.drawn / len(rows)})
+        since = {"data/dropped_rows": float(len(self._dropped))}
+        if (rows := training.rows("train")) is not None:
+            since["data/epoch"] = self.drawn / len(rows)
+        return draw.metrics | outcome_metrics(draw.outcomes) | since
 
     def count(self, metrics: dict[str, float], seconds: float) -> None:
         """Count a step that took so many seconds."""
@@ -144,6 +145,7 @@ class RLState:
             "drawn": self.drawn,
             "alarm": self.alarm.state(),
             "rang": self._rang,
+            "stopped": self.stopped,
             "safe_step": self.safe_step,
             "best": self._best.state(),
             "dropped": self._dropped.state(),
@@ -156,6 +158,8 @@ class RLState:
         # Checkpoints of version 0.1 have none of these.
         self.drawn = state.get("drawn", self.step * groups)
         self._rang, self.safe_step = state.get("rang", False), state.get("safe_step", 0)
+        # Who asks for more steps of a stage that was done goes on.
+        self.stopped = state.get("stopped", False) and not self._finished
         self._best.load_state(state.get("best"))
         self._dropped = DroppedRows(state.get("dropped", ()))
 
@@ -181,7 +185,8 @@ def _resume(training: TrainingRun) -> RLState:
             training.save(f"{CHECKPOINT}_0", prefix=CHECKPOINT, **state.state())
     else:
         state.load(training.restore(newest), training.config.rl.groups)
-        training.say(f"RL goes on from step {state.step} ({checkpoints.location(newest)})")
+        what = "was stopped at" if state.stopped else "goes on from"
+        training.say(f"RL {what} step {state.step} ({checkpoints.location(newest)})")
     return state
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,10 @@ _LONGEST_SOURCE = 20_000
 _MOST_VALUES = 500
 _SHORTEST_WORD = 4
 _NOTHING = "(no output)"
+_POLICYS = "<code of the policy>"
+
+# Python's advice on code that a policy wrote ("invalid escape sequence") would be printed by every worker.
+warnings.filterwarnings("ignore", category=SyntaxWarning, module=re.escape(_POLICYS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,7 @@ def computes_nothing(source: str) -> bool:
     if len(source) > _LONGEST_SOURCE:
         return False
     try:
-        body = ast.parse(source).body
+        body = ast.parse(source, _POLICYS).body
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return False
     return all(map(_is_idle, body))
@@ -97,8 +102,16 @@ def _is_idle(statement: ast.stmt) -> bool:
         return False
     value = statement.value
     if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "print":
-        return all(isinstance(argument, ast.Constant) for argument in value.args)
-    return isinstance(value, ast.Constant)
+        return all(map(_is_literal, value.args))
+    return _is_literal(value)
+
+
+def _is_literal(value: ast.expr) -> bool:
+    try:
+        ast.literal_eval(value)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return False
+    return True
 
 
 def _mentioned(printed: str, later: Sequence[str]) -> bool:

@@ -140,7 +140,8 @@ def _watch(process: subprocess.Popen, metrics: Path, job: Job) -> list[dict[str,
     lines: list[dict[str, float]] = []
     while len(lines) < job.setup.steps and job.left_s > 1.5 * _CLOSE_S:
         ended = process.poll() is not None
-        lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
+        written = metrics.read_text() if metrics.exists() else ""
+        lines = [json.loads(line) for line in written[: written.rfind("\n") + 1].splitlines()]  # the last may be under way
         if ended:
             break
         time.sleep(_POLL_S)

@@ -106,11 +106,11 @@ def open_group_reward(setting: RewardSetting) -> GroupReward | None:
     parts: list[tuple[GroupPart, float]] = []
     for entry, weight in _entries(setting) if isinstance(setting, Mapping | Sequence) else [(setting, 1.0)]:
         try:
-            part = _part(entry)
+            found = _found(entry)
         except UsageError:
             continue
-        if is_group_part(part):
-            parts.append((part, float(weight)))
+        if is_group_part(found):  # an instance of any other, which may load a model, is not the learner's to make
+            parts.append((_instance(found), float(weight)))
     return GroupReward(parts) if parts else None
 
 
@@ -134,6 +134,11 @@ def _unsplit(pair: tuple[Any, Any]) -> tuple[Any, Any]:
 
 
 def _part(part: Any) -> Any:
+    return _instance(_found(part))
+
+
+def _found(part: Any) -> Any:
+    """What a setting names: a function, or a class that makes one."""
     if isinstance(part, str) and ":" in part:
         function = load(part, "reward")
     elif callable(part):
@@ -144,6 +149,10 @@ def _part(part: Any) -> Any:
         function = None
     if not callable(function):
         raise UsageError(f"the reward part {part!r} is not a function of an Outcome")
+    return function
+
+
+def _instance(function: Any) -> Any:
     if not isinstance(function, type):
         return function
     try:
@@ -157,7 +166,7 @@ def _part(part: Any) -> Any:
 
 def _named(part: str) -> Any:
     if part in RULES:
-        return RULES[part]()
+        return RULES[part]
     known = {**PARTS, **GROUP_PARTS}
     if part not in known:
         raise unknown("reward", part, [*RULES, *known])

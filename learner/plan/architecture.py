@@ -96,7 +96,7 @@ class Architecture:
 
         Raises UsageError if there is neither.
         """
-        path = STARTERS.get(policy) or Path(policy)
+        path = STARTERS.get(policy) or Path(policy).expanduser()
         if (path / "config.json").is_file():
             return cls.of_config(path.name, AutoConfig.from_pretrained(path))
         if path.name in PUBLISHED:

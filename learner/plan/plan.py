@@ -19,6 +19,9 @@ _ASLEEP_BYTES = 2_000_000_000
 _FREE_SHARE = 0.95
 """Of a GPU's memory, what a plan may fill: the driver and other processes have the rest."""
 
+_SMALLER_WEIGHTS = {"quantization", "cpu_offload_gb"}
+"""vLLM's options with which an engine may hold fewer bytes than two for each parameter."""
+
 
 @dataclass
 class PlanConfig:
@@ -165,7 +168,7 @@ def _check(made: Plan, config: Experiment, gpu_bytes: float, budget: float, cach
             made,
             f"the engine's cache holds {max(0, cache_tokens):,.0f} tokens and a transcript may have "
             f"{config.rollout.episode.max_tokens:,}: raise rollout.engine.tensor_parallel_size or .gpu_memory_utilization",
-            certain=weights > budget,
+            certain=weights > budget and not _SMALLER_WEIGHTS & set(config.rollout.engine.extra),
         )
 
 

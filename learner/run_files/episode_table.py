@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,25 @@ _EACH_GROUP = 4
 _POLL_S = 0.2
 
 
+Scores = Mapping[str, tuple[float, Mapping[str, float]]]
+"""The reward of an episode and its parts, by `episode_id`."""
+
+
 def episode_rows(
-    run: Path, name: str, step: int, *, most: int, question: Callable[[Trajectory], str], wait_s: float = 30.0
+    run: Path,
+    name: str,
+    step: int,
+    *,
+    most: int,
+    question: Callable[[Trajectory], str],
+    scores: Scores | None = None,
+    wait_s: float = 30.0,
 ) -> tuple[list[str], list[list[Any]]]:
     """Columns and rows of the first `most` episodes of `trajectories/<name>`, four of a group at most.
 
-    Workers write them in the background: waits for `wait_s` seconds. Pictures are at most 512 pixels a side. Raises
-    FileNotFoundError if the file is not there by then.
+    `scores` are what is learned from: stored episodes lack the parts of the reward that compare a group. Longer texts are cut after
+    8,000 characters, and say so. Workers write the episodes in the background: waits for `wait_s` seconds. Pictures are at most 512
+    pixels a side. Raises FileNotFoundError if the file is not there by then.
     """
     store = Store(run)
     until = time.monotonic() + wait_s
@@ -45,13 +57,21 @@ def episode_rows(
         if whole.failed or members[whole.group_id] >= _EACH_GROUP:
             continue
         members[whole.group_id] += 1
-        rows.append(_row(store, episode, step, question))
+        score = (scores or {}).get(whole.episode_id, (whole.reward, whole.reward_parts))
+        rows.append(_row(store, episode, step, question, *score))
         if len(rows) >= most:
             break
     return list(COLUMNS), rows
 
 
-def _row(store: Store, episode: Episode, step: int, question: Callable[[Trajectory], str]) -> list[Any]:
+def _row(
+    store: Store,
+    episode: Episode,
+    step: int,
+    question: Callable[[Trajectory], str],
+    reward: float,
+    reward_parts: Mapping[str, float],
+) -> list[Any]:
     whole = episode.trajectory
     turns = "\n\n".join(
         f"[{number}] {turn.action}" + (f"\n-> {turn.observation}" if turn.observation else "")
@@ -62,20 +82,25 @@ def _row(store: Store, episode: Episode, step: int, question: Callable[[Trajecto
     return [
         step,
         whole.task_id,
-        question(whole)[:_LONGEST_TEXT],
+        _cut(question(whole)),
         ", ".join(whole.abilities),
         "unknown" if whole.needs_tool is None else "yes" if whole.needs_tool else "no",
-        turns[:_LONGEST_TEXT],
-        whole.answer or "",
+        _cut(turns),
+        _cut(whole.answer or ""),
         whole.correct,
-        whole.reward,
-        ", ".join(f"{name} {value:g}" for name, value in whole.reward_parts.items()),
+        reward,
+        ", ".join(f"{name} {value:g}" for name, value in reward_parts.items()),
         len(whole.calls),
         ", ".join(f"{call.tool} {call.status}" for call in whole.calls),
         str(whole.stop_reason),
         *pictures,
         *[None] * (PICTURES - len(pictures)),
     ]
+
+
+def _cut(text: str) -> str:
+    left = len(text) - _LONGEST_TEXT
+    return text if left <= 0 else f"{text[:_LONGEST_TEXT]}… ({left:,} more characters)"
 
 
 def _picture(path: Path) -> Image.Image:

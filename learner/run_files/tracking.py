@@ -54,7 +54,7 @@ class Tracker:
         """Record the metrics of one step: `step` counts within the stage, `global_step`, W&B's x axis, over all of them.
 
         `episodes` are those of the step, whose histograms W&B gets every `tracking.table_every` steps together with a table of some
-        of them, which are read from `trajectories/<stored_as>`.
+        of them, which are read from `trajectories/<stored_as>` and shown with these rewards.
         """
         record = {"stage": stage, "step": step, "global_step": global_step, **metrics}
         with self._path.open("a") as file:
@@ -65,8 +65,9 @@ class Tracker:
         due = bool(episodes) and every is not None and step % every == 0
         table = None
         if due and stored_as is not None:
-            most = self._config.table_episodes
-            table = "episodes", partial(episode_rows, self._out, stored_as, step, most=most, question=self._question)
+            scores = {episode.episode_id: (episode.reward, episode.reward_parts) for episode in episodes}
+            asked = {"most": self._config.table_episodes, "question": self._question, "scores": scores}
+            table = "episodes", partial(episode_rows, self._out, stored_as, step, **asked)
         self._wandb.log(record, _distributions(episodes) if due else {}, table)
         self._pass_on()
 

@@ -7,6 +7,7 @@ import functools
 import os
 import queue
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
@@ -52,7 +53,7 @@ class WandbRun:
         self._out, self._config, self._settings, self._run_id = out, config, settings, run_id
         self._queue: queue.Queue[Callable[[wandb.Run], None] | None] = queue.Queue(_QUEUE)
         self.notes: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self.dropped = 0
+        self.dropped = self.refused = 0
         self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
         self._thread.start()
 
@@ -70,16 +71,22 @@ class WandbRun:
 
     def finish(self) -> None:
         """Close the run, waiting for W&B no longer than `tracking.finish_s` seconds."""
-        with contextlib.suppress(queue.Full):  # then the thread is stuck, which the next lines find
-            self._queue.put(None, timeout=self._config.finish_s)
-        self._thread.join(self._config.finish_s)
+        ends = time.monotonic() + self._config.finish_s
+        if self._thread.is_alive():
+            with contextlib.suppress(queue.Full):  # then the thread is stuck, which the next lines find
+                self._queue.put(None, timeout=self._config.finish_s)
+        self._thread.join(max(0.0, ends - time.monotonic()))
         if self._thread.is_alive():
             seconds = f"{self._config.finish_s:g} s (tracking.finish_s)"
-            self._note(f"W&B did not finish within {seconds}: `wandb sync` sends what is left")
-        if self.dropped:
-            self._note(f"W&B: {self.dropped} records were dropped while it did not answer; metrics.jsonl has them all")
+            self._note(f"W&B did not finish within {seconds}: `wandb sync` sends what it has taken")
+        waiting = sum(job is not None for job in list(self._queue.queue))  # nobody takes them any more
+        if lost := self.dropped + self.refused + waiting:
+            self._note(f"W&B: {lost} records were dropped since it did not take them; metrics.jsonl has all of them")
 
     def _hand_over(self, job: Callable[[wandb.Run], None]) -> None:
+        if not self._thread.is_alive():  # W&B is off, and nobody would empty the queue
+            self.dropped += 1
+            return
         try:
             self._queue.put_nowait(job)
         except queue.Full:
@@ -95,7 +102,9 @@ class WandbRun:
                 try:
                     job(run)
                 except Exception as error:
-                    self._note(f"W&B: a record was not taken: {type(error).__name__}: {_line(error)}")
+                    if not self.refused:  # a line for each step would hide all others
+                        self._note(f"W&B: a record was not taken: {type(error).__name__}: {_line(error)}; others are counted")
+                    self.refused += 1
             run.finish()
         except Exception as error:
             self._note(f"W&B is off: {type(error).__name__}: {_line(error)}; metrics.jsonl goes on")
@@ -139,6 +148,8 @@ class WandbRun:
             config=self._settings,
             mode=mode,
             id=self._run_id,
+            # Else a run of this process that has not ended, its server having hung, is what is returned.
+            reinit="create_new",
             resume="allow" if mode == "online" else None,
             settings=wandb.Settings(
                 silent=True,

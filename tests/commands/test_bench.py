@@ -70,6 +70,13 @@ def test_a_figure_is_the_median_over_the_rounds():
     assert table([record]).row_count == 1
 
 
+def test_a_reference_of_0_has_no_ratio_and_takes_no_other_figure_along():
+    figure = Figure("sight", "nats", "the sampler")
+    figure.add(0.5, 0.0)
+    assert figure.record()["ratio"] is None
+    assert table([figure.record()]).row_count == 1
+
+
 @pytest.mark.parametrize("arguments", [["sandbx"], [], ["out=there.json"]])
 def test_a_benchmark_that_is_not_there_is_answered_with_those_that_are(arguments):
     assert_one_line(run("bench", *arguments), "sandbox")

@@ -80,6 +80,7 @@ def test_a_policy_that_never_calls_rings_at_the_end_of_the_warm_up_if_there_is_a
     fall(alarm, 0.0, [0.0, 0.01, 0.0, 0.0, 0.0])
     fall(without, 0.0, [0.0] * 9, offered=False)
     assert alarm.reason.startswith("tools are not called: ")
+    assert alarm.never_called
     assert without.reason is None
 
 
@@ -108,6 +109,13 @@ def test_metrics_replay_to_the_same_alarm():
         metrics = json.loads(json.dumps(tool_use_metrics(groups, live, ["code"])))
         replayed.replay(metrics)
     assert replayed.state() == live.state()
+
+
+def test_the_replay_of_a_run_without_tools_is_silent():
+    alarm = CollapseAlarm()
+    for _ in range(9):
+        metrics = tool_use_metrics(grouped(*[trajectory([], "a", n, correct=False) for n in range(4)]), None, [])
+        assert not alarm.replay(metrics | {"reward/accuracy": 0.1})
 
 
 def test_the_state_of_an_earlier_version_is_read():

@@ -10,7 +10,7 @@ KEEPS = [0.9] * 30
 LOSES = [0.9] * 5 + [0.9 - 0.04 * step for step in range(1, 21)] + [0.05] * 15
 
 
-def record(directory, uses, *, gain=0.0, advantage=-0.1, undone=()):
+def record(directory, uses, *, gain=0.0, advantage=-0.1, undone=(), tools=("code",)):
     """A run of RL with these shares of episodes with a call, all on tasks that need one."""
     directory.mkdir()
 
@@ -23,6 +23,7 @@ def record(directory, uses, *, gain=0.0, advantage=-0.1, undone=()):
             **facts,
             "reward/tool_advantage": advantage,
             "reward/accuracy": 0.5,
+            **{f"tools/{tool}/frequency": use for tool in tools},
         }
 
     (directory / "metrics.jsonl").write_text("".join(json.dumps(line(*pair)) + "\n" for pair in enumerate(uses)))
@@ -42,8 +43,9 @@ def record(directory, uses, *, gain=0.0, advantage=-0.1, undone=()):
         (LOSES, {"gain": 0.5}, "missed", None),
         ([0.9] * 5 + [0.7] * 25, {"gain": 0.02}, "false alarm", None),
         ([0.0] * 20, {}, "late", False),
+        ([0.0] * 20, {"tools": ()}, "silent", None),
     ],
-    ids=["kept", "unpaid", "given up", "unseen", "kept at a lower level", "never called"],
+    ids=["kept", "unpaid", "given up", "unseen", "kept at a lower level", "never called", "without tools"],
 )
 def test_a_run_is_judged(tmp_path, uses, facts, verdict, early):
     judged = judge(record(tmp_path / "run", uses, **facts))
@@ -54,6 +56,13 @@ def test_a_run_is_judged(tmp_path, uses, facts, verdict, early):
 def test_a_run_that_was_saved_by_a_rollback_is_judged_by_what_was_undone(tmp_path):
     run = record(tmp_path / "run", KEEPS, gain=0.02, undone=(5, LOSES[5:]))
     assert judge(run).verdict == "in time"
+
+
+def test_a_last_line_that_a_kill_cut_short_is_left_out(tmp_path):
+    run = record(tmp_path / "run", KEEPS)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"stage": "rl", "st')
+    assert judge(run).steps == len(KEEPS)
 
 
 def test_the_table_counts_and_what_is_no_run_is_one_line(tmp_path, capsys):

@@ -74,14 +74,30 @@ def test_a_rollback_goes_back_before_the_fall_with_a_smaller_learning_rate(confi
         say(line)
 
     training.say = notice
-    run_rl(training)
+    _, seconds = run_rl(training)
     assert rates(training) == [1.0] * 8 + [0.5] * 16
     assert [line["step"] for line in metrics(training)] == list(range(24))
     undone = [json.loads(line) for line in (training.directory.path / "rolled_back.jsonl").read_text().splitlines()]
     assert [(line["rollback"], line["step"]) for line in undone] == [(1, step) for step in range(8, 18)]
-    assert training.directory.progress["rollbacks"][0] | {"reason": ""} == {"step": 18, "to": 8, "reason": ""}
+    (note,) = training.directory.progress["rollbacks"]
+    assert (note["step"], note["to"]) == (18, 8)
+    assert note["seconds"] > 0
+    # What was undone is part of the time that RL took.
+    assert seconds == pytest.approx(training.directory.checkpoints.state("step_24")["seconds"] + note["seconds"])
     assert len(alarms(training)) == 1
     assert training.trainer.references == ["base"]
+
+
+def test_a_run_that_was_killed_after_it_stopped_does_not_go_on_until_more_steps_are_asked_for(config):
+    config = ringing(config, AlarmAction.stop, steps=20)
+    run_rl(start(config, falls))
+    resumed = start(replace(config, resume=True), falls)
+    checkpoint, _ = run_rl(resumed)
+    assert checkpoint.endswith("/step_18")
+    assert resumed.trainer.calls == ["load step_18"]
+    resumed.finish("rl", 20)
+    longer = start(replace(config, resume=True, rl=replace(config.rl, steps=22)), falls)
+    assert run_rl(longer)[0].endswith("/step_22")
 
 
 def test_after_enough_rollbacks_rl_stops(config):
@@ -126,3 +142,11 @@ def test_a_fall_from_the_first_step_on_goes_back_to_where_rl_began(config):
     assert "tools are being unlearned" in alarms(training)[0]
     assert training.directory.progress["rollbacks"][0]["to"] < 6
     assert training.directory.progress["rollbacks"][0]["step"] < 8  # calls had not fallen by half
+
+
+def test_a_policy_that_never_called_has_nothing_to_go_back_to(config):
+    training = start(ringing(config, AlarmAction.rollback), lambda spec, steps: episode(spec, called=False, correct=False))
+    run_rl(training)
+    assert alarms(training)[0].endswith("; RL stops: it began without calls, so there is nothing to go back to")
+    assert "rollbacks" not in training.directory.progress
+    assert len(metrics(training)) == 5

@@ -8,7 +8,7 @@ from scripted import settings
 
 from envs.errors import UsageError
 from learner.config import LearnerConfig, Precision, VerlSettings
-from learner.experiment import Experiment, RLConfig, Stage
+from learner.experiment import AlarmConfig, Experiment, RLConfig, Stage, TrackingConfig
 from rollout.config import EngineConfig, EpisodeConfig, RolloutConfig
 
 
@@ -51,6 +51,22 @@ def test_counts_are_at_least_one(tmp_path, part, name):
 
 
 @pytest.mark.parametrize(
+    ("part", "values", "remedy"),
+    [
+        (TrackingConfig, {"mode": "off"}, "tracking.mode=off: write online, offline, disabled or null"),
+        (TrackingConfig, {"table_every": 0}, "tracking.table_every=0: write 1 or more, or tracking.table_every=null"),
+        (TrackingConfig, {"table_episodes": 0}, "tracking.table_episodes=0: write 1 or more"),
+        (TrackingConfig, {"finish_s": 0.0}, "tracking.finish_s=0: write seconds"),
+        (AlarmConfig, {"learning_rate_factor": 2.0}, "alarm.learning_rate_factor=2: write more than 0 and at most 1"),
+        (AlarmConfig, {"max_rollbacks": -1}, "alarm.max_rollbacks=-1: write 0 or more"),
+    ],
+)
+def test_values_of_tracking_and_of_the_alarm_make_sense(part, values, remedy):
+    with pytest.raises(UsageError, match=remedy):
+        Experiment(**{{TrackingConfig: "tracking", AlarmConfig: "alarm"}[part]: part(**values)}).check()
+
+
+@pytest.mark.parametrize(
     "impossible", [{"gpus_per_worker": 2}, {"gpus_per_worker": 0.5, "workers": 2}, {"workers": 0}, {"workers": 3, "nodes": 2}]
 )
 def test_impossible_workers_are_answered(impossible):
@@ -83,3 +99,11 @@ def test_a_group_of_one_has_nothing_to_be_compared_with(tmp_path):
         alone.check()
     whitened = LearnerConfig(verl=VerlSettings(algorithm={"adv_estimator": "reinforce_plus_plus"}))
     replace(alone, learner=whitened).check()
+
+
+def test_a_reward_that_compares_a_group_needs_one(tmp_path):
+    whitened = LearnerConfig(verl=VerlSettings(algorithm={"adv_estimator": "reinforce_plus_plus"}))
+    reward = {"reward": [{"accuracy": 0.8}, {"necessity": 0.2}]}
+    config = replace(settings(tmp_path), rl=RLConfig(group_size=1), learner=whitened, options=reward)
+    with pytest.raises(UsageError, match=r"rl.group_size=1: a part of the reward compares .*: write 2 or more"):
+        config.check()

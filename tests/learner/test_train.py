@@ -301,11 +301,14 @@ def test_groups_without_variance_are_replaced_by_others(config):
     """Dynamic sampling: of the four groups of two draws, the second of each varies."""
     config = replace(config, learner=LearnerConfig(verl=VerlSettings(algorithm={"filter_groups": {"enable": True}})))
     training = start(config, lambda spec, steps: half_right(spec, steps) if spec.group_id.endswith("-1") else episode(spec))
+    for left in ("rl_000000_2", "rl_000000_3"):  # by an attempt that was killed
+        training.store.write(left, [])
     run_rl(training)
     assert training.trainer.policy_batches[0].group_ids_E == ["rl-0-1"] * 2 + ["rl+1-0-1"] * 2
     (first, *_) = metrics(training)
     assert (first["rollout/draws"], first["rollout/groups_that_vary"]) == (2, 0.5)
     assert [len(list(training.store.trajectories(name))) for name in ("rl_000000", "rl_000000_1")] == [4, 4]
+    assert not {"rl_000000_2", "rl_000000_3"} & set(training.store.names())
 
 
 def test_dynamic_sampling_gives_up_where_it_is_told_to(config):
@@ -315,6 +318,16 @@ def test_dynamic_sampling_gives_up_where_it_is_told_to(config):
     run_rl(training)
     assert [line["rollout/draws"] for line in metrics(training)] == [3, 3, 3]
     assert [len(batch) for batch in training.trainer.policy_batches] == [12, 12, 12]
+
+
+def test_a_step_that_draws_again_and_again_says_how_far_it_is(config):
+    filtering = {"enable": True, "max_num_gen_batches": 25}
+    config = replace(with_rl(config, steps=1), learner=LearnerConfig(verl=VerlSettings(algorithm={"filter_groups": filtering})))
+    training = start(config, lambda spec, steps: episode(spec))
+    run_rl(training)
+    assert [line for line in training.said if "draws" in line] == [
+        f"RL step 1: after {draws} draws the rewards of 0 groups vary, 2 are wanted" for draws in (10, 20)
+    ]
 
 
 def test_the_policy_is_compared_with_the_one_that_rl_began_with(config):

@@ -13,6 +13,7 @@ from PIL import Image
 from learner.experiment import TrackingConfig
 from learner.run_files.episode_table import COLUMNS, episode_rows
 from learner.run_files.tracking import Tracker
+from learner.run_files.wandb_run import WandbRun
 from rollout.store import Store
 from rollout.summary import EpisodeSummary
 from rollout.types import Episode, ToolCallRecord, Turn
@@ -45,6 +46,16 @@ def test_a_table_has_some_episodes_of_several_groups(tmp_path, make_episode, pic
     assert shown["image_2"] is None
 
 
+def test_a_table_has_the_rewards_that_are_learned_from_and_says_what_it_cuts(tmp_path, make_episode, picture):
+    stored(tmp_path, make_episode, picture)
+    columns, (row,) = episode_rows(
+        tmp_path, "rl_000000", 0, most=1, question=lambda episode: "Q" * 9000, scores={"e0": (0.7, {"accuracy": 1, "cost": 0.5})}
+    )
+    shown = dict(zip(columns, row, strict=True))
+    assert (shown["reward"], shown["reward_parts"]) == (0.7, "accuracy 1, cost 0.5")
+    assert shown["question"] == "Q" * 8000 + "… (1,000 more characters)"
+
+
 def test_a_server_that_never_answers_costs_a_line_and_the_run_is_kept_offline(
     tmp_path, make_episode, picture, policy_dir, monkeypatch
 ):
@@ -75,3 +86,36 @@ def test_a_server_that_never_answers_costs_a_line_and_the_run_is_kept_offline(
     assert not any("histograms" in name for name in second)
     assert (second["x"], second["step"]) == (1.5, 1)
     assert "Tool use is collapsing" in [record["alert"]["title"] for record in records if "alert" in record]
+
+
+def notes(run):
+    return [run.notes.get() for _ in range(run.notes.qsize())]
+
+
+def test_runs_of_one_process_are_kept_apart_and_records_that_are_not_taken_are_counted(tmp_path):
+    runs = [WandbRun(tmp_path / name, TrackingConfig(mode="offline"), {}, name) for name in ("one", "two")]
+    for run in runs:
+        run.log({"global_step": 0, "step": 0, "x": 1.0}, {})
+        for _ in range(3):
+            run.log("no record", {})
+    for run in runs:
+        run.finish()
+        said = notes(run)
+        assert ["a record was not taken: TypeError" in said[0], said[1:]] == [
+            True,
+            ["W&B: 3 records were dropped since it did not take them; metrics.jsonl has all of them"],
+        ]
+    for name in ("one", "two"):
+        assert len(list((tmp_path / name / "wandb").glob(f"offline-run-*-{name}"))) == 1
+
+
+def test_records_after_wandb_has_failed_are_counted_and_not_kept(tmp_path):
+    run = WandbRun(tmp_path, TrackingConfig(mode="offline", finish_s=5.0), {}, "no/id")
+    run._thread.join(30)
+    for step in range(2000):
+        run.log({"global_step": step}, {})
+    run.finish()
+    off, lost = notes(run)
+    assert off.startswith("W&B is off: ")
+    assert lost.startswith("W&B: 2000 records were dropped")
+    assert run._queue.empty()

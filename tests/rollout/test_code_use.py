@@ -1,5 +1,8 @@
 """What code was good for: it ran, it computed something, what it printed was used; and how calls failed."""
 
+import subprocess
+import sys
+
 import pytest
 
 from rollout.code_use import CodeUse, call_errors, code_uses, computes_nothing
@@ -23,7 +26,9 @@ def answer(text):
         ("import math\n'done'\n...", True),
         ("print('I will look at it')\nprint(42, 'x')", True),
         ("", True),
+        ("print(-5, [1, (2, 3)], {'x': 4})", True),
         ("print(6 * 7)", False),
+        ("print([x])", False),
         ("x = 5", False),
         ("image_1.crop((0, 0, 9, 9))", False),
         ("def (", False),
@@ -33,6 +38,12 @@ def answer(text):
 )
 def test_code_that_computes_nothing(source, nothing):
     assert computes_nothing(source) is nothing
+
+
+def test_pythons_advice_on_a_policys_code_is_not_printed():
+    read = "from rollout.code_use import computes_nothing; print(computes_nothing('x = \\'\\\\d\\''))"
+    ran = subprocess.run([sys.executable, "-c", read], capture_output=True, text=True, check=True)
+    assert (ran.stdout, ran.stderr) == ("False\n", "")
 
 
 @pytest.mark.parametrize(

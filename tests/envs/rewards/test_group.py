@@ -42,6 +42,14 @@ def test_weights_names_and_import_paths():
     assert open_group_reward("necessity")(group((R, 1), (W, 0)))[0] == (1.0, {"necessity": 1.0})
 
 
+def test_the_learner_makes_no_part_of_an_episode_which_may_load_a_model():
+    class Judge:
+        def __init__(self):
+            raise MemoryError
+
+    assert open_group_reward([{Judge: 1.0}, {"cost": 0.5}]) is not None
+
+
 @pytest.mark.parametrize("setting", [None, "deepeyes", [{"accuracy": 1.0}], {"deepeyes": {"tool_discount": 1.0}}, "their own", 3.5])
 def test_other_settings_have_no_part_of_a_group(setting):
     assert open_group_reward(setting) is None

@@ -48,8 +48,13 @@ def test_what_cannot_fit_is_refused_in_one_line(settings, gigabytes, expected):
         (["experiment=qwen2_5_vl_7b_lora"], 36, ["memory may not be enough"]),
         (["experiment=qwen2_5_vl_7b", "topology=one_gpu"], None, ["memory: not checked"]),
         (["experiment=demo"], 1, []),
+        (
+            ["experiment=qwen2_5_vl_32b", "rollout.engine.tensor_parallel_size=1", "+rollout.engine.extra.quantization=fp8"],
+            64,
+            ["memory may not be enough"],
+        ),
     ],
-    ids=["fits", "LoRA fits", "may not fit", "nobody knows", "CPU"],
+    ids=["fits", "LoRA fits", "may not fit", "nobody knows", "CPU", "a quantised engine"],
 )
 def test_nothing_is_refused_that_may_fit(settings, gigabytes, warnings):
     lines = said(settings, gigabytes)
