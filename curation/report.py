@@ -130,9 +130,11 @@ class Report:
         """A line for each thing that makes the sets poorer than the pool."""
         reasons = self.reasons()
         troubled = [(reason, reasons[reason]) for reason in _TROUBLE if reasons[reason]]
+        first = {item.reason: item for item in reversed(self.items) if item.detail is not None}
         lines = [f"warning: {count} questions were dropped: {MEANINGS[reason]}" for reason, count in troubled]
-        if troubled and (named := next(iter(self._problems()), None)) is not None:
-            lines[-1] += f" (the first: {named.task_id}: {named.detail})"
+        for place, (reason, _) in enumerate(troubled):
+            if (named := first.get(reason)) is not None:
+                lines[place] += f" (the first: {named.task_id}: {named.detail})"
         if (habit := self._habit()) > _FAILURE:
             lines.append(
                 f"note: {habit:.0%} of the answers without tools tried to call one, which makes questions look harder than they "

@@ -15,6 +15,13 @@ from rollout.types import Episode, Trajectory
 _COMPARED = 8  # episodes whose tokens are decoded
 
 
+def named_by(path: str | Path) -> Path:
+    """The file or directory that a path stands for: of a directory that `toolwise synthesize` wrote, the demonstrations that it
+    kept, and not all that its teachers tried."""
+    kept = Path(path) / "demonstrations.jsonl"
+    return kept if kept.is_file() else Path(path)
+
+
 def is_stored(path: str | Path) -> bool:
     """Whether a path is a run directory with `trajectories/`, or a file of trajectories, and not one of conversations."""
     path = Path(path)

@@ -11,7 +11,7 @@ from math import prod
 import numpy as np
 
 from curation.recorded import read_demonstrations
-from curation.stored import is_stored, read_episodes
+from curation.stored import is_stored, named_by, read_episodes
 from curation.verify import is_verified
 from envs import resolve
 from envs.errors import UsageError
@@ -22,6 +22,8 @@ from rollout.tokens.chat_format import ChatFormat
 from rollout.types import Episode, episodes_of
 
 ATTEMPTS_PER_DEMONSTRATION = 4
+UNKNOWN = "unknown"
+"""The ability of a demonstration that names none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +97,10 @@ def mixture_weights(pools: Sequence[Sequence[Episode]], settings: ColdStartConfi
     of_source = [float(weight) if weight is not None else len(pool) for weight, pool in zip(given or [None], pools, strict=True)]
     parts = []
     for weight, pool in zip(of_source, pools, strict=True):
-        counts = Counter(episode.chains[0].abilities for episode in pool)
+        counts = Counter(map(_abilities, pool))
         of_ability = {names: _weight(names, settings.ability_weights, count) for names, count in counts.items()}
         total = sum(of_ability.values())
-        each = [of_ability[episode.chains[0].abilities] / counts[episode.chains[0].abilities] for episode in pool]
+        each = [of_ability[names] / counts[names] for names in map(_abilities, pool)]
         parts.append(weight * np.array(each) / total if total else np.zeros(len(pool)))
     weights = np.concatenate(parts)
     if not weights.sum():
@@ -139,15 +141,14 @@ def _made(training: TrainingRun, name: str, source: DemonstrationSource) -> list
     if source.path == EXPERT:
         return _played(training, name, source.demonstrations or settings.demonstrations)
     chat = ChatFormat.from_directory(training.policy_dir)
-    if is_stored(source.path):
-        episodes, left_out = read_episodes(source.path, chat, count=source.demonstrations, seed=seed)
+    path = named_by(source.path)
+    if is_stored(path):
+        episodes, left_out = read_episodes(path, chat, count=source.demonstrations, seed=seed)
         if left_out:
             training.say(f"{source.path}: {left_out} episodes are no verified demonstrations and are left out")
         return episodes
     episode_config = training.config.rollout.episode
-    return read_demonstrations(
-        source.path, chat, episode_config, count=source.demonstrations, seed=seed, malformed=settings.malformed
-    )
+    return read_demonstrations(path, chat, episode_config, count=source.demonstrations, seed=seed, malformed=settings.malformed)
 
 
 def _played(training: TrainingRun, name: str, wanted: int) -> list[Episode]:
@@ -173,13 +174,17 @@ def _played(training: TrainingRun, name: str, wanted: int) -> list[Episode]:
     )
 
 
+def _abilities(episode: Episode) -> tuple[str, ...]:
+    return episode.chains[0].abilities or (UNKNOWN,)
+
+
 def _weight(names: tuple[str, ...], weights: Mapping[str, float], count: int) -> float:
     return prod(weights[name] for name in names) if weights else count
 
 
 def _check_abilities(pools: Iterable[Iterable[Episode]], weights: Mapping[str, float]) -> None:
     """Raise UsageError unless each ability has a weight, and each weight an ability, if there are weights."""
-    there = {name for pool in pools for episode in pool for name in episode.chains[0].abilities}
+    there = {name for pool in pools for episode in pool for name in _abilities(episode)}
     if weights and (missing := sorted(there - weights.keys())):
         raise UsageError(f"cold_start.ability_weights has no weight for {', '.join(missing)}: write one, 0 to leave an ability out")
     if unknown := sorted(weights.keys() - there):
@@ -198,7 +203,7 @@ def _shares(pools: Sequence[Sequence[Episode]], weights: np.ndarray | None, sett
         of_pool = shares[begin : begin + len(pool)]
         by_ability: dict[str, list[float]] = {}
         for episode, share in zip(pool, of_pool, strict=True):
-            by_ability.setdefault("+".join(episode.chains[0].abilities) or "unknown", []).append(share)
+            by_ability.setdefault("+".join(_abilities(episode)), []).append(share)
         told = ", ".join(f"{name} {len(part)} ({sum(part):.1%})" for name, part in sorted(by_ability.items()))
         lines.append(f"demonstrations from {source.path}: {len(pool)}, {of_pool.sum():.1%} of what is drawn: {told}")
         begin += len(pool)

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from envs.runtime.atomic import replaced_file, write_file
+from envs.runtime.atomic import cut_last_line, replaced_file, write_file
 from rollout.types import Episode, Group, Trajectory, form_episodes, form_groups
 
 _SHARD = re.compile(r"(?P<name>.+)\.w[0-9a-f]{8}")
@@ -54,10 +54,8 @@ class Shard:
         if self.path.exists():
             missing.clear()
         elif missing and self.unfinished.exists():
-            with self.unfinished.open("rb") as written, replaced_file(self.path) as kept, kept.open("wb") as file:
-                for line in written:
-                    begin = _BEGIN.match(line)
-                    episode_id = json.loads(begin[1]) if begin and line.endswith(b"\n") else None
+            with replaced_file(self.path) as kept, kept.open("wb") as file:
+                for episode_id, line in _lines(self.unfinished):
                     if episode_id in episode_ids:
                         missing.discard(episode_id)
                         file.write(line)
@@ -97,10 +95,19 @@ class Store:
         path = self._path(name)
         if not path.exists():
             return []
-        written = path.read_bytes()
-        if not written.endswith(b"\n"):
-            write_file(path, written[: written.rfind(b"\n") + 1])
+        cut_last_line(path)
         return list(self.read(name))
+
+    def retain(self, name: str, episode_ids: Collection[str]) -> None:
+        """Keep only these episodes in a file that `append` made and that a kill may have cut. One line is in memory at a time."""
+        path = self._path(name)
+        if not path.exists():
+            return
+        cut_last_line(path)
+        if all(episode_id in episode_ids for episode_id, _ in _lines(path)):
+            return
+        with replaced_file(path) as kept, kept.open("wb") as file:
+            file.writelines(line for episode_id, line in _lines(path) if episode_id in episode_ids)
 
     def read(self, name: str, *, images: bool = True) -> Iterator[Episode]:
         """The episodes of a file, with their images unless statistics are all that is wanted.
@@ -153,6 +160,14 @@ def name_of(path: Path) -> str:
     """The name to which a trajectory file belongs."""
     stem = path.name.partition(".jsonl")[0]
     return match["name"] if (match := _SHARD.fullmatch(stem)) else stem
+
+
+def _lines(path: Path) -> Iterator[tuple[str | None, bytes]]:
+    """The whole lines of a file, each with the name of its episode, for which the rest of it is not read; None for other lines."""
+    with path.open("rb") as file:
+        for line in file:
+            begin = _BEGIN.match(line)
+            yield (json.loads(begin[1]) if begin and line.endswith(b"\n") else None), line
 
 
 def saved(directory: Path, episodes: Iterable[Episode]) -> Iterator[str]:

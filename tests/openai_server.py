@@ -14,7 +14,7 @@ class Server:
 
     def __init__(self, *replies):
         self.requests, self.answered, self.keys = [], [], []
-        pending = list(replies)
+        self._pending = pending = list(replies)
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -49,6 +49,10 @@ class Server:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
+
+    def reply(self, *replies):
+        """Answer with these from now on."""
+        self._pending[:] = replies
 
     def close(self):
         self._server.shutdown()

@@ -25,6 +25,7 @@ class Reason(StrEnum):
     malformed_turn = "malformed_turn"
     refused = "refused"
     failed = "failed"
+    unjudged = "unjudged"
     duplicate = "duplicate"
     surplus = "surplus"
 
@@ -36,9 +37,13 @@ MEANINGS = {
     Reason.malformed_turn: "a turn is no action of the student's protocol",
     Reason.refused: "the question could not be put to the teacher",
     Reason.failed: "an endpoint or a machine failed; resume=true tries it again",
+    Reason.unjudged: "the judge gave no verdict; resume=true asks it again",
     Reason.duplicate: "another demonstration takes the same actions on the same task",
     Reason.surplus: "there are enough of its ability and difficulty",
 }
+
+AGAIN = (Reason.failed, Reason.unjudged)
+"""What says nothing about the teacher: `resume=true` plays it again, with the replies that are known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +91,8 @@ def judged(episode: Episode, protocol: Protocol, actions: Sequence[str]) -> tupl
         return Reason.refused, trajectory.error or ""
     if trajectory.stop_reason is not StopReason.ANSWERED:
         return Reason.no_answer, ": ".join(filter(None, [str(trajectory.stop_reason), trajectory.cut]))
+    if trajectory.reward_parts.get("judge_no_verdict"):
+        return Reason.unjudged, trajectory.answer or ""
     if not trajectory.correct:
         return Reason.wrong_answer, trajectory.answer or ""
     for number, turn in enumerate(trajectory.turns, 1):

@@ -12,8 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from envs.runtime.atomic import write_file
+from envs.runtime.atomic import cut_last_line
 from envs.runtime.chat_endpoint import Reply, RequestedCall
+
+_ERRORS = "surrogatepass"  # a reply that was cut off inside an emoji has half of it
 
 
 class Lines:
@@ -22,10 +24,8 @@ class Lines:
     def __init__(self, path: Path) -> None:
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        written = path.read_bytes() if path.exists() else b""
-        if written and not written.endswith(b"\n"):
-            write_file(path, written[: written.rfind(b"\n") + 1])
-        self._file = path.open("a", encoding="utf-8")
+        cut_last_line(path)
+        self._file = path.open("a", encoding="utf-8", errors=_ERRORS)
 
     def append(self, record: dict[str, Any]) -> None:
         """Add a record: the operating system has it when this returns."""
@@ -33,7 +33,7 @@ class Lines:
         self._file.flush()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        with self._path.open(encoding="utf-8") as file:
+        with self._path.open(encoding="utf-8", errors=_ERRORS) as file:
             yield from map(json.loads, file)
 
     def close(self) -> None:

@@ -115,12 +115,10 @@ def lines_by(
 ) -> dict[str, Line]:
     """The lines of all kinds that `key` tells apart, sorted by name."""
     good, bad = Counter(map(key, kept)), Counter((key(attempt), str(reason)) for attempt, reason, _ in rejected)
-    names = sorted({*good, *(name for name, _ in bad)})
-    lines = {}
-    for name in names:
-        reasons = {reason: count for (kind, reason), count in sorted(bad.items()) if kind == name}
-        lines[name] = Line(good[name] + sum(reasons.values()), good[name], reasons)
-    return lines
+    reasons: dict[str, dict[str, int]] = {name: {} for name in sorted({*good, *(name for name, _ in bad)})}
+    for (name, reason), count in sorted(bad.items()):
+        reasons[name][reason] = count
+    return {name: Line(good[name] + sum(counts.values()), good[name], counts) for name, counts in reasons.items()}
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from curation.rows import row_of
-from curation.synthesis.attempts import Attempt, Reason, identity, judged
+from curation.synthesis.attempts import AGAIN, Attempt, Reason, identity, judged
 from curation.synthesis.journal import Lines, Replies
 from curation.synthesis.ledger import BudgetSpent, Ledger
 from curation.synthesis.report import Report, lines_by, whole
@@ -45,7 +45,7 @@ from sandbox import Pool
 log = logging.getLogger(__name__)
 
 EPISODES = "episodes"
-_DECISIVE = ("tasks", "options", "student", "samples", "seed", "thoughts", "rollout.episode")
+_DECISIVE = ("tasks", "options", "student", "samples", "seed", "difficulty", "thoughts", "rollout.episode")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,15 +118,13 @@ class Synthesis:
         self._store = Store(self._out)
         self._lines, self._replies = Lines(journal / "attempts.jsonl"), Replies(journal / "replies.jsonl")
         attempts = {record["episode_id"]: Attempt.from_record(record) for record in self._lines}
-        self._attempts = {name: attempt for name, attempt in attempts.items() if attempt.reason is not Reason.failed}
+        self._attempts = {name: attempt for name, attempt in attempts.items() if attempt.reason not in AGAIN}
         self._ledger = Ledger(self._config.budget, self._config.token_budget)
         for record in self._replies.read(self._attempts.keys()):
             spent = {name: record[name] for name in ("tokens_in", "tokens_out", "cost", "counted")}
             self._ledger.of(record["teacher"]).add(**spent)
         # An episode is written before its line in the journal: one without a line comes again.
-        known = self._store.read_unfinished(EPISODES)
-        if len(kept := [episode for episode in known if episode.chains[0].episode_id in self._attempts]) < len(known):
-            self._store.write(EPISODES, kept)
+        self._store.retain(EPISODES, self._attempts.keys())
         self._selection: Selection = select(self._config, self._attempts.values())[0]
         self._failed: dict[str, Attempt] = {}
         self._failures_in_a_row, self._stopped, self._played = 0, "", False
@@ -240,7 +238,7 @@ class Synthesis:
             tokens=max(len(chain.token_ids) for chain in episode.chains),
             row=row | {"ability": ability, "source": trajectory.source, "metadata": self._facts(unit, teacher, trajectory)},
         )
-        if reason is not Reason.failed:
+        if reason not in AGAIN:
             self._store.append(EPISODES, episode)
         self._lines.append(attempt.to_record())
         self._replies.forget(attempt.episode_id)
@@ -259,8 +257,8 @@ class Synthesis:
 
     def _count(self, attempt: Attempt) -> None:
         self._failures_in_a_row = self._failures_in_a_row + 1 if attempt.reason is Reason.failed else 0
-        if attempt.reason is Reason.failed:
-            log.error("%s of %s failed: %s", attempt.episode_id, attempt.teacher, attempt.detail)
+        if attempt.reason in AGAIN:
+            log.error("%s of %s: %s %s", attempt.episode_id, attempt.teacher, attempt.reason, attempt.detail)
             self._failed[attempt.episode_id] = attempt
         else:
             self._attempts[attempt.episode_id] = attempt

@@ -11,6 +11,7 @@ from typing import Any
 from curation.synthesis.journal import Replies
 from curation.synthesis.ledger import Ledger, Pace
 from curation.synthesis.settings import EXPERT, TeacherConfig
+from envs.protocols import encodable
 from envs.protocols.protocol import Schema
 from envs.runtime.chat_endpoint import Message, Reply
 from envs.runtime.deadlines import waiting
@@ -89,7 +90,7 @@ class Teacher:
         counted = reply.tokens_in is not None and reply.tokens_out is not None
         tokens_in = sum(map(self._count, texts)) if reply.tokens_in is None else reply.tokens_in
         said = [reply.text, reply.reasoning, *(json.dumps(call.arguments) for call in reply.tool_calls)]
-        tokens_out = sum(map(self._count, said)) if reply.tokens_out is None else reply.tokens_out
+        tokens_out = sum(self._count(encodable(part)) for part in said) if reply.tokens_out is None else reply.tokens_out
         facts = {"tokens_in": tokens_in, "tokens_out": tokens_out, "cost": self._price(tokens_in, tokens_out), "counted": counted}
         self._replies.add(episode, request, reply, teacher=self.name, **facts)
         self._ledger.of(self.name).add(**facts)

@@ -11,11 +11,33 @@ from pathlib import Path
 
 from envs.errors import UsageError
 
+_BLOCK = 1 << 16
+
 
 def write_file(path: Path, content: bytes | str) -> None:
     """Write `content` to `path` and replace the file that exists. Missing parent folders are made."""
     with replaced_file(path) as unfinished:
         unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def cut_last_line(path: Path) -> None:
+    """Remove what stands behind the last line end of a file to which lines are appended: a line that a kill has cut.
+
+    A missing file is left alone. The file is read from its end, however long it is.
+    """
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end:
+            begin = max(0, end - _BLOCK)
+            file.seek(begin)
+            found = file.read(end - begin).rfind(b"\n")
+            if found >= 0:
+                end = begin + found + 1
+                break
+            end = begin
+        file.truncate(end)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ def native_turn(protocol: Protocol, reply: Reply, thoughts: Thoughts) -> tuple[s
     """The turn of a teacher that calls tools through the API, and how many of its calls are in it.
 
     A protocol with one call a turn takes the first. What the teacher says beside its calls, or before an `<answer>`, are thoughts;
-    a text without both is the answer.
+    a text without both is the answer, unless it was cut off: then it stays as it is, which is no action.
     """
     text = reply.text.strip()
     if reply.tool_calls:
@@ -46,6 +46,8 @@ def native_turn(protocol: Protocol, reply: Reply, thoughts: Thoughts) -> tuple[s
     found = scan(text, _ANSWER)
     if found.blocks:
         said, answer = text[: found.blocks[0].start], found.blocks[0].inside.strip()
+    elif reply.finish_reason == "length":  # words of which nobody knows how they end are no answer
+        return _chosen(reply.reasoning, "", thoughts) + text, 0
     else:
         answer = found.visible.strip()
         said = text[: text.rfind(answer)] if answer else text

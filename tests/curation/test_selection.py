@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from curation.report import Item, Report
 from curation.selection import Destination, Reason, Thresholds, Tries, destination, is_hard
 from envs.errors import UsageError
 
@@ -66,6 +67,16 @@ def test_answers_without_an_outcome_are_neither_right_nor_wrong():
     found = Tries.of(answers)
     assert found == Tries(1, 2, {Reason.failed: 1, Reason.unplayed: 1, Reason.unjudged: 1}, calling=1, error="no room")
     assert (found.rate, found.tool_use) == (0.5, 0.5)
+
+
+def test_each_warning_names_the_first_of_its_own_questions():
+    def item(name, reason, detail):
+        return Item(name, (), "", tries(0), None, DROPPED, reason, detail)
+
+    items = [item("a", Reason.unplayed, "no room"), item("b", Reason.unjudged, None), item("c", Reason.unreadable, "odd")]
+    lines = Report(SimpleNamespace(), ("code",), tuple(items)).warnings()
+    named = [line.partition("(the first: ")[2] for line in lines if line.startswith("warning: ")]
+    assert named == ["a: no room)", "", "c: odd)"]
 
 
 def test_a_threshold_is_a_share():

@@ -153,6 +153,30 @@ def test_a_reply_that_fails_once_is_asked_again(tmp_path, serve, trouble):
     assert (report.all.kept, report.spending["gpt"].requests) == (1, 1)
 
 
+def test_a_reply_that_ends_inside_an_emoji_is_counted_and_known_again(tmp_path, serve):
+    write_sums(tmp_path / "sums.jsonl", "direct")
+    server = serve("<answer>5</answer>\ud83d")
+    report = school(tmp_path, gpt=server.url).run()
+    assert (report.all.kept, report.spending["gpt"].requests, len(server.requests)) == (1, 1, 1)
+    assert school(tmp_path, "resume=true", gpt=server.url).run().spending == report.spending
+
+
+def test_words_that_were_cut_off_are_no_answer(tmp_path, serve):
+    write_sums(tmp_path / "sums.jsonl", "direct")
+    settings = ["+teachers.gpt.tool_calls=true", "rollout.episode.max_turns=2"]
+    assert school(tmp_path, *settings, gpt=serve(("5", "length")).url).run().all.rejected == {"no_answer": 1}
+
+
+def test_an_answer_without_a_verdict_is_judged_again_and_not_asked_again(tmp_path, serve):
+    write_sums(tmp_path / "sums.jsonl", "direct", scoring=[{"kind": "judge"}])
+    teacher, judge = serve("<answer>cinq</answer>"), serve("Hm.")
+    settings = (f"+options.judge={{url: '{judge.url}', model: m, attempts: 1}}",)
+    assert school(tmp_path, *settings, gpt=teacher.url).run().all.rejected == {"unjudged": 1}
+    judge.reply('{"correct": true}')
+    assert school(tmp_path, *settings, "resume=true", gpt=teacher.url).run().all.kept == 1
+    assert len(teacher.requests) == 1
+
+
 def test_an_endpoint_that_never_answers_leaves_its_questions_for_another_time(tmp_path, serve):
     write_sums(tmp_path / "sums.jsonl", "direct")
     settings = ["+teachers.gpt.attempts=1", "rollout.attempts=1"]
@@ -287,6 +311,8 @@ def test_what_is_there_is_not_overwritten_and_goes_on_as_it_began(tmp_path, serv
         school(tmp_path, gpt=server.url)
     with pytest.raises(UsageError, match="was begun with seed=0"):
         school(tmp_path, "resume=true", "seed=1", gpt=server.url)
+    with pytest.raises(UsageError, match="was begun with difficulty=None"):  # what is done has its difficulty already
+        school(tmp_path, "resume=true", "difficulty=level", gpt=server.url)
     assert school(tmp_path, "resume=true", gpt=server.url).run().all.kept == 1
     assert len(server.requests) == 1
 

@@ -1,6 +1,7 @@
 """Demonstrations come from the expert, from files and from stored episodes, verified, each set once; weights decide how often each
 is drawn."""
 
+import json
 from collections import Counter
 from dataclasses import replace
 
@@ -87,7 +88,7 @@ def of_abilities(*names):
 def replaced(number, name, **changes):
     played = episode(FakeSpec(number))
     (chain,) = played.chains
-    return replace(played, chains=(replace(chain, abilities=tuple(name.split("+")), **changes),))
+    return replace(played, chains=(replace(chain, abilities=tuple(filter(None, name.split("+"))), **changes),))
 
 
 class FakeSpec:
@@ -116,6 +117,7 @@ A, B = ["perception"] * 3 + ["reasoning"], ["reasoning"] * 2
         ([A, B], (None, None), {"perception": 1, "reasoning": 1}, [1 / 9] * 3 + [1 / 3] + [1 / 6] * 2),
         ([A, B], (1, 1), {"perception": 1, "reasoning": 1}, [1 / 12] * 3 + [1 / 4] + [1 / 4] * 2),
         ([["a", "a+b"]], (), {"a": 1, "b": 3}, [1 / 4, 3 / 4]),
+        ([["a", "", ""]], (), {"a": 1, "unknown": 1}, [1 / 2, 1 / 4, 1 / 4]),
     ],
 )
 def test_sources_and_abilities_have_their_shares(pools, weights, abilities, shares):
@@ -137,11 +139,12 @@ def test_without_weights_all_are_drawn_equally_often():
         ((), {"perception": 1}, "has no weight for reasoning: write one, 0 to leave an ability out"),
         ((), {"perception": 1, "reasoning": 1, "serch": 1}, "has serch, and no demonstration is of that ability"),
         ((), {"perception": 0, "reasoning": 0}, "all weights are 0"),
+        ((), {"perception": 1, "reasoning": 1, "": 1}, "has no weight for unknown: write one"),
     ],
 )
 def test_weights_that_do_not_match_get_one_line(weights, abilities, answer):
     with pytest.raises(UsageError, match=answer):
-        pools = [of_abilities(*A)] * max(1, len(weights))
+        pools = [of_abilities(*A, *([""] if "" in abilities else []))] * max(1, len(weights))
         mixture_weights(pools, ColdStartConfig(sources=sources(*weights), ability_weights=abilities))
 
 
@@ -214,6 +217,14 @@ def test_an_ability_of_weight_0_is_left_out(config, teacher):
     training = start(with_cold_start(config, sources=mixed, ability_weights={"perception": 0, "reasoning": 1}))
     training.policy_dir = find_policy("starter")
     assert {one.trajectory.abilities for one in collect_demonstrations(training).episodes} == {("reasoning",)}
+
+
+def test_of_a_synthesis_only_what_it_kept_is_learned(config, teacher):
+    said = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "<answer>4</answer>"}]
+    (teacher / "demonstrations.jsonl").write_text(json.dumps({"messages": said}) + "\n")
+    training = start(with_cold_start(config, sources=[DemonstrationSource(str(teacher))]))
+    training.policy_dir = find_policy("starter")
+    assert [one.trajectory.answer for one in collect_demonstrations(training).episodes] == ["4"]
 
 
 def test_episodes_in_the_tokens_of_another_policy_are_refused(chat, tmp_path):

@@ -47,6 +47,20 @@ def test_episodes_that_were_appended_survive_a_kill_amid_the_next_line(tmp_path,
     assert store.read_unfinished("none") == []
 
 
+def test_what_a_journal_does_not_name_is_removed(tmp_path, episodes):
+    store = Store(tmp_path)
+    for episode in episodes:
+        store.append("run", episode)
+    path = tmp_path / "trajectories/run.jsonl"
+    names = [episode.chains[0].episode_id for episode in episodes]
+    path.write_bytes(path.read_bytes() + b'{"episode_id":"cu')
+    store.retain("run", names)
+    assert list(store.read("run")) == episodes
+    store.retain("run", names[1:])
+    assert list(store.read("run")) == episodes[1:]
+    store.retain("none", names)
+
+
 def test_a_failed_episode_comes_back_as_failed_with_its_error(tmp_path):
     store = Store(tmp_path)
     store.write("run", [failed_episode(spec(), "the wire is cut"), Episode((trajectory(number=1),))])

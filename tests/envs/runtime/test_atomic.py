@@ -134,3 +134,15 @@ def test_a_link_to_a_directory_is_replaced_and_what_it_leads_to_stays(tmp_path):
         (unfinished / "new").write_text("new")
     assert names(tmp_path / "out") == ["new"]
     assert names(tmp_path / "elsewhere") == ["old"]
+
+
+@pytest.mark.parametrize(
+    ("written", "left"),
+    [(b"", b""), (b"a\n", b"a\n"), (b"a\nb", b"a\n"), (b"a", b""), (b"a\n" + b"b" * 200_000, b"a\n"), (b"b" * 200_000, b"")],
+)
+def test_a_last_line_that_was_cut_is_removed(tmp_path, written, left):
+    path = tmp_path / "lines"
+    path.write_bytes(written)
+    atomic.cut_last_line(path)
+    assert path.read_bytes() == left
+    atomic.cut_last_line(tmp_path / "none")
