@@ -49,8 +49,8 @@ def train(overrides: Sequence[str], name: str = "train") -> int:
         config = compose_again(saved, Experiment, overrides)
     say(f"{name}: {', '.join(config.stages)} on {config.tasks}, from policy {config.policy}, into {config.out}")
     path, records = run(config, progress, say)
-    from evaluation.evaluate import EvaluateConfig
     from evaluation.report import table
+    from evaluation.settings import EvaluateConfig
 
     console.print(table(records))
     wrote = f"{path}/: evaluation.json, metrics.jsonl, trajectories/, checkpoints/, wandb/"
@@ -138,9 +138,9 @@ def evaluate(overrides: Sequence[str]) -> int:
 def curate(overrides: Sequence[str]) -> int:
     """Sort questions by what tools add."""
     from configs import compose
-    from curation.curate import CurateConfig
     from curation.curate import curate as run
     from curation.selection import Destination
+    from curation.settings import CurateConfig
 
     config = _begun(_writable(compose("curate", CurateConfig, overrides)), overrides)
     _announce("curate", config, ways=2)

@@ -8,8 +8,8 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from configs import compose, compose_again
-from evaluation.evaluate import EvaluateConfig
 from evaluation.referee.parties import run_policies
+from evaluation.settings import EvaluateConfig
 
 
 def evaluation_settings(overrides: Sequence[str]) -> EvaluateConfig:

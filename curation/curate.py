@@ -4,41 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from curation.plane import Plane, draw_plane
 from curation.questions import DROPPED, SCHEMA, Questions, difference, row_of, written
 from curation.report import Item, Report, words
-from curation.selection import Destination, Reason, Thresholds, Tries, destination, is_hard
+from curation.selection import Destination, Reason, Tries, destination, is_hard
+from curation.settings import CurateConfig
 from envs.errors import ItemError, UsageError
 from envs.runtime.atomic import write_file
 from envs.runtime.progress import Advance, Progress
-from rollout.collect import CollectConfig, Collector, tasks_of
+from rollout.collect import Collector, tasks_of
 from rollout.episode.environments import tool_names
 from rollout.specs import variant
 from rollout.types import GroupSpec
 
 QUESTIONS_AT_A_TIME = 256
 _MOST_CELLS = 16
-
-
-@dataclass
-class CurateConfig(CollectConfig):
-    """A pool of questions, the policy that is to be trained, and where the sets end."""
-
-    group_size: int = 8
-    """Answers to each question without tools, and as many with them."""
-
-    thresholds: Thresholds = field(default_factory=Thresholds)
-
-    ask_easy: bool = True
-    """Also put questions with tools that are too easy without them. They are dropped either way, but the plane then shows whether
-    tools help or harm there. false saves those episodes."""
-
-    SPLIT: ClassVar[str] = "train"
 
 
 def curate(config: CurateConfig, policy_dir: str, progress: Progress) -> Report:

@@ -7,14 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.table import Table
 
 from curation.selection import MEANINGS, Destination, Reason, Tries
-
-if TYPE_CHECKING:
-    from curation.curate import CurateConfig
+from curation.settings import CurateConfig
 
 _MOST_NAMED = 20
 _FAILURE = 0.1

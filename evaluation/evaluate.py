@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from evaluation.referee.parties import BASE, HARNESS, Party, announcement, run_p
 from evaluation.referee.report import Referee, ablation_json, judged, med_json, referee_json, referee_markdown
 from evaluation.referee.variants import FORMAT_ONLY, PAIR, RESULT_ONLY, SWAPPED, VARIANTS, Run, run_variants
 from evaluation.report import markdown
+from evaluation.settings import EvaluateConfig
 from evaluation.types import EvaluationRecord
 from rollout.collect import CollectConfig, Collector, group_count, is_endpoint, tasks_of
 from rollout.config import PROTOCOL_PROMPT
@@ -44,48 +45,6 @@ from rollout.episode.environments import tool_names
 from rollout.types import Group, GroupSpec, episodes_of
 
 _OUTPUTS = {"blank": "blank", FORMAT_ONLY: "blank", SWAPPED: "swapped"}
-
-
-@dataclass
-class EvaluateConfig(CollectConfig):
-    """An evaluation: episodes of one policy on held-out tasks, and the records of them."""
-
-    ablate: str = "none"
-    """none; tools (or true): the same tasks without each tool and without any; outputs: with their outputs blanked or swapped."""
-
-    data: str = ""
-    """With tasks=bench:NAME, the user's copy of the benchmark's file; `evaluation/protocols` says what else that fixes."""
-
-    bench: str = ""
-    """The benchmark that tasks=bench:NAME named, once its settings are fixed. It is not for a user to write."""
-
-    data_sha256: str = ""
-    """The hash of its file at the beginning, so that a resumed evaluation does not mix two files. It is not for a user to write."""
-
-    compare: list[str] = field(default_factory=list)
-    """Two directories that `evaluate` wrote, to be compared item by item; nothing is rolled out then."""
-
-    referee: bool = False
-    """Judge whether tools were worth it: the same tasks and seeds with all tools, without any, with calls that show nothing or
-    another task's output, and without tools but with the results in the question."""
-
-    harness: str = ""
-    """With `referee`: an untrained policy, written like `policy`, to stand beside it, with the protocol's instructions as its
-    system prompt. With `run`, what the run began with, unless another is named; "none" leaves it out."""
-
-    harness_model: str = ""
-    """The name by which the endpoint of `harness` knows its model."""
-
-    run: str = ""
-    """With `referee` or `med`: the directory of a training run, whose last checkpoint takes the place of `policy`. Its tasks and
-    its `rollout` settings are taken over, unless others are written."""
-
-    med: bool = False
-    """With `run`: its checkpoints on the same tasks with and without tools: what each gained intrinsically, by tools, and by harm
-    that went away."""
-
-    checkpoints: list[str] = field(default_factory=list)
-    """With `run`: those to take, in this order, as in [base,step_50]. Empty: base, cold_start, and each step_N that there is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from omegaconf import OmegaConf
 
 from configs import choices, compose, compose_again
 from configs.values import check_numbers, check_out, read_value
-from curation.curate import CurateConfig
+from curation.settings import CurateConfig
 from envs.errors import UsageError
-from evaluation.evaluate import EvaluateConfig
+from evaluation.settings import EvaluateConfig
 from learner.experiment import Experiment, Stage
 from rollout.collect import CollectConfig
 from rollout.config import EngineConfig, RolloutConfig

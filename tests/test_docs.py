@@ -10,11 +10,11 @@ import pytest
 
 from benchmarks import BENCHMARKS, BenchConfig
 from configs import compose
-from curation.curate import CurateConfig
+from curation.settings import CurateConfig
 from curation.synthesis.settings import SynthesizeConfig
 from envs.search.building import IndexConfig
 from envs.worlds.atlas.building import AtlasConfig
-from evaluation.evaluate import EvaluateConfig
+from evaluation.settings import EvaluateConfig
 from learner.experiment import Experiment
 from rollout.cluster.search_service import ServiceConfig
 from rollout.collect import CollectConfig

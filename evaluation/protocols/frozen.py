@@ -9,17 +9,15 @@ from copy import deepcopy
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from envs import questions_of
 from envs.datasets import SUFFIXES, is_dataset
 from envs.errors import UsageError
 from evaluation.protocols.benchmark import PREFIX, Benchmark, benchmark, listing, names
+from evaluation.settings import EvaluateConfig
 from rollout.collect import is_endpoint, tasks_of
 from rollout.config import EpisodeConfig
-
-if TYPE_CHECKING:
-    from evaluation.evaluate import EvaluateConfig
 
 _SEARCHES = ("text_search", "image_search")
 _FREE = frozenset((*_SEARCHES, "judge", "path", "protocol", "reward", "search_s", "limits", "render_mode"))

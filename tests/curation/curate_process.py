@@ -12,7 +12,8 @@ from urllib.request import Request, urlopen
 import curation.curate
 import rollout.collect
 from configs import compose
-from curation.curate import CurateConfig, curate
+from curation.curate import curate
+from curation.settings import CurateConfig
 from envs.runtime.progress import silent
 from rollout.types import Episode, Group, StopReason, ToolCallRecord, Trajectory, Turn
 from starter.policies import find_policy

@@ -7,7 +7,8 @@ import ray
 
 from configs import compose
 from console import progress
-from evaluation.evaluate import EvaluateConfig, evaluate
+from evaluation.evaluate import evaluate
+from evaluation.settings import EvaluateConfig
 from evaluation.types import EvaluationRecord
 from rollout.cluster.connect import join
 from rollout.config import RolloutConfig

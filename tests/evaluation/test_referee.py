@@ -14,7 +14,7 @@ from trajectories import CODE, grouped, trajectory
 from configs.evaluating import evaluation_settings
 from envs.errors import UsageError
 from evaluation.ablation import FULL, paired
-from evaluation.evaluate import EvaluateConfig, judged_policy, plan
+from evaluation.evaluate import judged_policy, plan
 from evaluation.intervals import mcnemar_p, paired_difference, sign_flip_p, wilson_interval
 from evaluation.referee.figures import judge
 from evaluation.referee.med import TERMS, med
@@ -22,6 +22,7 @@ from evaluation.referee.outcomes import WITHOUT, outcomes_of
 from evaluation.referee.parties import announcement, run_policies
 from evaluation.referee.report import judged, med_json, referee_markdown
 from evaluation.referee.variants import FORMAT_ONLY, RESULT_ONLY, SWAPPED, VARIANTS, run_variants
+from evaluation.settings import EvaluateConfig
 from rollout.episode.environments import make
 from rollout.episode.loop import run_episode
 from rollout.specs import group_specs

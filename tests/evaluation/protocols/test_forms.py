@@ -17,8 +17,8 @@ from configs import compose
 from envs import questions_of
 from envs.datasets.published import tir
 from envs.errors import DatasetError
-from evaluation.evaluate import EvaluateConfig
 from evaluation.protocols import benchmark, freeze, names
+from evaluation.settings import EvaluateConfig
 from rollout.collect import tasks_of
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 128, 0), "blue": (0, 0, 255)}

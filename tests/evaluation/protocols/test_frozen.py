@@ -12,9 +12,10 @@ from configs import compose, compose_again
 from configs.evaluating import evaluation_settings
 from console import progress
 from envs.errors import UsageError
-from evaluation.evaluate import EvaluateConfig, evaluate
+from evaluation.evaluate import evaluate
 from evaluation.protocols import benchmark, examine, freeze, names
 from evaluation.report import markdown
+from evaluation.settings import EvaluateConfig
 from rollout.cluster.connect import join
 from rollout.config import RolloutConfig
 from starter.policies import find_policy

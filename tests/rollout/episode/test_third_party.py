@@ -14,7 +14,8 @@ from configs import compose
 from console import progress
 from envs.errors import UsageError
 from envs.runtime.threads import Threads
-from evaluation.evaluate import EvaluateConfig, evaluate
+from evaluation.evaluate import evaluate
+from evaluation.settings import EvaluateConfig
 from rollout.config import EndpointConfig, RolloutConfig
 from rollout.engines.endpoint import Endpoint
 from rollout.episode.environments import adapt, make
