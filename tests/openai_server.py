@@ -1,9 +1,30 @@
 """A server on loopback that answers in OpenAI's form of chat completions, or fails on request."""
 
 import json
+import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class _Counting(ThreadingHTTPServer):
+    """Knows how many of the connections that it has accepted are not handled yet."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self._lock, self.busy = threading.Lock(), 0
+
+    def process_request(self, request, client_address):
+        with self._lock:
+            self.busy += 1
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request, client_address):
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            with self._lock:
+                self.busy -= 1
 
 
 class Server:
@@ -46,13 +67,22 @@ class Server:
             def log_message(self, *_):
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Counting(("127.0.0.1", 0), Handler)
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
 
     def reply(self, *replies):
         """Answer with these from now on."""
         self._pending[:] = replies
+
+    def settle(self):
+        """Wait until all that was sent so far has been handled: connections are accepted in the order in which they came."""
+        with socket.create_connection(self._server.server_address, timeout=60) as last:
+            last.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            while last.recv(4096):
+                pass
+        while self._server.busy:
+            time.sleep(0.001)
 
     def close(self):
         self._server.shutdown()

@@ -91,7 +91,11 @@ def test_killed_at_random_points_it_loses_nothing_and_asks_nothing_twice(tmp_pat
         os.kill(pid, signal.SIGKILL)
         assert forks.ended() == signal.SIGKILL
         lost = len(server.answered) - journaled(tmp_path)
+        # What it had sent is not to take the replies of the next one.
         gate.shut.set()
+        gate.open(0)
+        gate.shut.set()
+        server.settle()
     gate.open(1000)
     forks(tmp_path, SETTINGS, server.url)
     assert forks.ended() == 0
