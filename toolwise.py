@@ -151,7 +151,7 @@ def curate(overrides: Sequence[str]) -> int:
         say(line)
     wrote = f"{config.out}/: rl.parquet, cold_start.parquet, dropped.parquet, plane.png, curation.json, curation.md, trajectories/"
     learn = f"train stages=[rl] tasks={config.out}/rl.parquet policy={directory}"
-    demonstrate = f"collect tasks={config.out}/cold_start.parquet policy=URL policy_model=NAME"
+    demonstrate = f"synthesize tasks={config.out}/cold_start.parquet student={directory} +teachers.NAME.url=URL"
     done(wrote, learn if report.count(Destination.rl) else demonstrate)
     return 0 if report.is_reliable else 1
 

@@ -13,8 +13,8 @@ from learner.config import LearnerConfig
 from learner.verl.configuration.passthrough import PRECISIONS, values_of
 
 FUSED = ("Adam", "AdamW")
-"""PyTorch's optimizers whose step, of sharded weights too, can be one pass over them. Its default for weights on CPU takes some
-ten, which for 135 million of them is slower than the gradient of a small batch."""
+"""PyTorch's optimizers whose step, of sharded weights too, can be one pass over them. Its default for weights on CPU takes one
+for each of its operations, which for 135 million of them is slower than the gradient of a small batch."""
 
 
 def worker_config(policy_dir: str, config: LearnerConfig, seed: int) -> TrainingWorkerConfig:

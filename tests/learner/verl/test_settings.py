@@ -184,7 +184,7 @@ ACCEPTED = {
     "model.enable_gradient_checkpointing": "learner.gradient_checkpointing: a third more time, which small models need not pay",
     "model.fused_kernel_options": "no fused kernels",
     "model.lora": "Megatron's adapters",
-    "optimizer.override_optimizer_config": "fused: PyTorch's default for weights on CPU takes ten passes over them",
+    "optimizer.override_optimizer_config": "fused: PyTorch's default for weights on CPU takes a pass for each operation",
     "actor.strategy": "as engine.strategy",
     "actor.use_dynamic_bsz": "micro-batches are bounded by tokens",
     "actor.clip_ratio_high": "DAPO's 0.28 (learner.clip_high)",

@@ -17,7 +17,7 @@ def test_machines_say_what_their_gpus_have(cluster):
 
 
 @pytest.mark.slow  # a cluster of its own
-@pytest.mark.skipif(REAL is not None, reason="there is a GPU here")
+@pytest.mark.skipif(REAL is not None, reason="this is what a machine without a GPU says, and there is one here")
 def test_gpus_that_ray_was_told_of_and_nobody_sees_say_nothing():
     ray.shutdown()
     places = {"env_vars": {"PYTHONPATH": str(Path(__file__).parents[3]), "PATH": os.environ["PATH"]}}
