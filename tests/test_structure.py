@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("sandbox", "envs", "rollout", "evaluation", "curation", "starter", "learner", "benchmarks")
+PACKAGES = ("sandbox", "envs", "rollout", "evaluation", "curation", "starter", "learner", "viewer", "interop", "benchmarks")
 SOURCES = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")] + [
     ROOT / "toolwise.py",
     ROOT / "console.py",
     ROOT / "checks.py",
+    ROOT / "reading.py",
     ROOT / "configs/__init__.py",
 ]
 IMPORTERS = {

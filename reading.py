@@ -1,0 +1,3 @@
+"""The commands that look at runs without touching them."""
+
+from __future__ import annotations

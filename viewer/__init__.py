@@ -1,0 +1,1 @@
+"""A local page that shows runs: curves, groups side by side, pictures, tokens."""
