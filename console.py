@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 if TYPE_CHECKING:
-    from envs.runtime.progress import Advance
+    from envs.runtime.progress import Advance, Snapshot
 
 QUIET_SECONDS = 10.0
 
@@ -25,16 +27,37 @@ def say(text: str) -> None:
     console.print(text, markup=False)
 
 
-def done(wrote: str, command: str) -> None:
-    """The last two lines of a command: what it wrote, and the command that comes next."""
+def done(wrote: str, command: str, other: str = "") -> None:
+    """The last lines of a command: what it wrote, the command that comes next, and perhaps another that may."""
     say(f"wrote {wrote}")
     say(f"next: .venv/bin/toolwise {command}")
+    if other:
+        say(f"or: .venv/bin/toolwise {other}")
+
+
+def can_draw() -> bool:
+    """Whether there is a terminal on which lines can be drawn over."""
+    return console.is_terminal and not console.is_dumb_terminal
+
+
+@contextmanager
+def view(snapshot: Snapshot) -> Generator[None]:
+    """An `envs.runtime.progress.View` of a training run, drawn over once a second. What is printed meanwhile stands above it."""
+    from viewer.status.page import WIDTH, Look, joined, page
+
+    def drawn() -> Text:
+        # A character in the last column would make some terminals begin a line.
+        look = Look(min(WIDTH, console.width - 1), console.options.ascii_only)
+        return joined(page(snapshot(), time.time(), look))
+
+    with Live(get_renderable=drawn, console=console, refresh_per_second=1):
+        yield
 
 
 @contextmanager
 def progress(title: str, total: int) -> Generator[Advance]:
     """An `envs.runtime.progress.Progress`. Off a terminal, prints the first and the last step and one every `QUIET_SECONDS`."""
-    if console.is_terminal:
+    if can_draw():
         columns = [
             TextColumn("{task.description}"),
             BarColumn(),

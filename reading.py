@@ -1,3 +1,48 @@
 """The commands that look at runs without touching them."""
 
 from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from console import can_draw, console, say, view
+
+if TYPE_CHECKING:
+    from viewer.status.reading import Standing
+
+
+def status(overrides: Sequence[str]) -> int:
+    """Say where a run stands; exit status 1 if it failed, was interrupted, or has died."""
+    import json
+
+    from configs import compose
+    from envs.errors import UsageError
+    from viewer.status.reading import read_standing
+    from viewer.status.report import told
+    from viewer.status.settings import Format, StatusConfig
+
+    config = compose("status", StatusConfig, overrides)
+    standing = read_standing(config.run, time.time())
+    if config.follow:
+        if config.format is Format.json or not can_draw():
+            raise UsageError("follow=true draws on a terminal: leave it out, and repeat the command")
+        standing = _followed(standing)
+    if config.format is Format.json:
+        print(json.dumps(standing.to_json(), indent=2))
+    else:
+        for line in told(standing, time.time()):
+            console.print(line, soft_wrap=True)
+        say(f"next: .venv/bin/toolwise {standing.following}")
+    return 0 if standing.state.is_well else 1
+
+
+def _followed(standing: Standing) -> Standing:
+    """Show where a run stands until it ends; how it ended."""
+    from viewer.status.reading import State, read_standing
+
+    with view(lambda: read_standing(standing.run, time.time()).status):
+        while standing.state in (State.starting, State.running):
+            time.sleep(1)
+            standing = read_standing(standing.run, time.time())
+    return standing

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from checks import bench, lint, named
-from console import console, done, progress, say
+from console import can_draw, console, done, progress, say, view
+from reading import status
 
 if TYPE_CHECKING:
     from evaluation.types import EvaluationRecord
@@ -25,6 +27,7 @@ USAGE = """usage: toolwise COMMAND [key=value …]
   atlas       build the world of real data, toolwise/Atlas-v0, from installed packages
   model       make a policy: model starter (world=microworld or mixture) is pre-trained, model smollm2 is a real one (make smollm2)
   serve-search  serve a text index to a fleet, with Ray Serve: index=DIR
+  status      where a run stands: status run=DIR (follow=true: until it ends)
   lint        check the trajectory files of a run: lint PATH
   bench       measure a part against its peers, in one run: bench NAME (gpu, learner, sandbox, search)
   doctor      say whether this machine can run the sandbox, and what to do if not;
@@ -48,7 +51,8 @@ def train(overrides: Sequence[str], name: str = "train") -> int:
     if config.resume and saved.exists():
         config = compose_again(saved, Experiment, overrides)
     say(f"{name}: {', '.join(config.stages)} on {config.tasks}, from policy {config.policy}, into {config.out}")
-    path, records = run(config, progress, say)
+    shown: dict[str, Any] = {"view": view} if can_draw() else {"progress": progress}
+    path, records = run(config, say=say, **shown)
     from evaluation.report import table
     from evaluation.settings import EvaluateConfig
 
@@ -56,7 +60,8 @@ def train(overrides: Sequence[str], name: str = "train") -> int:
     wrote = f"{path}/: evaluation.json, metrics.jsonl, trajectories/, checkpoints/, wandb/"
     trained = [record.policy for record in records if record.label in ("cold_start", "rl")]
     tasks = "" if config.tasks == EvaluateConfig.tasks else f"tasks={config.tasks} +options.split=test "
-    done(wrote, f"evaluate policy={trained[-1] if trained else config.policy} {tasks}out={path}/more")
+    more = f"evaluate policy={trained[-1] if trained else config.policy} {tasks}out={path}/more"
+    done(wrote, f"view {shlex.quote(config.out)}", more)
     return _status(records)
 
 
@@ -343,6 +348,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "atlas": atlas,
     "model": model,
     "serve-search": serve_search,
+    "status": status,
     "lint": lint,
     "bench": bench,
     "doctor": doctor,

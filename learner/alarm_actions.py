@@ -48,7 +48,7 @@ def act(training: TrainingRun, state: State, prefix: str) -> AlarmAction:
             action = AlarmAction.stop
     said = {AlarmAction.warn: "", AlarmAction.stop: f"; RL stops{remedy}", AlarmAction.rollback: "; RL goes back"}
     training.say(f"collapse alarm: {text}{said[action]}")
-    training.tracker.alert("Tool use is collapsing", f"{text}{said[action]}")
+    training.alert("Tool use is collapsing", f"{text}{said[action]}")
     state.stopped = action is AlarmAction.stop
     if action is AlarmAction.rollback:
         undone = state.seconds - training.directory.checkpoints.state(f"{prefix}_{target}")["seconds"]

@@ -25,7 +25,8 @@ class SupervisedSteps:
 
     def __init__(self, training: TrainingRun) -> None:
         self._training = training
-        demonstrations, rehearsal = collect_demonstrations(training), collect_rehearsal(training)
+        with training.status.doing("demonstrations"):
+            demonstrations, rehearsal = collect_demonstrations(training), collect_rehearsal(training)
         self._weights = demonstrations.weights
         self._demonstrations, self._rehearsal = (
             [Example.of(episode) for episode in pool] for pool in (demonstrations.episodes, rehearsal)

@@ -10,12 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from envs.runtime.progress import Advance, Progress, silent
+from envs.runtime.progress import Advance, Progress, Snapshot, View, silent
 from envs.types import SPLITS
 from evaluation.types import EvaluationRecord
 from learner.experiment import Experiment
 from learner.plan.fit import check_memory
 from learner.run_files.run_directory import RunDirectory
+from learner.run_files.status import RunStatus, kept
 from learner.trainer import Trainer, find_trainer, ranks_of
 from rollout.cluster.connect import join
 from rollout.cluster.deaths import in_one_line
@@ -31,14 +32,22 @@ def _hidden(title: str, total: int) -> AbstractContextManager[Advance]:
     return nullcontext(silent)
 
 
+def _unseen(snapshot: Snapshot) -> AbstractContextManager[None]:
+    """A `View` that shows nothing."""
+    return nullcontext()
+
+
 def run(
-    config: Experiment, progress: Progress = _hidden, say: Callable[[str], None] = lambda text: None
+    config: Experiment,
+    progress: Progress = _hidden,
+    say: Callable[[str], None] = lambda text: None,
+    view: View = _unseen,
 ) -> tuple[Path, list[EvaluationRecord]]:
     """Do every stage that is not finished yet; returns the run directory and the records of `evaluation.json`.
 
-    `progress` and `say` show a person how the run goes on. Raises UsageError, before anything is written, if settings contradict
-    each other, and if the policy, the tasks, the run directory, the sandbox or the GPUs cannot be used or are too small; FleetError
-    if what the run needs has died.
+    `progress` and `say` show a person how the run goes on; `view` shows where it stands, as `status.json` does. Raises UsageError,
+    before anything is written, if settings contradict each other, and if the policy, the tasks, the run directory, the sandbox or
+    the GPUs cannot be used or are too small; FleetError if what the run needs has died.
     """
     policy_dir = find_policy(config.policy)
     for split in SPLITS:
@@ -52,7 +61,8 @@ def run(
     check_memory(config, say)
     directory.open(config)
     learners: list[Any] = []
-    with in_one_line(learners), ThreadPoolExecutor(1) as thread:
+    status = RunStatus([stage.value for stage in config.stages])
+    with view(status.snapshot), kept(status, directory.path), in_one_line(learners), ThreadPoolExecutor(1) as thread:
         start_fleet = partial(Fleet, replace(rollout, engine=replace(rollout.engine, policy=policy_dir)))
         fleet: Callable[..., Fleet] = start_fleet
         if not learner.gpus_per_worker:
@@ -75,6 +85,7 @@ def run(
             rows=rows,
             progress=progress,
             say=say,
+            status=status,
         ) as training:
             return directory.path, run_stages(training)
 

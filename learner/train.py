@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ def run_rl(training: TrainingRun) -> tuple[str, float]:
     with training.progress("RL", settings.steps) as advance:
         training.waking_metrics()  # those of an evaluation are no step's
         while state.step < settings.steps and not state.stopped:
-            clock = Clock()
+            clock = Clock(training.status.doing)
             with clock.time("rollout"):
                 draw = draw_groups(training, state.step, state.drawn)
                 examples = _require(draw, state.step)
@@ -67,7 +67,9 @@ def run_rl(training: TrainingRun) -> tuple[str, float]:
 class Clock:
     """Wall time of the parts of a step, in seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, doing: Callable[[str], AbstractContextManager[None]] = nullcontext) -> None:
+        """`doing` is entered with the name of each part."""
+        self._doing = doing
         self._started = time.monotonic()
         self._parts: dict[str, float] = {}
 
@@ -75,7 +77,8 @@ class Clock:
     def time(self, part: str) -> Generator[None]:
         """Count the time inside as `part`."""
         started = time.monotonic()
-        yield
+        with self._doing(part):
+            yield
         self._parts[part] = time.monotonic() - started
 
     @property

@@ -16,6 +16,7 @@ from evaluation.records import evaluation_record, merge, read_records, write_rec
 from evaluation.types import EvaluationRecord
 from learner.experiment import Experiment, Stage
 from learner.run_files.run_directory import RunDirectory, settings_of
+from learner.run_files.status import RunStatus
 from learner.run_files.tracking import Tracker
 from learner.trainer import Trainer, ranks_of
 from rollout.cluster.fleet import Fleet
@@ -46,12 +47,15 @@ class TrainingRun:
         rows: Mapping[str, Sequence[int] | None] | None = None,
         progress: Progress,
         say: Callable[[str], None],
+        status: RunStatus | None = None,
     ) -> None:
         """`policy_dir` is the base policy's. `rows` are those of the splits that are asked, None for all. `progress` and
-        `say` show a person how the run goes on."""
+        `say` show a person how the run goes on; `status` is told as well."""
         self.config, self.policy_dir, self.directory = config, policy_dir, directory
         self.trainer, self.fleet = trainer, fleet
-        self.progress, self.say = progress, say
+        self.status = status or RunStatus()
+        self.status.follow(fleet.status)
+        self.progress, self.say = self.status.watched(progress), say
         self.store = Store(directory.path)
         self.tracker = Tracker(
             directory.path, config.tracking, settings_of(config), directory.run_id, policy_dir=policy_dir, say=say
@@ -103,12 +107,19 @@ class TrainingRun:
 
         `episodes` are those that it learned from, stored as `trajectories/<stored_as>`.
         """
-        self.tracker.log(stage.value, step, self.global_step - 1, metrics, episodes=episodes, stored_as=stored_as)
+        record = self.tracker.log(stage.value, step, self.global_step - 1, metrics, episodes=episodes, stored_as=stored_as)
+        self.status.take(record)
+
+    def alert(self, title: str, text: str) -> None:
+        """An alarm rings: it stands in `status.json`, and W&B passes it on."""
+        self.status.alarm(text)
+        self.tracker.alert(title, text)
 
     def rewind(self, global_step: int) -> None:
         """Go on from `global_step`, and drop the metrics of the updates after it: they will be made again."""
         self.global_step = global_step
         self.tracker.drop_from(global_step)
+        self.status.rewind(self.tracker.path, global_step)
 
     def begin_stage(self) -> None:
         """Rewind to the end of the last finished stage, in case an earlier attempt at this one was killed before a checkpoint."""
@@ -124,8 +135,9 @@ class TrainingRun:
 
         Returns its path or URL. See `RunDirectory.save`.
         """
-        self.fleet.flush()
-        return self.directory.save(self.trainer, name, state | {"global_step": self.global_step}, prefix=prefix, keep=keep)
+        with self.status.doing("checkpoint"):
+            self.fleet.flush()
+            return self.directory.save(self.trainer, name, state | {"global_step": self.global_step}, prefix=prefix, keep=keep)
 
     def load(self, name: str) -> dict[str, Any]:
         """Give the trainer the state of a checkpoint. Returns its `state.json`."""
@@ -188,7 +200,8 @@ class TrainingRun:
         """Roll the served policy out on held-out tasks, the same ones for every policy: of a file, each row at most once."""
         tasks, rows, seed = self.tasks(split), self.rows(split), self.config.evaluation.seed
         groups = self._most(episodes, split)
-        return self.rollout(group_specs(name, tasks, groups=groups, seed=seed, temperature=temperature, rows=rows))
+        with self.status.doing(f"measurement on {split} tasks"):
+            return self.rollout(group_specs(name, tasks, groups=groups, seed=seed, temperature=temperature, rows=rows))
 
     def tasks(self, split: str) -> Tasks:
         """The tasks of a split."""

@@ -21,6 +21,7 @@ from rollout.collect import CollectConfig
 from starter.pretraining import PretrainingConfig
 from starter.smollm2 import SmolLM2Config
 from toolwise import COMMANDS
+from viewer.status.settings import StatusConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("[!.]*/README.md")})
@@ -37,6 +38,7 @@ SCHEMAS = {
     "model smollm2": SmolLM2Config,
     "serve-search": ServiceConfig,
     "bench": BenchConfig,
+    "status": StatusConfig,
 }
 NAMED = {"bench": tuple(BENCHMARKS), "model": ("starter", "smollm2")}
 """Commands whose first argument is a name."""

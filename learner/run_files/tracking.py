@@ -37,7 +37,8 @@ class Tracker:
     ) -> None:
         """`run_id` is W&B's, the same when a run is resumed; `policy_dir` has the tokenizer that reads the questions of a table."""
         self._out, self._config, self._say = out, config, say
-        self._path = out / "metrics.jsonl"
+        self.path = out / "metrics.jsonl"
+        """The file of the lines."""
         self._question = Questions(policy_dir)
         self._wandb = None if config.mode == "disabled" else WandbRun(out, config, settings, run_id)
 
@@ -50,17 +51,19 @@ class Tracker:
         *,
         episodes: Sequence[EpisodeSummary] = (),
         stored_as: str | None = None,
-    ) -> None:
-        """Record the metrics of one step: `step` counts within the stage, `global_step`, W&B's x axis, over all of them.
+    ) -> dict[str, Any]:
+        """Record the metrics of one step; returns the line of `metrics.jsonl`.
+
+        `step` counts within the stage, `global_step`, W&B's x axis, over all of them.
 
         `episodes` are those of the step, whose histograms W&B gets every `tracking.table_every` steps together with a table of some
         of them, which are read from `trajectories/<stored_as>` and shown with these rewards.
         """
         record = {"stage": stage, "step": step, "global_step": global_step, **metrics}
-        with self._path.open("a") as file:
+        with self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
         if self._wandb is None:
-            return
+            return record
         every = self._config.table_every
         due = bool(episodes) and every is not None and step % every == 0
         table = None
@@ -70,6 +73,7 @@ class Tracker:
             table = "episodes", partial(episode_rows, self._out, stored_as, step, **asked)
         self._wandb.log(record, _distributions(episodes) if due else {}, table)
         self._pass_on()
+        return record
 
     def alert(self, title: str, text: str) -> None:
         """Send an alert through W&B."""
@@ -80,7 +84,7 @@ class Tracker:
         """Remove the lines of `global_step` and later from `metrics.jsonl`, and a last one that a crash cut short."""
         kept, _ = self._divided(global_step)
         if kept is not None:
-            write_file(self._path, "".join(f"{line}\n" for line in kept))
+            write_file(self.path, "".join(f"{line}\n" for line in kept))
 
     def set_aside(self, global_step: int, rollback: int) -> None:
         """Copy the lines of `global_step` and later, which a rollback undoes, to `rolled_back.jsonl`, with the rollback's number.
@@ -95,10 +99,10 @@ class Tracker:
 
     def _divided(self, global_step: int) -> tuple[list[str] | None, list[str]]:
         """The lines before `global_step`, None without a file, and those from it on."""
-        if not self._path.exists():
+        if not self.path.exists():
             return None, []
         kept, undone = [], []
-        for line in self._path.read_text().splitlines():
+        for line in self.path.read_text().splitlines():
             try:
                 record = json.loads(line)
             except ValueError:

@@ -16,7 +16,7 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from envs.errors import FleetError, UsageError
-from envs.runtime.progress import Advance
+from envs.runtime.progress import Advance, Incidents
 from rollout.cluster.deaths import is_death, reason
 from rollout.cluster.outcomes import Kind, Outcome
 from rollout.cluster.seats import Dispatch, Seat
@@ -37,7 +37,12 @@ class Seats(Protocol):
         """The places of the fleet."""
         ...
 
-    def replace(self, seat: Seat) -> None:
+    @property
+    def incidents(self) -> Incidents:
+        """What went wrong: `episode`, an attempt that our infrastructure failed; `worker`, a worker that was replaced."""
+        ...
+
+    def replace(self, seat: Seat, why: str) -> None:
         """Fill a seat anew."""
         ...
 
@@ -57,6 +62,7 @@ class Collection[E: Outcome]:
     ) -> None:
         self._fleet, self._config, self._kind, self._groups, self._advance, self._keep = fleet, config, kind, groups, advance, keep
         self._played = played
+        self._count = sum(len(group.episodes) for group in groups)
         self._line = _Line(groups)
         self._outcomes: dict[str, E] = {}
         self._attempts: Counter[str] = Counter()
@@ -82,6 +88,11 @@ class Collection[E: Outcome]:
                 seat.load = 0
         self._require_played(enough=1)
         return [Group(group.group_id, tuple(self._outcomes[spec.episode_id] for spec in group.episodes)) for group in self._groups]
+
+    def counts(self) -> dict[str, int]:
+        """How many episodes there are (`of`), and how many are `finished`, `running` and `waiting`. Any thread may ask."""
+        finished, running = len(self._outcomes), len(self._under_way)
+        return {"of": self._count, "finished": finished, "running": running, "waiting": max(0, self._count - finished - running)}
 
     def _is_unfinished(self) -> bool:
         if not self._line and not self._under_way:
@@ -166,7 +177,9 @@ class Collection[E: Outcome]:
 
     def _finished(self, dispatch: Dispatch, reply: E) -> None:
         if reply.failed:
-            self._count_failure(reply.error or "unknown")
+            error = reply.error or "unknown"
+            self._fleet.incidents.add("episode", error)
+            self._count_failure(error)
             self._retry(dispatch.spec, reply, dispatch)
             return
         self._failures_in_a_row = 0
@@ -189,7 +202,7 @@ class Collection[E: Outcome]:
         self._count_failure(error)
         if seat.deaths > self._config.attempts:
             raise FleetError(f"a worker died {seat.deaths} times without finishing an episode in between; the last error: {error}")
-        self._fleet.replace(seat)
+        self._fleet.replace(seat, error)
         self._watch(seat)
 
     def _repeat_lost(self) -> None:
@@ -198,7 +211,9 @@ class Collection[E: Outcome]:
         for spec in [spec for group in self._groups for spec in group.episodes if spec.episode_id in lost]:
             log.warning("the tokens of episode %s were lost with their node: it is repeated", spec.episode_id)
             del self._outcomes[spec.episode_id]
-            self._retry(spec, self._kind.failed(spec, "its tokens were lost with their node"))
+            error = "its tokens were lost with their node"
+            self._fleet.incidents.add("episode", error)
+            self._retry(spec, self._kind.failed(spec, error))
 
     def _retry(self, spec: EpisodeSpec, reply: E, dispatch: Dispatch | None = None) -> None:
         """Repeat one episode, unless it has had its attempts. The rest of its group is not repeated."""

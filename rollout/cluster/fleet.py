@@ -14,9 +14,10 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 
 from envs.errors import FleetError, UsageError
 from envs.runtime.imports import import_path
-from envs.runtime.progress import Advance, silent
+from envs.runtime.progress import Advance, Incidents, silent
 from rollout.cluster import sandboxes
 from rollout.cluster.collection import Collection
+from rollout.cluster.deaths import reason
 from rollout.cluster.outcomes import Kind, Outcome, Summarised, Whole, Writing
 from rollout.cluster.seats import Seat
 from rollout.cluster.weights import Sender, Weights, warn_of_a_small_store
@@ -55,6 +56,8 @@ class Fleet:
         self._sender = Sender()
         self._version = 0
         self._writing: list[Writing] = []
+        self._collection: Collection[Any] | None = None
+        self.incidents = Incidents()
         self._sandboxes = [sandboxes.spawn(config) for _ in range(config.sandbox_actors)]
         self._seats = [Seat(self._spawn()) for _ in range(config.workers)]
         starts = [actor.ready.remote() for actor in self._sandboxes] + [seat.worker.start.remote() for seat in self._seats]
@@ -124,7 +127,26 @@ class Fleet:
     ) -> list[Group[E]]:
         if not self._seats:
             raise RuntimeError("the fleet was shut down: make a new one")
-        return Collection(self, self._config, kind, groups, advance, keep, played).run()
+        self._collection = collection = Collection(self, self._config, kind, groups, advance, keep, played)
+        try:
+            return collection.run()
+        finally:
+            self._collection = None
+
+    def status(self) -> dict[str, Any]:
+        """Where the fleet stands, as plain JSON: `workers` (`wanted`, `ready`, `replaced`), `episodes` of the collection that is
+        under way (`Collection.counts`), None if none is, `failures` by kind and the newest `errors` (`Incidents`).
+
+        It asks nobody, so that any thread may call it at any time.
+        """
+        seats, collection, failures = list(self._seats), self._collection, self.incidents.counts()
+        ready = sum(seat.starting is None for seat in seats)
+        return {
+            "workers": {"wanted": self._config.workers, "ready": ready, "replaced": failures.get("worker", 0)},
+            "episodes": collection.counts() if collection is not None else None,
+            "failures": failures,
+            "errors": self.incidents.newest(),
+        }
 
     def notes(self) -> list[str]:
         """What the workers' policies have to say about how they were asked, each sentence once; a dead worker says nothing."""
@@ -161,12 +183,12 @@ class Fleet:
                 if isinstance(cause := getattr(error, "cause", None), UsageError):
                     raise cause from error
                 log.warning("a worker failed to take version %d: %s", version, error)
-                self.replace(seat)
+                self.replace(seat, f"a worker failed to take version {version}: {reason(error)}")
                 try:
                     ray.get(seat.worker.health.remote(), timeout=self._config.start_s)
                 except RayError as again:
-                    reason = str(getattr(again, "cause", None) or again).strip().splitlines()[0]
-                    raise FleetError(f"a worker and its successor failed to take version {version}: {reason}") from again
+                    line = str(getattr(again, "cause", None) or again).strip().splitlines()[0]
+                    raise FleetError(f"a worker and its successor failed to take version {version}: {line}") from again
 
     def shutdown(self) -> None:
         """Stop all workers once they have written their records, then the sandboxes that they used. May be called twice."""
@@ -190,8 +212,9 @@ class Fleet:
         """The places of the fleet, in a fixed order."""
         return self._seats
 
-    def replace(self, seat: Seat) -> None:
-        """Fill a seat anew. The new worker loads the current weights before it serves; calls to it wait for that."""
+    def replace(self, seat: Seat, why: str) -> None:
+        """Fill a seat anew, and count why. The new worker loads the current weights before it serves; calls to it wait for that."""
+        self.incidents.add("worker", why)
         ray.kill(seat.worker)
         worker = self._spawn()
         seat.refill(worker, worker.start.remote(self._weights, self._version), time.monotonic() + self._config.start_s)

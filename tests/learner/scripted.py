@@ -98,6 +98,9 @@ class ScriptedFleet:
         store.write(name, episodes_of(played))
         return [Group(group.group_id, tuple(map(summary, group.episodes))) for group in played]
 
+    def status(self):
+        return {"workers": {"wanted": 1, "ready": 1, "replaced": 0}, "episodes": None, "failures": {}, "errors": []}
+
     def flush(self):
         pass
 

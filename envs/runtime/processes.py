@@ -1,0 +1,14 @@
+"""Processes of this machine, of which another one may get the number later."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def process_began(pid: int) -> int | None:
+    """When a process began, in clock ticks since the machine did; None if there is none, or it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])

@@ -1,0 +1,171 @@
+"""A run's `status.json` as a few lines of text of a steady height."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from rich.text import Text
+
+from viewer.status.figures import ASCII_BLOCKS, BLOCKS, bar, clock, duration, printable, sparkline
+
+WIDTH = 79
+"""No line is longer: one that a narrower window broke in two could not be drawn over."""
+
+_LABEL = 15
+_SPARK = 40
+_BAR = 24
+
+
+def _percent(value: float) -> str:
+    return f"{value:.1%}".replace("%", " %")
+
+
+def _number(digits: int) -> Callable[[float], str]:
+    return lambda value: f"{value:.{digits}f}"
+
+
+class _Row(NamedTuple):
+    label: str
+    metric: str
+    shown: Callable[[float], str]
+    beside: str | None = None
+
+
+ROWS = (
+    _Row("loss", "train/loss", _number(3)),
+    _Row("reward", "critic/score/mean", _number(3)),
+    _Row("accuracy", "reward/accuracy", _percent),
+    _Row("calls / episode", "tools/calls_per_episode/mean", _number(2), "tools/calls_per_episode/var"),
+    _Row("used if needed", "by_need/needed/tool_use", _percent),
+    _Row("if not needed", "by_need/not_needed/tool_use", _percent),
+)
+"""The curves, by the metrics that they show; `beside` is a variance."""
+
+_ALIVE = ("starting", "running")
+_PER_EPISODE = ("generate", "tool")
+
+
+class Look(NamedTuple):
+    """How a page is drawn: how many characters wide, and whether with ASCII alone."""
+
+    width: int = WIDTH
+    ascii_only: bool = False
+
+
+def page(status: Mapping[str, Any], now: float, look: Look = Look()) -> list[Text]:  # noqa: B008  it is immutable
+    """Stage and pace, curves, timing, workers, the newest alarm and the newest error. `status` is that of a `RunStatus`, or as
+    much of it as is known."""
+    lines = [*_stage(status, now, look), Text(), *_curves(status, look), *_timing(status), *_workers(status), *_troubles(status)]
+    return [_cut(line, look) for line in lines]
+
+
+def _stage(status: Mapping[str, Any], now: float, look: Look) -> list[Text]:
+    stage, episodes, doing = status.get("stage"), status.get("episodes"), status.get("doing")
+    lines: list[Text] = []
+    if stage:
+        step, of = stage.get("step"), stage.get("of") or 0
+        head = Text.assemble((printable(stage["name"]), "bold"), f"  {'?' if step is None else step} of {of}  ")
+        if step is not None and of:
+            head.append(bar(step / of, _BAR, *(("=", "-") if look.ascii_only else ())), "cyan")
+            head.append(f"  {step / of:.0%}")
+        lines += [head, Text(_pace(status, stage, now), "dim")]
+    elif status.get("state") in _ALIVE:
+        lines += [Text("starting: workers, sandboxes, learner" if status.get("state") == "starting" else "between stages", "bold")]
+    parts = []
+    if doing:
+        parts.append(f"{printable(doing['what'])} for {duration(now - doing['began'])}")
+    if episodes:
+        counts = f"{episodes['finished']} of {episodes['of']} episodes ended"
+        parts.append(f"{counts}, {episodes['running']} running, {episodes['waiting']} waiting")
+    if status.get("state") in _ALIVE:
+        lines.append(Text("now: " + (" · ".join(parts) or "…")))
+    return lines
+
+
+def _pace(status: Mapping[str, Any], stage: Mapping[str, Any], now: float) -> str:
+    parts = [f"{duration(now - stage['began'])} so far"] if stage.get("began") else []
+    if (seconds := status.get("timing_s", {}).get("step")) is not None:
+        parts.insert(0, f"{duration(seconds)} a step")
+    if (left := stage.get("seconds_left")) is not None:
+        parts.append(f"about {duration(left)} to go" if left else "nearly done")
+    return " · ".join(parts)
+
+
+def _curves(status: Mapping[str, Any], look: Look) -> list[Text]:
+    curves, metrics = status.get("curves", {}), status.get("metrics", {})
+    lines = []
+    for row in ROWS:
+        if not curves.get(row.metric):
+            continue
+        width = max(8, min(_SPARK, look.width - _LABEL - 20))
+        line = Text(f"{row.label:<{_LABEL}} ", "dim")
+        drawn = sparkline(curves[row.metric], width, ASCII_BLOCKS if look.ascii_only else BLOCKS)
+        line.append(f"{drawn:<{width}}", "cyan")
+        value = metrics.get(row.metric, curves[row.metric][-1])
+        line.append(f"  {row.shown(value):>7}", "bold")
+        if row.beside in metrics:
+            line.append(f"  var {row.shown(metrics[row.beside])}", "dim")
+        lines.append(line)
+    return [*lines, Text()] if lines else []
+
+
+def _timing(status: Mapping[str, Any]) -> list[Text]:
+    timing = {name: value for name, value in status.get("timing_s", {}).items() if math.isfinite(value)}
+    parts = sorted((name for name in timing if name not in ("step", *_PER_EPISODE)), key=lambda name: -timing[name])
+    if not parts:
+        return []
+    text = " · ".join(f"{printable(name)} {duration(timing[name])}" for name in parts)
+    lines = [_labelled("last step", text)]
+    if each := " · ".join(f"{name} {duration(timing[name])}" for name in _PER_EPISODE if name in timing):
+        lines.append(_labelled("an episode", each))
+    return lines
+
+
+def _workers(status: Mapping[str, Any]) -> list[Text]:
+    parts = []
+    if workers := status.get("workers"):
+        parts = [f"{workers['ready']} of {workers['wanted']} ready", f"{workers['replaced']} replaced"]
+        parts.append(f"{status.get('failures', {}).get('episode', 0)} failed attempts")
+    if "policy_version" in status:
+        parts.append(f"policy version {status['policy_version']}")
+    lines = [_labelled("workers", " · ".join(parts))] if parts else []
+    if staleness := status.get("staleness"):
+        lines.append(_labelled("staleness", " · ".join(f"{printable(name)} {value:.3g}" for name, value in staleness.items())))
+    return lines
+
+
+def _troubles(status: Mapping[str, Any]) -> list[Text]:
+    lines = []
+    if alarms := status.get("alarms"):
+        lines.append(_labelled("alarm", told_alarm(alarms[-1]), "red"))
+    if errors := status.get("errors"):
+        lines.append(_labelled("last error", told_error(errors[-1]), "yellow"))
+    return lines
+
+
+def told_alarm(alarm: Mapping[str, Any]) -> str:
+    """An alarm in one line."""
+    return f"{clock(alarm['time'])} {printable(alarm['text'])}"
+
+
+def told_error(error: Mapping[str, Any]) -> str:
+    """A failure in one line."""
+    times = f" ({error['times']} times)" if error.get("times", 1) > 1 else ""
+    return f"{clock(error['time'])} {printable(error['kind'])}: {printable(error['reason'])}{times}"
+
+
+def _labelled(label: str, text: str, style: str = "") -> Text:
+    return Text.assemble((f"{label:<{_LABEL}} ", "dim"), (text, style))
+
+
+def _cut(line: Text, look: Look) -> Text:
+    line.truncate(min(look.width, WIDTH), overflow="crop" if look.ascii_only else "ellipsis")
+    line.no_wrap = True
+    return line
+
+
+def joined(lines: Sequence[Text]) -> Text:
+    """Lines as one text."""
+    return Text("\n", no_wrap=True).join(lines)

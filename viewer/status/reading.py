@@ -1,0 +1,217 @@
+"""What a run directory says of where its run stands."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from envs.errors import UsageError
+from envs.runtime.processes import process_began
+from viewer.status.figures import clock, duration, printable
+from viewer.status.page import ROWS
+
+SILENT_S = 60.0
+"""A run that has written nothing for so long is taken for dead if its process cannot be looked for."""
+
+_TAIL_BYTES = 4 << 20
+_RUNS = "the directory that a command wrote (its out=), as in run=runs/demo"
+
+
+class State(Enum):
+    """How a run fares."""
+
+    starting = "starting"
+    running = "running"
+    finished = "finished"
+    failed = "failed"
+    interrupted = "interrupted"
+    dead = "dead"
+    silent = "silent"
+    unfinished = "unfinished"
+    unknown = "unknown"
+
+    @property
+    def is_well(self) -> bool:
+        """Whether nobody need do anything about it."""
+        return self in (State.starting, State.running, State.finished, State.unknown)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a run stands: its `state` and why in one line, what `status.json` has (or what other files tell of it), the records of
+    `evaluation.json`, and the command that comes next."""
+
+    run: str
+    state: State
+    why: str
+    status: dict[str, Any] = field(default_factory=dict)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    following: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return {
+            "run": self.run,
+            "state": self.state.value,
+            "why": self.why,
+            "next": self.following,
+            "evaluations": self.evaluations,
+            "status": self.status,
+        }
+
+
+def read_standing(run: str, now: float) -> Standing:
+    """Where the run in a directory stands at a moment in Unix seconds. Raises UsageError if there is no run."""
+    directory = Path(run)
+    if not run:
+        raise UsageError(f"run= is missing: write {_RUNS}")
+    if not directory.is_dir():
+        raise UsageError(f"run={run}: there is no such directory: write {_RUNS}")
+    status, evaluations = _status_file(directory), _evaluations(directory)
+    config = _settings(directory)
+    if status is not None:
+        state, why = _reported(status, now)
+        if state is State.finished:  # its RL, not the stage that came last
+            status |= _known_otherwise(directory)
+    elif "rl" in config:
+        status = _known_otherwise(directory)
+        state, why = _unreported(directory, config, now)
+    elif evaluations or (directory / "trajectories").is_dir():
+        state, why = _of_another_command(directory, evaluations, now)
+    else:
+        raise UsageError(f"run={run}: there is no run in it: write {_RUNS}")
+    return Standing(run, state, why, status or {}, evaluations, _following(run, state, trained="rl" in config))
+
+
+def _reported(status: Mapping[str, Any], now: float) -> tuple[State, str]:
+    state = State(status["state"])
+    process, age = f"process {status['pid']} on {printable(status['host'])}", duration(now - status["written"])
+    if state is State.failed:
+        return state, f"{clock(status['written'])}: {printable(status['line'])}"
+    if state not in (State.starting, State.running):
+        return state, f"{clock(status['written'])}, after {duration(status['written'] - status['began'])}"
+    here = status["host"] == socket.gethostname()
+    if here and status["pid_began"] is not None and process_began(status["pid"]) != status["pid_began"]:
+        return State.dead, f"{process} is no more; it last reported {age} ago"
+    if now - status["written"] > SILENT_S:
+        return State.silent, f"{process} has not reported for {age}"
+    news = now - status["advanced"]
+    waits = f"; nothing new for {duration(news)}" if news > SILENT_S else ""
+    return state, f"{process}, for {duration(now - status['began'])}; it last reported {age} ago{waits}"
+
+
+def _unreported(directory: Path, config: Mapping[str, Any], now: float) -> tuple[State, str]:
+    """The state of a run of which there is no status.json."""
+    done = _json(directory / "progress.json") or {}
+    if all(done.get(stage) for stage in config.get("stages") or ["rl"]):
+        return State.finished, "progress.json has all stages; there is no status.json"
+    age = now - _newest(directory)
+    if age < SILENT_S:
+        return State.running, f"there is no status.json; the newest file was written {duration(age)} ago"
+    finished = ", ".join(name for name in ("base", "cold_start", "rl", "control") if done.get(name)) or "none"
+    return State.unfinished, f"there is no status.json; stages done: {finished}; nothing was written for {duration(age)}"
+
+
+def _of_another_command(directory: Path, evaluations: list[dict[str, Any]], now: float) -> tuple[State, str]:
+    """Of `collect`, `evaluate`, `curate` and `synthesize` the files tell what there is, not whether the command still runs."""
+    files = sorted((directory / "trajectories").glob("*.jsonl*"))
+    parts = [f"{len(files)} trajectory files"] if files else []
+    parts += [f"{len(evaluations)} evaluation records"] if evaluations else []
+    age = duration(now - _newest(directory))
+    state = State.finished if evaluations else State.unknown
+    return state, f"{' and '.join(parts)}, the newest file written {age} ago; only `train` tells more, in status.json"
+
+
+def _known_otherwise(directory: Path) -> dict[str, Any]:
+    """What `metrics.jsonl` tells of RL, or else of the last stage, in the form of a status.json; of a long file the end."""
+    records = _tail(directory / "metrics.jsonl")
+    if not records:
+        return {}
+    last = next((record for record in reversed(records) if record["stage"] == "rl"), records[-1])
+    same = [record for record in records if record["stage"] == last["stage"]]
+    curves = {row.metric: [record[row.metric] for record in same if row.metric in record] for row in ROWS}
+    shown = {name for row in ROWS for name in (row.metric, row.beside) if name}
+    config = _settings(directory)
+    of = {"rl": ("rl", "steps"), "cold_start": ("cold_start", "max_steps")}.get(last["stage"])
+    total = (config.get(of[0]) or {}).get(of[1]) if of else None
+    return {
+        "stage": {"name": last["stage"], "step": last["step"] + 1, "of": total} if total else None,
+        "policy_version": records[-1]["global_step"] + 1,
+        "metrics": {name: value for name, value in last.items() if name in shown},
+        "curves": {name: values for name, values in curves.items() if values},
+        "timing_s": {name.removeprefix("timing_s/"): value for name, value in last.items() if name.startswith("timing_s/")},
+    }
+
+
+def _following(run: str, state: State, trained: bool) -> str:
+    out = shlex.quote(run)
+    if trained and not state.is_well:
+        return f"train out={out} resume=true"
+    return f"view {out}"
+
+
+def _status_file(directory: Path) -> dict[str, Any] | None:
+    """The content of status.json; None if there is none, or none that can be read."""
+    status = _json(directory / "status.json")
+    needed = {"state", "line", "host", "pid", "pid_began", "began", "written", "advanced"}
+    if not isinstance(status, dict) or not needed <= status.keys() or status["state"] not in State:
+        return None
+    return status
+
+
+def _evaluations(directory: Path) -> list[dict[str, Any]]:
+    records = _json(directory / "evaluation.json")
+    if not isinstance(records, list):
+        return []
+    names = ("label", "accuracy", "ci95", "episodes", "left_out")
+    return [{name: record.get(name) for name in names} for record in records if isinstance(record, dict)]
+
+
+def _settings(directory: Path) -> dict[str, Any]:
+    try:
+        settings = yaml.load((directory / "config.yaml").read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _tail(path: Path) -> list[dict[str, Any]]:
+    """The last lines of a file of records, of those that can be read."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TAIL_BYTES))
+            lines = file.read().split(b"\n")[1 if size > _TAIL_BYTES else 0 :]
+    except OSError:
+        return []
+    records = []
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and {"stage", "step", "global_step"} <= record.keys():
+            records.append(record)
+    return records
+
+
+def _newest(directory: Path) -> float:
+    """When a file of the run was written last, in Unix seconds."""
+    places = [*directory.glob("*.json*"), directory / "trajectories", *(directory / "trajectories").glob("*.part")]
+    return max((place.stat().st_mtime for place in places if place.exists()), default=directory.stat().st_mtime)
