@@ -48,6 +48,12 @@ def duration(seconds: float) -> str:
     return f"{whole} s"
 
 
+def elapsed(seconds: float) -> str:
+    """A length of time that goes on, in whole seconds."""
+    whole = max(0, int(seconds))
+    return duration(whole) if whole >= 10 else f"{whole} s"
+
+
 def clock(moment: float) -> str:
     """The local time of a moment in Unix seconds; with its date if that is not today's."""
     then = time.localtime(moment)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from rich.text import Text
 
-from viewer.status.figures import ASCII_BLOCKS, BLOCKS, bar, clock, duration, printable, sparkline
+from viewer.status.figures import ASCII_BLOCKS, BLOCKS, bar, clock, duration, elapsed, printable, sparkline
 
 WIDTH = 79
 """No line is longer: one that a narrower window broke in two could not be drawn over."""
@@ -62,7 +62,8 @@ def page(status: Mapping[str, Any], now: float, look: Look = Look()) -> list[Tex
 
 
 def _stage(status: Mapping[str, Any], now: float, look: Look) -> list[Text]:
-    stage, episodes, doing = status.get("stage"), status.get("episodes"), status.get("doing")
+    """Three lines while the run goes on, whatever it does."""
+    stage, state = status.get("stage"), status.get("state")
     lines: list[Text] = []
     if stage:
         step, of = stage.get("step"), stage.get("of") or 0
@@ -70,26 +71,40 @@ def _stage(status: Mapping[str, Any], now: float, look: Look) -> list[Text]:
         if step is not None and of:
             head.append(bar(step / of, _BAR, *(("=", "-") if look.ascii_only else ())), "cyan")
             head.append(f"  {step / of:.0%}")
-        lines += [head, Text(_pace(status, stage, now), "dim")]
-    elif status.get("state") in _ALIVE:
-        lines += [Text("starting: workers, sandboxes, learner" if status.get("state") == "starting" else "between stages", "bold")]
-    parts = []
-    if doing:
-        parts.append(f"{printable(doing['what'])} for {duration(now - doing['began'])}")
-    if episodes:
-        counts = f"{episodes['finished']} of {episodes['of']} episodes ended"
-        parts.append(f"{counts}, {episodes['running']} running, {episodes['waiting']} waiting")
-    if status.get("state") in _ALIVE:
-        lines.append(Text("now: " + (" · ".join(parts) or "…")))
+        lines = [head, Text(_pace(status, stage, now), "dim")]
+    elif state in _ALIVE:
+        lines = [Text("starting" if state == "starting" else "between stages", "bold"), _since(status, now)]
+    doing = " · ".join(_doing(status, now))
+    if state in _ALIVE:
+        lines.append(Text(f"now: {doing or '…'}"))
+    elif state is not None:
+        after = f" after {elapsed(status['written'] - status['began'])}" if "began" in status else ""
+        lines.append(Text.assemble((state, "bold"), after, f", in: {doing}" if doing else ""))
     return lines
 
 
+def _since(status: Mapping[str, Any], now: float) -> Text:
+    return Text(f"{elapsed(now - status['began'])} so far" if "began" in status else "", "dim")
+
+
+def _doing(status: Mapping[str, Any], now: float) -> list[str]:
+    parts = []
+    if doing := status.get("doing"):
+        parts.append(f"{printable(doing['what'])} for {elapsed(now - doing['began'])}")
+    if episodes := status.get("episodes"):
+        counts = f"{episodes['finished']} of {episodes['of']} episodes ended"
+        parts.append(f"{counts}, {episodes['running']} running, {episodes['waiting']} waiting")
+    if status.get("state") == "starting" and not parts:
+        parts.append("workers, sandboxes and learner start")
+    return parts
+
+
 def _pace(status: Mapping[str, Any], stage: Mapping[str, Any], now: float) -> str:
-    parts = [f"{duration(now - stage['began'])} so far"] if stage.get("began") else []
+    parts = [f"{elapsed(now - stage['began'])} so far"] if stage.get("began") else []
     if (seconds := status.get("timing_s", {}).get("step")) is not None:
         parts.insert(0, f"{duration(seconds)} a step")
     if (left := stage.get("seconds_left")) is not None:
-        parts.append(f"about {duration(left)} to go" if left else "nearly done")
+        parts.append(f"about {elapsed(left)} to go" if left else "nearly done")
     return " · ".join(parts)
 
 
@@ -127,9 +142,9 @@ def _workers(status: Mapping[str, Any]) -> list[Text]:
     parts = []
     if workers := status.get("workers"):
         parts = [f"{workers['ready']} of {workers['wanted']} ready", f"{workers['replaced']} replaced"]
-        parts.append(f"{status.get('failures', {}).get('episode', 0)} failed attempts")
+        parts.append(f"{status.get('failures', {}).get('episode', 0)} attempts failed")
     if "policy_version" in status:
-        parts.append(f"policy version {status['policy_version']}")
+        parts.append(f"policy {status['policy_version']}")
     lines = [_labelled("workers", " · ".join(parts))] if parts else []
     if staleness := status.get("staleness"):
         lines.append(_labelled("staleness", " · ".join(f"{printable(name)} {value:.3g}" for name, value in staleness.items())))
@@ -152,8 +167,8 @@ def told_alarm(alarm: Mapping[str, Any]) -> str:
 
 def told_error(error: Mapping[str, Any]) -> str:
     """A failure in one line."""
-    times = f" ({error['times']} times)" if error.get("times", 1) > 1 else ""
-    return f"{clock(error['time'])} {printable(error['kind'])}: {printable(error['reason'])}{times}"
+    times = f" {error['times']} times" if error.get("times", 1) > 1 else ""
+    return f"{clock(error['time'])}{times} {'an attempt: ' if error['kind'] == 'episode' else ''}{printable(error['reason'])}"
 
 
 def _labelled(label: str, text: str, style: str = "") -> Text:

@@ -16,7 +16,7 @@ import yaml
 
 from envs.errors import UsageError
 from envs.runtime.processes import process_began
-from viewer.status.figures import clock, duration, printable
+from viewer.status.figures import clock, elapsed, printable
 from viewer.status.page import ROWS
 
 SILENT_S = 60.0
@@ -94,19 +94,19 @@ def read_standing(run: str, now: float) -> Standing:
 
 def _reported(status: Mapping[str, Any], now: float) -> tuple[State, str]:
     state = State(status["state"])
-    process, age = f"process {status['pid']} on {printable(status['host'])}", duration(now - status["written"])
+    process, age = f"process {status['pid']} on {printable(status['host'])}", elapsed(now - status["written"])
     if state is State.failed:
         return state, f"{clock(status['written'])}: {printable(status['line'])}"
     if state not in (State.starting, State.running):
-        return state, f"{clock(status['written'])}, after {duration(status['written'] - status['began'])}"
+        return state, f"{clock(status['written'])}, after {elapsed(status['written'] - status['began'])}"
     here = status["host"] == socket.gethostname()
     if here and status["pid_began"] is not None and process_began(status["pid"]) != status["pid_began"]:
         return State.dead, f"{process} is no more; it last reported {age} ago"
     if now - status["written"] > SILENT_S:
         return State.silent, f"{process} has not reported for {age}"
     news = now - status["advanced"]
-    waits = f"; nothing new for {duration(news)}" if news > SILENT_S else ""
-    return state, f"{process}, for {duration(now - status['began'])}; it last reported {age} ago{waits}"
+    waits = f"; nothing new for {elapsed(news)}" if news > SILENT_S else ""
+    return state, f"{process}, for {elapsed(now - status['began'])}; it last reported {age} ago{waits}"
 
 
 def _unreported(directory: Path, config: Mapping[str, Any], now: float) -> tuple[State, str]:
@@ -116,9 +116,9 @@ def _unreported(directory: Path, config: Mapping[str, Any], now: float) -> tuple
         return State.finished, "progress.json has all stages; there is no status.json"
     age = now - _newest(directory)
     if age < SILENT_S:
-        return State.running, f"there is no status.json; the newest file was written {duration(age)} ago"
+        return State.running, f"there is no status.json; the newest file was written {elapsed(age)} ago"
     finished = ", ".join(name for name in ("base", "cold_start", "rl", "control") if done.get(name)) or "none"
-    return State.unfinished, f"there is no status.json; stages done: {finished}; nothing was written for {duration(age)}"
+    return State.unfinished, f"there is no status.json; stages done: {finished}; nothing was written for {elapsed(age)}"
 
 
 def _of_another_command(directory: Path, evaluations: list[dict[str, Any]], now: float) -> tuple[State, str]:
@@ -126,7 +126,7 @@ def _of_another_command(directory: Path, evaluations: list[dict[str, Any]], now:
     files = sorted((directory / "trajectories").glob("*.jsonl*"))
     parts = [f"{len(files)} trajectory files"] if files else []
     parts += [f"{len(evaluations)} evaluation records"] if evaluations else []
-    age = duration(now - _newest(directory))
+    age = elapsed(now - _newest(directory))
     state = State.finished if evaluations else State.unknown
     return state, f"{' and '.join(parts)}, the newest file written {age} ago; only `train` tells more, in status.json"
 

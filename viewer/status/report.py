@@ -9,7 +9,7 @@ from rich.text import Text
 
 from viewer.status.figures import printable
 from viewer.status.page import page, told_alarm, told_error
-from viewer.status.reading import Standing
+from viewer.status.reading import Standing, State
 
 _MOST = 5
 
@@ -19,8 +19,10 @@ def told(standing: Standing, now: float) -> list[Text]:
     style = "bold" if standing.state.is_well else "bold red"
     lines = [Text.assemble(f"{printable(standing.run)}: ", (standing.state.value, style), f" · {standing.why}"), Text()]
     status = standing.status
-    if drawn := page({**status, "alarms": [], "errors": [], "state": standing.state.value}, now):
-        lines += drawn
+    # How it ended stands in the line above; what it did then is of that moment.
+    alive = standing.state in (State.starting, State.running)
+    shown = {**status, "alarms": [], "errors": [], "state": standing.state.value if alive or status.get("doing") else None}
+    lines += page(shown, now if alive else status.get("written", now))
     for title, entries in (
         ("measured on held-out tasks", [_told_record(record) for record in standing.evaluations]),
         ("alarms", [told_alarm(alarm) for alarm in status.get("alarms", [])[-_MOST:]]),
