@@ -161,6 +161,9 @@ def test_a_worker_that_dies_amid_its_episodes_is_replaced_with_the_current_weigh
     episodes = collect(fleet, groups(8, 4, {5: {"trouble": "kill"}}, log=str(tmp_path), tool_s=0.05))
     assert reasons(episodes) == {StopReason.ANSWERED}
     assert {max(episode.trajectory.versions) for episode in episodes} == {7}
+    status = fleet.status()
+    assert (status["workers"]["wanted"], status["workers"]["replaced"] >= 1, status["episodes"]) == (2, True, None)
+    assert any(one["kind"] == "worker" and one["reason"].startswith("a worker died: ") for one in status["errors"])
 
 
 def test_a_worker_whose_engine_has_failed_is_replaced(cluster, tmp_path):
