@@ -41,16 +41,22 @@ def can_draw() -> bool:
 
 
 @contextmanager
-def view(snapshot: Snapshot) -> Generator[None]:
-    """An `envs.runtime.progress.View` of a training run, drawn over once a second. What is printed meanwhile stands above it."""
+def view(snapshot: Snapshot, *, stays: bool = True) -> Generator[None]:
+    """An `envs.runtime.progress.View` of a training run, drawn over once a second. What is printed meanwhile stands above it.
+
+    `stays` leaves the last of it there.
+    """
     from viewer.status.page import WIDTH, Look, joined, page
 
     def drawn() -> Text:
         # A character in the last column would make some terminals begin a line.
         look = Look(min(WIDTH, console.width - 1), console.options.ascii_only)
-        return joined(page(snapshot(), time.time(), look))
+        try:
+            return joined(page(snapshot(), time.time(), look))
+        except Exception as error:  # a view is no reason to end a run
+            return Text(f"the view failed: {type(error).__name__}: {error}")
 
-    with Live(get_renderable=drawn, console=console, refresh_per_second=1):
+    with Live(get_renderable=drawn, console=console, refresh_per_second=1, transient=not stays):
         yield
 
 

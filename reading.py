@@ -41,7 +41,7 @@ def _followed(standing: Standing) -> Standing:
     """Show where a run stands until it ends; how it ended."""
     from viewer.status.reading import State, read_standing
 
-    with view(lambda: read_standing(standing.run, time.time()).status):
+    with view(lambda: read_standing(standing.run, time.time()).status, stays=False):
         while standing.state in (State.starting, State.running):
             time.sleep(1)
             standing = read_standing(standing.run, time.time())

@@ -274,6 +274,14 @@ def test_what_is_said_stands_above_the_view(monkeypatch):
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") == 1
 
 
+def test_a_view_that_fails_says_so_and_ends_nothing(monkeypatch):
+    out = io.StringIO()
+    monkeypatch.setattr(console, "console", Console(file=out, force_terminal=True, width=100))
+    with console.view(lambda: status(workers={})):
+        pass
+    assert "the view failed: KeyError" in out.getvalue()
+
+
 @pytest.mark.parametrize(("term", "draws"), [("xterm-256color", True), ("dumb", False)])
 def test_on_a_real_terminal_ctrl_c_leaves_it_as_it_was(term, draws):
     """The view is drawn over on a pseudo-terminal that is made narrower amid it; a dumb one gets no view."""
