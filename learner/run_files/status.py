@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from envs.runtime.atomic import write_file
-from envs.runtime.processes import process_began
+from envs.runtime.processes import pid_space, process_began
 from envs.runtime.progress import Advance, Progress, Snapshot
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class RunStatus:
     """Where a run stands. The run's own thread tells it; any thread may take a `snapshot`, which looks like this:
 
     - `state`: `starting`, `running`, `finished`, `failed` or `interrupted`; `line`: why it ended, if it failed
-    - `host`, `pid` and `pid_began` (of /proc/<pid>/stat: another process may get the number later)
+    - `host`, `pid`, and what tells whether the process still is (`envs.runtime.processes`): `pid_began` and `pid_space`
     - `began`, `written` and `advanced` (the last news, be it an episode that ended), in Unix seconds
     - `stages` of the settings, and the present `stage`: `name`, `step` done (null if not known yet), `of`, `began`, `seconds_left`
       at the pace of the last steps (null if not known), and `text` of the last step
@@ -89,6 +89,7 @@ class RunStatus:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "pid_began": process_began(os.getpid()),
+            "pid_space": pid_space(),
             "began": time.time(),
             "stages": [*stages],
             "stage": None,

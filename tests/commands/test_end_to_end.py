@@ -196,6 +196,12 @@ def test_the_second_step_is_sampled_by_the_updated_policy(finished):
     assert versions == [{COLD_STEPS}, {COLD_STEPS + 1}]
 
 
+def test_status_json_says_that_it_is_finished(finished):
+    status = json.loads((finished / "status.json").read_text())
+    assert (status["state"], status["workers"]["replaced"]) == ("finished", 0)
+    assert status["policy_version"] == len(metrics(finished, None))
+
+
 def test_evaluation_records_follow_the_contract(finished):
     records = json.loads((finished / "evaluation.json").read_text())
     assert [record["label"] for record in records] == ["base", "cold_start", "rl", "control"]

@@ -70,6 +70,13 @@ def test_it_is_one_line_with_the_cause_and_what_to_do(killed):
     assert "resume=true goes on" in lines[0]
 
 
+def test_status_json_has_the_cause_too(killed):
+    out, _, _, errors = killed
+    status = json.loads((out / "status.json").read_text())
+    assert status["state"] == "failed"
+    assert status["line"] in errors
+
+
 def test_checkpoints_and_trajectories_are_there_to_go_on_with(killed):
     out, *_ = killed
     steps = sorted(int(path.name.removeprefix("step_")) for path in (out / "checkpoints").glob("step_*"))

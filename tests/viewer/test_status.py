@@ -22,7 +22,7 @@ from rich.console import Console
 import console
 import reading
 from envs.errors import UsageError
-from envs.runtime.processes import process_began
+from envs.runtime.processes import pid_space, process_began
 from viewer.status.figures import bar, clock, duration, elapsed, sparkline
 from viewer.status.page import WIDTH, Look, page
 from viewer.status.reading import State, read_standing
@@ -41,6 +41,7 @@ def status(**changes):
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "pid_began": process_began(os.getpid()),
+        "pid_space": pid_space(),
         "began": NOW - 600,
         "written": NOW - 1,
         "advanced": NOW - 2,
@@ -98,8 +99,8 @@ def text(lines):
         ({"state": "starting"}, State.starting, "it last reported"),
         ({"advanced": NOW - 400}, State.running, "nothing new for 6 min 40 s"),
         ({"written": NOW - 100}, State.silent, "has not reported for 1 min 40 s"),
-        ({"host": "elsewhere"}, State.running, "on elsewhere"),
-        ({"host": "elsewhere", "written": NOW - 61}, State.silent, "has not reported"),
+        ({"pid_space": "elsewhere", "pid_began": 1}, State.running, "it last reported 1 s ago"),
+        ({"pid_space": "elsewhere", "written": NOW - 61}, State.silent, "has not reported"),
         ({"pid_began": 1}, State.dead, "is no more"),  # another process has the number now
         ({"state": "finished"}, State.finished, "after 9 min 59 s"),
         ({"state": "failed", "line": "a worker died"}, State.failed, "a worker died"),
@@ -277,7 +278,7 @@ def test_what_is_said_stands_above_the_view(monkeypatch):
 def test_a_view_that_fails_says_so_and_ends_nothing(monkeypatch):
     out = io.StringIO()
     monkeypatch.setattr(console, "console", Console(file=out, force_terminal=True, width=100))
-    with console.view(lambda: status(workers={})):
+    with console.view(lambda: status(workers={"wanted": 1})):
         pass
     assert "the view failed: KeyError" in out.getvalue()
 

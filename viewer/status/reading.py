@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -15,7 +14,7 @@ from typing import Any
 import yaml
 
 from envs.errors import UsageError
-from envs.runtime.processes import process_began
+from envs.runtime.processes import pid_space, process_began
 from viewer.status.figures import clock, elapsed, printable
 from viewer.status.page import ROWS
 
@@ -99,7 +98,7 @@ def _reported(status: Mapping[str, Any], now: float) -> tuple[State, str]:
         return state, f"{clock(status['written'])}: {printable(status['line'])}"
     if state not in (State.starting, State.running):
         return state, f"{clock(status['written'])}, after {elapsed(status['written'] - status['began'])}"
-    here = status["host"] == socket.gethostname()
+    here = status["pid_space"] == pid_space()
     if here and status["pid_began"] is not None and process_began(status["pid"]) != status["pid_began"]:
         return State.dead, f"{process} is no more; it last reported {age} ago"
     if now - status["written"] > SILENT_S:
@@ -162,7 +161,7 @@ def _following(run: str, state: State, trained: bool) -> str:
 def _status_file(directory: Path) -> dict[str, Any] | None:
     """The content of status.json; None if there is none, or none that can be read."""
     status = _json(directory / "status.json")
-    needed = {"state", "line", "host", "pid", "pid_began", "began", "written", "advanced"}
+    needed = {"state", "line", "host", "pid", "pid_began", "pid_space", "began", "written", "advanced"}
     if not isinstance(status, dict) or not needed <= status.keys() or status["state"] not in State:
         return None
     return status
