@@ -31,7 +31,12 @@ def status(overrides: Sequence[str]) -> int:
     if config.format is Format.json:
         print(json.dumps(standing.to_json(), indent=2))
     else:
-        for line in told(standing, time.time()):
+        try:
+            lines = told(standing, time.time())
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            written = f"{config.run}/status.json is not as `toolwise train` writes it ({type(error).__name__}: {error})"
+            raise UsageError(f"{written}: format=json shows what it holds") from error
+        for line in lines:
             console.print(line, soft_wrap=True)
         say(f"next: .venv/bin/toolwise {standing.following}")
     return 0 if standing.state.is_well else 1

@@ -144,7 +144,8 @@ def record(**changes):
 
 
 def test_of_a_run_without_a_report_the_other_files_tell(write):
-    lines = [{"stage": "rl", "step": step, "global_step": step, "critic/score/mean": step / 9} for step in range(9)]
+    lines = [{"stage": "rl", "step": step, "global_step": step, "critic/score/mean": step / 9, "x": None} for step in range(9)]
+    lines[4]["critic/score/mean"] = float("nan")
     directory = write(metrics=lines, progress={"base": True, "cold_start": True}, evaluation=[record()])
     os.utime(directory / "metrics.jsonl", (NOW, NOW))
     for name in ("progress.json", "evaluation.json"):
@@ -158,7 +159,9 @@ def test_of_a_run_without_a_report_the_other_files_tell(write):
     assert read_standing(str(directory), NOW + 500).state is State.finished
 
 
-@pytest.mark.parametrize("content", ['{"state": "run', "[]", '{"state": "odd"}', json.dumps({"state": "running"})])
+@pytest.mark.parametrize(
+    "content", ['{"state": "run', "[]", '{"state": "odd"}', json.dumps({"state": "running"}), json.dumps(status(written="x"))]
+)
 def test_a_report_that_cannot_be_read_is_none(write, content):
     assert "there is no status.json" in read_standing(str(write(status=content)), NOW).why
 
@@ -188,6 +191,11 @@ def test_the_exit_status_tells_a_program_as_much(write, capsys, changes, code):
     assert capsys.readouterr().out.splitlines()[-1].startswith("next: .venv/bin/toolwise ")
     assert reading.status([f"run={directory}", "format=json"]) == code
     assert json.loads(capsys.readouterr().out)["status"]["policy_version"] == 277
+
+
+def test_a_report_of_another_form_is_one_line(write):
+    with pytest.raises(UsageError, match=r"status.json is not as .* format=json shows"):
+        reading.status([f"run={write(status=status(workers=[1]))}"])
 
 
 def test_following_asks_for_a_terminal(write):

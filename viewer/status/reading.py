@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 from collections.abc import Mapping
@@ -137,17 +138,18 @@ def _known_otherwise(directory: Path) -> dict[str, Any]:
         return {}
     last = next((record for record in reversed(records) if record["stage"] == "rl"), records[-1])
     same = [record for record in records if record["stage"] == last["stage"]]
-    curves = {row.metric: [record[row.metric] for record in same if row.metric in record] for row in ROWS}
+    curves = {row.metric: [record[row.metric] for record in same if _is_number(record.get(row.metric))] for row in ROWS}
     shown = {name for row in ROWS for name in (row.metric, row.beside) if name}
+    numbers = {name: value for name, value in last.items() if _is_number(value)}
     config = _settings(directory)
     of = {"rl": ("rl", "steps"), "cold_start": ("cold_start", "max_steps")}.get(last["stage"])
     total = (config.get(of[0]) or {}).get(of[1]) if of else None
     return {
         "stage": {"name": last["stage"], "step": last["step"] + 1, "of": total} if total else None,
         "policy_version": records[-1]["global_step"] + 1,
-        "metrics": {name: value for name, value in last.items() if name in shown},
+        "metrics": {name: value for name, value in numbers.items() if name in shown},
         "curves": {name: values for name, values in curves.items() if values},
-        "timing_s": {name.removeprefix("timing_s/"): value for name, value in last.items() if name.startswith("timing_s/")},
+        "timing_s": {name.removeprefix("timing_s/"): value for name, value in numbers.items() if name.startswith("timing_s/")},
     }
 
 
@@ -162,9 +164,9 @@ def _status_file(directory: Path) -> dict[str, Any] | None:
     """The content of status.json; None if there is none, or none that can be read."""
     status = _json(directory / "status.json")
     needed = {"state", "line", "host", "pid", "pid_began", "pid_space", "began", "written", "advanced"}
-    if not isinstance(status, dict) or not needed <= status.keys() or status["state"] not in State:
+    if not isinstance(status, dict) or not needed <= status.keys() or str(status["state"]) not in State:
         return None
-    return status
+    return status if all(_is_number(status[name]) for name in ("pid", "began", "written", "advanced")) else None
 
 
 def _evaluations(directory: Path) -> list[dict[str, Any]]:
@@ -205,9 +207,18 @@ def _tail(path: Path) -> list[dict[str, Any]]:
             record = json.loads(line)
         except ValueError:
             continue
-        if isinstance(record, dict) and {"stage", "step", "global_step"} <= record.keys():
+        if (
+            isinstance(record, dict)
+            and "stage" in record
+            and _is_number(record.get("step"))
+            and _is_number(record.get("global_step"))
+        ):
             records.append(record)
     return records
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _newest(directory: Path) -> float:
