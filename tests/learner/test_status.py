@@ -34,9 +34,9 @@ def watch(config, play):
     return seen, status.snapshot()
 
 
-@pytest.fixture
-def seen(tmp_path):
-    return watch(settings(tmp_path / "run"), lambda spec, steps: episode(spec, called=True))
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory):
+    return watch(settings(tmp_path_factory.mktemp("seen") / "run"), lambda spec, steps: episode(spec, called=True))
 
 
 def test_every_stage_is_named_with_its_steps(seen):
@@ -191,7 +191,7 @@ def test_the_threads_that_look_take_no_part_in_the_run(tmp_path):
     thread = threading.Thread(target=change)
     thread.start()
     try:
-        for _ in range(200):
+        for _ in range(50):
             json.dumps(status.snapshot())
     finally:
         stop.set()
