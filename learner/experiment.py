@@ -207,6 +207,10 @@ class RLConfig:
     keep_checkpoints: int = 2
     """How many of the newest checkpoints of a stage are kept."""
 
+    record_learned: bool = True
+    """Whether each step writes the advantages and the log-probabilities of what it learned from, `learned/` in the run directory: 1
+    to 4 bytes a sampled token."""
+
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of a step, counted from 0, as verl's schedules have it if their steps are counted from 1."""
         done = step + 1
