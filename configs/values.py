@@ -167,3 +167,18 @@ def _numbers(config: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
 def _options(hint: Any) -> tuple[Any, ...]:
     """The types of a union, or the one type."""
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def expanded(value: Any) -> Any:
+    """The settings with the user's home directory in place of `~` in each text that is or begins with `~/`, as in `out=~/runs`: a
+    shell leaves most of them alone. A dataclass, a list or a mapping is changed in place."""
+    if isinstance(value, str):
+        return os.path.expanduser(value) if value == "~" or value.startswith("~/") else value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            object.__setattr__(value, field.name, expanded(getattr(value, field.name)))
+    elif isinstance(value, dict):
+        value.update({name: expanded(one) for name, one in value.items()})
+    elif isinstance(value, list):
+        value[:] = map(expanded, value)
+    return value
