@@ -63,9 +63,9 @@ def crowded_images(config: RolloutConfig, image_tokens: int) -> str | None:
     on_cpu = engine.device == "cpu" or (engine.device == "auto" and not config.gpus_per_worker)
     if engine.kind != "vllm" or not on_cpu or not engine.prefix_caching or at_a_time * image_tokens <= room:
         return None
+    needed, fitting = at_a_time * image_tokens, max(1, room // image_tokens)
     return (
         f"on a CPU vLLM can die if images of more than rollout.engine.max_batched_tokens={room} tokens are due in one step, and "
-        f"{at_a_time} episodes may each have one of {image_tokens}: write rollout.engine.max_batched_tokens={at_a_time * image_tokens}, "
-        f"rollout.episodes_per_worker={max(1, room // image_tokens)} or rollout.engine.prefix_caching=false, or lower "
-        "rollout.episode.max_pixels"
+        f"{at_a_time} episodes may each have one of {image_tokens}: write rollout.engine.max_batched_tokens={needed}, "
+        f"rollout.episodes_per_worker={fitting} or rollout.engine.prefix_caching=false, or lower rollout.episode.max_pixels"
     )
