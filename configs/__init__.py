@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 from yaml import YAMLError
 
-from configs.values import check_numbers, default_of, hint_of, read_value, wrong
+from configs.values import check_numbers, default_of, expanded, hint_of, read_value, wrong
 from envs.errors import UsageError
 
 DIRECTORY = Path(__file__).parent
@@ -100,7 +100,7 @@ def _instance[T](config: DictConfig, schema: type[T], given: Mapping[str, tuple[
     except OmegaConfBaseException as error:
         raise UsageError(_line(error)) from error
     check_numbers(made)
-    return made
+    return expanded(made)
 
 
 def _line(error: Exception) -> str:

@@ -55,6 +55,15 @@ _MOST: dict[str, float] = {
     "learning_rate_factor": 1,
 }
 
+_PATHS = frozenset(
+    {
+        *("out", "policy", "tokenizer", "student", "harness", "tasks", "data", "run", "compare", "path", "dir"),
+        *("demonstrations_file", "prompt", "corpus", "gallery", "flags", "file", "index", "model", "text_search", "image_search"),
+        "lora_adapter_path",
+    }
+)
+"""Settings that may be a path, by name; all others are taken as they stand."""
+
 
 def hint_of(schema: type, path: str) -> Any:
     """The type of the setting at a dotted `path` of a dataclass; `Any` for what stands in a plain mapping."""
@@ -167,3 +176,18 @@ def _numbers(config: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
 def _options(hint: Any) -> tuple[Any, ...]:
     """The types of a union, or the one type."""
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def expanded(value: Any, name: str = "") -> Any:
+    """The settings with the user's home directory in place of `~` where a path is or begins with `~/`, as in `out=~/runs`: a shell
+    leaves most of them alone. `name` is the setting's; a dataclass, a list or a mapping is changed in place."""
+    if isinstance(value, str):
+        return os.path.expanduser(value) if name in _PATHS and (value == "~" or value.startswith("~/")) else value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            object.__setattr__(value, field.name, expanded(getattr(value, field.name), field.name))
+    elif isinstance(value, dict):
+        value.update({key: expanded(one, str(key)) for key, one in value.items()})
+    elif isinstance(value, list):
+        value[:] = [expanded(one, name) for one in value]
+    return value

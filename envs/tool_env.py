@@ -311,6 +311,12 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         self._final = self._observe([Message("user", note)] if note else []), reward, True, False, info
         return self._final
 
+    @property
+    def reward_part_names(self) -> frozenset[str] | None:
+        """The names that `reward_parts` may have, those of a group's parts included; None if the reward does not tell them."""
+        names = getattr(self._reward, "part_names", None)
+        return None if names is None else names | {"accuracy", "rubric_score", "judge_no_verdict"}
+
     async def _score(self, answer: str | None) -> tuple[float, dict[str, float]]:
         """The reward and its parts; they include the accuracy if the task has an answer."""
         task = self._task

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from rollout.learned import Learned
 from rollout.sequences import Sequences
 from rollout.summary import EpisodeSummary
 from rollout.types import Episode
@@ -32,19 +33,22 @@ class Example:
     reward: float
     temperature: float
     reward_parts: dict[str, float] = field(default_factory=dict)
+    episode_id: str = ""
 
     @classmethod
     def of(cls, episode: Episode) -> Example:
         """The example of an episode that is at hand. Raises ValueError as `Sequences.of`."""
         sequences, first = Sequences.of(episode), episode.chains[0]
         lengths, trained = tuple(sequences.lengths_N.tolist()), tuple(sequences.trained_N.tolist())
-        return cls(sequences, lengths, trained, first.group_id, first.reward, first.temperature, first.reward_parts)
+        outcome = first.group_id, first.reward, first.temperature, first.reward_parts, first.episode_id
+        return cls(sequences, lengths, trained, *outcome)
 
     @classmethod
     def summarised(cls, summary: EpisodeSummary) -> Example:
         """The example of an episode whose sequences are elsewhere."""
         sizes = summary.lengths, summary.trained
-        return cls(summary.sequences, *sizes, summary.group_id, summary.reward, summary.temperature, summary.reward_parts)
+        outcome = summary.group_id, summary.reward, summary.temperature, summary.reward_parts, summary.episode_id
+        return cls(summary.sequences, *sizes, *outcome)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,16 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.lengths_N)
+
+    def learned(self, advantages_E: np.ndarray, rows: Iterable[int]) -> list[tuple[str, Learned]]:
+        """The advantages of some rows, each with its group, as `LearnedFiles` take them."""
+        found = []
+        for row in rows:
+            episode = self.episodes_N[row]
+            example = self.examples_E[episode]
+            one = Learned(example.episode_id, int(self.chains_N[row]), float(advantages_E[episode]))
+            found.append((example.group_id, one))
+        return found
 
     @property
     def trained_tokens(self) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from envs.errors import FleetError
 from learner.batch import Batch, Example
 from learner.demonstrations import collect_demonstrations, collect_rehearsal, draw_weighted
 from learner.experiment import ColdStartConfig, Loss, Plateau, Stage
@@ -80,8 +81,11 @@ class Measurements:
         return {"history": self.overall, "by_ability": self.by_ability}
 
     def take(self, step: int, held_out: Sequence[Group[Episode]]) -> None:
-        """Add the measurement after `step` steps."""
+        """Add the measurement after `step` steps. Raises FleetError if no episode has an outcome."""
         trajectories = [episode.trajectory for group in held_out for episode in group.sound]
+        if not trajectories:
+            last = held_out[-1].episodes[-1].trajectory
+            raise FleetError(f"cold start step {step}: no held-out episode has an outcome; the last one: {last.error}")
         self.overall.append((step, float(np.mean([trajectory.correct for trajectory in trajectories]))))
         counts: dict[str, tuple[int, int]] = {}
         for trajectory in trajectories:
@@ -141,6 +145,8 @@ def run_cold_start(training: TrainingRun, steps: SupervisedSteps) -> str:
             if step % settings.evaluate_every == 0 or step == settings.max_steps:
                 training.publish()
                 measured.take(step, training.sample("validation", settings.validation_episodes, "validation"))
+                if settings.plateau is Plateau.ability and not measured.by_ability[-1] and all(measured.by_ability[:-1]):
+                    training.say("cold_start.plateau=ability: the held-out tasks name no abilities, so accuracy over all decides")
                 best = measured.best(settings.plateau)
                 training.save(f"{CHECKPOINT}_{step}", prefix=CHECKPOINT, keep={best}, **measured.state())
     best = measured.best(settings.plateau)

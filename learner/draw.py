@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from itertools import count
+from pathlib import Path
 
 from envs.rewards import GroupMember, GroupReward
 from learner.experiment import OnDeadline
 from learner.training_run import TrainingRun
 from rollout.collect import group_specs
+from rollout.learned import Learned, LearnedFiles
 from rollout.summary import EpisodeSummary
 from rollout.types import Group, GroupSpec, episodes_of
 
@@ -21,13 +23,14 @@ Groups = list[Group[EpisodeSummary]]
 @dataclass(slots=True)
 class Draw:
     """What was played for a step: all groups, those of them to learn from, how many were drawn, the name under which (the first of)
-    their trajectories are stored, and metrics."""
+    their trajectories are stored, the names of those of further draws by group, and metrics."""
 
     played: Groups
     chosen: Groups
     drawn: int
     stored_as: str
     metrics: dict[str, float] = field(default_factory=dict)
+    further: dict[str, str] = field(default_factory=dict)
 
     @property
     def outcomes(self) -> list[EpisodeSummary]:
@@ -42,6 +45,17 @@ class Draw:
         question could not be put to the policy: they are in no group's baseline either.
         """
         return [episode for group in self.chosen for episode in teaching(group)]
+
+    def learned_files(self, run_directory: Path) -> LearnedFiles:
+        """Where it is written what the step learns of each sequence; of those that it does not learn from, nothing else is."""
+        learned_from = {episode.episode_id for episode in self.examples}
+        names = {group.group_id: self.further.get(group.group_id, self.stored_as) for group in self.played}
+        return LearnedFiles.of(run_directory, self.stored_as, names).with_others(
+            (episode.group_id, Learned(episode.episode_id, chain, None))
+            for episode in self.outcomes
+            if episode.episode_id not in learned_from
+            for chain in range(len(episode.lengths))
+        )
 
 
 def draw_groups(training: TrainingRun, step: int, first: int) -> Draw:
@@ -60,10 +74,13 @@ def draw_groups(training: TrainingRun, step: int, first: int) -> Draw:
     played: Groups = []
     varied: Groups = []
     most = filtering.get("max_num_gen_batches") or 0
+    further: dict[str, str] = {}
     draws = 0
     while len(varied) < wanted and (most <= 0 or draws < most):
         specs = _specs(training, step, first + draws * wanted, draws)
-        drawn = rewarded(training.play(f"{name}_{draws}" if draws else name, specs), training.group_reward)
+        stored_as = f"{name}_{draws}" if draws else name
+        drawn = rewarded(training.play(stored_as, specs), training.group_reward)
+        further |= {group.group_id: stored_as for group in drawn}
         played += drawn
         varied += [group for group in drawn if len({episode.reward for episode in teaching(group)}) > 1]
         draws += 1
@@ -71,7 +88,7 @@ def draw_groups(training: TrainingRun, step: int, first: int) -> Draw:
             training.say(f"RL step {step + 1}: after {draws} draws the rewards of {len(varied)} groups vary, {wanted} are wanted")
     _clear_from(training, name, draws)
     metrics = {"rollout/draws": float(draws), "rollout/groups_that_vary": len(varied) / len(played)}
-    return Draw(played, varied[:wanted] or played, draws * wanted, name, metrics)
+    return Draw(played, varied[:wanted] or played, draws * wanted, name, metrics, further)
 
 
 def _clear_from(training: TrainingRun, name: str, draws: int) -> None:

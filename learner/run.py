@@ -13,11 +13,12 @@ from typing import Any
 from envs.runtime.progress import Advance, Progress, Snapshot, View, silent
 from envs.types import SPLITS
 from evaluation.types import EvaluationRecord
-from learner.experiment import Experiment
+from learner.experiment import Experiment, Stage
 from learner.plan.fit import check_memory
 from learner.run_files.run_directory import RunDirectory
 from learner.run_files.status import RunStatus, kept
 from learner.trainer import Trainer, find_trainer, ranks_of
+from learner.verl.configuration.passthrough import check_reward_keys
 from rollout.cluster.connect import join
 from rollout.cluster.deaths import in_one_line
 from rollout.cluster.fleet import Fleet
@@ -51,7 +52,10 @@ def run(
     """
     policy_dir = find_policy(config.policy)
     for split in SPLITS:
-        make(*config.tasks_of(split)).close()
+        env = make(*config.tasks_of(split))
+        if split == "train" and Stage.rl in config.stages:
+            check_reward_keys(config.learner, getattr(env.unwrapped, "reward_part_names", None))
+        env.close()
     directory = RunDirectory(config)
     config.check(finished=directory.progress)
     rows = {split: askable_rows(config.tasks_of(split), policy_dir, config.rollout.episode) for split in SPLITS}

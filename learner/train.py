@@ -19,6 +19,7 @@ from learner.cold_start import CHECKPOINT as COLD_START
 from learner.draw import Draw, draw_groups
 from learner.experiment import AlarmAction, Stage
 from learner.run_files.best_checkpoint import BestCheckpoint
+from learner.trainer import RecordsLearned
 from learner.training_run import TrainingRun
 from rollout.summary import EpisodeSummary
 
@@ -45,6 +46,7 @@ def run_rl(training: TrainingRun) -> tuple[str, float]:
             with clock.time("learn"):
                 batch = Batch.of_summaries(examples)
                 advantages_E = trainer.advantages(batch)
+                _record(training, draw, batch, advantages_E)
                 metrics = trainer.policy_step(batch, advantages_E, state.scale * settings.learning_rate_at(state.step))
                 training.count_step()
             with clock.time("sync"):
@@ -206,6 +208,18 @@ def _require(draw: Draw, step: int) -> list[EpisodeSummary]:
         reason = last.error or f"cut off by {last.cut}: raise it"
         raise FleetError(f"RL step {step}: no episode can be learned from; the last one: {reason}")
     return draw.examples
+
+
+def _record(training: TrainingRun, draw: Draw, batch: Batch, advantages_E: np.ndarray) -> None:
+    """Have it written what the step learns of each sequence. What an undone attempt at the step wrote goes in any case."""
+    files = draw.learned_files(training.directory.path)
+    files.clear()
+    if not training.config.rl.record_learned:
+        return
+    if isinstance(training.trainer, RecordsLearned):
+        training.trainer.record(files)
+    else:
+        files.write(batch.learned(advantages_E, range(len(batch))))
 
 
 def _status(metrics: dict[str, float]) -> str:

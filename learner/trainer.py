@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from learner.batch import Batch
     from rollout.cluster.weights import Weights
     from rollout.engines.verl.servers import Ranks
+    from rollout.learned import LearnedFiles
 
 TRAINERS = {"verl": "learner.verl.trainer:VerlTrainer"}
 """The trainers that the project has, by the name that a user writes."""
@@ -104,6 +105,15 @@ class HasRanks(Protocol):
 
     def ranks(self) -> Ranks:
         """The processes, and the class whose methods they offer."""
+        ...
+
+
+@runtime_checkable
+class RecordsLearned(Protocol):
+    """A trainer that writes what a policy step learns of each sequence; of others, `run_rl` writes the advantages."""
+
+    def record(self, files: LearnedFiles) -> None:
+        """Have the next policy step write it, in the background: on disk before the next checkpoint is there."""
         ...
 
 

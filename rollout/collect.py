@@ -91,7 +91,8 @@ class CollectConfig:
 def tasks_of(config: CollectConfig) -> Tasks:
     """The environment that `config.tasks` and `config.options` ask for. Raises as `resolve`, and UsageError for a module that is
     not found."""
-    return resolve(config.tasks, _split(config.tasks, config.SPLIT) | config.options)
+    env_id, options = resolve(config.tasks, config.options)
+    return env_id, _split(config.tasks, config.SPLIT) | options
 
 
 def group_count(config: CollectConfig) -> int:
@@ -146,7 +147,8 @@ _DECISIVE = (
 
 
 class Collector:
-    """The fleet and the groups of a configuration. `with` starts the fleet, on the Ray that it joins or starts, and stops it.
+    """The fleet and the groups of a configuration. The fleet is started when the first episode is missing, on the Ray that it joins
+    or starts; the end of `with` stops it.
 
     Raises UsageError if there are episodes in `config.out` already and `config.resume` is not set, or if they were begun with
     other settings.
@@ -154,6 +156,7 @@ class Collector:
 
     def __init__(self, config: CollectConfig, policy_dir: str) -> None:
         self.store, self._config, self._played = Store(config.out), config, False
+        self._fleet: Fleet | None = None
         if self.store.names() and not config.resume:
             raise UsageError(f"{config.out} holds episodes already: write resume=true to go on with them, or another out=")
         self._saved = Path(config.out, "config.yaml")
@@ -175,13 +178,18 @@ class Collector:
         )
 
     def __enter__(self) -> Self:
-        join(self.rollout, self.rollout.workers * self.rollout.gpus_per_worker)
-        self._fleet = Fleet(self.rollout)
-        write_file(self._saved, OmegaConf.to_yaml(OmegaConf.structured(self._config)))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._fleet.shutdown()
+        if self._fleet is not None:
+            self._fleet.shutdown()
+
+    def _running(self) -> Fleet:
+        """The fleet, which is started if it is not yet."""
+        if self._fleet is None:
+            join(self.rollout, self.rollout.workers * self.rollout.gpus_per_worker)
+            self._fleet = Fleet(self.rollout)
+        return self._fleet
 
     def collect(self, name: str, specs: Sequence[GroupSpec], advance: Advance = silent, keep_others: bool = False) -> list[Group]:
         """Roll the groups out and write their episodes as `trajectories/<name>.jsonl`: each as soon as it ends, and all of them in
@@ -193,11 +201,17 @@ class Collector:
         missing = [GroupSpec(group.group_id, (spec,)) for group in specs for spec in group.episodes if spec.episode_id not in known]
         begun = sum(len(group.episodes) for group in specs) - len(missing)
         # One by one, not group by group: an episode is kept as soon as it ends, whatever the others of its group do.
-        new = self._fleet.collect(
-            missing,
-            lambda done, text: advance(begun + done, text),
-            keep=lambda episode: self.store.append(name, episode),
-            played=self._played or any(not episode.unplayed for episode in known.values()),
+        fleet = self._running() if missing else None
+        write_file(self._saved, OmegaConf.to_yaml(OmegaConf.structured(self._config)))  # once nothing is wrong with them
+        new = (
+            []
+            if fleet is None
+            else fleet.collect(
+                missing,
+                lambda done, text: advance(begun + done, text),
+                keep=lambda episode: self.store.append(name, episode),
+                played=self._played or any(not episode.unplayed for episode in known.values()),
+            )
         )
         outcomes = known | {episode.chains[0].episode_id: episode for episode in episodes_of(new)}
         groups = [Group(group.group_id, tuple(outcomes[spec.episode_id] for spec in group.episodes)) for group in specs]
@@ -209,7 +223,7 @@ class Collector:
 
     def notes(self) -> list[str]:
         """What the policy has to say about how it was asked; see `Fleet.notes`."""
-        return self._fleet.notes()
+        return [] if self._fleet is None else self._fleet.notes()
 
 
 def _rollout_of(config: CollectConfig, policy_dir: str) -> RolloutConfig:

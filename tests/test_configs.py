@@ -63,6 +63,15 @@ def test_the_limits_of_a_session_are_settings():
     assert limits == Limits(memory_bytes=4 << 30, wall_s=30)
 
 
+def test_the_home_directory_is_put_in_for_a_tilde(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    given = ["out=~/runs", "rollout.engine.policy=~", 'cold_start.sources=[{path: "~/a.json"}]', "+options.text_search=~/index"]
+    config = compose("train", Experiment, [*given, "checkpoint.dir=a~/b", "tracking.project=~/as_it_stands"])
+    assert (config.out, config.rollout.engine.policy) == ("/home/ada/runs", "/home/ada")
+    assert (config.cold_start.sources[0].path, config.options["text_search"]) == ("/home/ada/a.json", "/home/ada/index")
+    assert (config.checkpoint.dir, config.tracking.project) == ("a~/b", "~/as_it_stands")
+
+
 def test_the_cold_start_command_does_only_that():
     assert compose("cold_start", Experiment, ["experiment=study"]).stages == [Stage.cold_start]
 

@@ -128,6 +128,8 @@ class Synthesis:
         self._selection: Selection = select(self._config, self._attempts.values())[0]
         self._failed: dict[str, Attempt] = {}
         self._failures_in_a_row, self._stopped, self._played = 0, "", False
+        self._refusals: dict[str, int] = {}  # of teachers that have refused whatever they were asked by this command
+        self._given_up: dict[str, str] = {}
 
     async def _run(self, advance: Advance) -> None:
         rollout, task = self._config.rollout, asyncio.current_task()
@@ -152,17 +154,32 @@ class Synthesis:
                 if teacher.policy is not None:
                     stack.push_async_callback(teacher.policy.close)
             try:
-                async with asyncio.TaskGroup() as group:
-                    for teacher in teachers:
-                        units = iter([unit for unit in self.units if unit.teacher == teacher.name])
-                        for _ in range(teacher.config.concurrent):
-                            group.create_task(self._serve(teacher, units))
+                left = self.units
+                while left:
+                    async with asyncio.TaskGroup() as group:
+                        for teacher in teachers:
+                            units = iter([unit for unit in left if unit.teacher == teacher.name])
+                            for _ in range(teacher.config.concurrent):
+                                group.create_task(self._serve(teacher, units))
+                    left = self._handed_over()
             finally:
-                self._notes = [note for teacher in teachers for note in teacher.notes]
+                self._notes = [*self._given_up.values(), *(note for teacher in teachers for note in teacher.notes)]
+
+    def _handed_over(self) -> list[Unit]:
+        """The questions of teachers that refuse all and that were not put to them, divided among the others by their shares."""
+        shares = {name: teacher.share for name, teacher in self._teachers.items() if name not in self._given_up}
+        asked = self._attempts.keys() | self._failed.keys()
+        left = [unit for unit in self.units if unit.teacher in self._given_up and unit.spec.episode_id not in asked]
+        if self._stopped or not shares:
+            return []
+        moved = [replace(unit, teacher=name) for unit, name in zip(left, divided(shares, len(left)), strict=True)]
+        by_id = {unit.spec.episode_id: unit for unit in moved}
+        self.units = [by_id.get(unit.spec.episode_id, unit) for unit in self.units]
+        return moved
 
     async def _serve(self, teacher: Teacher, units: Iterator[Unit]) -> None:
         for unit in units:
-            if self._stopped or self._selection.full:
+            if self._stopped or self._selection.full or teacher.name in self._given_up:
                 return
             name = unit.spec.episode_id
             if name in self._attempts or not await self._wanted(unit):
@@ -270,8 +287,23 @@ class Synthesis:
         most = self._config.rollout.max_consecutive_failures
         if self._failures_in_a_row >= most:
             raise FleetError(f"{most} failures in a row; the last one: {attempt.detail}")
-        if done >= most:
-            self._require_played()
+        self._count_refusal(attempt, most)
+
+    def _count_refusal(self, attempt: Attempt, most: int) -> None:
+        """Give a teacher up that refuses all of so many questions. Raises UsageError if there is no other."""
+        name = attempt.teacher
+        if attempt.reason is Reason.refused:
+            self._refusals[name] = self._refusals.get(name, 0) + 1
+        elif attempt.reason is not Reason.failed:
+            self._refusals[name] = -len(self.units)  # it can be asked
+        if self._refusals.get(name, 0) >= most and name not in self._given_up:
+            rest = (
+                "the rest of its share went to the others" if len(self._teachers) > len(self._given_up) + 1 else "it was the last"
+            )
+            self._given_up[name] = f"{name} refused all of {most} questions ({attempt.detail}) and was asked no more: {rest}"
+            log.error("%s", self._given_up[name])
+            if len(self._given_up) == len(self._teachers):
+                self._require_played()
 
     def _require_played(self) -> None:
         """Raise UsageError if no question at all could be put to the teachers."""

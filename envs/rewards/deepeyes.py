@@ -16,6 +16,11 @@ class DeepEyesReward:
     format_weight: float = 0.2
     tool_discount: float = 0.9
 
+    @property
+    def part_names(self) -> frozenset[str]:
+        """The names of the parts."""
+        return frozenset({"accuracy", "format", "tool_discount"})
+
     async def __call__(self, outcome: Outcome) -> tuple[float, dict[str, float]]:
         """The reward and its parts: `format`, and `accuracy` if there is a truth, in {0, 1}; `tool_discount` as applied."""
         discount = self.tool_discount if outcome.tool_calls else 1.0

@@ -31,7 +31,10 @@ RULES: Mapping[str, Callable[..., Any]] = {"deepeyes": DeepEyesReward}
 
 
 class Reward(Protocol):
-    """Scores a finished episode: the reward, and its parts by name, which are logged as `reward/<part>`."""
+    """Scores a finished episode: the reward, and its parts by name, which are logged as `reward/<part>`.
+
+    One that knows the names of its parts before has them as `part_names`.
+    """
 
     async def __call__(self, outcome: Outcome) -> tuple[float, dict[str, float]]:
         """Raises InfrastructureError if scoring failed and should be repeated: the episode is then run again."""
@@ -47,6 +50,13 @@ class WeightedParts:
             raise UsageError(f"reward: the part {min(doubled)} is listed twice: write each once, with its weight")
         named = zip(names, parts, strict=True)
         self._parts = tuple((name, (part, weight)) for name, (part, weight) in named if not is_group_part(part))
+        self._names = [_names_of(part) for part, _ in parts]
+
+    @property
+    def part_names(self) -> frozenset[str] | None:
+        """The names of all parts, those of a group included; None if one is a function that may return parts of its own."""
+        known = [names for names in self._names if names is not None]
+        return frozenset[str]().union(*known) if len(known) == len(self._names) else None
 
     async def __call__(self, outcome: Outcome) -> tuple[float, dict[str, float]]:
         """Raises UsageError if a part does not return a finite number."""
@@ -63,6 +73,7 @@ class _Single:
 
     def __init__(self, function: Callable[[Outcome], Any]) -> None:
         self._function, self._name = function, _name(function)
+        self.part_names = _names_of(function)
 
     async def __call__(self, outcome: Outcome) -> tuple[float, dict[str, float]]:
         returned = await _called(self._function, self._name, outcome)
@@ -185,6 +196,13 @@ async def _called(function: Callable[[Outcome], Any], name: str, outcome: Outcom
         raise UsageError(
             f"reward: the part {name} failed for task {outcome.task.task_id}: {type(error).__name__}: {line}"
         ) from error
+
+
+def _names_of(part: Any) -> frozenset[str] | None:
+    """The names under which a part is logged; None if only a call can tell."""
+    if is_group_part(part) or part in PARTS.values():
+        return frozenset({_name(part)})
+    return part.part_names | {_name(part)} if isinstance(part, DeepEyesReward) else None
 
 
 def _reward(returned: Any, name: str, outcome: Outcome) -> tuple[float, dict[str, float]]:

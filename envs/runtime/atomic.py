@@ -69,30 +69,6 @@ def new_directory(directory: Path) -> Generator[Path]:
 
 
 @contextmanager
-def replaced_directory(directory: Path) -> Generator[Path]:
-    """A directory to fill, which takes the place of `directory` at the end; after an error the old one is still there."""
-    with _unfinished(directory) as unfinished:
-        yield unfinished
-        if directory.exists() and not directory.is_dir():
-            raise NotADirectoryError(f"{directory} is a file")
-        # The old directory is moved aside, and back after an error: if it were deleted first, an error would leave neither.
-        old = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}.")) / "old"
-        try:
-            if directory.exists():
-                os.replace(directory, old)
-            try:
-                os.replace(unfinished, directory)
-            except BaseException:
-                if os.path.lexists(old):
-                    os.replace(old, directory)
-                raise
-        finally:
-            if old.is_symlink():
-                old.unlink()
-            shutil.rmtree(old.parent, ignore_errors=True)
-
-
-@contextmanager
 def _unfinished(directory: Path) -> Generator[Path]:
     directory.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))

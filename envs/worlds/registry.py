@@ -147,9 +147,11 @@ def count_rows(env_id: str, options: Mapping[str, Any]) -> int | None:
 def resolve(tasks: str, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
     """The environment id and keyword arguments for the setting `tasks=`: an id, or a file of questions.
 
-    Raises DatasetError for a file that cannot be used, UsageError for an id that nobody registered.
+    Raises DatasetError for a file that cannot be used, UsageError for an id that nobody registered and for a benchmark's name.
     """
     options = dict(options or {})
+    if tasks.startswith("bench:"):
+        raise UsageError(f"tasks={tasks} is for `toolwise evaluate`, where a benchmark is fixed by name: write its file as tasks=")
     if is_dataset(tasks):
         options = {"path": str(Path(tasks).absolute())} | options
         data = questions_of(DATASET, options)

@@ -14,13 +14,13 @@ from rollout.cluster.gpu_memory import gpu_memory_bytes
 def check_memory(
     config: Experiment, say: Callable[[str], None], memory_bytes: Callable[[], float | None] = gpu_memory_bytes
 ) -> None:
-    """Raise UsageError, in one line with a remedy, if a run whose learner has GPUs cannot fit them. Ray must be running.
+    """Raise UsageError, in one line with a remedy, if a run whose learner or engine has GPUs cannot fit them. Ray must be running.
 
     A plan's estimate of activations, images and the allocator may be too high for short transcripts or small pictures. Refused is
     therefore only what weights, gradients and optimizer, or the engine's weights, already exceed; for the rest `say` is given a
     warning. It also says if nothing was checked, since no machine tells the memory of its GPUs, which `memory_bytes` returns.
     """
-    if not config.learner.gpus_per_worker or config.learner.kind not in TRAINERS:
+    if not (config.learner.gpus_per_worker or config.rollout.gpus_per_worker) or config.learner.kind not in TRAINERS:
         return
     from learner.plan.duration import GPUS  # these import transformers, which takes seconds
     from learner.plan.plan import PlanConfig, plan_on

@@ -137,7 +137,8 @@ def _check(made: Plan, config: Experiment, gpu_bytes: float, budget: float, cach
     room = _FREE_SHARE * gpu_bytes
     learning = total_bytes(made.learner) + (_ASLEEP_BYTES if shared else 0)
     least, name = memory.least_bytes(made.learner, config.learner), made.assumed.gpu
-    if learning > room:
+    apart = config.rollout.gpus_per_worker > 0 and not config.learner.gpus_per_worker  # the learner's memory is a host's
+    if learning > room and not apart:
         largest = max(made.learner, key=lambda part: part.size_bytes)
         _add(
             made,

@@ -10,6 +10,7 @@ import torch
 
 from learner.batch import Batch
 from learner.verl.shares import FILLER
+from rollout.learned import LearnedFiles
 from rollout.sequences import Sequences
 
 _FILLER_TOKENS = 2
@@ -21,6 +22,7 @@ class PolicyTargets:
 
     `recompute_old` asks for the log-probabilities of the policy before the first optimizer step; without it the policy that is
     updated is the one that acted. If advantages can be computed on the ranks only, `outcomes` is what they are computed of.
+    `files` are where each rank writes what is learned of its rows; None for nowhere.
     """
 
     advantages_E: np.ndarray
@@ -28,6 +30,7 @@ class PolicyTargets:
     sequences_M: np.ndarray
     recompute_old: bool
     outcomes: Outcomes | None = None
+    files: LearnedFiles | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +52,13 @@ class Outcomes:
 class Rows:
     """Axes: R rows, S the tokens of all rows one after another.
 
-    `episodes_R` is each row's episode in the batch, -1 for filler: two tokens without loss. `images_R` lists the sha256 names of a
+    `episodes_R` is each row's episode in the batch, -1 for filler: two tokens without loss; `chains_R` is which of the episode's
+    sequences it is. `images_R` lists the sha256 names of a
     row's images in placeholder order, `images` holds them as PNG bytes. The other arrays are those of `Sequences` and `Batch`.
     """
 
     episodes_R: np.ndarray
+    chains_R: np.ndarray
     names_R: list[str]
     lengths_R: np.ndarray
     temperatures_R: np.ndarray
@@ -88,6 +93,7 @@ class Rows:
         filled = np.maximum(share, 0)
         return cls(
             episodes_R=np.where(share == FILLER, FILLER, batch.episodes_N[filled]),
+            chains_R=batch.chains_N[filled],
             names_R=names,
             lengths_R=np.array([len(piece) for piece in tokens], dtype=np.int64),
             temperatures_R=batch.temperatures_N[filled],
@@ -121,6 +127,12 @@ class Rows:
     def jagged_after_first(self, values_S: np.ndarray) -> torch.Tensor:
         """The same without each row's first token, which nothing predicts."""
         return _jagged(values_S[self.after_first_S], self.lengths_R - 1)
+
+    def with_first(self, jagged: torch.Tensor) -> np.ndarray:
+        """The inverse of `jagged_after_first`, with 0 for each row's first token."""
+        values_S = np.zeros(len(self.tokens_S), dtype=np.float32)
+        values_S[self.after_first_S] = jagged.values().float().numpy()
+        return values_S
 
     def padded_after_first(self, values_S: np.ndarray) -> torch.Tensor:
         """The same as an array of rows, with 0 after the end of each."""

@@ -36,6 +36,7 @@ from learner.verl.rows import Outcomes, PolicyTargets
 from learner.verl.shares import FILLER, divide, mini_batches_of
 from rollout.cluster.weights import Weights
 from rollout.engines.verl.servers import Ranks
+from rollout.learned import LearnedFiles
 
 
 class VerlTrainer(Trainer):
@@ -53,6 +54,7 @@ class VerlTrainer(Trainer):
         self.policy_dir = Path(policy_dir)
         self.config = config
         self._sent: tuple[Batch, ray.ObjectRef] | None = None
+        self._files: LearnedFiles | None = None
         environment = {}
         if config.gpus_per_worker == 0:
             environment = {"VERL_PLATFORM": "cpu", "VERL_USE_EXTERNAL_MODULES": "rollout.engines.verl.cpu_platform"}
@@ -151,8 +153,11 @@ class VerlTrainer(Trainer):
             recompute_old=not bypasses(config)
             and (mini_batches * config.ppo_epochs > 1 or corrects(config) or bool(config.verl.algorithm.get("use_kl_in_reward"))),
             outcomes=Outcomes.of(batch) if advantages_on_ranks(config) else None,
+            files=self._files and self._files.with_others(batch.learned(advantages, np.flatnonzero(~taught))),
         )
-        metrics, used = _first_and_used(self._group.update("policy", self._put(batch), shares, settings, lr, targets))
+        self._files = None
+        with _in_one_line():
+            metrics, used = _first_and_used(self._group.update("policy", self._put(batch), shares, settings, lr, targets))
         self._sent = None  # the step's tokens and images need not stay in memory while the next one is played
         shown = {name: value for name, value in metrics.items() if name.startswith(("actor/", "rollout/", "rollout_corr/"))}
         return (
@@ -164,6 +169,10 @@ class VerlTrainer(Trainer):
                 "actor/computed_sequences": float(taught.mean()),
             }
         )
+
+    def record(self, files: LearnedFiles) -> None:
+        """See `learner.trainer.RecordsLearned`. Each rank writes its rows."""
+        self._files = files
 
     def advantages(self, batch: Batch) -> np.ndarray:
         """Advantages (E,) by the estimator `learner.verl.algorithm.adv_estimator`, GRPO's unless another is named.

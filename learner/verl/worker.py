@@ -35,6 +35,7 @@ from learner.verl.model import engine
 from learner.verl.objective.advantages import token_advantages
 from learner.verl.objective.losses import correct, over_ranks
 from learner.verl.objective.policy import policy_loss, supervised_loss, supervised_sequence_loss
+from learner.verl.recording import ROW, Recording, Watch
 from learner.verl.rows import PolicyTargets, Rows
 from learner.verl.shares import FILLER
 from learner.verl.state import older_checkpoints
@@ -81,8 +82,9 @@ class LearnerWorker(WeightSender, TrainingWorker):
         self.images = ImageTable(self.module, self.layout)
         self.engine.head.ban(banned_token_ids)
         self.publisher = Publisher(self.engine, self.rank, tied=self._tied)
-        files = PolicyFiles(self.module, policy_dir, config.export_dtype, tied=self._tied)
-        self.checkpointer = Checkpointer(self.module, self.engine.optimizer, self.engine.lr_scheduler, files)
+        self.recording = Recording(self.engine.get_data_parallel_rank(), self.engine.get_data_parallel_size())
+        self.policy_files = PolicyFiles(self.module, policy_dir, config.export_dtype, tied=self._tied)
+        self.checkpointer = Checkpointer(self.module, self.engine.optimizer, self.engine.lr_scheduler, self._export)
 
     @_on_all_ranks
     def data_parallel_size(self) -> int:
@@ -125,13 +127,25 @@ class LearnerWorker(WeightSender, TrainingWorker):
             else:
                 group["lr"] = lr
         self.loss_fn = self.losses[loss]
-        rows = self._rows(batch, shares)
-        rows, columns, measured = self._policy_columns(rows, settings, targets) if targets else (rows, {}, {})
+        fetched = self._rows(batch, shares)
+        rows, columns, measured = self._policy_columns(fetched, settings, targets) if targets else (fetched, {}, {})
+        files, watch = targets.files if targets else None, None
+        if files is not None and ("old_log_probs" not in columns or bypasses(self.settings)):
+            self.loss_fn = watch = Watch(self.loss_fn, len(rows) // settings["mini_batches"])
+            columns[ROW] = torch.arange(len(rows))
         if loss == "supervised_sequence":
             columns = {"token_weights": rows.jagged(rows.sequence_weights_S(int((batch.trained_N > 0).sum())))}
         output = self.train_mini_batch(self._data(rows, settings, columns))
         if output is None:
             return None
+        if files is not None:
+            if watch is not None:
+                log_probs = watch.log_probs_S(fetched, rows.loss_mask_S)
+            else:
+                log_probs = rows.with_first(columns["old_log_probs"]), np.ones(len(rows), dtype=bool)
+            groups_E, advantages_S = batch.group_ids_E, rows.with_first(columns["advantages"])
+            groups_R = [groups_E[episode] for episode in rows.episodes_R]
+            self.recording.write(files, groups_R, fetched, advantages_S, rows.loss_mask_S, log_probs)
         metrics = tu.get(output, "metrics")
         steps = {name: float(np.max(value) if _is_a_most(name) else np.mean(value)) for name, value in metrics.items()}
         return steps | measured
@@ -182,6 +196,11 @@ class LearnerWorker(WeightSender, TrainingWorker):
     @property
     def _tied(self) -> bool:
         return self.model_config.hf_config.tie_word_embeddings
+
+    def _export(self, training: str, policy: str, rank: int, ranks: int) -> None:
+        """This rank's part of a checkpoint's policy; the checkpoint is there only if what was learned before it is on disk."""
+        self.recording.finish()
+        self.policy_files(training, policy, rank, ranks)
 
     def _rows(self, batch: Batch, shares: list[np.ndarray]) -> Rows:
         return Rows.fetch(batch, shares[self.engine.get_data_parallel_rank()])

@@ -19,9 +19,10 @@ from rollout.cluster.sandbox_metrics import SandboxMetrics
 from rollout.cluster.sandboxes import RemotePool
 from rollout.cluster.weights import Weights
 from rollout.config import RolloutConfig
-from rollout.engines.registry import find_engine
+from rollout.engines.registry import crowded_images, find_engine
 from rollout.episode.deadlines import is_repeated
 from rollout.episode.environments import make
+from rollout.episode.fit import largest_image
 from rollout.episode.loop import failed_episode, run_episode
 from rollout.policy import BringsChatFormat, ChatPolicy, Policy
 from rollout.sequences import Sequences
@@ -102,7 +103,10 @@ class RolloutWorker:
             raise UsageError(f"rollout.engine.kind={engine.kind} cannot serve the policy {engine.policy}: {reason}") from error
         if isinstance(policy, BringsChatFormat):
             return policy.chat_format(), policy
-        return ChatFormat.from_directory(engine.policy), policy
+        chat = ChatFormat.from_directory(engine.policy)
+        if line := crowded_images(self._config, largest_image(chat, self._config.episode)):
+            log.warning("%s", line)
+        return chat, policy
 
     async def run(self, spec: EpisodeSpec) -> Episode:
         """Run one episode; if it is unfinished after `group_s`, and that is set, it ends as ABORTED.

@@ -41,6 +41,31 @@ def whole_prompts(config: EngineConfig) -> dict[str, Any]:
     """Options with which no prompt is computed in parts, for a CPU.
 
     vLLM takes back the sample that it drew behind a part of a prompt by the offset of the request's generator, which generators of
-    CPUs do not have: the engine would die of it. It may still if one step has more image tokens than `max_batched_tokens`.
+    CPUs do not have: the engine would die of it. It may still if one step has more image tokens than `max_batched_tokens`
+    (`crowded_images`).
     """
-    return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(config.max_batched_tokens, config.max_model_len)}
+    return {"enable_chunked_prefill": False, "max_num_batched_tokens": _batched_tokens(config)}
+
+
+def _batched_tokens(config: EngineConfig) -> int:
+    return max(config.max_batched_tokens, config.max_model_len)
+
+
+def crowded_images(config: RolloutConfig, image_tokens: int) -> str | None:
+    """What to change if an engine of vLLM on a CPU may be given more images in one step than it can compute; None if it may not.
+
+    `image_tokens` is what the largest image takes. Of a prompt that ends shortly behind an image, which is cached up to there, few
+    tokens are computed and nevertheless the whole image: the bound on tokens does not bound images. A prompt whose image finds no
+    room is then computed up to the image alone.
+    """
+    engine = config.engine
+    at_a_time, room = min(engine.max_sequences, config.episodes_per_worker), _batched_tokens(engine)
+    on_cpu = engine.device == "cpu" or (engine.device == "auto" and not config.gpus_per_worker)
+    if engine.kind != "vllm" or not on_cpu or not engine.prefix_caching or at_a_time * image_tokens <= room:
+        return None
+    needed, fitting = at_a_time * image_tokens, max(1, room // image_tokens)
+    return (
+        f"on a CPU vLLM can die if images of more than rollout.engine.max_batched_tokens={room} tokens are due in one step, and "
+        f"{at_a_time} episodes may each have one of {image_tokens}: write rollout.engine.max_batched_tokens={needed}, "
+        f"rollout.episodes_per_worker={fitting} or rollout.engine.prefix_caching=false, or lower rollout.episode.max_pixels"
+    )

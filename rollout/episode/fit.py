@@ -7,6 +7,7 @@ somebody wants to train on, so it is counted before anything runs, and `rollout.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -81,6 +82,15 @@ def fitting_rows(data: Dataset, env: Any, chat: ChatFormat, config: EpisodeConfi
     if not kept:
         raise DatasetError(f"{report[0]}: no question is left")
     return kept
+
+
+def largest_image(chat: ChatFormat, config: EpisodeConfig) -> int:
+    """The tokens of the largest image that a policy may be shown; 0 if it takes none."""
+    if not chat.takes_images:
+        return 0
+    side = math.isqrt(config.max_pixels)
+    shown = _shown(side, side, chat, config).pixels
+    return min(chat.image_tokens(*shown.shape[:2]), config.max_tokens)
 
 
 class Counter:

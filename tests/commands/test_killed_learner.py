@@ -1,7 +1,8 @@
-"""A learner that is killed ends the run with one line that says so, and status 1; what it had written stays to go on with. With the
-real command, Ray and verl; the policy's turns are scripted."""
+"""A learner that is killed ends the run with one line that says so, and status 1; what it had written stays to go on with, on any
+number of ranks. With the real command, Ray and verl; the policy's turns are scripted."""
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ import psutil
 import pytest
 from command_line import ROOT, TOOLWISE
 
+from rollout.learned import read_learned
 from rollout.store import Store
 from starter.policy import build
 
@@ -30,19 +32,24 @@ SETTINGS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory):
-    """The directory of a run whose learner was killed in its third step or later, with exit status, output and errors."""
-    place = tmp_path_factory.mktemp("killed")
-    out, policy = place / "run", build(place / "policy", seed=0)
-    process = subprocess.Popen(
-        [*TOOLWISE, "train", f"out={out}", f"policy={policy}", *SETTINGS],
+def begin(*settings):
+    """A `train` of the checkout that finds the scripts of the policy."""
+    return subprocess.Popen(
+        [*TOOLWISE, "train", *settings],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests/rollout")))},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """The directory of a run whose learner was killed in its third step or later, with exit status, output and errors."""
+    place = tmp_path_factory.mktemp("killed")
+    out, policy = place / "run", build(place / "policy", seed=0)
+    process = begin(f"out={out}", f"policy={policy}", *SETTINGS)
     try:
         deadline = time.monotonic() + 250
         while not (out / "checkpoints/step_2").exists() and time.monotonic() < deadline:
@@ -77,10 +84,33 @@ def test_status_json_has_the_cause_too(killed):
     assert status["line"] in errors
 
 
+def steps_of(out):
+    """The steps of RL that have a checkpoint."""
+    return sorted(int(path.name.removeprefix("step_")) for path in (out / "checkpoints").glob("step_*"))
+
+
 def test_checkpoints_and_trajectories_are_there_to_go_on_with(killed):
     out, *_ = killed
-    steps = sorted(int(path.name.removeprefix("step_")) for path in (out / "checkpoints").glob("step_*"))
+    steps = steps_of(out)
     assert json.loads((out / f"checkpoints/step_{steps[-1]}/state.json").read_text())["step"] == steps[-1]
     store = Store(out)
     assert {f"rl_{step:06d}" for step in range(steps[-1])} <= set(store.names())
     assert [len(list(store.read(f"rl_{step:06d}"))) for step in range(steps[-1])] == [4] * steps[-1]
+    assert all(len(list(read_learned(out, f"rl_{step:06d}"))) == 4 for step in range(steps[-1]))
+
+
+@pytest.mark.slow
+def test_it_goes_on_with_another_number_of_ranks(killed):
+    out, *_ = killed
+    done = steps_of(out)[-1]
+    process = begin(f"out={out}", "resume=true", "learner.workers=2", f"rl.steps={done + 1}")
+    said, errors = process.communicate(timeout=280)
+    assert process.returncode == 0, said + errors
+    assert f"RL goes on from step {done}" in said
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(done + 1))
+    assert all(math.isfinite(line["actor/grad_norm"]) for line in lines)
+    assert steps_of(out)[-1] == done + 1
+    assert {one.episode_id for one in read_learned(out, f"rl_{done:06d}")} == {
+        f"rl-{done}-{n}" for n in ("0-0", "0-1", "1-0", "1-1")
+    }

@@ -331,6 +331,19 @@ def test_no_question_that_can_be_put_is_the_users_mistake(tmp_path, serve):
         school(tmp_path, gpt=serve(teach).url).run()
 
 
+def test_the_share_of_a_teacher_that_refuses_all_goes_to_the_others(tmp_path, serve):
+    """Eight questions, four each: after two refusals the other two of its share are put to the other teacher."""
+    write_sums(tmp_path / "sums.jsonl", *["direct"] * 8)
+    refusing = serve((400, {"message": "filtered by the content management policy", "code": "content_filter"}))
+    settings = ["rollout.max_consecutive_failures=2", "+teachers.bad.concurrent=1"]
+    report = school(tmp_path, *settings, good=serve(teach).url, bad=refusing.url).run()
+    assert (report.teachers["good"].kept, report.teachers["bad"].asked, report.not_asked) == (6, 2, 0)
+    (note,) = report.notes
+    assert note.startswith("bad refused all of 2 questions (")
+    assert note.endswith("and was asked no more: the rest of its share went to the others")
+    assert note in (tmp_path / "out/synthesis.md").read_text()
+
+
 def test_the_requests_of_a_session_are_the_teachers_own(tmp_path, serve, monkeypatch):
     monkeypatch.setenv("LOCAL_KEY", "secret")
     write_sums(tmp_path / "sums.jsonl", "right")

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 from scripted import episode, metrics, settings, start
 
+from envs.errors import FleetError
 from learner.cold_start import Measurements, SupervisedSteps, _stopped_rising, run_cold_start, run_control
 from learner.experiment import ColdStartConfig, Loss, Plateau, Stage
 
@@ -97,6 +98,26 @@ def test_the_loss_per_sequence_is_asked_for_only_if_it_is_set(config, loss, aske
     training.trainer.supervised_step = lambda batch, lr, **how: given.append(how) or {"train/loss": 0.0}
     SupervisedSteps(training).take(Stage.cold_start, 0)
     assert given == [asked]
+
+
+def test_a_measurement_without_any_outcome_ends_the_run_with_its_reason(config):
+    training = start(config, lambda spec, steps: episode(spec, error=None if spec.actor == "expert" else "no machine left"))
+    with pytest.raises(FleetError, match="cold start step 1: no held-out episode has an outcome; the last one: no machine left"):
+        run_cold_start(training, SupervisedSteps(training))
+    assert not training.directory.checkpoints.names()
+
+
+def test_it_is_said_once_that_tasks_without_abilities_have_no_plateau_by_ability(config):
+    play = rising_to(3)
+
+    def nameless(spec, steps):
+        played = play(spec, steps)
+        return replace(played, chains=tuple(replace(chain, abilities=()) for chain in played.chains))
+
+    training = start(with_cold_start(config, plateau=Plateau.ability), nameless)
+    run_cold_start(training, SupervisedSteps(training))
+    said = "cold_start.plateau=ability: the held-out tasks name no abilities, so accuracy over all decides"
+    assert training.said == [said, "cold start: best held-out accuracy 100.0% after 3 steps of 5"]
 
 
 def test_it_ends_after_its_most_steps_even_if_accuracy_still_rises(config):

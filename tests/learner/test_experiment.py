@@ -1,5 +1,6 @@
 """Settings that contradict each other are answered in one line that says what to write, before anything is done."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,9 @@ from scripted import settings
 from envs.errors import UsageError
 from learner.config import LearnerConfig, Precision, VerlSettings
 from learner.experiment import AlarmConfig, Experiment, RLConfig, Stage, TrackingConfig
+from learner.verl.configuration.passthrough import check_reward_keys
 from rollout.config import EngineConfig, EpisodeConfig, RolloutConfig
+from rollout.episode.environments import make
 
 
 def test_the_defaults_are_in_order():
@@ -99,6 +102,25 @@ def test_a_group_of_one_has_nothing_to_be_compared_with(tmp_path):
         alone.check()
     whitened = LearnerConfig(verl=VerlSettings(algorithm={"adv_estimator": "reinforce_plus_plus"}))
     replace(alone, learner=whitened).check()
+
+
+@pytest.mark.parametrize(
+    ("reward", "keys", "refused"),
+    [
+        (None, ["accuracy", "format"], None),
+        (None, ["accuracy", "fromat"], "the reward has no part fromat: did you mean format"),
+        ([{"accuracy": 0.8}, {"necessity": 0.2}], ["accuracy", "necessity"], None),
+        ("accuracy", ["speed"], "the reward has no part speed: its parts are accuracy, judge_no_verdict, rubric_score"),
+        ([{"accuracy": 0.8}, {lambda outcome: 0.0: 0.2}], ["speed"], None),
+    ],
+)
+def test_the_parts_that_gdpo_compares_are_looked_up_before_anything_starts(reward, keys, refused):
+    """A function of one's own may return parts of its own, so with one nothing is known before."""
+    env = make("toolwise/Reasoning-v0", {"reward": reward})
+    learner = LearnerConfig(verl=VerlSettings(algorithm={"adv_estimator": "gdpo", "gdpo_reward_keys": keys}))
+    with pytest.raises(UsageError, match=refused) if refused else nullcontext():
+        check_reward_keys(learner, env.unwrapped.reward_part_names)
+    env.close()
 
 
 def test_a_reward_that_compares_a_group_needs_one(tmp_path):

@@ -11,6 +11,7 @@ from envs.errors import FleetError, UsageError
 from learner.config import LearnerConfig, VerlSettings
 from learner.experiment import OnDeadline, Stage, TaskOptions
 from learner.train import Clock, run_rl
+from rollout.learned import read_learned
 
 
 def with_rl(config, **changes):
@@ -338,3 +339,38 @@ def test_the_policy_is_compared_with_the_one_that_rl_began_with(config):
     training.save("cold_start", step=7)
     run_rl(training)
     assert training.trainer.references == [f"{training.directory.checkpoints.location('cold_start')}/policy"]
+
+
+def test_what_a_step_learned_is_recorded_beside_its_trajectories(config):
+    """Of a trainer that records nothing itself: advantages, and nothing of episodes that are not learned from."""
+    play = lambda spec, steps: episode(spec, error="gone") if spec.group_id.endswith("-1") else half_right(spec, 0)  # noqa: E731
+    training = start(config, play)
+    run_rl(training)
+    found = [list(read_learned(training.directory.path, f"rl_{step:06d}")) for step in range(3)]
+    assert [(one.episode_id, one.chain, one.advantage, one.log_probs) for one in found[1]] == [
+        ("rl-1-0-0", 0, 0.5, None),
+        ("rl-1-0-1", 0, -0.5, None),
+        ("rl-1-1-0", 0, None, None),
+        ("rl-1-1-1", 0, None, None),
+    ]
+    resumed = start(with_rl(replace(config, resume=True), steps=4, record_learned=False), half_right)
+    (training.directory.path / "learned/rl_000003_1.parquet").touch()  # by an attempt that was killed
+    run_rl(resumed)
+    names = [path.stem for path in (training.directory.path / "learned").iterdir()]
+    assert sorted(names) == ["rl_000000", "rl_000001", "rl_000002"]
+
+
+def test_a_trainer_that_records_is_told_before_each_step(config):
+    training = start(
+        replace(config, learner=LearnerConfig(verl=VerlSettings(algorithm={"filter_groups": {"enable": True}}))),
+        (lambda spec, steps: half_right(spec, steps) if spec.group_id.endswith("-1") else episode(spec)),
+    )
+    told = training.trainer.told = []
+    training.trainer.record = told.append
+    run_rl(training)
+    files = told[0]
+    assert files.directory == training.directory.path / "learned"
+    assert files.names == {"rl-0-0": "rl_000000", "rl-0-1": "rl_000000", "rl+1-0-0": "rl_000000_1", "rl+1-0-1": "rl_000000_1"}
+    assert {(group, one.advantage) for group, one in files.others} == {("rl-0-0", None), ("rl+1-0-0", None)}
+    assert len(told) == 3
+    assert not files.directory.exists()

@@ -7,11 +7,13 @@ import json
 import gymnasium
 import pytest
 from omegaconf import OmegaConf
+from trajectories import trajectory
 
 from configs import compose
 from envs.errors import UsageError
 from rollout.collect import CollectConfig, Collector, tasks_of
 from rollout.specs import group_specs
+from rollout.types import Episode
 from starter.policies import find_policy
 
 
@@ -35,6 +37,24 @@ def test_seeds_depend_on_nothing_but_the_place():
     assert seeds() == seeds() == seeds(temperature=0.5, actor="expert") == seeds(groups=3)[:4]
     others = [seeds(seed=2), seeds(step=1), seeds(name="test")]
     assert all(not set(seeds()) & set(other) for other in others)
+
+
+def test_a_benchmark_by_name_is_for_another_command(tmp_path):
+    with pytest.raises(UsageError, match=r"tasks=bench:vstar is for `toolwise evaluate`, .*: write its file as tasks="):
+        tasks_of(config(tmp_path, "tasks=bench:vstar"))
+
+
+def test_nothing_is_started_if_no_episode_is_missing(tmp_path, monkeypatch):
+    settings = config(tmp_path, "policy=random", "episodes=2", "resume=true")
+    collector = Collector(settings, find_policy("starter"))
+    specs = [group.episodes[0] for group in collector.specs]
+    collector.store.write("episodes", [Episode((trajectory(group=spec.group_id, episode_id=spec.episode_id),)) for spec in specs])
+    monkeypatch.setattr("rollout.collect.Fleet", None)
+    with Collector(settings, find_policy("starter")) as collector:
+        groups = collector.collect("episodes", collector.specs)
+        assert collector.notes() == []
+    assert [group.episodes[0].trajectory.episode_id for group in groups] == [spec.episode_id for spec in specs]
+    assert (tmp_path / "run/config.yaml").exists()
 
 
 def test_every_row_of_a_file_is_asked_once(tmp_path):

@@ -6,7 +6,7 @@ Nothing of verl is imported here, so a mistake is answered at once.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -237,6 +237,18 @@ def check(config: LearnerConfig) -> None:
         if (0 < size < config.workers and config.workers % size) or (name.startswith("ulysses") and config.workers % size):
             raise UsageError(f"learner.verl.engine.{name}={size} does not divide learner.workers={config.workers}")
     _check_installed(config)
+
+
+def check_reward_keys(config: LearnerConfig, names: Collection[str] | None) -> None:
+    """Raise UsageError if GDPO is to compare a part of the reward that is none of `names`; None if they are not known."""
+    algorithm = config.verl.algorithm
+    if names is None or algorithm.get("adv_estimator") != "gdpo":
+        return
+    for key in algorithm.get("gdpo_reward_keys") or ():
+        if key not in names:
+            close = difflib.get_close_matches(str(key), names, 1)
+            remedy = f"did you mean {close[0]}?" if close else f"its parts are {', '.join(sorted(names))}"
+            raise UsageError(f"learner.verl.algorithm.gdpo_reward_keys: the reward has no part {key}: {remedy}")
 
 
 def compares_within_groups(config: LearnerConfig) -> bool:

@@ -1,7 +1,5 @@
 """Files and directories appear whole or not at all, whatever happens while they are written."""
 
-import os
-
 import pytest
 
 from envs.errors import UsageError
@@ -59,9 +57,8 @@ def test_readers_see_the_old_file_until_the_new_one_is_whole(tmp_path):
     assert (tmp_path / "file").read_text() == "new"
 
 
-@pytest.mark.parametrize("make", [atomic.new_directory, atomic.replaced_directory])
-def test_a_directory_appears_when_it_is_whole(tmp_path, make):
-    with make(tmp_path / "deep" / "out") as unfinished:
+def test_a_directory_appears_when_it_is_whole(tmp_path):
+    with atomic.new_directory(tmp_path / "deep" / "out") as unfinished:
         (unfinished / "a").write_text("a")
         assert not (tmp_path / "deep" / "out").exists()
     assert names(tmp_path / "deep") == ["out"]
@@ -69,9 +66,8 @@ def test_a_directory_appears_when_it_is_whole(tmp_path, make):
 
 
 @pytest.mark.parametrize("error", [ValueError, Interrupted])
-@pytest.mark.parametrize("make", [atomic.new_directory, atomic.replaced_directory])
-def test_nothing_is_left_of_a_directory_after_an_error(tmp_path, make, error):
-    with pytest.raises(error), make(tmp_path / "out") as unfinished:
+def test_nothing_is_left_of_a_directory_after_an_error(tmp_path, error):
+    with pytest.raises(error), atomic.new_directory(tmp_path / "out") as unfinished:
         (unfinished / "a").write_text("half")
         raise error
     assert names(tmp_path) == []
@@ -90,50 +86,6 @@ def test_a_new_directory_takes_no_place_that_is_taken(tmp_path, full):
     with pytest.raises(UsageError, match="another out="), atomic.new_directory(tmp_path / "out"):
         pass
     assert names(tmp_path) == ["out"]
-
-
-def test_a_directory_takes_the_place_of_the_old_one_and_of_all_that_is_in_it(tmp_path):
-    atomic.write_file(tmp_path / "out" / "deep" / "old", "old")
-    with atomic.replaced_directory(tmp_path / "out") as unfinished:
-        (unfinished / "new").write_text("new")
-        assert names(tmp_path / "out") == ["deep"]
-    assert names(tmp_path / "out") == ["new"]
-    assert names(tmp_path) == ["out"]
-
-
-@pytest.mark.parametrize("error", [ValueError, Interrupted])
-def test_the_old_directory_is_still_there_after_an_error(tmp_path, error):
-    atomic.write_file(tmp_path / "out" / "old", "old")
-    with pytest.raises(error), atomic.replaced_directory(tmp_path / "out") as unfinished:
-        (unfinished / "new").write_text("half")
-        raise error
-    assert (tmp_path / "out" / "old").read_text() == "old"
-    assert names(tmp_path) == ["out"]
-
-
-def test_the_old_directory_is_still_there_if_the_new_one_cannot_take_its_place(tmp_path):
-    atomic.write_file(tmp_path / "out" / "old", "old")
-    with pytest.raises(OSError), atomic.replaced_directory(tmp_path / "out") as unfinished:
-        unfinished.rmdir()
-    assert (tmp_path / "out" / "old").read_text() == "old"
-    assert names(tmp_path) == ["out"]
-
-
-def test_a_directory_in_place_of_a_file_leaves_it_alone(tmp_path):
-    atomic.write_file(tmp_path / "out", "a file")
-    with pytest.raises(OSError), atomic.replaced_directory(tmp_path / "out"):
-        pass
-    assert (tmp_path / "out").read_text() == "a file"
-    assert names(tmp_path) == ["out"]
-
-
-def test_a_link_to_a_directory_is_replaced_and_what_it_leads_to_stays(tmp_path):
-    atomic.write_file(tmp_path / "elsewhere" / "old", "old")
-    os.symlink(tmp_path / "elsewhere", tmp_path / "out")
-    with atomic.replaced_directory(tmp_path / "out") as unfinished:
-        (unfinished / "new").write_text("new")
-    assert names(tmp_path / "out") == ["new"]
-    assert names(tmp_path / "elsewhere") == ["old"]
 
 
 @pytest.mark.parametrize(

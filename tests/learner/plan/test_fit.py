@@ -16,6 +16,9 @@ SHARED = [
     "rollout.engine.gpu_memory_utilization=0.6",
 ]
 
+ENGINE_ALONE = ["policy=Qwen2.5-VL-7B-Instruct", "rollout.gpus_per_worker=1", "rollout.engine.gpu_memory_utilization=0.9"]
+"""The learner is on CPUs."""
+
 
 def said(settings, gigabytes):
     """What is said about a run on GPUs of that size."""
@@ -32,6 +35,7 @@ def said(settings, gigabytes):
         (["experiment=qwen2_5_vl_7b_lora"], 16, "the learner needs"),
         (SHARED, 80, "are on one GPU, and a GPU of this cluster has 76: lower rollout.engine.gpu_memory_utilization"),
         (["experiment=qwen2_5_vl_32b", "rollout.engine.tensor_parallel_size=1"], 48, "raise rollout.engine.tensor_parallel_size"),
+        (ENGINE_ALONE, 16, "raise rollout.engine.tensor_parallel_size"),
     ],
 )
 def test_what_cannot_fit_is_refused_in_one_line(settings, gigabytes, expected):
@@ -48,13 +52,14 @@ def test_what_cannot_fit_is_refused_in_one_line(settings, gigabytes, expected):
         (["experiment=qwen2_5_vl_7b_lora"], 36, ["memory may not be enough"]),
         (["experiment=qwen2_5_vl_7b", "topology=one_gpu"], None, ["memory: not checked"]),
         (["experiment=demo"], 1, []),
+        (ENGINE_ALONE, 80, []),
         (
             ["experiment=qwen2_5_vl_32b", "rollout.engine.tensor_parallel_size=1", "+rollout.engine.extra.quantization=fp8"],
             64,
             ["memory may not be enough"],
         ),
     ],
-    ids=["fits", "LoRA fits", "may not fit", "nobody knows", "CPU", "a quantised engine"],
+    ids=["fits", "LoRA fits", "may not fit", "nobody knows", "CPU", "an engine alone", "a quantised engine"],
 )
 def test_nothing_is_refused_that_may_fit(settings, gigabytes, warnings):
     lines = said(settings, gigabytes)

@@ -20,6 +20,7 @@ from envs.errors import UsageError
 from learner.batch import Batch, Example
 from learner.config import LearnerConfig, Precision
 from learner.verl.trainer import VerlTrainer
+from rollout.learned import LearnedFiles, read_learned
 from rollout.types import Episode
 
 LR = 1e-3
@@ -227,6 +228,29 @@ def test_sequences_without_an_advantage_count_in_the_mean_and_are_not_computed(t
     assert whole["actor/computed_sequences"] == 1
     for name in ("actor/pg_loss", "actor/grad_norm"):
         assert skipped[name] == pytest.approx(whole[name], rel=1e-5)
+
+
+@pytest.mark.parametrize(("epochs", "mini_batches"), [(1, 1), (2, 2)])
+def test_what_a_step_learned_is_on_disk_with_its_checkpoint(trainer, batch, tmp_path, epochs, mini_batches):
+    """The log-probabilities are those before the step; what was not computed has none."""
+    trainer.config = replace(trainer.config, ppo_epochs=epochs, mini_batches=mini_batches)
+    advantages = np.where(np.arange(len(batch)) % 3, 0.0, [*range(1, 10)]).astype(np.float32)
+    before, _ = trainer.log_probs(batch)
+    trainer.record(LearnedFiles.of(tmp_path, "rl_000000", dict.fromkeys(batch.group_ids_E, "rl_000000")))
+    trainer.policy_step(batch, advantages, LR)
+    save(trainer, tmp_path / "checkpoint")
+    found = {one.episode_id: one for one in read_learned(tmp_path, "rl_000000")}
+    ends, mask = batch.lengths_N.cumsum()[:-1], sampled(batch)
+    for number, (log_probs, inside) in enumerate(zip(np.split(before, ends), np.split(mask, ends), strict=True)):
+        one = found.pop(f"episode-{number}")
+        assert (one.chain, one.advantage, one.advantages) == (0, advantages[number], None)
+        if advantages[number]:
+            np.testing.assert_allclose(one.log_probs, log_probs[inside], atol=1e-5)
+        else:
+            assert one.log_probs is None
+    assert not found
+    trainer.policy_step(batch, advantages, LR)  # nobody asked for a record of this one
+    assert [path.name for path in (tmp_path / "learned").iterdir()] == ["rl_000000.parquet"]
 
 
 def test_a_step_without_any_advantage_changes_nothing(trainer, batch):

@@ -4,8 +4,9 @@ import pytest
 from rollout_fakes import ScriptedEngine
 
 from envs.errors import UsageError
+from rollout.config import EngineConfig, RolloutConfig
 from rollout.engines.endpoint import Endpoint
-from rollout.engines.registry import find_engine
+from rollout.engines.registry import crowded_images, find_engine
 
 
 def test_names_and_import_paths_are_found():
@@ -27,3 +28,23 @@ def test_a_wrong_name_gets_one_line(kind, remedy):
     with pytest.raises(UsageError, match=remedy) as error:
         find_engine(kind)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("image_tokens", "engine", "fleet", "crowded"),
+    [
+        (16, {}, {}, False),
+        (0, {}, {}, False),
+        (1024, {}, {}, True),
+        (1024, {}, {"episodes_per_worker": 8}, False),
+        (1024, {"max_batched_tokens": 128 * 1024}, {}, False),
+        (1024, {"prefix_caching": False}, {}, False),
+        (1024, {"kind": "verl"}, {}, False),
+        (1024, {}, {"gpus_per_worker": 1.0}, False),
+    ],
+)
+def test_images_of_which_too_many_may_be_due_at_once_on_a_cpu_are_named(image_tokens, engine, fleet, crowded):
+    line = crowded_images(RolloutConfig(engine=EngineConfig(**engine), **fleet), image_tokens)
+    assert (line is not None) == crowded
+    if line is not None:
+        assert "write rollout.engine.max_batched_tokens=131072, rollout.episodes_per_worker=8 or" in line

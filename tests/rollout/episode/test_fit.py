@@ -18,7 +18,7 @@ from rollout.collect import askable_rows
 from rollout.config import EpisodeConfig, Overlong
 from rollout.episode import fit, loop
 from rollout.episode.environments import make
-from rollout.episode.fit import Counter, fitting_rows
+from rollout.episode.fit import Counter, fitting_rows, largest_image
 from rollout.episode.loop import run_episode
 from rollout.tokens.images import limited
 from rollout.types import EpisodeSpec
@@ -131,3 +131,9 @@ def test_a_picture_is_counted_in_the_size_in_which_it_is_shown(chat, size):
         image = Image.new("RGB", size)
         assert shown.pixels.shape == limited(np.asarray(fitted(image, MAX_PIXELS, MAX_SIDE)), 100_000).shape
     assert chat.accepts(shown.pixels)
+
+
+@pytest.mark.parametrize(("pixels", "side"), [(112 * 112, 112), (56 * 56, 56), (10**8, 112)])
+def test_the_largest_image_is_bounded_by_the_setting_and_by_the_image_processor(chat, pixels, side):
+    assert largest_image(chat, EpisodeConfig(max_pixels=pixels)) == chat.image_tokens(side, side)
+    assert largest_image(chat, EpisodeConfig(max_pixels=pixels, max_tokens=3)) == 3
