@@ -47,3 +47,14 @@ class EvaluateConfig(CollectConfig):
 
     checkpoints: list[str] = field(default_factory=list)
     """With `run`: those to take, in this order, as in [base,step_50]. Empty: base, cold_start, and each step_N that there is."""
+
+
+@dataclass
+class ReportConfig:
+    """A page about what a directory holds."""
+
+    run: str = "runs/demo"
+    """The directory of `toolwise train`, also of one that is running or broke off, or of `toolwise evaluate`."""
+
+    out: str = ""
+    """The directory for the page, `report.html` or `evaluation.html`; empty: the run's own."""

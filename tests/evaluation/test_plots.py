@@ -6,12 +6,12 @@ import re
 from xml.etree import ElementTree
 
 import pytest
+from evaluation.plots import Line, Point, Row, lines, page, points, rows, scatter, ticks
+from evaluation.referee.page import referee_page
 from trajectories import CODE, grouped, trajectory
 
 from evaluation.ablation import FULL
-from evaluation.plots import Line, Point, Row, lines, page, points, rows, scatter, ticks
 from evaluation.referee.outcomes import WITHOUT
-from evaluation.referee.page import referee_page
 from evaluation.referee.report import judged
 
 
