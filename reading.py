@@ -25,5 +25,6 @@ def report(overrides: Sequence[str]) -> int:
 
     page = write_report(run, Path(config.out) if config.out else None)
     say(f"report: {run}, as it is now; the page asks for nothing from outside: open it in a browser, print it, or send it on")
-    done(f"{page} ({page.stat().st_size / 1e6:.2f} MB)", f"evaluate run={run} referee=true med=true out={run}/referee")
+    judge, compare = f"evaluate run={run} referee=true med=true out={run}/referee", f"evaluate compare=[{run},runs/other]"
+    done(f"{page} ({page.stat().st_size / 1e6:.2f} MB)", judge if page.name == "report.html" else compare)
     return 0

@@ -88,13 +88,12 @@ def curves(
         parts.append(f'<path d="M{_LEFT} {y(level.value):.1f}H{_WIDTH - _RIGHT}" {dash}/>')
     for number, curve in enumerate(scaled):
         parts += _series(curve, marks.colour(number), x, y, (low, high))
-    for mark in noted:
-        place = f"{x(mark.step):.1f}"
-        parts.append(f'<path d="M{place} {_TOP}V{bottom}" stroke="var(--alarm)" stroke-dasharray="2 3"/>')
-        anchor = "end" if x(mark.step) > _WIDTH / 2 else "start"
-        parts.append(
-            f'<g class="alarm">{marks.text(x(mark.step) + (4 if anchor == "start" else -4), _TOP + 10, mark.name, anchor)}</g>'
-        )
+    for number, mark in enumerate(noted):
+        place = x(mark.step)
+        anchor, beside = ("end", place - 4) if place > _WIDTH / 2 else ("start", place + 4)
+        parts.append(f'<path d="M{place:.1f} {_TOP}V{bottom}" stroke="var(--alarm)" stroke-dasharray="2 3"/>')
+        named = marks.text(beside, _TOP + 10 + 12 * (number % 12), mark.name, anchor)
+        parts.append(f'<g class="alarm">{named}</g>')
     level = bottom + 32
     for number, curve in enumerate(content):
         dash = ' stroke-dasharray="6 4"' if curve.dashed else ""

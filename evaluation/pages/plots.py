@@ -14,7 +14,7 @@ from evaluation.pages import marks
 from evaluation.pages.document import Plot
 from evaluation.types import Interval
 
-_WIDTH, _LEFT, _RIGHT, _ROW, _TOP, _BOTTOM, _LINES = 720, 210, 84, 26, 8, 34, 260
+_WIDTH, _LEFT, _RIGHT, _ROW, _TOP, _BOTTOM, _LINES = 560, 200, 70, 24, 8, 34, 240
 _LONGEST_PLACE = 14  # characters of the name of a place on an axis
 _CHARACTER, _LEVEL = 7, 14  # the room that a point's name takes: across for each character, and up
 
