@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict
 from pathlib import Path
 
@@ -31,10 +32,15 @@ def write_report(directory: Path, out: Path | None = None) -> Path:
 
 
 def _prompts(directory: Path) -> Prompts | None:
-    """What reads the questions; None if the policy in whose tokens they are is not to be found any more."""
+    """What reads the questions; None if no policy in whose tokens they are is to be found any more."""
+    candidates = [str(path) for path in sorted(directory.glob("checkpoints/*/policy"))]
     try:
         settings = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
         foreign = settings["policy"] in SCRIPTS or is_endpoint(settings["policy"])
-        return Prompts(find_policy(settings["tokenizer" if foreign else "policy"]))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError, UsageError):
-        return None
+        candidates.insert(0, settings["tokenizer" if foreign else "policy"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError):
+        pass  # the page says that the settings cannot be read
+    for policy in candidates:
+        with contextlib.suppress(UsageError, TypeError):
+            return Prompts(find_policy(policy))
+    return None
