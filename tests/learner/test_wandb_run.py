@@ -85,7 +85,8 @@ def test_a_server_that_never_answers_costs_a_line_and_the_run_is_kept_offline(
     assert list((tmp_path / "wandb/artifacts/staging").iterdir())  # the pictures, until they are sent
     inspect = [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", str(next(run.glob("*.wandb")))]
     records = [json.loads(line) for line in subprocess.run(inspect, capture_output=True, text=True, check=True).stdout.splitlines()]
-    first, second = [record["history"]["item"] for record in records if "history" in record]
+    first, second, third = [record["history"]["item"] for record in records if "history" in record]
+    assert "report" in {name.split(".")[0] for name in third}
     assert {"histograms/calls_per_episode", "histograms/reward", "episodes"} <= {name.split(".")[0] for name in first}
     assert not any("histograms" in name for name in second)
     assert (second["x"], second["step"]) == (1.5, 1)
