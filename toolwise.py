@@ -55,7 +55,7 @@ def train(overrides: Sequence[str], name: str = "train") -> int:
     from evaluation.settings import EvaluateConfig
 
     console.print(table(records))
-    wrote = f"{path}/: evaluation.json, metrics.jsonl, trajectories/, checkpoints/, wandb/"
+    wrote = f"{path}/: report.html, evaluation.json, metrics.jsonl, trajectories/, checkpoints/, wandb/"
     trained = [record.policy for record in records if record.label in ("cold_start", "rl")]
     tasks = "" if config.tasks == EvaluateConfig.tasks else f"tasks={config.tasks} +options.split=test "
     done(wrote, f"evaluate policy={trained[-1] if trained else config.policy} {tasks}out={path}/more")
