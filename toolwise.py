@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from checks import bench, lint, named
 from console import can_draw, console, done, progress, say, view
-from reading import status
+from reading import report, status
 
 if TYPE_CHECKING:
     from evaluation.types import EvaluationRecord
@@ -28,6 +28,7 @@ USAGE = """usage: toolwise COMMAND [key=value …]
   model       make a policy: model starter (world=microworld or mixture) is pre-trained, model smollm2 is a real one (make smollm2)
   serve-search  serve a text index to a fleet, with Ray Serve: index=DIR
   status      where a run stands: status run=DIR (follow=true: until it ends)
+  report      write one page about a run, also a running one, or an evaluation: report run=DIR
   lint        check the trajectory files of a run: lint PATH
   bench       measure a part against its peers, in one run: bench NAME (gpu, learner, sandbox, search)
   doctor      say whether this machine can run the sandbox, and what to do if not;
@@ -57,7 +58,7 @@ def train(overrides: Sequence[str], name: str = "train") -> int:
     from evaluation.settings import EvaluateConfig
 
     console.print(table(records))
-    wrote = f"{path}/: evaluation.json, metrics.jsonl, trajectories/, checkpoints/, wandb/"
+    wrote = f"{path}/: report.html, evaluation.json, metrics.jsonl, trajectories/, checkpoints/, wandb/"
     trained = [record.policy for record in records if record.label in ("cold_start", "rl")]
     tasks = "" if config.tasks == EvaluateConfig.tasks else f"tasks={config.tasks} +options.split=test "
     more = f"evaluate policy={trained[-1] if trained else config.policy} {tasks}out={path}/more"
@@ -349,6 +350,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "model": model,
     "serve-search": serve_search,
     "status": status,
+    "report": report,
     "lint": lint,
     "bench": bench,
     "doctor": doctor,
