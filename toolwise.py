@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from checks import bench, lint, named
 from console import console, done, progress, say
+from reading import export, import_
 
 if TYPE_CHECKING:
     from evaluation.types import EvaluationRecord
@@ -25,6 +26,8 @@ USAGE = """usage: toolwise COMMAND [key=value …]
   atlas       build the world of real data, toolwise/Atlas-v0, from installed packages
   model       make a policy: model starter (world=microworld or mixture) is pre-trained, model smollm2 is a real one (make smollm2)
   serve-search  serve a text index to a fleet, with Ray Serve: index=DIR
+  export      write a run's episodes for inspect view, Harbor, TRL, LLaMA-Factory, verl: export run=DIR format=inspect
+  import      make a run of others' logs, OpenAI's messages or DeepEyesV2's: import file=FILE
   lint        check the trajectory files of a run: lint PATH
   bench       measure a part against its peers, in one run: bench NAME (gpu, learner, sandbox, search)
   doctor      say whether this machine can run the sandbox, and what to do if not;
@@ -343,6 +346,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "atlas": atlas,
     "model": model,
     "serve-search": serve_search,
+    "export": export,
+    "import": import_,
     "lint": lint,
     "bench": bench,
     "doctor": doctor,
