@@ -83,6 +83,8 @@ class ImportConfig:
     protocol: str | None = None
     """The protocol in which calls are written. null: hermes for format=openai, deepeyes for format=deepeyes."""
     max_tokens: int = 32768
-    """Longest transcript in tokens: what tools returned is cut to fit, and a longer row is counted as unreadable."""
+    """Longest transcript in tokens; a longer row is counted as unreadable."""
+    max_observation_tokens: int = 8192
+    """Longest question or result of a tool in tokens; a longer one is cut and marked, and counted."""
     max_pixels: int = 12_845_056
     """Most pixels of an image; larger ones are scaled down."""

@@ -15,6 +15,7 @@ from curation.synthesis.settings import SynthesizeConfig
 from envs.search.building import IndexConfig
 from envs.worlds.atlas.building import AtlasConfig
 from evaluation.settings import EvaluateConfig
+from interop.settings import ExportConfig, ImportConfig
 from learner.experiment import Experiment
 from rollout.cluster.search_service import ServiceConfig
 from rollout.collect import CollectConfig
@@ -37,6 +38,8 @@ SCHEMAS = {
     "model smollm2": SmolLM2Config,
     "serve-search": ServiceConfig,
     "bench": BenchConfig,
+    "export": ExportConfig,
+    "import": ImportConfig,
 }
 NAMED = {"bench": tuple(BENCHMARKS), "model": ("starter", "smollm2")}
 """Commands whose first argument is a name."""

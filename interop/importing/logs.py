@@ -25,6 +25,7 @@ _TAGGED = re.compile(r"<(code|tool_call|answer)>.*</\1>", re.DOTALL)
 _MARKED = re.compile(r"<\|im_start\|>(\w+)\n(.*?)(?:<\|im_end\|>\s*|\Z)", re.DOTALL)
 # Special tokens left out, as verl's `rollout_data_dir` has it: a role stands alone on its line.
 _BARE = re.compile(r"(?:\A|(?<=\n))(system|user|assistant|tool)\n")
+_LINE = re.compile(f"(?:{PLACEHOLDER.pattern})\\n?", re.IGNORECASE)
 _WRAPPER = ("<tool_response>", "</tool_response>")
 
 
@@ -190,12 +191,15 @@ def _spoken(
     while len(pictures) < count and (image := next(images, None)) is not None:
         pictures.append(image)
     missing = count - len(pictures)
-    logged.missing_images += missing
-    if not isinstance(content, list):
-        if asks and message.role == "user" and not missing:
-            text = settled(text, len(pictures))
-        else:
-            text = re.sub(f"(?:{PLACEHOLDER.pattern})\\n?", "", text, flags=re.IGNORECASE)
+    if asks or isinstance(content, list):
+        logged.missing_images += missing
+    if isinstance(content, list):
+        pass
+    elif asks and not missing:
+        text = settled(text, len(pictures))
+    elif asks or pictures:
+        # What a tool printed may read like a placeholder: it is one only if the row has an image for it.
+        text = _LINE.sub("", text, count=0 if asks else len(pictures))
     return _Spoken(message.role, text, tuple(pictures), "", False)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from curation.rows import Shown
 from envs.datasets.rows import Rows, open_rows
 from envs.errors import RowError, TokenBudgetExceeded, UsageError
 from envs.pictures import decode
@@ -31,11 +32,12 @@ from rollout.episode.actors import OPENING, certain, closed
 from rollout.store import Store
 from rollout.tokens.chat_format import ChatFormat, ChatMessage
 from rollout.tokens.images import ImageEncoder, limited
-from rollout.tokens.transcript import Transcript
+from rollout.tokens.transcript import TRUNCATED, Transcript
 from rollout.types import Episode, StopReason, ToolCallRecord, Turn
 from starter.policies import find_policy
 
 NAME = "imported"
+_CHARACTERS = 32  # of a token: a text with more is cut before its tokens are counted
 _SUFFIXES = (".jsonl", ".json", ".parquet", ".tsv")
 _TOOLS = {"search": "text_search"}  # a model calls the text search by another name
 
@@ -142,9 +144,12 @@ class _Encoder:
             self.notes.add("rows that name images which the log does not hold; they are left out", f"{self.log.path.name}:{number}")
         opening = OPENING if self.chat.opens_thoughts else ""
         system = "\n\n".join(one.text for one in logged.asked if one.role == "system") or None
-        transcript = Transcript(self.chat, max_tokens=self.config.max_tokens, system_prompt=system)
+        limit = self.config.max_observation_tokens
+        transcript = Transcript(
+            self.chat, max_tokens=self.config.max_tokens, observation_tokens=limit, reserve_tokens=limit // 8, system_prompt=system
+        )
         try:
-            transcript.append_observation(self._messages([one for one in logged.asked if one.role != "system"]))
+            self._show([one for one in logged.asked if one.role != "system"], transcript)
             turns = [self._turn(logged, place, transcript, opening, row) for place in range(len(logged.turns))]
         except TokenBudgetExceeded as error:
             raise RowError(f"longer than max_tokens={self.config.max_tokens} ({error})") from None
@@ -161,10 +166,7 @@ class _Encoder:
         transcript.append_generation(certain(token_ids))
         text, images = "\n".join(one.text for one in turn.results), []
         if turn.results and place + 1 < len(logged.turns):
-            messages = self._messages(turn.results)
-            shown = transcript.append_observation(messages)
-            if [one.text for one in shown] != [one.text for one in messages]:
-                self.notes.add("results of tools that are cut to fit max_tokens")
+            shown = self._show(turn.results, transcript)
             text = "\n".join(message.text for message in shown)
             images = [image.sha256 for message in shown for image in message.images]
         elif any(one.pictures for one in turn.results):
@@ -187,13 +189,19 @@ class _Encoder:
             self.notes.add("calls whose outcome is not on record, taken to have succeeded")
         return [ToolCallRecord(_TOOLS.get(name, name), str(ToolStatus.OK), 0.0) for name in names]
 
-    def _messages(self, shown: Sequence[Any]) -> list[ChatMessage]:
-        """Messages with their pictures decoded. Raises RowError for one that is broken or missing."""
-        made = []
-        for one in shown:
+    def _show(self, given: Sequence[Shown], transcript: Transcript) -> list[ChatMessage]:
+        """Add messages with their pictures, and return them as they fit. Raises RowError for a picture that is broken or missing."""
+        made, longest = [], _CHARACTERS * self.config.max_observation_tokens
+        for one in given:
             pixels = [limited(np.asarray(decode(source)), self.config.max_pixels) for source in one.pictures]
-            made.append(ChatMessage(one.role, one.text, tuple(map(self.images.encode, pixels))))
-        return made
+            # Counting the tokens of megabytes takes seconds.
+            text = one.text if len(one.text) <= longest else one.text[:longest] + TRUNCATED
+            made.append(ChatMessage(one.role, text, tuple(map(self.images.encode, pixels))))
+        shown = transcript.append_observation(made)
+        for before, after in zip(given, shown, strict=True):
+            if before.text != after.text:
+                self.notes.add("questions and results that are cut to fit max_tokens and max_observation_tokens")
+        return shown
 
     def _facts(self, row: Mapping[str, Any], number: int, logged: Logged, transcript: Transcript, opening: str) -> dict[str, Any]:
         parsed = self.log.protocol.parse(opening + closed(logged.turns[-1].action, opening))

@@ -17,6 +17,7 @@ from interop.importing.run import import_logs, open_log
 from interop.settings import ExportConfig, ImportConfig
 from rollout.lint import lint
 from rollout.store import Store
+from rollout.tokens.transcript import TRUNCATED
 
 QUESTION = {"role": "user", "content": "How much is 6 * 7?"}
 CALL = {"type": "function", "function": {"name": "search", "arguments": '{"query": "6 * 7"}'}}
@@ -63,7 +64,9 @@ SAME = (
 def test_what_was_exported_comes_back_token_by_token(chat, tmp_path, system):
     remedy = ordinary(chat).chains[0]
     steps = [("no action", [("user", "end your turn with <answer>…</answer>", [])], []), ("<answer>4</answer>", [], [])]
-    lost = episode(chat, "e1", [(CODE, [("user", "late", [])], [("code", "timeout")])], group_id="g1", stop_reason="TURN_LIMIT")
+    lost = episode(
+        chat, "e1", [(CODE, [("user", "late", [])], [("code", "timeout")])], group_id="g1", answer=None, stop_reason="TURN_LIMIT"
+    )
     other = episode(chat, "e2", steps[1:], question="Other?", system=system, group_id="g2", answer="4")
     Store(tmp_path / "run").write("episodes", [ordinary(chat), lost, other])
     back, kind, notes = round_trip(tmp_path / "run", tmp_path)
@@ -91,12 +94,12 @@ def test_tool_calls_come_back_in_the_words_that_were_sampled(chat, tmp_path):
 
 
 def test_hostile_texts_come_back_as_text(chat, tmp_path):
-    back, _, _ = round_trip(hostile(chat, tmp_path / "run"), tmp_path, "only=all")
-    assert {"e0", "e0b", "e2"} <= back.keys()
+    back, _, notes = round_trip(hostile(chat, tmp_path / "run"), tmp_path)
+    assert back.keys() == {"e0", "e0b", "../../e1", "e2", "e6"}
     for one in back.values():
-        placed = one.token_ids.count(chat.image_token)
-        assert placed == 16 * len(one.images) or placed % max(1, len(one.images)) == 0
-        assert one.token_ids.count(chat.end_of_turn) <= 2 * len(one.turns) + 2
+        assert one.token_ids.count(chat.end_of_turn) == 1 + 2 * len(one.turns) - sum(turn.action[-1] == ">" for turn in one.turns)
+    assert back["../../e1"].images == [] and back["e2"].turns[0].observation.endswith(TRUNCATED)
+    assert notes["questions and results that are cut to fit max_tokens and max_observation_tokens"] == "1"
 
 
 def test_openai_messages_have_their_calls_results_and_images(tmp_path):
