@@ -117,7 +117,7 @@ class Conversations:
         return Conversation(name, episode, prompt, tuple(self._turns(episode)), known)
 
     def _turns(self, episode: Episode) -> Iterator[Turn]:
-        number = 0
+        number, count = 0, sum(len(chain.turns) for chain in episode.chains)
         for chain in episode.chains:
             runs = sampled_runs(chain)
             matched = len(runs) == len(chain.turns)
@@ -129,9 +129,9 @@ class Conversations:
                     logprobs, versions = chain.logprobs[start:end], chain.versions[start:end]
                     sampled = Sampled(chain.token_ids[start:end], logprobs, versions, chain.token_ids[:start])
                     between = chain.token_ids[end : runs[place + 1][0]] if place + 1 < len(runs) else []
-                yield self._turn(number, turn, sampled, between)
+                yield self._turn(number, turn, sampled, between, number < count)
 
-    def _turn(self, number: int, turn: Recorded, sampled: Sampled | None, between: Sequence[int]) -> Turn:
+    def _turn(self, number: int, turn: Recorded, sampled: Sampled | None, between: Sequence[int], followed: bool) -> Turn:
         action = encodable(turn.action)
         parsed = self._protocol.parse(self._opening + action)
         calls = parsed.calls if isinstance(parsed, Calls) else ()
@@ -158,16 +158,16 @@ class Conversations:
             said,
             structured,
             used,
-            self._shown(turn, len(used), between),
+            self._shown(turn, len(used), between, followed),
             encodable(turn.reasoning),
             turn.generate_s,
             sampled,
         )
 
-    def _shown(self, turn: Recorded, calls: int, between: Sequence[int]) -> tuple[Message, ...]:
-        """The messages that followed a turn."""
+    def _shown(self, turn: Recorded, calls: int, between: Sequence[int], followed: bool) -> tuple[Message, ...]:
+        """The messages that followed a turn; one, be it empty, if another turn followed."""
         text = encodable(turn.observation)
-        if not text and not turn.images and not between:
+        if not text and not turn.images and not followed:
             return ()
         role = "tool" if self._tools_speak and calls else "user"
         if role == "tool" and calls > 1 and not turn.images:

@@ -190,7 +190,7 @@ class _Encoder:
         return [ToolCallRecord(_TOOLS.get(name, name), str(ToolStatus.OK), 0.0) for name in names]
 
     def _show(self, given: Sequence[Shown], transcript: Transcript) -> list[ChatMessage]:
-        """Add messages with their pictures, and return them as they fit. Raises RowError for a picture that is broken or missing."""
+        """Add messages with their pictures; returns them as they fit. Raises RowError for a picture that is broken or missing."""
         made, longest = [], _CHARACTERS * self.config.max_observation_tokens
         for one in given:
             pixels = [limited(np.asarray(decode(source)), self.config.max_pixels) for source in one.pictures]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from envs.protocols import DeepEyes, Protocol
+from rollout.lint import sampled_runs
 from rollout.store import Store
 from rollout.tokens.chat_format import ChatFormat, ChatMessage
 from rollout.tokens.images import EncodedImage, encoded_image
@@ -80,6 +81,18 @@ def ordinary(chat: ChatFormat, name: str = "e0", **facts) -> Episode:
     return episode(chat, name, steps, images=[picture(10)], **facts)
 
 
+def rewritten(chat: ChatFormat, name: str) -> Episode:
+    """An ordinary episode whose second turn was sampled behind a prompt that was rewritten: a chain of its own."""
+    whole = ordinary(chat, name)
+    (chain,) = whole.chains
+    (_, end), (start, _) = sampled_runs(chain)
+    columns = {field: getattr(chain, field)[:end] for field in ("token_ids", "loss_mask", "logprobs", "versions")}
+    first = replace(chain, **columns, images=chain.images[:1], turns=chain.turns[:1])
+    shown = {"loss_mask": [0] * start, "logprobs": [0.0] * start, "versions": [-1] * start}
+    behind = {field: column + getattr(chain, field)[start:] for field, column in shown.items()}
+    return Episode((first, replace(chain, **behind, chain=1, prompt_length=start, turns=chain.turns[1:])), whole.images)
+
+
 def hostile(chat: ChatFormat, run: Path) -> Path:
     """A run with everything that must not stop an export; `Store.names` gives rl_000003 alone."""
     escaped = NASTY.replace("<|im", "&lt;|im").replace("</tool", "&lt;/tool").replace("<ans", "&lt;ans").replace("<im", "&lt;im")
@@ -104,10 +117,8 @@ def hostile(chat: ChatFormat, run: Path) -> Path:
     bare |= {"episode_id": "e4", "task_id": "too-long"}
     unplayed = Episode((Trajectory(**bare, stop_reason=StopReason.TOKEN_LIMIT, error="the question does not fit"),))
     blind = ordinary(chat, "e5", group_id="g2")
-    first, second = ordinary(chat, "e6").chains[0], ordinary(chat, "e6").chains[0]
-    chains = Episode((first, replace(second, chain=1)), ordinary(chat).images)
     store = Store(run)
-    store.write("rl_000003", [ordinary(chat), ordinary(chat, "e0b"), nasty, long, failed, unplayed, chains, blind])
+    store.write("rl_000003", [ordinary(chat), ordinary(chat, "e0b"), nasty, long, failed, unplayed, rewritten(chat, "e6"), blind])
     path = store.directory / "rl_000003.jsonl"
     lines = path.read_text(encoding="utf-8").replace("SURROGATE", "\\ud800").splitlines()
     gone = json.loads(lines[-1]) | {"images": ["f" * 64, "../../secret"]}

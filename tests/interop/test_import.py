@@ -18,6 +18,7 @@ from interop.settings import ExportConfig, ImportConfig
 from rollout.lint import lint
 from rollout.store import Store
 from rollout.tokens.transcript import TRUNCATED
+from rollout.types import StopReason
 
 QUESTION = {"role": "user", "content": "How much is 6 * 7?"}
 CALL = {"type": "function", "function": {"name": "search", "arguments": '{"query": "6 * 7"}'}}
@@ -64,9 +65,8 @@ SAME = (
 def test_what_was_exported_comes_back_token_by_token(chat, tmp_path, system):
     remedy = ordinary(chat).chains[0]
     steps = [("no action", [("user", "end your turn with <answer>…</answer>", [])], []), ("<answer>4</answer>", [], [])]
-    lost = episode(
-        chat, "e1", [(CODE, [("user", "late", [])], [("code", "timeout")])], group_id="g1", answer=None, stop_reason="TURN_LIMIT"
-    )
+    ended = {"group_id": "g1", "answer": None, "stop_reason": StopReason.TURN_LIMIT}
+    lost = episode(chat, "e1", [(CODE, [("user", "late", [])], [("code", "timeout")])], **ended)
     other = episode(chat, "e2", steps[1:], question="Other?", system=system, group_id="g2", answer="4")
     Store(tmp_path / "run").write("episodes", [ordinary(chat), lost, other])
     back, kind, notes = round_trip(tmp_path / "run", tmp_path)
