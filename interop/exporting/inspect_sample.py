@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import textwrap
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,7 +15,7 @@ from interop.exporting.writing import Writer, facts
 from rollout.types import StopReason
 
 _LONG = 100  # characters of a text of an event, from which on it is an attachment
-_THIN = 1024  # characters of a text in a summary
+_THIN, _LONGEST = 1024, 5120  # characters of a text in a summary, and of one of the question's
 _ERRORS = {"timeout": "timeout", "error": "unknown", "unavailable": "unknown", "failure": "sandbox_unavailable"}
 _LIMITS = {
     StopReason.TURN_LIMIT: ("turn", "max_turns"),
@@ -256,6 +257,7 @@ def summary(sample: dict[str, Any]) -> dict[str, Any]:
         "scores": scores,
         "error": sample["error"]["message"] if "error" in sample else None,
         "limit": sample["limit"]["type"] if "limit" in sample else None,
+        "limit_reason": sample["limit"]["reason"] if "limit" in sample else None,
         "completed": True,
         "message_count": len(sample["messages"]),
     }
@@ -263,9 +265,13 @@ def summary(sample: dict[str, Any]) -> dict[str, Any]:
 
 def _thin_content(content: Any) -> Any:
     if isinstance(content, str):
-        return _thin(content)
-    return [{"type": "text", "text": _thin(part["text"]) if part["type"] == "text" else "(Image)"} for part in content]
+        return _cut(content)
+    return [{"type": "text", "text": _cut(part["text"]) if part["type"] == "text" else "(Image)"} for part in content]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}...\n(content truncated)"
 
 
 def _thin(text: str) -> str:
-    return text if len(text) <= _THIN else f"{text[: _THIN - 1]}…"
+    return textwrap.shorten(text[: 8 * _THIN], width=_THIN, placeholder="...")
