@@ -26,7 +26,7 @@ _WRITERS: dict[Format, type[Writer]] = {
 
 _READERS = {
     Format.inspect: "inspect view --log-dir {out}",
-    Format.atif: "harbor view {out}",
+    Format.atif: "harbor.models.trajectories.Trajectory.model_validate_json, for each file in {out}",
     Format.messages: "datasets.load_dataset('json', data_files='{out}/messages.jsonl'), for TRL's SFTTrainer",
     Format.sharegpt: "llamafactory-cli train … dataset_dir={out} media_dir={out} dataset=toolwise",
     Format.parquet: "datasets.load_dataset('parquet', data_files='{out}/episodes.parquet'), or verl's data.train_files",
