@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from checks import bench, lint, named
 from console import can_draw, console, done, progress, say, view
-from reading import report, status
+from reading import export, import_, report, status
 
 if TYPE_CHECKING:
     from evaluation.types import EvaluationRecord
@@ -29,6 +29,8 @@ USAGE = """usage: toolwise COMMAND [key=value …]
   serve-search  serve a text index to a fleet, with Ray Serve: index=DIR
   status      where a run stands: status run=DIR (follow=true: until it ends)
   report      write one page about a run, also a running one, or an evaluation: report run=DIR
+  export      write a run's episodes for inspect view, Harbor, TRL, LLaMA-Factory, verl: export run=DIR format=inspect
+  import      make a run of others' logs, OpenAI's messages or DeepEyesV2's: import file=FILE
   lint        check the trajectory files of a run: lint PATH
   bench       measure a part against its peers, in one run: bench NAME (gpu, learner, sandbox, search)
   doctor      say whether this machine can run the sandbox, and what to do if not;
@@ -351,6 +353,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "serve-search": serve_search,
     "status": status,
     "report": report,
+    "export": export,
+    "import": import_,
     "lint": lint,
     "bench": bench,
     "doctor": doctor,

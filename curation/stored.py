@@ -70,14 +70,19 @@ def _directory(path: Path) -> Path:
 
 def _require_same_tokens(path: Path, trajectory: Trajectory, chat: ChatFormat) -> None:
     """Raise UsageError unless the sampled tokens spell the actions in the policy's tokenizer."""
-    try:
-        said = chat.decode([token for token, mask in zip(trajectory.token_ids, trajectory.loss_mask, strict=True) if mask])
-    except (OverflowError, TypeError, ValueError, IndexError):
-        said = ""
-    spelt = "".join(said.split())
-    if all("".join(turn.action.split()) in spelt for turn in trajectory.turns):
+    if speaks(trajectory, chat):
         return
     raise UsageError(
         f"{path}: {trajectory.episode_id} is recorded in the tokens of another policy: collect it with tokenizer= the policy that "
         "is trained, or give the conversations as messages"
     )
+
+
+def speaks(trajectory: Trajectory, chat: ChatFormat) -> bool:
+    """Whether the sampled tokens spell the actions in the policy's tokenizer."""
+    try:
+        said = chat.decode([token for token, mask in zip(trajectory.token_ids, trajectory.loss_mask, strict=True) if mask])
+    except (OverflowError, TypeError, ValueError, IndexError):
+        return False
+    spelt = "".join(said.split())
+    return all("".join(turn.action.split()) in spelt for turn in trajectory.turns)

@@ -92,12 +92,12 @@ def _lint_chain(chains: Sequence[Trajectory], place: int) -> Iterator[str]:
 
 
 def _signatures(chain: Trajectory) -> Iterator[tuple[tuple[int, ...], tuple[float, ...], float]]:
-    for (start, end), turn in zip(_sampled_runs(chain), chain.turns, strict=False):
+    for (start, end), turn in zip(sampled_runs(chain), chain.turns, strict=False):
         if turn.generate_s:
             yield tuple(chain.token_ids[start:end]), tuple(chain.logprobs[start:end]), turn.generate_s
 
 
-def _sampled_runs(chain: Trajectory) -> list[tuple[int, int]]:
+def sampled_runs(chain: Trajectory) -> list[tuple[int, int]]:
     """Start and end of every run of sampled tokens."""
     edges = [
         place
@@ -108,7 +108,7 @@ def _sampled_runs(chain: Trajectory) -> list[tuple[int, int]]:
 
 
 def _lint_turns(chain: Trajectory, is_last: bool) -> Iterator[str]:
-    runs = _sampled_runs(chain)
+    runs = sampled_runs(chain)
     if len(runs) != len(chain.turns):
         yield f"{len(runs)} sampled runs of tokens, but {len(chain.turns)} turns"
     versions = [version for start, end in runs for version in chain.versions[start:end]]

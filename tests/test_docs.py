@@ -15,6 +15,7 @@ from curation.synthesis.settings import SynthesizeConfig
 from envs.search.building import IndexConfig
 from envs.worlds.atlas.building import AtlasConfig
 from evaluation.settings import EvaluateConfig, ReportConfig
+from interop.settings import ExportConfig, ImportConfig
 from learner.experiment import Experiment
 from rollout.cluster.search_service import ServiceConfig
 from rollout.collect import CollectConfig
@@ -40,6 +41,8 @@ SCHEMAS = {
     "report": ReportConfig,
     "bench": BenchConfig,
     "status": StatusConfig,
+    "export": ExportConfig,
+    "import": ImportConfig,
 }
 NAMED = {"bench": tuple(BENCHMARKS), "model": ("starter", "smollm2")}
 """Commands whose first argument is a name."""

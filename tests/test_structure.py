@@ -68,7 +68,10 @@ def test_a_heavy_dependency_is_imported_only_by_the_listed_modules(dependency):
 def test_a_command_that_refuses_its_settings_has_not_waited_for_a_heavy_dependency():
     """What the commands import before they look at their settings takes a second; each of these takes several."""
     heavy = ("torch", "transformers", "vllm", "verl", "pandas", "sklearn", "wandb")
-    begun = "import curation.curate, curation.synthesis.run, evaluation.evaluate, learner.run, rollout.collect, sys"
+    begun = (
+        "import curation.curate, curation.synthesis.run, evaluation.evaluate, interop.exporting.export, interop.importing.run, "
+        "learner.run, rollout.collect, sys"
+    )
     shown = f"print([name for name in {heavy} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", f"{begun}; {shown}"], cwd=ROOT, capture_output=True, text=True)
     assert result.stdout.strip() == "[]", result.stderr

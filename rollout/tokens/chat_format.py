@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -318,6 +319,16 @@ class ChatFormat:
         if not self._reserved.isdisjoint(token_ids):
             raise ValueError("the tokenizer makes special tokens of plain text: it is not safe for observations")
         return tuple(token_ids)
+
+    def pieces(self, token_ids: Sequence[int]) -> list[Piece]:
+        """The inverse of `encode`: special tokens, each run of image placeholders as one, and the plain text between them."""
+        pieces: list[Piece] = []
+        for special, run in groupby(token_ids, key=lambda token: token if token in self._reserved else None):
+            if special is None:
+                pieces.append(self.decode(list(run)))
+            else:
+                pieces += [special] if special == self.image_token else run
+        return pieces
 
     def encode_action(self, text: str, stop: Sequence[str] = ()) -> list[int]:
         """Token ids of a scripted action: the text, and the end-of-turn token unless the text ends in one of `stop`."""

@@ -1,0 +1,1 @@
+"""Others' logs as a run."""
