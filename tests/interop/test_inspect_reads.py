@@ -1,11 +1,9 @@
 """Inspect itself reads the logs: nothing in them is lost on it, and what it writes of them again is equal, sample by sample.
 
-`inspect_ai` wants an older fsspec than verl's datasets, so that it has a directory of its own, `.tools/inspect` (`make inspect`).
+`inspect_ai` wants an older fsspec than verl's datasets, and so has an environment of its own, `.tools/inspect`, which `make test` makes.
 """
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,7 @@ from envs.runtime.progress import silent
 from interop.exporting.export import Source, export
 from interop.settings import ExportConfig
 
-INSPECT = Path(os.environ.get("TOOLWISE_INSPECT", Path(__file__).parents[2] / ".tools/inspect"))
+INSPECT = Path(__file__).parents[2] / ".tools/inspect/bin/python"
 READ = r"""
 import json, sys, zipfile
 from inspect_ai.log import read_eval_log, read_eval_log_sample_summaries, write_eval_log
@@ -50,13 +48,12 @@ print(len(log.samples))
 """
 
 
-@pytest.mark.skipif(not (INSPECT / "inspect_ai").is_dir(), reason=f"there is no inspect_ai in {INSPECT}: run make inspect")
+@pytest.mark.skipif(not INSPECT.exists(), reason=f"there is no {INSPECT}: `make test` makes it")
 def test_inspect_reads_every_sample(chat, tmp_path):
     config = ExportConfig(run=str(hostile(chat, tmp_path / "run")), out=str(tmp_path / "out"), policy="starter")
     export(Source(config), config, silent)
     result = subprocess.run(
-        [sys.executable, "-c", READ, str(tmp_path / "out/rl_000003.eval"), str(tmp_path / "again.eval")],
-        env=os.environ | {"PYTHONPATH": str(INSPECT)},
+        [INSPECT, "-c", READ, str(tmp_path / "out/rl_000003.eval"), str(tmp_path / "again.eval")],
         capture_output=True,
         text=True,
     )
