@@ -22,6 +22,7 @@ LONGEST_LINE = 256 << 20
 PADDING = "\n\n"
 """Behind each text that is searched: every character then begins a piece of three, by which shorter queries are found."""
 _EDGE = 256
+_LEAST_LINES = 32
 _LARGEST_CACHE = 20_000
 
 
@@ -104,9 +105,9 @@ class Reader:
         self.states = states
 
     def read(self, state: FileState, seconds: float, stop: Callable[[], bool] = lambda: False) -> None:
-        """Read on in a file for about so long. A file that cannot be opened counts as read and unreadable."""
+        """Read on in a file for about so long, or until `stop` says so. A file that cannot be opened counts as unreadable."""
         until = time.monotonic() + seconds
-        batch = _Batch()
+        batch, taken = _Batch(), 0
         self._connection.execute("BEGIN")
         try:
             with (self._directory / state.file).open("rb") as file:
@@ -123,7 +124,8 @@ class Reader:
                         self._take(line, state, batch)
                     state.read = file.tell()
                     state.line += 1
-                    if time.monotonic() > until or stop():
+                    taken += 1
+                    if time.monotonic() > until or (taken >= _LEAST_LINES and stop()):
                         break
                 else:
                     state.size = min(state.size, state.read)
