@@ -64,7 +64,8 @@ class RunIndex:
     def scan(self) -> None:
         """Look at the files again."""
         assert self._reader is not None
-        self._reader.scan()
+        if self._reader.scan():
+            self._count()
 
     def work(self, stop: Callable[[], bool]) -> bool:
         """Read a piece: of a wanted name, else of the file that was written last. False if there is nothing to read."""
