@@ -174,11 +174,15 @@ class Indexer:
             with self._lock:
                 self._requests -= 1
 
-    def close(self) -> None:
-        """End the thread and close all indexes."""
+    def stop(self) -> None:
+        """End the thread. What is indexed can still be asked for."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join(10)
+
+    def close(self) -> None:
+        """End the thread and close all indexes."""
+        self.stop()
         for run in self._runs:
             run.close()
 
