@@ -38,7 +38,7 @@ _FILTERS: tuple[dict[str, str], ...] = (
 _SEARCHES = ("needle", "rare7word", "image_1.crop", "the plate", "图中", "zq")
 
 
-def measure(rounds: int, advance: Callable[[int, str], None]) -> list[Figure]:
+def measure(rounds: int, advance: Callable[[int, str], None], episodes: int = EPISODES) -> list[Figure]:
     """A server with an empty index in each round, over one set of files."""
     limits = "the limit"
     figures = {
@@ -56,15 +56,15 @@ def measure(rounds: int, advance: Callable[[int, str], None]) -> list[Figure]:
     }
     with tempfile.TemporaryDirectory(prefix="toolwise-bench-view-") as directory:
         run = Path(directory, "run")
-        advance(0, f"writing {EPISODES:,} trajectories")
-        write_run(run, EPISODES)
+        advance(0, f"writing {episodes:,} trajectories")
+        write_run(run, episodes)
         for number in range(1, rounds + 1):
             scan_s = _scan(run)
             with _server(run, Path(directory, f"cache{number}")) as (client, pid):
                 begun = time.monotonic()
                 _first_view(client)
                 figures["first_view"].add(time.monotonic() - begun, FIRST_VIEW_S)
-                _wait(client)
+                _wait(client, episodes)
                 figures["view_index"].add(time.monotonic() - begun, scan_s)
                 filters = [_times(client, chosen) for chosen in _FILTERS]
                 searches = [_times(client, {"q": query}) for query in _SEARCHES]
@@ -118,10 +118,10 @@ def _first_view(client: Client) -> None:
         raise RuntimeError("the first page is empty")
 
 
-def _wait(client: Client) -> None:
+def _wait(client: Client, episodes: int) -> None:
     while True:
         (run,) = client.get("runs")["runs"]
-        if run["indexed"]["episodes"] >= EPISODES:
+        if run["indexed"]["episodes"] >= episodes:
             return
         time.sleep(0.2)
 

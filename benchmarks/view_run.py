@@ -1,4 +1,4 @@
-"""A run of synthetic trajectories in the sizes of a real one: about 9 kB a record, two images each, groups of eight, 100 steps."""
+"""A run of synthetic trajectories in the sizes of a real one: about 13 kB a record, two images each, groups of eight, 100 steps."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _cut(drawn: random.Random, text: str) -> str:
 
 def _kind(drawn: random.Random, images: list[str]) -> tuple[str, str, str]:
     """A whole record as `Trajectory` writes it, without its ids, in three parts: texts go between them."""
-    prompt, tokens = drawn.randint(60, 200), drawn.randint(300, 700)
+    prompt, tokens = drawn.randint(60, 200), drawn.randint(250, 550)
     mask = [0] * prompt + [int(place % 100 < 60) for place in range(tokens)]
     tools = [ToolCallRecord(drawn.choice(_TOOLS), "ok" if drawn.random() < 0.9 else "error", drawn.random())] * drawn.randint(0, 2)
     shown = drawn.sample(images, 2)

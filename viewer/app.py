@@ -81,8 +81,7 @@ class Viewer:
         """`/api/runs/R/names`."""
         run = self._run(request)
         known = run.index.names()
-        with run.index.reader() as connection:
-            counts = queries.counts_by_name(connection, [key for _, key, _, _ in known])
+        counts = {key: run.index.counts(key) for _, key, _, _ in known}
         return {
             "names": [
                 {

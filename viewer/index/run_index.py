@@ -13,6 +13,7 @@ from pathlib import Path
 from rollout.store import name_of
 from viewer.index.database import Database
 from viewer.index.names import Name
+from viewer.index.queries import counted
 from viewer.index.reading import FileState, Reader
 
 PIECE_S = 0.2
@@ -45,6 +46,7 @@ class RunIndex:
         self._opened, self._progress = threading.Event(), threading.Condition()
         self._wanted: frozenset[str] = frozenset()
         self._episodes = 0
+        self._counts: dict[int, tuple[int, tuple[int, int]]] = {}
         self.asked = 0.0
         """When something of this run was last asked for."""
 
@@ -131,6 +133,16 @@ class RunIndex:
         """Close the file."""
         if self._database is not None:
             self._database.close()
+
+    def counts(self, key: int) -> tuple[int, int]:
+        """The numbers of episodes and groups of a name, by its key; counted again if more is read of it."""
+        mark = hash(tuple((state.number, state.read) for state in self.states() if state.key == key))
+        known = self._counts.get(key)
+        if known is None or known[0] != mark:
+            with self.reader() as connection:
+                known = mark, counted(connection, key)
+            self._counts[key] = known
+        return known[1]
 
     def describe(self) -> dict[str, object]:
         """`indexed` for the page."""
