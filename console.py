@@ -41,7 +41,7 @@ def can_draw() -> bool:
 
 
 @contextmanager
-def view(snapshot: Snapshot, *, stays: bool = True) -> Generator[None]:
+def live(snapshot: Snapshot, *, stays: bool = True) -> Generator[None]:
     """An `envs.runtime.progress.View` of a training run, drawn over once a second. What is printed meanwhile stands above it.
 
     `stays` leaves the last of it there.

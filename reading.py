@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from console import can_draw, console, done, progress, say, view
+from console import can_draw, console, done, live, progress, say
 
 if TYPE_CHECKING:
     from viewer.status.reading import Standing
@@ -46,7 +46,7 @@ def _followed(standing: Standing) -> Standing:
     """Show where a run stands until it ends; how it ended."""
     from viewer.status.reading import State, read_standing
 
-    with view(lambda: read_standing(standing.run, time.time()).status, stays=False):
+    with live(lambda: read_standing(standing.run, time.time()).status, stays=False):
         while standing.state in (State.starting, State.running):
             time.sleep(1)
             standing = read_standing(standing.run, time.time())
@@ -116,3 +116,19 @@ def import_(overrides: Sequence[str]) -> int:
     say(f"episodes: {imported.episodes}")
     done(f"{config.out}/: config.yaml, trajectories/imported.jsonl", f"lint {config.out}")
     return 0 if imported.episodes else 1
+
+
+def view(overrides: Sequence[str]) -> int:
+    """Serve a page that shows runs, until Ctrl-C."""
+    from configs import compose
+    from envs.errors import UsageError
+    from viewer.settings import ViewConfig
+
+    paths = [argument for argument in overrides if "=" not in argument]
+    config = compose("view", ViewConfig, [argument for argument in overrides if "=" in argument])
+    if not paths:
+        raise UsageError("view takes run directories, or a directory of runs: write `view runs/demo` or `view runs`")
+    from viewer.serve import serve
+
+    serve(paths, config, say)
+    return 0

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from checks import bench, lint, named
-from console import can_draw, console, done, progress, say, view
-from reading import export, import_, report, status
+from console import can_draw, console, done, live, progress, say
+from reading import export, import_, report, status, view
 
 if TYPE_CHECKING:
     from evaluation.types import EvaluationRecord
@@ -31,8 +31,9 @@ USAGE = """usage: toolwise COMMAND [key=value …]
   report      write one page about a run, also a running one, or an evaluation: report run=DIR
   export      write a run's episodes for inspect view, Harbor, TRL, LLaMA-Factory, verl: export run=DIR format=inspect
   import      make a run of others' logs, OpenAI's messages or DeepEyesV2's: import file=FILE
+  view        a local page of runs: curves, groups side by side, pictures, tokens: view runs/demo
   lint        check the trajectory files of a run: lint PATH
-  bench       measure a part against its peers, in one run: bench NAME (gpu, learner, sandbox, search)
+  bench       measure a part against its peers, in one run: bench NAME (gpu, learner, sandbox, search, view)
   doctor      say whether this machine can run the sandbox, and what to do if not;
               doctor policy=DIR: whether its sampler and learner agree, and both see
               doctor experiment=NAME gpu=h100: what a run needs of GPUs and hosts, and how long a step takes
@@ -54,7 +55,7 @@ def train(overrides: Sequence[str], name: str = "train") -> int:
     if config.resume and saved.exists():
         config = compose_again(saved, Experiment, overrides)
     say(f"{name}: {', '.join(config.stages)} on {config.tasks}, from policy {config.policy}, into {config.out}")
-    shown: dict[str, Any] = {"view": view} if can_draw() else {"progress": progress}
+    shown: dict[str, Any] = {"view": live} if can_draw() else {"progress": progress}
     path, records = run(config, say=say, **shown)
     from evaluation.report import table
     from evaluation.settings import EvaluateConfig
@@ -355,6 +356,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "report": report,
     "export": export,
     "import": import_,
+    "view": view,
     "lint": lint,
     "bench": bench,
     "doctor": doctor,

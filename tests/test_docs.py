@@ -22,6 +22,7 @@ from rollout.collect import CollectConfig
 from starter.pretraining import PretrainingConfig
 from starter.smollm2 import SmolLM2Config
 from toolwise import COMMANDS
+from viewer.settings import ViewConfig
 from viewer.status.settings import StatusConfig
 
 ROOT = Path(__file__).parents[1]
@@ -43,6 +44,7 @@ SCHEMAS = {
     "status": StatusConfig,
     "export": ExportConfig,
     "import": ImportConfig,
+    "view": ViewConfig,
 }
 NAMED = {"bench": tuple(BENCHMARKS), "model": ("starter", "smollm2")}
 """Commands whose first argument is a name."""
@@ -86,6 +88,8 @@ def test_every_documented_command_composes():
     for page, (command, *arguments) in documented:
         where = f"{page}: toolwise {command} {' '.join(arguments)}"
         assert command in (*COMMANDS, "help"), where
+        if command == "view":  # takes paths as well
+            arguments = [argument for argument in arguments if "=" in argument]
         named = arguments.pop(0) if command in NAMED and arguments else None
         assert named in (None, *NAMED.get(command, ()), "NAME"), where
         for schema in (command, f"{command} {named}"):

@@ -275,7 +275,7 @@ def test_what_is_said_stands_above_the_view(monkeypatch):
     out = io.StringIO()
     terminal = Console(file=out, force_terminal=True, width=100, soft_wrap=True, highlight=False, color_system="truecolor")
     monkeypatch.setattr(console, "console", terminal)
-    with console.view(status):
+    with console.live(status):
         console.say("base: measured")
     shown = out.getvalue()
     assert shown.index("base: measured") < shown.rindex("RL")
@@ -286,7 +286,7 @@ def test_what_is_said_stands_above_the_view(monkeypatch):
 def test_a_view_that_fails_says_so_and_ends_nothing(monkeypatch):
     out = io.StringIO()
     monkeypatch.setattr(console, "console", Console(file=out, force_terminal=True, width=100))
-    with console.view(lambda: status(workers={"wanted": 1})):
+    with console.live(lambda: status(workers={"wanted": 1})):
         pass
     assert "the view failed: KeyError" in out.getvalue()
 
@@ -297,7 +297,7 @@ def test_on_a_real_terminal_ctrl_c_leaves_it_as_it_was(term, draws):
     code = (
         "import console, time, sys\nif not console.can_draw(): print('plain'); sys.exit(130)\n"
         f"status = {status()!r}\n"
-        "try:\n  with console.view(lambda: status):\n    print('begun', flush=True)\n    time.sleep(60)\n"
+        "try:\n  with console.live(lambda: status):\n    print('begun', flush=True)\n    time.sleep(60)\n"
         "except KeyboardInterrupt:\n  print('ended')\n  sys.exit(130)"
     )
     terminal, child = pty.openpty()
