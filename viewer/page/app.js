@@ -3,7 +3,7 @@
 import { append, h, replace } from "./parts/dom.js";
 import { listen, showKeys } from "./parts/keys.js";
 import { failure, waiting } from "./parts/pieces.js";
-import { current, go, link } from "./parts/route.js";
+import { current, go, link, parse } from "./parts/route.js";
 import { inline } from "./parts/text.js";
 import { compareView } from "./views/compare.js";
 import { groupView } from "./views/group.js";
@@ -27,6 +27,11 @@ const crumbs = /** @type {HTMLElement} */ (document.getElementById("crumbs"));
 /** @type {View | null} */
 let view = null;
 let shownPath = "";
+/** The last address of each path: a way back leads to what one saw there, filters included. @type {Map<string, string>} */
+const seen = new Map();
+
+/** @param {Route} route */
+const place = ({ path, query }) => JSON.stringify([path, query.name ?? ""]);
 let turn = new AbortController();
 
 /** @param {Route} route @returns {MakeView | null} */
@@ -43,6 +48,8 @@ function viewOf({ path }) {
 async function show() {
   const route = current();
   const path = JSON.stringify(route.path);
+  const before = shownPath;
+  seen.set(place(route), location.hash);
   if (path === shownPath && view?.update) {
     await view.update(route);
     return;
@@ -73,18 +80,26 @@ async function show() {
   } finally {
     window.clearTimeout(slow);
   }
+  window.scrollTo(0, 0);
+  const opened = /** @type {HTMLElement[]} */ ([...main.querySelectorAll("a[data-stop]")]).find(
+    (stop) => JSON.stringify(parse(stop.getAttribute("href") ?? "").path) === before,
+  );
   const heading = main.querySelector("h1");
   heading?.setAttribute("tabindex", "-1");
-  heading?.focus({ preventScroll: true });
-  window.scrollTo(0, 0);
+  // Whoever comes back stands at the row that led away.
+  if (opened) opened.focus();
+  else heading?.focus({ preventScroll: true });
 }
+
+/** @param {string} href */
+const back = (href) => seen.get(place(parse(href))) ?? href;
 
 /** @param {Crumb[]} path */
 function showCrumbs(path) {
   replace(crumbs);
   path.forEach(({ text, href }, index) => {
     const last = index === path.length - 1;
-    append(crumbs, [h("li", null, h("a", { href, "aria-current": last ? "page" : null }, inline(text)))]);
+    append(crumbs, [h("li", null, h("a", { href: last ? href : back(href), "aria-current": last ? "page" : null }, inline(text)))]);
   });
   document.title = [
     ...path
@@ -130,7 +145,7 @@ function start() {
     view: () => view,
     up: () => {
       const above = view?.crumbs.at(-2);
-      if (above) go(above.href);
+      if (above) go(back(above.href));
     },
   });
   window.addEventListener("hashchange", show);

@@ -36,9 +36,8 @@ export function evaluationTable(records, label = "Evaluation") {
     th("Policy"),
     th("Temperature", "number"),
     th("Episodes", "number"),
-    th("Accuracy, 95 % interval", "number"),
-    th("", "plot-cell"),
-    th("Calls per episode: mean, variance", "number"),
+    h("th", { scope: "colgroup", colspan: 2 }, "Accuracy, 95 % interval"),
+    th("Calls: mean, variance", "number"),
     needs && [th("Use if needed", "number"), th("Use if not needed", "number")],
     abilities.map((name) => h("th", { scope: "col", class: "number" }, "Accuracy: ", inline(name))),
   ];

@@ -57,7 +57,7 @@ export function filterForm() {
     });
     return inputs[name];
   };
-  const element = h(
+  const fields = h(
     "form",
     { class: "filters", role: "search", "aria-label": "Filters", onsubmit: (/** @type {Event} */ event) => event.preventDefault() },
     h(
@@ -106,6 +106,13 @@ export function filterForm() {
       "Clear filters",
     ),
   );
+  // On a narrow window the filters are folded away unless one is set.
+  const element = h(
+    "details",
+    { class: "filter-box", open: matchMedia("(width > 640px)").matches },
+    h("summary", null, "Filters"),
+    fields,
+  );
   inputs.sort.options[0].textContent = SORTS[0][1];
   inputs.rows.options[0].textContent = "tasks";
 
@@ -137,6 +144,7 @@ export function filterForm() {
           field.append(h("option", { value }, value));
         if (field.value !== value) field.value = value;
         field.classList.toggle("set", Boolean(value));
+        if (value && name !== "rows") element.open = true;
       }
     },
   };

@@ -78,8 +78,7 @@ export async function groupView(route, signal) {
       const chosen = /** @type {HTMLElement} */ (column).dataset.episode === episode;
       column.classList.toggle("chosen", chosen);
       if (!chosen || !focus) continue;
-      /** @type {HTMLElement} */ (column).focus({ preventScroll: true });
-      column.scrollIntoView({ block: "nearest", inline: "center" });
+      reveal(/** @type {HTMLElement} */ (column));
     }
   }
   const tokens = () => {
@@ -131,6 +130,13 @@ function move(columns, by) {
   const all = /** @type {HTMLElement[]} */ ([...columns.children]);
   const now = all.findIndex((column) => column.contains(document.activeElement));
   const next = all[Math.min(all.length - 1, Math.max(0, now + by))];
-  next?.focus({ preventScroll: true });
-  next?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  if (next) reveal(next);
+}
+
+/** Focuses an episode and shows it: beside the others without moving the page, below the others by scrolling to it. @param {HTMLElement} column */
+function reveal(column) {
+  column.focus({ preventScroll: true });
+  const box = column.parentElement;
+  if (!box || getComputedStyle(box).gridAutoFlow !== "column") column.scrollIntoView({ block: "start" });
+  else box.scrollLeft = column.offsetLeft - box.offsetLeft - (box.clientWidth - column.offsetWidth) / 2;
 }
