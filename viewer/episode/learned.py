@@ -1,0 +1,54 @@
+"""What the learner recorded of a step's episodes: `learned/<name>.parquet` in the run directory.
+
+Columns: `episode_id`, `chain`, `advantage` (null if there is none), `log_probs` (the learner's, of the tokens that were sampled in
+that chain, in order; null if they were not computed) and `advantages` (of the same tokens; null if one number holds for all).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from viewer.index.lines import number
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """Of one chain: its advantage, and log-probabilities and advantages of its sampled tokens; None if not recorded."""
+
+    advantage: float | None
+    log_probs: list[float | None] | None
+    advantages: list[float | None] | None
+
+
+def learned(run: Path, name: str, episode_id: str) -> dict[int, Learned]:
+    """What is recorded of the chains of an episode, by their number; nothing if there is no such file or it cannot be read."""
+    path = run / "learned" / f"{name}.parquet"
+    if not path.is_file():
+        return {}
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        rows = parquet.read_table(path, filters=[("episode_id", "=", episode_id)]).to_pylist()
+        return {int(row["chain"]): _of(row) for row in rows}
+    except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException):
+        return {}
+
+
+def _of(row: dict[str, Any]) -> Learned:
+    return Learned(number(row.get("advantage")), _numbers(row.get("log_probs")), _numbers(row.get("advantages")))
+
+
+def _numbers(values: Any) -> list[float | None] | None:
+    return None if values is None else [number(value) for value in values]
+
+
+def on_tokens(values: list[float | None] | None, mask: list[Any]) -> list[float | None] | None:
+    """Values of the sampled tokens, put on all tokens of a chain: null on the others. None if their number is not that of the
+    sampled tokens."""
+    if values is None or len(values) != sum(1 for one in mask if one == 1):
+        return None
+    left = iter(values)
+    return [next(left) if one == 1 else None for one in mask]

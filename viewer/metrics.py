@@ -1,0 +1,124 @@
+"""`metrics.jsonl` of a run as columns, read on as it grows."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from array import array
+from collections.abc import Collection
+from math import isfinite, nan
+from pathlib import Path
+from typing import Any
+
+_ABOUT = ("stage", "step", "global_step")
+_LONGEST_NAME = 500
+_MOST_NAMES = 20_000
+_EDGE = 256
+
+
+class Metrics:
+    """The metrics of a run by stage; each series is an array of float64, NaN for a step that has no value."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._lock = path, threading.Lock()
+        self._forget()
+
+    def answer(self, names: Collection[str] = ()) -> dict[str, Any]:
+        """`names` of all series; `stages`, each with its `steps` and the chosen series, null for a missing value; `unreadable`
+        lines; `last`, the stage of the last line and its step."""
+        with self._lock:
+            self._read()
+            known = sorted({name for series in self._series.values() for name in series})
+            stages = {
+                stage: {
+                    "steps": list(self._steps[stage]),
+                    "series": {
+                        name: [value if isfinite(value) else None for value in values]
+                        for name, values in sorted(series.items())
+                        if not names or name in names
+                    },
+                }
+                for stage, series in self._series.items()
+            }
+            return {"names": known, "stages": stages, "unreadable": self._unreadable}
+
+    def last(self) -> tuple[str | None, int | None]:
+        """The stage of the last line, and its step; None without one."""
+        with self._lock:
+            self._read()
+            return self._last
+
+    def _read(self) -> None:
+        try:
+            stat = self._path.stat()
+        except OSError:
+            self._forget()
+            return
+        seen = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        if seen == self._seen:
+            return
+        try:
+            with self._path.open("rb") as file:
+                if not self._is_same(file, stat):
+                    self._forget()
+                self._inode = stat.st_ino
+                file.seek(self._offset)
+                while line := file.readline():
+                    if not line.endswith(b"\n"):
+                        break
+                    self._take(line)
+                    self._offset += len(line)
+                file.seek(max(0, self._offset - _EDGE))
+                self._tail = file.read(min(_EDGE, self._offset))
+        except OSError:
+            self._forget()
+            return
+        self._seen = seen
+
+    def _take(self, line: bytes) -> None:
+        try:
+            record = json.loads(line)
+            stage, step = record["stage"], record["step"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            self._unreadable += bool(line.strip())
+            return
+        if not isinstance(stage, str) or isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < 1 << 53:
+            self._unreadable += 1
+            return
+        steps, series = self._steps.setdefault(stage, array("q")), self._series.setdefault(stage, {})
+        while steps and steps[-1] >= step:  # a run that goes on from a checkpoint writes its steps again
+            steps.pop()
+            for values in series.values():
+                del values[len(steps) :]
+        steps.append(step)
+        for name, value in record.items():
+            if name in _ABOUT or isinstance(value, bool) or not isinstance(value, int | float) or len(name) > _LONGEST_NAME:
+                continue
+            if name not in series:
+                if len(series) >= _MOST_NAMES:
+                    continue
+                series[name] = array("d", [nan]) * (len(steps) - 1)
+            values = series[name]
+            values.extend([nan] * (len(steps) - 1 - len(values)))
+            try:
+                values.append(float(value))
+            except OverflowError:
+                values.append(nan)
+        for values in series.values():
+            values.extend([nan] * (len(steps) - len(values)))
+        self._last = stage, step
+
+    def _is_same(self, file: Any, stat: os.stat_result) -> bool:
+        """Whether the file only grew."""
+        if stat.st_ino != self._inode or stat.st_size < self._offset:
+            return False
+        file.seek(max(0, self._offset - _EDGE))
+        return file.read(min(_EDGE, self._offset)) == self._tail
+
+    def _forget(self) -> None:
+        self._steps: dict[str, array[int]] = {}
+        self._series: dict[str, dict[str, array[float]]] = {}
+        self._offset, self._unreadable, self._inode, self._tail = 0, 0, 0, b""
+        self._last: tuple[str | None, int | None] = None, None
+        self._seen: tuple[int, int, int] | None = None

@@ -1,0 +1,201 @@
+"""The runs that are shown: where they are, what their settings say, how far they are, what changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from envs.errors import UsageError
+from starter.policies import find_policy
+from viewer.episode.tokens import TokenText
+from viewer.index.run_index import RunIndex
+from viewer.metrics import Metrics
+
+_MARKS = ("trajectories", "metrics.jsonl", "evaluation.json")
+_LARGEST_FILE = 64 << 20
+_LIVE_S = 900.0
+"""A run that is not finished and wrote nothing for so long is taken for ended."""
+_DEPTH = 2
+
+
+def find_runs(paths: Sequence[str]) -> list[Path]:
+    """The run directories at these paths, or below them, at most two levels deep. Raises UsageError if a path has none."""
+    found: list[Path] = []
+    for text in paths:
+        path = Path(text).expanduser()
+        remedy = "write a run directory or a directory of runs, as in `view runs/demo` or `view runs`"
+        if not path.is_dir():
+            raise UsageError(f"there is no directory {text}: {remedy}")
+        here = list(_below(path.resolve(), _DEPTH))
+        if not here:
+            raise UsageError(f"{text} holds no run, which has trajectories/, metrics.jsonl or evaluation.json: {remedy}")
+        found += here
+    return list(dict.fromkeys(found))
+
+
+def _below(path: Path, depth: int) -> list[Path]:
+    here = [path] if any((path / mark).exists() for mark in _MARKS) else []
+    if not depth:
+        return here
+    try:
+        inner = sorted(child for child in path.iterdir() if child.is_dir() and child.name not in _INNER)
+    except OSError:
+        return here
+    return here + [run for child in inner for run in _below(child, depth - 1)]
+
+
+_INNER = {"trajectories", "checkpoints", "wandb", "learned", "tool_outputs", "journal"}
+
+
+class Run:
+    """One run directory. Everything is read again if its file has changed; a file that is missing or broken is left out."""
+
+    def __init__(self, run_id: str, path: Path, cache: Path | None = None) -> None:
+        self.id, self.path = run_id, path
+        self.metrics = Metrics(path / "metrics.jsonl")
+        self._files: dict[str, tuple[Any, Any]] = {}
+        self._text: TokenText | None = None
+        self._tokenizer = self._find_tokenizer()
+        self.index = RunIndex(path, f"tokenizer {self._tokenizer}", self._question, cache)
+
+    @property
+    def text(self) -> TokenText | None:
+        """What reads the run's tokens; None if the tokenizer of its policy is not to be found."""
+        if self._text is None and self._tokenizer is not None:
+            try:
+                self._text = TokenText(self._tokenizer)
+            except (OSError, ValueError):
+                self._tokenizer = None
+        return self._text
+
+    def _question(self, prompt: list[int]) -> str | None:
+        return self.text.question(prompt) if self.text is not None else None
+
+    def describe(self) -> dict[str, Any]:
+        """The entry of `/api/runs`."""
+        config, progress, records = self.config(), self.json("progress.json"), self.evaluation()
+        stages = config.get("stages")
+        stages = [str(stage) for stage in stages] if isinstance(stages, list) else []
+        stage, step = self.metrics.last()
+        rl = config.get("rl")
+        updated = self.updated()
+        finished = isinstance(progress, dict) and bool(stages) and all(progress.get(stage) for stage in stages)
+        first = records[0] if records else {}
+        return {
+            "id": self.id,
+            "path": str(self.path),
+            "stages": stages,
+            "stage": stage,
+            "step": step,
+            "steps_planned": rl.get("steps") if isinstance(rl, dict) else None,
+            "finished": finished,
+            "live": not finished and time.time() - updated < _LIVE_S,
+            "updated": updated,
+            "tasks": _text_of(config.get("tasks", first.get("tasks"))),
+            "policy": _text_of(config.get("policy", first.get("policy"))),
+            "labels": [str(record["label"]) for record in records if "label" in record],
+            "tokenizer": str(self._tokenizer) if self._tokenizer else None,
+            "indexed": self.index.describe(),
+        }
+
+    def config(self) -> dict[str, Any]:
+        """`config.yaml`, without its interpolations resolved; empty if there is none."""
+        value = self._read("config.yaml", _yaml)
+        return value if isinstance(value, dict) else {}
+
+    def json(self, name: str) -> Any:
+        """The content of a JSON file of the run; None if it is missing or half-written."""
+        return self._read(name, json.loads)
+
+    def evaluation(self) -> list[dict[str, Any]]:
+        """The records of `evaluation.json`."""
+        value = self.json("evaluation.json")
+        return [record for record in value if isinstance(record, dict)] if isinstance(value, list) else []
+
+    def updated(self) -> float:
+        """When the run last wrote something, in seconds since 1970."""
+        names = ("metrics.jsonl", "progress.json", "evaluation.json", "trajectories")
+        times = [_mtime(self.path / name) for name in names]
+        return max([*times, *(state.mtime / 1e9 for state in self.index.states(0.0))], default=0.0)
+
+    def version(self) -> dict[str, str]:
+        """A mark of each part of the run that changes with it; only `stat` is asked."""
+        trajectories = hashlib.sha256()
+        try:
+            for entry in sorted((self.path / "trajectories").iterdir()):
+                if ".jsonl" in entry.name:
+                    trajectories.update(f"{entry.name}{_stat(entry)}".encode("utf-8", "replace"))
+        except OSError:
+            pass
+        marks = {
+            "metrics": _stat(self.path / "metrics.jsonl"),
+            "names": trajectories.hexdigest(),
+            "evaluation": "".join(_stat(self.path / name) for name in ("evaluation.json", "ablation.json", "med.json")),
+            "index": str(self.index.indexed()),
+        }
+        return {name: hashlib.sha256(mark.encode()).hexdigest()[:12] for name, mark in marks.items()}
+
+    def _read(self, name: str, parse: Any) -> Any:
+        path = self.path / name
+        try:
+            stat = path.stat()
+            mark = stat.st_ino, stat.st_size, stat.st_mtime_ns
+            if self._files.get(name, (None,))[0] == mark:
+                return self._files[name][1]
+            if stat.st_size > _LARGEST_FILE:
+                return None
+            value = parse(path.read_text(encoding="utf-8", errors="replace"))
+        except (OSError, ValueError, RecursionError):
+            return None
+        self._files[name] = mark, value
+        return value
+
+    def _find_tokenizer(self) -> Path | None:
+        """`tokenizer.json` of the run's policy: of one of its checkpoints, of what its settings name, of what was evaluated."""
+        for path in sorted(self.path.glob("checkpoints/*/policy/tokenizer.json")):
+            return path
+        config = self.config()
+        named = [config.get("policy"), config.get("tokenizer"), *(record.get("policy") for record in self.evaluation())]
+        for policy in named:
+            if not isinstance(policy, str) or not policy or policy in ("expert", "oracle", "random"):
+                continue
+            for place in (policy, str(self.path / policy), str(self.path.parents[1] / policy)):
+                try:
+                    path = Path(find_policy(place), "tokenizer.json")
+                except (UsageError, OSError, ValueError):
+                    continue
+                if path.is_file():
+                    return path
+        return None
+
+
+def _yaml(text: str) -> Any:
+    from yaml import YAMLError, safe_load
+
+    try:
+        return safe_load(text)
+    except YAMLError as error:
+        raise ValueError(str(error)) from error
+
+
+def _text_of(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _mtime(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _stat(path: Path) -> str:
+    try:
+        stat = path.stat()
+        return f"{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns};"
+    except OSError:
+        return "-;"

@@ -1,0 +1,120 @@
+"""Serves the page until the process is told to end."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+
+from envs.errors import UsageError
+from viewer.runs import Run, find_runs
+from viewer.settings import ViewConfig
+
+_TRIED = 100
+_GRACE_S = 2
+
+
+def serve(paths: Sequence[str], config: ViewConfig, say: Callable[[str], None]) -> None:
+    """Serve the runs at or below `paths` until SIGINT or SIGTERM. Raises UsageError if there are none, or no port is free."""
+    found = find_runs(paths)
+    with listening(config.host, config.port) as listener:
+        from viewer.security import is_loopback, own_token
+
+        port = listener.getsockname()[1]
+        if config.port not in (0, port):
+            say(f"port {config.port} is taken: listening at {port}")
+        token = None if is_loopback(config.host) else own_token()
+        url = f"http://{_shown(config.host)}:{port}/" + (f"?token={token}" if token else "")
+        _serve(named(found), config.host, token, listener, lambda: _ready(url, len(found), config, say))
+
+
+def named(paths: Sequence[Path], cache: Path | None = None) -> list[Run]:
+    """The runs, each with an id of its own: the directory's name, with a number if there are several of that name."""
+    runs: dict[str, Run] = {}
+    for path in paths:
+        name = path.name or "run"
+        others = (name, *(f"{name}-{number}" for number in range(2, len(paths) + 2)))
+        run_id = next(other for other in others if other not in runs)
+        runs[run_id] = Run(run_id, path, cache)
+    return list(runs.values())
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens at `port`, or at the next free one. Raises UsageError if there is none, or no such host."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except OSError as error:
+        raise UsageError(f"host={host}: {error.strerror}: write an address of this machine, like 127.0.0.1") from error
+    for tried in range(port, min(port + _TRIED, 1 << 16)):
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, tried, *address[2:]))
+            listener.listen(128)
+            return listener
+        except PermissionError as error:
+            listener.close()
+            raise UsageError(f"port={tried}: {error.strerror}: write one above 1023") from error
+        except OSError as error:
+            listener.close()
+            if error.errno == 99:  # EADDRNOTAVAIL
+                raise UsageError(f"host={host}: {error.strerror}: write an address of this machine, like 127.0.0.1") from error
+    raise UsageError(f"port={port}: it and the {_TRIED - 1} behind it are taken: write another")
+
+
+def _serve(runs: Sequence[Run], host: str, token: str | None, listener: socket.socket, ready: Callable[[], None]) -> None:
+    import uvicorn
+
+    from viewer.app import Viewer, application
+
+    viewer = Viewer(runs)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            application(viewer, host, token),
+            http="h11",
+            ws="none",
+            log_level="critical",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=_GRACE_S,
+        )
+    )
+
+    def end(number: int, frame: FrameType | None) -> None:
+        server.should_exit = True
+
+    # In a thread of its own the server leaves signals to this one.
+    handlers = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    thread = threading.Thread(target=server.run, args=([listener],), name="server")
+    try:
+        viewer.indexer.start()
+        thread.start()
+        ready()
+        while thread.is_alive():
+            thread.join(0.5)
+    finally:
+        server.should_exit = True
+        thread.join()
+        viewer.indexer.close()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _ready(url: str, count: int, config: ViewConfig, say: Callable[[str], None]) -> None:
+    say(f"serving {count} {'run' if count == 1 else 'runs'} at {url}")
+    say("Ctrl-C ends it")
+    if config.open:
+        import webbrowser
+
+        webbrowser.open(url)
+
+
+def _shown(host: str) -> str:
+    """The host as it stands in a URL."""
+    if host in ("0.0.0.0", "::", ""):
+        return socket.gethostname()
+    return f"[{host}]" if ":" in host else host
