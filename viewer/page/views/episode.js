@@ -37,7 +37,7 @@ function facts(episode) {
         episode.advantage_source === "group" && h("span", { class: "muted" }, " (calculated)"),
       ),
     ],
-    ["Tokens", [count(episode.sampled_tokens), h("span", { class: "muted" }, ` of ${count(episode.tokens)}`)]],
+    ["Tokens", [count(episode.sampled_tokens), h("span", { class: "muted" }, ` of ${count(episode.token_count)}`)]],
     ["Model", duration(seconds.model)],
     ["Tools", duration(seconds.tools)],
     ["End", inline(ending(episode.stop_reason))],
@@ -102,6 +102,7 @@ export function episodeColumn(run, episode, index) {
     ),
     facts(episode),
     parts(episode),
+    episode.problems?.map((/** @type {string} */ problem) => h("p", { class: "warn" }, inline(problem))),
     episode.error && h("div", { class: "failure" }, block(String(episode.error), { label: "error" })),
     h(
       "ol",
@@ -183,7 +184,7 @@ export function pictures(run, images, of) {
 
 /** The question, with its images. @param {string} run @param {any} of anything with a question */
 export function question(run, of) {
-  const { text = "", images = [] } = of.question ?? {};
+  const { text = "", images = [] } = typeof of.question === "string" ? { text: of.question } : (of.question ?? {});
   return h(
     "section",
     { class: "question-box", "aria-label": "Question" },

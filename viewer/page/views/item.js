@@ -20,6 +20,7 @@ export async function itemView(route, signal) {
     groups.set(key, [...(groups.get(key) ?? []), episode]);
   }
   const first = item.episodes[0] ?? {};
+  const group = first.group_id ? await api.group(run, first.group_id, first.name, signal).catch(() => item) : item;
   return {
     content: h(
       "div",
@@ -34,12 +35,12 @@ export async function itemView(route, signal) {
         need(first.needed_tools),
         ` · met in ${count(groups.size)} ${groups.size === 1 ? "place" : "places"}`,
       ),
-      question(run, item),
+      question(run, group),
       table(
         "Where the run met this task",
         [
           th("Name"),
-          th("Stage"),
+          th("Stage or ablation"),
           th("Step", "number"),
           th("Right", "number"),
           th("Calls per episode", "number"),
@@ -61,7 +62,7 @@ export async function itemView(route, signal) {
 
 /** @param {string} run @param {any[]} episodes @param {string} here */
 function row(run, episodes, here) {
-  const { name, group_id: group, stage, step } = episodes[0];
+  const { name, group_id: group, stage, step, variant } = episodes[0];
   const average = (/** @type {string} */ field) => episodes.reduce((sum, one) => sum + (one[field] ?? 0), 0) / episodes.length;
   const judged = episodes.filter((one) => typeof one.correct === "boolean");
   const answers = [...new Set(episodes.map((one) => (one.answer === null ? "none" : String(one.answer).slice(0, 40))))];
@@ -69,7 +70,7 @@ function row(run, episodes, here) {
     "tr",
     { class: name === here ? "here" : null },
     h("th", { scope: "row" }, h("a", { href: link(["runs", run, "group", group], { name }), "data-stop": true }, inline(name))),
-    h("td", null, inline(stage ?? "–")),
+    h("td", null, inline(variant ?? stage ?? "–")),
     h("td", { class: "number" }, count(step)),
     h("td", { class: "number" }, judged.length ? percent(judged.filter((one) => one.correct).length / judged.length, 0) : "–"),
     h("td", { class: "number" }, fixed(average("calls"))),

@@ -42,6 +42,9 @@ export async function runView(route, signal) {
   }
 
   function drawNames() {
+    const old = recorded.querySelector(".table-box");
+    const scrolled = old?.scrollTop ?? 0;
+    const focused = old?.contains(document.activeElement) ? document.activeElement?.getAttribute("href") : null;
     replace(
       recorded,
       h("h2", { id: "h-recorded" }, "Recorded episodes"),
@@ -61,21 +64,26 @@ export async function runView(route, signal) {
           )
         : h("p", { class: "muted" }, "No episodes are recorded."),
     );
-    recorded.querySelector(".table-box")?.classList.add("tall");
+    const box = recorded.querySelector(".table-box");
+    if (!box) return;
+    box.classList.add("tall");
+    box.scrollTop = scrolled;
+    if (focused)
+      /** @type {HTMLElement | null} */ (box.querySelector(`a[href="${CSS.escape(focused)}"]`))?.focus({ preventScroll: true });
   }
 
   drawEvaluation(evaluation);
   drawNames();
   curveBox.draw(route.query);
-  const stop = about.live
-    ? follow(run, async (changed) => {
-        if (changed.includes("names")) names = await api.names(run, signal);
-        if (changed.includes("metrics")) metrics = await api.metrics(run, signal);
-        if (changed.includes("evaluation")) drawEvaluation(await api.evaluation(run, signal));
-        if (changed.includes("names")) drawNames();
-        curveBox.draw(current().query);
-      })
-    : null;
+  const stop = follow(run, about, async (changed) => {
+    if (changed.includes("metrics")) metrics = await api.metrics(run, signal);
+    if (changed.includes("evaluation")) drawEvaluation(await api.evaluation(run, signal));
+    if (changed.includes("names") || changed.includes("index")) {
+      names = await api.names(run, signal);
+      drawNames();
+    }
+    curveBox.draw(current().query);
+  });
 
   const others = runs.filter((/** @type {any} */ one) => one.id !== run);
   const compare =
@@ -119,7 +127,7 @@ export async function runView(route, signal) {
       { text: run, href: link(["runs", run]) },
     ],
     update: (next) => curveBox.draw(next.query),
-    close: () => stop?.(),
+    close: stop,
   };
 }
 

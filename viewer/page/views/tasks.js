@@ -27,6 +27,12 @@ export async function tasksView(route, signal) {
   };
   let asked = new AbortController();
   let facetsOf = "";
+  /** Names of which more episodes will come. */
+  const incomplete = () =>
+    new Set(
+      names.filter((/** @type {any} */ one) => one.unfinished || one.indexed === false).map((/** @type {any} */ one) => one.name),
+    );
+  let growing = incomplete();
 
   function drawNames() {
     const { name = "" } = current().query;
@@ -39,8 +45,8 @@ export async function tasksView(route, signal) {
     nameSelect.value = name;
   }
 
-  /** @param {import("../app.js").Route} next */
-  async function update({ query }) {
+  /** @param {import("../app.js").Route} next @param {boolean} [grown] the same again, with what has come since */
+  async function update({ query }, grown = false) {
     asked.abort();
     asked = new AbortController();
     const own = asked.signal;
@@ -54,7 +60,7 @@ export async function tasksView(route, signal) {
     results.setAttribute("aria-busy", "true");
     try {
       const [facets, page] = await Promise.all([
-        facetsOf === name && form.filled ? null : api.facets(run, name, own),
+        facetsOf === name && form.filled && !grown ? null : api.facets(run, name, own),
         api.rows(run, what, { name, ...filters, sort: query.sort, offset, limit: LIMIT }, own),
       ]);
       if (facets) {
@@ -87,14 +93,14 @@ export async function tasksView(route, signal) {
   drawNames();
   await update(route);
   const about = (await api.runs(signal)).find((/** @type {any} */ one) => one.id === run);
-  const stop = about?.live
-    ? follow(run, async (changed) => {
-        if (!changed.includes("names")) return;
-        names = await api.names(run, signal);
-        drawNames();
-        if (names.find((/** @type {any} */ one) => one.name === nameSelect.value)?.unfinished) await update(current());
-      })
-    : null;
+  const stop = follow(run, about, async (changed) => {
+    if (!changed.includes("names") && !changed.includes("index")) return;
+    names = await api.names(run, signal);
+    drawNames();
+    const chosen = names.find((/** @type {any} */ one) => one.name === nameSelect.value);
+    if (!chosen || growing.has(chosen.name)) await update(current(), true);
+    growing = incomplete();
+  });
   return {
     content: h(
       "div",
@@ -122,7 +128,7 @@ export async function tasksView(route, signal) {
     update,
     close: () => {
       asked.abort();
-      stop?.();
+      stop();
     },
   };
 }
