@@ -1,5 +1,6 @@
 /** The page: finds the view of an address, shows it, and keeps the path above it. */
 
+import { api } from "./parts/api.js";
 import { append, h, replace } from "./parts/dom.js";
 import { listen, showKeys } from "./parts/keys.js";
 import { failure, waiting } from "./parts/pieces.js";
@@ -27,6 +28,7 @@ const crumbs = /** @type {HTMLElement} */ (document.getElementById("crumbs"));
 /** @type {View | null} */
 let view = null;
 let shownPath = "";
+const AGAIN_MS = 700;
 /** The last address of each path: a way back leads to what one saw there, filters included. @type {Map<string, string>} */
 const seen = new Map();
 
@@ -43,6 +45,16 @@ function viewOf({ path }) {
   if (path.length === 3 && path[2] === "tasks") return tasksView;
   if (path.length === 4) return { group: groupView, tokens: tokensView, item: itemView }[path[2]] ?? null;
   return null;
+}
+
+/**
+ * What cannot be found may stand in a file that is not read yet: then the text says so.
+ * @param {Route} route @returns {Promise<string | null>}
+ */
+async function stillReading({ path }) {
+  const runs = await api.runs().catch(() => []);
+  const { files = 0, of = 0 } = runs.find((/** @type {any} */ one) => one.id === path[1])?.indexed ?? {};
+  return files < of ? `Reading the run's files: ${files} of ${of} …` : null;
 }
 
 async function show() {
@@ -75,6 +87,13 @@ async function show() {
   } catch (error) {
     if (signal.aborted) return;
     shownPath = "";
+    const reading = await stillReading(route);
+    if (signal.aborted) return;
+    if (reading) {
+      replace(main, waiting(reading));
+      window.setTimeout(() => !signal.aborted && show(), AGAIN_MS);
+      return;
+    }
     replace(main, h("h1", null, "Not found"), failure(error));
     showCrumbs([{ text: "Runs", href: link([]) }]);
   } finally {

@@ -13,7 +13,7 @@ export function queryString(query) {
  * @param {string} path @param {Record<string, unknown>} [query] @param {AbortSignal} [signal]
  * @returns {Promise<any>} throws an Error with the server's one line
  */
-async function get(path, query = {}, signal) {
+async function get(path, query = {}, signal, tries = 4) {
   let response;
   try {
     response = await fetch(`/api/${path}${queryString(query)}`, { signal, headers: { accept: "application/json" } });
@@ -22,6 +22,11 @@ async function get(path, query = {}, signal) {
     throw new Error("the server does not answer: does `toolwise view` still run?");
   }
   const body = await response.json().catch(() => null);
+  if ([409, 503].includes(response.status) && tries > 1) {
+    // A file is being written anew; the next answer is about the new one.
+    await new Promise((done) => setTimeout(done, 300));
+    return get(path, query, signal, tries - 1);
+  }
   if (!response.ok) throw new Error(body?.error ?? `the server answered ${response.status}`);
   return body;
 }

@@ -4,7 +4,7 @@ import { fixed, isNumber, number, signed } from "./format.js";
 
 /**
  * @typedef {{pieces: string[], mask: number[], logprobs: (number | null)[], versions: number[], learner_logprobs: (number | null)[] | null,
- *   advantages: (number | null)[] | null, prompt_length: number, chain: number}} Chain
+ *   advantages: (number | null)[] | null, prompt_length: number, chain: number, token_ids?: number[]}} Chain
  * @typedef {{className: (index: number) => string, say: (index: number) => string, legend: {className: string, label: string}[]}} Colouring
  */
 

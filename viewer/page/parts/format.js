@@ -47,6 +47,7 @@ export function percent(value, decimals = 1) {
 /** @param {unknown} seconds */
 export function duration(seconds) {
   if (!isNumber(seconds)) return NOTHING;
+  if (seconds === 0) return "0 s";
   if (seconds < 0.0995) return `${(1000 * seconds).toFixed(seconds < 0.00995 ? 1 : 0)} ms`;
   if (seconds < 120) return `${seconds.toFixed(seconds < 10 ? 2 : 1)} s`;
   return seconds < 7200 ? `${(seconds / 60).toFixed(0)} min` : `${(seconds / 3600).toFixed(1)} h`;

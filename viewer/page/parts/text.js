@@ -35,8 +35,8 @@ const NAMES = new Map([
 function mark(found) {
   const point = /** @type {number} */ (found.codePointAt(0));
   const hex = `U+${point.toString(16).toUpperCase().padStart(4, "0")}`;
-  if (point === 0x1b && found.length > 1) return { label: `␛${found.slice(1)}`, meaning: "a terminal's control sequence" };
-  if (point < 0x20) return { label: String.fromCodePoint(0x2400 + point), meaning: `control character ${hex}` };
+  if (point === 0x1b && found.length > 1) return { label: `ESC${found.slice(1)}`, meaning: "a terminal's control sequence" };
+  if (point === 0x1b) return { label: "ESC", meaning: "escape" };
   return { label: hex, meaning: `${NAMES.get(point) ?? "invisible character"} ${hex}` };
 }
 

@@ -123,7 +123,7 @@ function turnItem(run, episode, turn, number) {
   /** @param {string} field @param {string} text */
   const cut = (field, text) => (text.length >= 60_000 ? whole(field) : null);
   const calls = turn.tool_calls ?? [];
-  const answered = turn.observation || turn.images?.length || calls.length;
+  const answered = Boolean(turn.observation || turn.images?.length || calls.length);
   return h(
     "li",
     { class: "turn" },

@@ -140,7 +140,7 @@ function nameRow(run, one, names) {
       "th",
       { scope: "row" },
       h("a", { href: link(["runs", run, "tasks"], { name: one.name }), "data-stop": true }, inline(one.name)),
-      one.unfinished && h("span", { class: "live" }, " being written"),
+      one.unfinished && h("span", { class: "live" }, "being written"),
     ),
     h("td", null, inline(one.stage ?? "–")),
     h("td", { class: "number" }, count(one.step)),

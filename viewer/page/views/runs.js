@@ -64,9 +64,9 @@ export async function runsView(_route, signal) {
       h("td", { class: "narrow" }, pick),
       h(
         "th",
-        { scope: "row" },
+        { scope: "row", class: "question" },
         h("a", { href: link(["runs", run.id]), "data-stop": true }, inline(run.id)),
-        run.live && h("span", { class: "live" }, " Live"),
+        run.live && h("span", { class: "live" }, "Live"),
       ),
       h("td", null, run.stage ? inline(run.stage) : h("span", { class: "muted" }, "no training")),
       h(

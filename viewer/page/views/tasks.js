@@ -34,7 +34,11 @@ export async function tasksView(route, signal) {
     );
   let growing = incomplete();
 
+  let drawn = "";
   function drawNames() {
+    const listed = names.map((/** @type {any} */ one) => one.name).join("\n");
+    if (listed === drawn) return;
+    drawn = listed;
     const { name = "" } = current().query;
     replace(
       nameSelect,

@@ -32,7 +32,7 @@ function segments({ mask, prompt_length: prompt, pieces }) {
 
 /** @param {string} piece */
 function pieceText(piece) {
-  if (piece === "") return document.createTextNode("∅");
+  if (piece === "") return document.createTextNode("◌");
   const fragment = document.createDocumentFragment();
   // A token that holds a line break shows it as a sign as well, else its place could not be pointed at.
   piece.split(/(\n)/).forEach((part) => fragment.append(part === "\n" ? h("span", { class: "newline" }, "↵\n") : shown(part)));
@@ -109,7 +109,8 @@ export function tokenText(chain, say) {
   /** @param {number} index */
   function told(index) {
     const figures = colours ? `, ${colours.say(index)}` : "";
-    say(`Token ${count(index)}: ${JSON.stringify(chain.pieces[index])}${figures}`);
+    const id = chain.token_ids ? `, id ${chain.token_ids[index]}` : "";
+    say(`Token ${count(index)}: ${JSON.stringify(chain.pieces[index])}${id}${figures}`);
   }
 
   /** @param {number} index */
