@@ -72,6 +72,7 @@ async function show() {
   view?.close?.();
   view = null;
   shownPath = path;
+  main.setAttribute("aria-busy", "true");
   const slow = window.setTimeout(() => replace(main, waiting()), 150);
   try {
     const make = viewOf(route);
@@ -99,6 +100,7 @@ async function show() {
   } finally {
     window.clearTimeout(slow);
   }
+  main.removeAttribute("aria-busy");
   window.scrollTo(0, 0);
   const opened = /** @type {HTMLElement[]} */ ([...main.querySelectorAll("a[data-stop]")]).find(
     (stop) => JSON.stringify(parse(stop.getAttribute("href") ?? "").path) === before,

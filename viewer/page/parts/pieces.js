@@ -27,7 +27,7 @@ export function dot(correct, calls) {
 /** @param {unknown[] | null | undefined} names */
 export function tags(names) {
   if (!names?.length) return h("span", { class: "muted" }, NOTHING);
-  return names.map((name) => h("span", { class: "tag" }, inline(name)));
+  return names.flatMap((name, index) => [index > 0 && " ", h("span", { class: "tag" }, inline(name))]);
 }
 
 /** Which tools the task needs. @param {string[] | null | undefined} needed */
@@ -112,7 +112,7 @@ export function paging({ total, offset, limit, shown: rows }, onpage) {
 export function table(label, head, rows) {
   return h(
     "div",
-    { class: "table-box", role: "region", tabindex: "0", "aria-label": label },
+    { class: "table-box", role: "group", tabindex: "0", "aria-label": label },
     h("table", null, h("caption", { class: "unseen" }, label), h("thead", null, h("tr", null, head)), h("tbody", null, rows)),
   );
 }
