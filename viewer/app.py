@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import sqlite3
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -46,14 +47,16 @@ _SMALL = 1024
 class Viewer:
     """The runs that are served, and an answer for each URL. Methods run in threads."""
 
-    def __init__(self, runs: Sequence[Run]) -> None:
-        self.runs = {run.id: run for run in runs}
+    def __init__(self, look: Callable[[], Sequence[Path]], cache: Path | None = None) -> None:
+        """`look` finds the runs: those that begin later are shown as well. `cache` is where indexes are kept."""
+        self._look, self._cache, self._lock = look, cache, threading.Lock()
+        self.runs: dict[str, Run] = {}
         self.indexer = Indexer()
-        for run in runs:
-            self.indexer.add(run.index)
+        self._refresh()
 
     def all_runs(self, request: Request) -> Any:
         """`/api/runs`."""
+        self._refresh()
         return {"runs": [run.describe() for run in self.runs.values()]}
 
     def metrics(self, request: Request) -> Any:
@@ -213,10 +216,26 @@ class Viewer:
             "advantage_source": source,
         }
 
+    def wait(self, request: Request) -> None:
+        """Have the names that a request is about indexed first, and wait a moment for that."""
+        if (run := self.runs.get(request.path_params.get("run", ""))) is not None:
+            run.index.want([name for name in request.query_params.get("name", "").split(",") if name], WAIT_S)
+
+    def _refresh(self) -> None:
+        """Add the runs that are new, each with an id of its own: its directory's name, with a number if there are several."""
+        with self._lock:
+            known = {run.path for run in self.runs.values()}
+            for path in self._look():
+                if path not in known:
+                    others = (path.name, *(f"{path.name}-{number}" for number in range(2, len(self.runs) + 3)))
+                    run_id = next(other for other in others if other not in self.runs)
+                    run = Run(run_id, path, self._cache)
+                    self.runs = {**self.runs, run_id: run}
+                    self.indexer.add(run.index)
+
     def _wanted(self, request: Request) -> tuple[Run, dict[str, int]]:
-        """The run, and the keys of its names; those that are asked for are indexed first."""
+        """The run, and the keys of its names."""
         run = self._run(request)
-        run.index.want([name for name in request.query_params.get("name", "").split(",") if name], WAIT_S)
         return run, {name.name: key for name, key, _, _ in run.index.names()}
 
     def _run(self, request: Request) -> Run:
@@ -233,6 +252,7 @@ def application(viewer: Viewer, host: str = "127.0.0.1", token: str | None = Non
 
     def route(path: str, answer: Callable[[Request], Any]) -> Route:
         def endpoint(request: Request) -> Response:
+            viewer.wait(request)
             with viewer.indexer.request():
                 return _response(request, answer)
 

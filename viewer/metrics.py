@@ -15,6 +15,7 @@ _ABOUT = ("stage", "step", "global_step")
 _LONGEST_NAME = 500
 _MOST_NAMES = 20_000
 _EDGE = 256
+_LONGEST_LINE = 1 << 20
 
 
 class Metrics:
@@ -26,7 +27,7 @@ class Metrics:
 
     def answer(self, names: Collection[str] = ()) -> dict[str, Any]:
         """`names` of all series; `stages`, each with its `steps` and the chosen series, null for a missing value; `unreadable`
-        lines; `last`, the stage of the last line and its step."""
+        lines."""
         with self._lock:
             self._read()
             known = sorted({name for series in self._series.values() for name in series})
@@ -44,10 +45,16 @@ class Metrics:
             return {"names": known, "stages": stages, "unreadable": self._unreadable}
 
     def last(self) -> tuple[str | None, int | None]:
-        """The stage of the last line, and its step; None without one."""
-        with self._lock:
-            self._read()
-            return self._last
+        """The stage of the last whole line, and its step; None without one. Only the end of the file is read."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - _LONGEST_LINE))
+                lines = file.read(_LONGEST_LINE).split(b"\n")[:-1]
+            record = json.loads(lines[-1])
+            stage, step = record["stage"], record["step"]
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            return None, None
+        return (stage, step) if isinstance(stage, str) and isinstance(step, int) else (None, None)
 
     def _read(self) -> None:
         try:
@@ -107,7 +114,6 @@ class Metrics:
                 values.append(nan)
         for values in series.values():
             values.extend([nan] * (len(steps) - len(values)))
-        self._last = stage, step
 
     def _is_same(self, file: Any, stat: os.stat_result) -> bool:
         """Whether the file only grew."""
@@ -120,5 +126,4 @@ class Metrics:
         self._steps: dict[str, array[int]] = {}
         self._series: dict[str, dict[str, array[float]]] = {}
         self._offset, self._unreadable, self._inode, self._tail = 0, 0, 0, b""
-        self._last: tuple[str | None, int | None] = None, None
         self._seen: tuple[int, int, int] | None = None

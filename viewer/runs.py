@@ -12,6 +12,7 @@ from typing import Any
 from envs.errors import UsageError
 from starter.policies import find_policy
 from viewer.episode.tokens import TokenText
+from viewer.index.lines import number
 from viewer.index.run_index import RunIndex
 from viewer.metrics import Metrics
 
@@ -79,7 +80,7 @@ class Run:
         """The entry of `/api/runs`."""
         config, progress, records = self.config(), self.json("progress.json"), self.evaluation()
         stages = config.get("stages")
-        stages = [str(stage) for stage in stages] if isinstance(stages, list) else []
+        stages = [stage for stage in stages if isinstance(stage, str)] if isinstance(stages, list) else []
         stage, step = self.metrics.last()
         rl = config.get("rl")
         updated = self.updated()
@@ -97,7 +98,7 @@ class Run:
             "updated": updated,
             "tasks": _text_of(config.get("tasks", first.get("tasks"))),
             "policy": _text_of(config.get("policy", first.get("policy"))),
-            "labels": [str(record["label"]) for record in records if "label" in record],
+            "labels": [record["label"] for record in records if isinstance(record.get("label"), str)],
             "tokenizer": str(self._tokenizer) if self._tokenizer else None,
             "indexed": self.index.describe(),
         }
@@ -109,7 +110,7 @@ class Run:
 
     def json(self, name: str) -> Any:
         """The content of a JSON file of the run; None if it is missing or half-written."""
-        return self._read(name, json.loads)
+        return self._read(name, _finite)
 
     def evaluation(self) -> list[dict[str, Any]]:
         """The records of `evaluation.json`."""
@@ -173,11 +174,17 @@ class Run:
         return None
 
 
+def _finite(text: str) -> Any:
+    """The value of a JSON text, None in place of numbers that JSON does not have."""
+    return json.loads(text, parse_constant=lambda name: None, parse_float=lambda digits: number(float(digits)))
+
+
 def _yaml(text: str) -> Any:
-    from yaml import YAMLError, safe_load
+    import yaml
+    from yaml import YAMLError
 
     try:
-        return safe_load(text)
+        return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except YAMLError as error:
         raise ValueError(str(error)) from error
 

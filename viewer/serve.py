@@ -4,42 +4,36 @@ from __future__ import annotations
 
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import FrameType
 
+import uvicorn
+
 from envs.errors import UsageError
-from viewer.runs import Run, find_runs
+from viewer.app import Viewer, application
+from viewer.runs import find_runs
+from viewer.security import is_loopback, own_token
 from viewer.settings import ViewConfig
 
 _TRIED = 100
 _GRACE_S = 2
+_SWITCH_S = 0.0005
+"""An answer does not wait for the index for longer than this, each time that it needs the interpreter."""
 
 
 def serve(paths: Sequence[str], config: ViewConfig, say: Callable[[str], None]) -> None:
     """Serve the runs at or below `paths` until SIGINT or SIGTERM. Raises UsageError if there are none, or no port is free."""
     found = find_runs(paths)
     with listening(config.host, config.port) as listener:
-        from viewer.security import is_loopback, own_token
-
         port = listener.getsockname()[1]
         if config.port not in (0, port):
             say(f"port {config.port} is taken: listening at {port}")
         token = None if is_loopback(config.host) else own_token()
         url = f"http://{_shown(config.host)}:{port}/" + (f"?token={token}" if token else "")
-        _serve(named(found), config.host, token, listener, lambda: _ready(url, len(found), config, say))
-
-
-def named(paths: Sequence[Path], cache: Path | None = None) -> list[Run]:
-    """The runs, each with an id of its own: the directory's name, with a number if there are several of that name."""
-    runs: dict[str, Run] = {}
-    for path in paths:
-        name = path.name or "run"
-        others = (name, *(f"{name}-{number}" for number in range(2, len(paths) + 2)))
-        run_id = next(other for other in others if other not in runs)
-        runs[run_id] = Run(run_id, path, cache)
-    return list(runs.values())
+        viewer = Viewer(lambda: find_runs(paths))
+        _serve(viewer, config.host, token, listener, lambda: _ready(url, len(found), config, say))
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -65,12 +59,7 @@ def listening(host: str, port: int) -> socket.socket:
     raise UsageError(f"port={port}: it and the {_TRIED - 1} behind it are taken: write another")
 
 
-def _serve(runs: Sequence[Run], host: str, token: str | None, listener: socket.socket, ready: Callable[[], None]) -> None:
-    import uvicorn
-
-    from viewer.app import Viewer, application
-
-    viewer = Viewer(runs)
+def _serve(viewer: Viewer, host: str, token: str | None, listener: socket.socket, ready: Callable[[], None]) -> None:
     server = uvicorn.Server(
         uvicorn.Config(
             application(viewer, host, token),
@@ -90,6 +79,7 @@ def _serve(runs: Sequence[Run], host: str, token: str | None, listener: socket.s
     # In a thread of its own the server leaves signals to this one.
     handlers = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     thread = threading.Thread(target=server.run, args=([listener],), name="server")
+    sys.setswitchinterval(_SWITCH_S)
     try:
         viewer.indexer.start()
         thread.start()

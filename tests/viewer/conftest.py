@@ -1,119 +1,51 @@
-"""One browser and one server for the tests of the page. They are skipped if there is no Chromium or no Playwright."""
+"""Runs that the viewer's tests are shown, and servers that show them."""
 
-from __future__ import annotations
-
-import shutil
-import threading
-import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+import json
 
 import pytest
-from page_runs import HOSTILE, add_ablation, add_hostile, make_run
+from shown import Shown, images_of
 
-CHROMIUM = shutil.which("chromium")
-WIDE, NARROW = {"width": 1280, "height": 800}, {"width": 375, "height": 700}
-MISSING = "0" * 64
-_GO = "hash => new Promise(done => { addEventListener('hashchange', () => done(), {once: true}); location.hash = hash; })"
-
-
-class Looked:
-    """A page of the browser, at one server, with what it asked for and complained of."""
-
-    def __init__(self, page: Any, url: str, runs: Path) -> None:
-        self.page, self.url, self.runs = page, url, runs
-        self.requests: list[str] = []
-        self.complaints: list[str] = []
-        page.on("request", lambda request: self.requests.append(request.url))
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("console", self._said)
-
-    def _said(self, message: Any) -> None:
-        # The browser itself says so of an image that is not there.
-        if message.type in ("error", "warning") and MISSING not in message.location.get("url", ""):
-            self.complaints.append(message.text)
-
-    def open(self, address: str) -> Any:
-        """Opens a view and waits until it stands; returns the page."""
-        if not self.page.url.startswith(self.url) or self.address.partition("?")[0] == address.partition("?")[0]:
-            # A view that stands already keeps what a link does not tell: it is left first.
-            self.page.goto("about:blank")
-            self.page.goto(f"{self.url}/#{address}")
-        else:
-            self.page.evaluate(_GO, f"#{address}")
-        self.page.locator("main:not([aria-busy]) h1").wait_for()
-        return self.page
-
-    @property
-    def address(self) -> str:
-        """The view that is shown, as a link restores it."""
-        return self.page.url.partition("#")[2]
-
-
-@pytest.fixture(scope="session")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`alpha` has four steps, an ablation and hostile episodes, `beta` two steps, `growing` is trained; a fourth has a hostile name."""
-    directory = tmp_path_factory.mktemp("runs")
-    add_ablation(make_run(directory / "alpha", 4))
-    add_hostile(directory / "alpha")
-    make_run(directory / "beta", 2)
-    make_run(directory / HOSTILE.replace("/", ""), 1)
-    make_run(directory / "growing", 2, finished=False)
-    return directory
-
-
-@pytest.fixture(scope="session")
-def address(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of these runs, in a thread."""
-    import uvicorn
-
-    from viewer.app import Viewer, application
-    from viewer.serve import find_runs, listening, named
-
-    viewer = Viewer(named(find_runs([str(runs)]), tmp_path_factory.mktemp("index")))
-    listener = listening("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(application(viewer), http="h11", ws="none", log_level="critical", access_log=False))
-    thread = threading.Thread(target=server.run, args=([listener],))
-    viewer.indexer.start()
-    thread.start()
-    deadline = time.monotonic() + 60
-    while any(run.index.describe()["files"] < run.index.describe()["of"] for run in viewer.runs.values()):
-        assert time.monotonic() < deadline, "the runs were not indexed"
-        time.sleep(0.02)
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
-    viewer.indexer.close()
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("there is no chromium: apt-get install chromium")
-    with sync.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield started
-        started.close()
-
-
-@pytest.fixture(scope="session")
-def one_page(browser: Any, address: str, runs: Path) -> Iterator[Looked]:
-    context = browser.new_context(viewport=WIDE, color_scheme="light", reduced_motion="reduce")
-    context.set_default_timeout(10_000)
-    yield Looked(context.new_page(), address, runs)
-    context.close()
+from rollout.store import Store
+from rollout.types import Episode
 
 
 @pytest.fixture
-def look(one_page: Looked) -> Iterator[Looked]:
-    """The page, wide and light. Whatever it shows, it complains of nothing and asks only its own server."""
-    one_page.page.set_viewport_size(WIDE)
-    one_page.page.emulate_media(color_scheme="light", reduced_motion="reduce")
-    one_page.requests.clear()
-    one_page.complaints.clear()
-    yield one_page
-    assert one_page.complaints == []
-    foreign = [url for url in one_page.requests if not url.startswith((f"{one_page.url}/", "about:blank"))]
-    assert foreign == []
+def write_run(tmp_path):
+    """Makes a run directory of these names: `write_run("demo", rl_000000=[trajectory, …])`."""
+
+    def write(name, /, **names):
+        run = tmp_path / "runs" / name
+        run.mkdir(parents=True, exist_ok=True)
+        (run / "config.yaml").write_text("policy: starter\ntasks: toolwise/Microworld-v0\nstages: [rl]\nrl: {steps: 2}\n")
+        for one, trajectories in names.items():
+            Store(run).write(one, [Episode((trajectory,), images_of(trajectory)) for trajectory in trajectories])
+        return run
+
+    return write
+
+
+@pytest.fixture
+def show(tmp_path):
+    """Starts servers: `show(run, …)`."""
+    started = []
+
+    def start(*paths, **options):
+        started.append(Shown(*paths, **{"cache": tmp_path / "cache"} | options))
+        return started[-1]
+
+    yield start
+    for shown in started:
+        shown.viewer.indexer.close()
+
+
+@pytest.fixture
+def append():
+    """Adds text to a trajectory file of a run."""
+
+    def add(run, file, text):
+        path = run / "trajectories" / file
+        path.parent.mkdir(exist_ok=True)
+        with path.open("a", encoding="utf-8") as opened:
+            opened.write(text if isinstance(text, str) else json.dumps(text) + "\n")
+
+    return add

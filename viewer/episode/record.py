@@ -72,9 +72,7 @@ class EpisodeRecord:
         if len(self.chains) > 1:
             turns = turns[:-1]  # what the last turn of a chain is shown begins the next one
         shown = [image for turn in turns for image in _strings(turn.get("images"))]
-        return (
-            images[: len(images) - len(shown)] if shown and images[-len(shown) :] == shown else images if not shown else images[:1]
-        )
+        return images[: len(images) - len(shown)] if images[len(images) - len(shown) :] == shown else images
 
     def turns(self, whole: bool) -> list[dict[str, Any]]:
         """The turns; a text of more than 64 Ki characters is cut unless the whole is asked for."""

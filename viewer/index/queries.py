@@ -47,6 +47,8 @@ def where(parameters: Mapping[str, str], keys: Mapping[str, int]) -> Where:
         text = parameters.get(name, "")
         if len(text) > LONGEST_QUERY:
             raise BadFilter(f"{name} is longer than {LONGEST_QUERY} characters")
+        if "\0" in text:
+            raise BadFilter(f"{name} holds a null character")
         return text
 
     if names := [name for name in parameters.get("name", "").split(",") if name]:

@@ -22,6 +22,7 @@ LONGEST_LINE = 256 << 20
 PADDING = "\n\n"
 """Behind each text that is searched: every character then begins a piece of three, by which shorter queries are found."""
 _EDGE = 256
+_LEAST_LINES = 32
 _LARGEST_CACHE = 20_000
 
 
@@ -75,8 +76,8 @@ class Reader:
         self._groups: dict[tuple[int, str], tuple[int, int, int | None]] = {}
         self._tasks: dict[str, int] = {}
 
-    def scan(self) -> None:
-        """Look at the files: which are new, longer, written anew or gone."""
+    def scan(self) -> bool:
+        """Look at the files: which are new, longer, written anew or gone. Returns whether any is."""
         found: dict[str, os.stat_result] = {}
         try:
             with os.scandir(self._directory) as entries:
@@ -85,7 +86,7 @@ class Reader:
                         found[entry.name] = entry.stat()
         except OSError:
             found = {}
-        states = dict(self.states)
+        states, changed = dict(self.states), self.states.keys() != found.keys()
         self._connection.execute("BEGIN")
         for file in states.keys() - found.keys():
             self._forget(states.pop(file))
@@ -93,6 +94,7 @@ class Reader:
             state = states.get(file)
             if state is not None and (state.size, state.mtime, state.inode) == (stat.st_size, stat.st_mtime_ns, stat.st_ino):
                 continue
+            changed = True
             if state is not None and self._grew(state, stat):
                 state.size, state.mtime, state.half = stat.st_size, stat.st_mtime_ns, 0
                 continue
@@ -102,11 +104,12 @@ class Reader:
             states[file] = FileState(file, key, number, stat.st_ino, stat.st_size, stat.st_mtime_ns)
         self._connection.execute("COMMIT")
         self.states = states
+        return changed
 
     def read(self, state: FileState, seconds: float, stop: Callable[[], bool] = lambda: False) -> None:
-        """Read on in a file for about so long. A file that cannot be opened counts as read and unreadable."""
+        """Read on in a file for about so long, or until `stop` says so. A file that cannot be opened counts as unreadable."""
         until = time.monotonic() + seconds
-        batch = _Batch()
+        batch, taken = _Batch(), 0
         self._connection.execute("BEGIN")
         try:
             with (self._directory / state.file).open("rb") as file:
@@ -123,7 +126,8 @@ class Reader:
                         self._take(line, state, batch)
                     state.read = file.tell()
                     state.line += 1
-                    if time.monotonic() > until or stop():
+                    taken += 1
+                    if time.monotonic() > until or (taken >= _LEAST_LINES and stop()):
                         break
                 else:
                     state.size = min(state.size, state.read)

@@ -64,7 +64,8 @@ class RunIndex:
     def scan(self) -> None:
         """Look at the files again."""
         assert self._reader is not None
-        self._reader.scan()
+        if self._reader.scan():
+            self._count()
 
     def work(self, stop: Callable[[], bool]) -> bool:
         """Read a piece: of a wanted name, else of the file that was written last. False if there is nothing to read."""
@@ -164,7 +165,7 @@ class Indexer:
 
     @contextmanager
     def request(self) -> Generator[None]:
-        """While a request is answered, the thread ends its piece soon and waits a little."""
+        """While a request is answered, the thread ends its piece soon and waits a little. What waits for the thread is none."""
         with self._lock:
             self._requests += 1
         try:
@@ -181,6 +182,9 @@ class Indexer:
         for run in self._runs:
             run.close()
 
+    def _is_pressed(self) -> bool:
+        return bool(self._requests) or self._ended.is_set()
+
     def _work(self) -> None:
         looked: dict[RunIndex, float] = {}
         while not self._ended.is_set():
@@ -192,7 +196,7 @@ class Indexer:
                 if time.monotonic() - looked.get(run, 0.0) > SCAN_S:
                     run.scan()
                     looked[run] = time.monotonic()
-                if run.work(self._ended.is_set):
+                if run.work(self._is_pressed):
                     busy = True
                     break
             self._ended.wait(_WAIT_S if self._requests else 0.0 if busy else 0.2)

@@ -150,13 +150,15 @@ async function twoRuns(a, b, body, signal) {
     if (listed !== String(offset)) {
       listed = String(offset);
       const shared = await api.compare(a, b, { offset, limit: LIMIT }, signal);
-      const rows = shared.tasks ?? [];
+      const rows = (shared.tasks ?? []).map((/** @type {any} */ one) => (typeof one === "string" ? { task_id: one } : one));
+      // A list of names alone comes whole, and is cut into pages here.
+      const page = rows.length > LIMIT ? rows.slice(offset, offset + LIMIT) : rows;
       replace(
         tasksBox,
-        !rows.length
+        !page.length
           ? h("p", { class: "muted" }, "They have no task in common.")
           : [
-              paging({ total: shared.total, offset, limit: LIMIT, shown: rows.length }, (to) => setQuery({ offset: to || null })),
+              paging({ total: shared.total ?? shared.shared_tasks, offset, limit: LIMIT, shown: page.length }, (to) => setQuery({ offset: to || null })),
               table(
                 "Tasks that both met",
                 [
@@ -166,7 +168,7 @@ async function twoRuns(a, b, body, signal) {
                     h("th", { scope: "col" }, "In"),
                   ]),
                 ],
-                rows.map((/** @type {any} */ one) =>
+                page.map((/** @type {any} */ one) =>
                   h(
                     "tr",
                     null,
@@ -180,14 +182,14 @@ async function twoRuns(a, b, body, signal) {
                       ),
                       h("small", null, inline(one.task_id)),
                     ),
-                    [one.a, one.b].map((side) => [
+                    [one.a ?? {}, one.b ?? {}].map((side) => [
                       h(
                         "td",
                         { class: "number" },
                         percent(side.accuracy, 0),
                         h("span", { class: "muted" }, ` of ${count(side.episodes)}`),
                       ),
-                      h("td", null, inline(side.name)),
+                      h("td", null, inline(side.name ?? "–")),
                     ]),
                   ),
                 ),

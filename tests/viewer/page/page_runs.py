@@ -29,7 +29,7 @@ EPISODES = 4
 
 @cache
 def _tokenizer() -> Tokenizer:
-    return Tokenizer.from_file(str(Path(__file__).parents[2] / "starter/microworld/tokenizer.json"))
+    return Tokenizer.from_file(str(Path(__file__).parents[3] / "starter/microworld/tokenizer.json"))
 
 
 def _png(colour: str) -> tuple[str, bytes]:
