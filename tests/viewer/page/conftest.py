@@ -69,9 +69,10 @@ def address(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
     import uvicorn
 
     from viewer.app import Viewer, application
-    from viewer.serve import find_runs, listening, named
+    from viewer.runs import find_runs
+    from viewer.serve import listening
 
-    viewer = Viewer(named(find_runs([str(runs)]), tmp_path_factory.mktemp("index")))
+    viewer = Viewer(lambda: find_runs([str(runs)]), tmp_path_factory.mktemp("index"))
     listener = listening("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(application(viewer), http="h11", ws="none", log_level="critical", access_log=False))
     thread = threading.Thread(target=server.run, args=([listener],))

@@ -158,7 +158,9 @@ async function twoRuns(a, b, body, signal) {
         !page.length
           ? h("p", { class: "muted" }, "They have no task in common.")
           : [
-              paging({ total: shared.total ?? shared.shared_tasks, offset, limit: LIMIT, shown: page.length }, (to) => setQuery({ offset: to || null })),
+              paging({ total: shared.total ?? shared.shared_tasks, offset, limit: LIMIT, shown: page.length }, (to) =>
+                setQuery({ offset: to || null }),
+              ),
               table(
                 "Tasks that both met",
                 [

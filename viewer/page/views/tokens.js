@@ -21,7 +21,14 @@ export async function tokensView(route, signal) {
   const legend = h("div", { class: "token-legend" });
   const readout = h("p", { class: "readout", "aria-live": "polite" });
   const chains = h("div");
-  const texts = (episode.tokens ?? []).map((/** @type {any} */ chain) => tokenText(chain, (text) => replace(readout, text)));
+  const known = typeof episode.advantage === "number";
+  /** What was not recorded token by token holds for the episode as a whole. @type {import("../parts/colours.js").Chain[]} */
+  const recorded = (episode.tokens ?? []).map((/** @type {any} */ one) => ({
+    ...one,
+    advantages:
+      one.advantages ?? (known ? one.mask.map((/** @type {number} */ sampled) => (sampled ? episode.advantage : null)) : null),
+  }));
+  const texts = recorded.map((/** @type {any} */ chain) => tokenText(chain, (text) => replace(readout, text)));
 
   /** @param {Record<string, string>} query */
   function colour(query) {
@@ -109,7 +116,7 @@ export async function tokensView(route, signal) {
           [
             verdict(episode.correct),
             `reward ${fixed(episode.reward)}`,
-            `advantage ${signed(episode.advantage)}`,
+            `advantage ${signed(episode.advantage)}${episode.advantage_source === "group" ? " (calculated)" : ""}`,
             plural(
               episode.tokens?.reduce((/** @type {number} */ sum, /** @type {any} */ one) => sum + one.pieces.length, 0) ?? 0,
               "token",
