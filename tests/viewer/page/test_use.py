@@ -5,6 +5,7 @@ import json
 from urllib.parse import quote
 
 import pytest
+from page_looks import NARROW
 from page_runs import HOSTILE, LONG_TOKENS, append_step
 
 GROUP = "/runs/alpha/group/rl_000001-digits?name=rl_000001"
@@ -90,21 +91,17 @@ def test_a_running_training_is_followed_without_losing_the_place(look):
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_a_view_fits_a_narrow_window(look, view):
-    page = look.open(VIEWS[view])
-    page.set_viewport_size({"width": 375, "height": 700})
-    assert page.evaluate("document.documentElement.scrollWidth") <= 375
-    look.complaints[:] = [text for text in look.complaints if view != "nowhere"]
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("view", VIEWS)
-def test_axe_finds_no_violation(look, view, scheme):
+def test_a_view_is_accessible_in_light_and_dark_and_fits_a_narrow_window(look, view):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed").Axe()
-    look.page.emulate_media(color_scheme=scheme)
-    found = axe.run(look.open(VIEWS[view])).response["violations"]
+    page = look.open(VIEWS[view])
+    if view == "nowhere":
+        look.complaints.clear()
+    found = axe.run(page).response["violations"]
+    page.emulate_media(color_scheme="dark", reduced_motion="reduce")
+    found += axe.run(page, options={"runOnly": {"type": "rule", "values": ["color-contrast"]}}).response["violations"]
     assert [(one["id"], [node["html"][:200] for node in one["nodes"][:3]]) for one in found] == []
-    look.complaints[:] = [text for text in look.complaints if view != "nowhere"]
+    page.set_viewport_size(NARROW)
+    assert page.evaluate("document.documentElement.scrollWidth") <= NARROW["width"]
 
 
 def test_colours_are_switched_and_kept(look):

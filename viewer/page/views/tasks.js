@@ -208,7 +208,7 @@ function episodeTable(run, rows, query) {
     [
       th("Episode"),
       th("Answer"),
-      th(""),
+      th("Judged"),
       sortable("Reward", "reward", query),
       sortable("Calls", "calls", query),
       th("Tools"),

@@ -126,7 +126,12 @@ export function tokenText(chain, say) {
     told(cursor);
   }
 
-  element.addEventListener("pointerover", (/** @type {any} */ event) => {
+  let pointer = "";
+  element.addEventListener("pointermove", (/** @type {any} */ event) => {
+    // While the text scrolls under a pointer that rests, what was asked for by key stays.
+    const now = `${event.clientX} ${event.clientY}`;
+    if (now === pointer) return;
+    pointer = now;
     const index = event.target.closest?.("[data-t]")?.dataset.t;
     if (index !== undefined) told(Number(index));
   });

@@ -48,7 +48,7 @@ export async function tokensView(route, signal) {
       ),
     );
     const made = texts.map((/** @type {any} */ text) => colouring(kind, text.chain));
-    const usable = made.find((/** @type {any} */ one) => typeof one !== "string");
+    const usable = /** @type {any} */ (made.find((one) => typeof one !== "string"));
     replace(
       legend,
       usable
