@@ -23,7 +23,7 @@ from urllib.parse import quote
 from PIL import Image
 
 IMAGES = Path(__file__).parent / "images"
-WIDE, NARROW = (1200, 800), (375, 700)
+WIDE, TALL, NARROW = (1200, 800), (1200, 1200), (375, 700)
 LARGEST = 150_000
 
 
@@ -43,7 +43,7 @@ def served(paths: list[str]) -> Iterator[tuple[str, Any]]:
     viewer.indexer.start()
     thread.start()
     try:
-        while any(run.index.describe()["files"] < run.index.describe()["of"] for run in viewer.runs.values()):
+        while not all(0 < (read := run.index.describe())["of"] == read["files"] for run in viewer.runs.values()):
             time.sleep(0.2)
         yield f"http://127.0.0.1:{listener.getsockname()[1]}", viewer
     finally:
@@ -89,14 +89,14 @@ def main(paths: list[str]) -> None:
         episode = page.request.get(f"{url}/api/runs/{run}/groups/{quote(group)}?name={name}").json()["episodes"][0]["episode_id"]
         tokens = f"/runs/{run}/tokens/{quote(episode, safe='')}?name={name}&colour=logprob"
         views = {
-            "run": (f"/runs/{run}?smooth=0.8", WIDE, "light"),
+            "run": (f"/runs/{run}?smooth=0.8", TALL, "light"),
             "tasks": (f"/runs/{run}/tasks?name={name}&need=needed&sort=reward", WIDE, "light"),
-            "group": (address, WIDE, "light"),
+            "group": (address, TALL, "light"),
             "tokens": (tokens, WIDE, "dark"),
             "narrow": (address, NARROW, "dark"),
         }
         if len(ids) > 1:
-            views["compare"] = (f"/compare?a={ids[0]}&b={ids[1]}", WIDE, "light")
+            views["compare"] = (f"/compare?a={ids[0]}&b={ids[1]}&smooth=0.8", TALL, "light")
         for view, (place, (width, height), scheme) in views.items():
             page.set_viewport_size({"width": width, "height": height})
             page.emulate_media(color_scheme=scheme)

@@ -44,7 +44,7 @@ def address(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
     viewer.indexer.start()
     thread.start()
     deadline = time.monotonic() + 60
-    while any(run.index.describe()["files"] < run.index.describe()["of"] for run in viewer.runs.values()):
+    while not all(0 < (read := run.index.describe())["of"] == read["files"] for run in viewer.runs.values()):
         assert time.monotonic() < deadline, "the runs were not indexed"
         time.sleep(0.02)
     yield f"http://127.0.0.1:{listener.getsockname()[1]}"

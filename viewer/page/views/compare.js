@@ -3,6 +3,7 @@
 import { api } from "../parts/api.js";
 import { chart } from "../charts/chart.js";
 import { alarms, chosenStage, curves } from "../charts/curves.js";
+import { smoothing } from "../charts/smoothing.js";
 import { h, replace } from "../parts/dom.js";
 import { count, percent } from "../parts/format.js";
 import { failure, paging, table, th } from "../parts/pieces.js";
@@ -77,6 +78,7 @@ async function twoRuns(a, b, body, signal) {
   ]);
   const both = [...new Set(metrics.flatMap((one) => Object.keys(one.stages)))];
   const stageBox = h("div", { class: "choices", role: "group", "aria-label": "Stage" });
+  const smooth = smoothing();
   const grid = h("div", { class: "charts" });
   const records = evaluations.flatMap((one, index) =>
     (one.records ?? []).map((/** @type {any} */ record) => ({ ...record, label: `${ids[index]} · ${record.label}` })),
@@ -97,7 +99,7 @@ async function twoRuns(a, b, body, signal) {
       "section",
       { "aria-labelledby": "h-both" },
       h("h2", { id: "h-both" }, "Curves"),
-      h("div", { class: "toolbar" }, stageBox),
+      h("div", { class: "toolbar" }, stageBox, smooth.element),
       grid,
     ),
     h("section", { "aria-labelledby": "h-shared" }, h("h2", { id: "h-shared" }, "Tasks that both met"), tasksBox, taskBox),
@@ -105,6 +107,7 @@ async function twoRuns(a, b, body, signal) {
 
   /** @param {Record<string, string>} query */
   function charts(query) {
+    const weight = smooth.show(query);
     const wanted = chosenStage(Object.fromEntries(both.map((name) => [name, /** @type {any} */ (null)])), query.stage);
     replace(
       stageBox,
@@ -137,7 +140,7 @@ async function twoRuns(a, b, body, signal) {
     });
     replace(
       grid,
-      [...merged.values()].map((data) => chart({ ...data, alarms: [...new Set(data.alarms)] }).element),
+      [...merged.values()].map((data) => chart({ ...data, smooth: weight, alarms: [...new Set(data.alarms)] }).element),
       !merged.size && h("p", { class: "muted" }, "Neither has metrics."),
     );
   }

@@ -3,6 +3,7 @@
 import { api } from "../parts/api.js";
 import { chart } from "../charts/chart.js";
 import { alarms, chosenStage, curves, line } from "../charts/curves.js";
+import { smoothing } from "../charts/smoothing.js";
 import { h, joined, replace } from "../parts/dom.js";
 import { count, fixed, isNumber, percent, plural } from "../parts/format.js";
 import { follow } from "../parts/live.js";
@@ -109,7 +110,8 @@ export async function runView(route, signal) {
           [
             about.tasks && inline(about.tasks),
             about.policy && ["from ", inline(about.policy)],
-            isNumber(about.step) && `step ${count(about.step)}${about.steps_planned ? ` of ${count(about.steps_planned)}` : ""}`,
+            isNumber(about.step) &&
+              `${about.stage ?? ""} step ${count(about.step)}${about.steps_planned && about.stage === "rl" ? ` of ${count(about.steps_planned)}` : ""}`,
             about.indexed && plural(about.indexed.episodes, "episode"),
             about.indexed?.unreadable
               ? h("strong", { class: "bad" }, `${plural(about.indexed.unreadable, "line")} unreadable`)
@@ -157,8 +159,7 @@ function nameRow(run, one, names) {
  */
 function curveSection(run, metricsNow, namesNow) {
   const stageBox = h("div", { class: "choices", role: "group", "aria-label": "Stage" });
-  const smooth = h("input", { type: "range", min: 0, max: 0.95, step: 0.05, "aria-label": "Smoothing" });
-  const smoothText = h("output", null);
+  const smooth = smoothing();
   const metric = h("input", {
     type: "search",
     list: "metric-names",
@@ -173,14 +174,13 @@ function curveSection(run, metricsNow, namesNow) {
     "section",
     { "aria-labelledby": "h-curves" },
     h("h2", { id: "h-curves" }, "Curves"),
-    h("div", { class: "toolbar" }, stageBox, h("label", null, "Smoothing ", smooth, " ", smoothText), metric, options),
+    h("div", { class: "toolbar" }, stageBox, smooth.element, metric, options),
     notes,
     grid,
   );
   /** @type {Map<string, ReturnType<typeof chart>>} */
   let charts = new Map();
 
-  smooth.addEventListener("input", () => setQuery({ smooth: Number(smooth.value) || null }));
   metric.addEventListener("change", () => {
     const picked = (current().query.m ?? "").split(",").filter(Boolean);
     if (metricsNow().names.includes(metric.value) && !picked.includes(metric.value))
@@ -208,9 +208,7 @@ function curveSection(run, metricsNow, namesNow) {
         ),
       ),
     );
-    const weight = Math.min(0.99, Math.max(0, Number(query.smooth) || 0));
-    smooth.value = String(weight);
-    smoothText.textContent = weight ? weight.toFixed(2) : "off";
+    const weight = smooth.show(query);
     if (options.childElementCount !== metricNames.length)
       replace(
         options,

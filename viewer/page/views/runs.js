@@ -73,7 +73,7 @@ export async function runsView(_route, signal) {
         "td",
         { class: "number" },
         count(run.step),
-        run.steps_planned ? h("span", { class: "muted" }, ` / ${count(run.steps_planned)}`) : null,
+        run.steps_planned && run.stage === "rl" ? h("span", { class: "muted" }, ` / ${count(run.steps_planned)}`) : null,
       ),
       h(
         "td",

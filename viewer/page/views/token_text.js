@@ -5,6 +5,7 @@ import { count } from "../parts/format.js";
 import { shown } from "../parts/text.js";
 
 const STRETCH = 400;
+const REPEATED = 4;
 
 /**
  * @typedef {import("../parts/colours.js").Chain} Chain
@@ -28,6 +29,16 @@ function segments({ mask, prompt_length: prompt, pieces }) {
     start = end;
   }
   return found;
+}
+
+/**
+ * How often the piece is repeated from here. The placeholders of an image are one token many times over: they are shown once.
+ * @param {Chain} chain @param {number} at @param {number} end
+ */
+function repeated({ pieces, mask }, at, end) {
+  let next = at + 1;
+  while (next < end && pieces[next] === pieces[at] && !mask[at] && !mask[next]) next++;
+  return next - at >= REPEATED ? next - at : 1;
 }
 
 /** @param {string} piece */
@@ -73,16 +84,20 @@ export function tokenText(chain, say) {
     if (stretch.filled) return;
     stretch.filled = true;
     stretch.box.style.removeProperty("height");
-    replace(
-      stretch.box,
-      Array.from({ length: stretch.end - stretch.start }, (_, offset) =>
+    const spans = [];
+    for (let at = stretch.start; at < stretch.end;) {
+      const times = repeated(chain, at, stretch.end);
+      spans.push(
         h(
           "span",
-          { class: className(stretch.start + offset), "data-t": stretch.start + offset },
-          pieceText(chain.pieces[stretch.start + offset]),
+          { class: className(at), "data-t": at },
+          pieceText(chain.pieces[at]),
+          times > 1 && h("small", null, ` × ${count(times)} `),
         ),
-      ),
-    );
+      );
+      at += times;
+    }
+    replace(stretch.box, spans);
   }
 
   const watcher = new IntersectionObserver(
