@@ -28,7 +28,7 @@ USAGE = """usage: toolwise COMMAND [key=value …]
   serve-search  serve a text index to a fleet, with Ray Serve: index=DIR
   view        a local page of runs: curves, groups side by side, pictures, tokens: view runs/demo
   lint        check the trajectory files of a run: lint PATH
-  bench       measure a part against its peers, in one run: bench NAME (gpu, learner, sandbox, search)
+  bench       measure a part against its peers, in one run: bench NAME (gpu, learner, sandbox, search, view)
   doctor      say whether this machine can run the sandbox, and what to do if not;
               doctor policy=DIR: whether its sampler and learner agree, and both see
               doctor experiment=NAME gpu=h100: what a run needs of GPUs and hosts, and how long a step takes

@@ -5,7 +5,7 @@
 
 from collections.abc import Callable, Sequence
 
-from benchmarks import gpu, learning, sandbox, search
+from benchmarks import gpu, learning, sandbox, search, view
 from benchmarks.figures import BenchConfig, Figure, Said, table
 
 BENCHMARKS: dict[str, Callable[[int, Callable[[int, str], None]], Sequence[Figure | Said]]] = {
@@ -13,6 +13,7 @@ BENCHMARKS: dict[str, Callable[[int, Callable[[int, str], None]], Sequence[Figur
     "learner": learning.measure,
     "sandbox": sandbox.measure,
     "search": search.measure,
+    "view": view.measure,
 }
 """Functions of the number of rounds and of `advance(rounds_done, text)`, by name."""
 

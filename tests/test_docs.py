@@ -21,6 +21,7 @@ from rollout.collect import CollectConfig
 from starter.pretraining import PretrainingConfig
 from starter.smollm2 import SmolLM2Config
 from toolwise import COMMANDS
+from viewer.settings import ViewConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("[!.]*/README.md")})
@@ -37,6 +38,7 @@ SCHEMAS = {
     "model smollm2": SmolLM2Config,
     "serve-search": ServiceConfig,
     "bench": BenchConfig,
+    "view": ViewConfig,
 }
 NAMED = {"bench": tuple(BENCHMARKS), "model": ("starter", "smollm2")}
 """Commands whose first argument is a name."""
@@ -80,6 +82,8 @@ def test_every_documented_command_composes():
     for page, (command, *arguments) in documented:
         where = f"{page}: toolwise {command} {' '.join(arguments)}"
         assert command in (*COMMANDS, "help"), where
+        if command == "view":  # takes paths as well
+            arguments = [argument for argument in arguments if "=" in argument]
         named = arguments.pop(0) if command in NAMED and arguments else None
         assert named in (None, *NAMED.get(command, ()), "NAME"), where
         for schema in (command, f"{command} {named}"):

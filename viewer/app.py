@@ -10,7 +10,7 @@ import re
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from envs.errors import UsageError
 from viewer.episode.learned import learned
 from viewer.episode.record import Changed, EpisodeRecord, advantage_of, read_chains
 from viewer.index import queries
@@ -80,8 +81,7 @@ class Viewer:
         """`/api/runs/R/names`."""
         run = self._run(request)
         known = run.index.names()
-        with run.index.reader() as connection:
-            counts = queries.counts_by_name(connection, [key for _, key, _, _ in known])
+        counts = {key: run.index.counts(key) for _, key, _, _ in known}
         return {
             "names": [
                 {
@@ -223,7 +223,7 @@ class Viewer:
 
     def _refresh(self) -> None:
         """Add the runs that are new, each with an id of its own: its directory's name, with a number if there are several."""
-        with self._lock:
+        with self._lock, suppress(UsageError):  # a directory that is gone adds nothing
             known = {run.path for run in self.runs.values()}
             for path in self._look():
                 if path not in known:

@@ -16,7 +16,7 @@ from viewer.index.lines import number
 from viewer.index.run_index import RunIndex
 from viewer.metrics import Metrics
 
-_MARKS = ("trajectories", "metrics.jsonl", "evaluation.json")
+_MARKS = ("trajectories", "metrics.jsonl", "evaluation.json", "progress.json")
 _LARGEST_FILE = 64 << 20
 _LIVE_S = 900.0
 """A run that is not finished and wrote nothing for so long is taken for ended."""

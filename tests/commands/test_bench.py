@@ -9,7 +9,7 @@ from command_line import ROOT, assert_one_line, run
 
 import benchmarks.sandbox
 import toolwise
-from benchmarks import BENCHMARKS, BenchConfig, Figure, image_search, table, text_search
+from benchmarks import BENCHMARKS, BenchConfig, Figure, image_search, table, text_search, view
 from configs import compose
 from sandbox import SandboxUnavailable
 
@@ -50,9 +50,10 @@ def test_one_round_writes_every_figure_with_both_sides(tmp_path, monkeypatch, ca
             marks=pytest.mark.slow,  # five processes, of which three compile bm25s's loops
         ),
         (image_search.measure, 300, ["image_query_p50", "image_top5"]),
+        (view.measure, 400, ["first_view", "filter", "filter_worst", "search"]),
     ],
 )
-def test_a_small_search_benchmark_measures_both_sides(measure, size, figures):
+def test_a_small_benchmark_measures_both_sides(measure, size, figures):
     told = []
     records = [figure.record() for figure in measure(1, lambda done, text: told.append((done, text)), size)]
     assert [record["figure"] for record in records][: len(figures)] == figures

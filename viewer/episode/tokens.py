@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _LAST_USER_TURN = re.compile(r".*<\|im_start\|>user\n(.*?)(?:<\|im_end\|>|\Z)", re.DOTALL)
+_MOST_TOKENS = 1 << 32
 _SPECIAL = re.compile(r"<\|[a-z_]+\|>")
 
 
@@ -34,7 +35,7 @@ class TokenText:
 
     def question(self, token_ids: Sequence[int]) -> str:
         """The text of the last turn of the user in a prompt; without such a turn the whole prompt, but for special tokens."""
-        ids = self._known(token_ids)
+        ids = [token_id for token_id in token_ids if 0 <= token_id < _MOST_TOKENS]
         turn = _LAST_USER_TURN.match(self._tokenizer.decode(ids, skip_special_tokens=False))
         text = _SPECIAL.sub("", turn[1]) if turn else self._tokenizer.decode(ids, skip_special_tokens=True)
         return text.strip()
@@ -60,7 +61,7 @@ class TokenText:
 
     def _raw(self, token_id: int) -> bytes | None:
         """The bytes of a token of a byte-level vocabulary."""
-        token = self._tokenizer.id_to_token(token_id) if self._bytes_of and token_id >= 0 else None
+        token = self._token(token_id) if self._bytes_of else None
         try:
             return None if token is None else bytes(_byte_of_character()[character] for character in token)
         except KeyError:
@@ -68,11 +69,11 @@ class TokenText:
 
     def _plain(self, token_id: int) -> str:
         """A token that is no sequence of bytes: SentencePiece's mark is a space; an unknown id is shown as such."""
-        token = self._tokenizer.id_to_token(token_id) if token_id >= 0 else None
+        token = self._token(token_id)
         return f"<{token_id}>" if token is None else token.replace("▁", " ")
 
-    def _known(self, token_ids: Sequence[int]) -> list[int]:
-        return [token_id for token_id in token_ids if 0 <= token_id < 1 << 32]
+    def _token(self, token_id: int) -> str | None:
+        return self._tokenizer.id_to_token(token_id) if 0 <= token_id < _MOST_TOKENS else None
 
 
 def _tokenizer(text: str) -> Any:

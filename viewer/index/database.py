@@ -18,10 +18,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-VERSION = 1
+VERSION = 2
 FILE_BITS, LINE_BITS = 12, 28
 MOST_FILES, MOST_LINES = 1 << FILE_BITS, 1 << LINE_BITS
-_KEPT_READERS = 4
+_KEPT_READERS = 2
 
 _SCHEMA = """
 CREATE TABLE about(key TEXT PRIMARY KEY, value TEXT);
@@ -41,8 +41,8 @@ CREATE INDEX rows_episode ON rows(episode_id);
 CREATE TABLE chains(place INTEGER PRIMARY KEY, episode INTEGER);
 CREATE VIRTUAL TABLE texts USING fts5(text, content='', columnsize=0, tokenize='trigram');
 CREATE VIRTUAL TABLE question_texts USING fts5(text, content='', columnsize=0, tokenize='trigram');
-CREATE VIRTUAL TABLE text_pieces USING fts5vocab(texts, instance);
-CREATE VIRTUAL TABLE question_pieces USING fts5vocab(question_texts, instance);
+CREATE VIRTUAL TABLE text_pieces USING fts5vocab(texts, row);
+CREATE VIRTUAL TABLE question_pieces USING fts5vocab(question_texts, row);
 """
 
 
@@ -129,7 +129,7 @@ class Database:
         # Autocommit: transactions are begun where they are meant.
         connection = sqlite3.connect(self._path, timeout=5, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA synchronous = OFF")
-        connection.execute("PRAGMA cache_size = -8000")
+        connection.execute("PRAGMA cache_size = -4000")
         connection.execute("PRAGMA temp_store = MEMORY")
         return connection
 

@@ -33,7 +33,9 @@ class Name:
     def keys(self) -> range:
         """The keys that a name of this stage may have; of a step exactly one."""
         begin = STAGES.index(self.stage) * _STEPS
+        if self.name == "episodes":
+            return range(begin, begin + 1)
         if self.step is None:
-            return range(begin, begin + _STEPS)
+            return range(begin + 1, begin + _STEPS)
         place = begin + min(self.step, _STEPS - 1)
         return range(place, place + 1)

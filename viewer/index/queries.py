@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -198,10 +198,10 @@ def facets(connection: sqlite3.Connection, chosen: Where) -> dict[str, dict[str,
     return {kind: dict(sorted(counter.items())) for kind, counter in counts.items()}
 
 
-def counts_by_name(connection: sqlite3.Connection, keys: Iterable[int]) -> dict[int, tuple[int, int]]:
-    """The numbers of episodes and groups of each name, by its key."""
+def counted(connection: sqlite3.Connection, key: int) -> tuple[int, int]:
+    """The numbers of episodes and groups of a name, by its key."""
     select = "SELECT count(*), count(DISTINCT grp) FROM facts WHERE place BETWEEN ? AND ?"
-    return {key: connection.execute(select, (first_place(key), first_place(key + 1) - 1)).fetchone() for key in keys}
+    return connection.execute(select, (first_place(key), first_place(key + 1) - 1)).fetchone()
 
 
 def _name(place: int, names: Mapping[int, str]) -> str:
@@ -210,19 +210,25 @@ def _name(place: int, names: Mapping[int, str]) -> str:
 
 def _searched(query: str) -> tuple[str, tuple[Any, ...]]:
     """Episodes in whose texts, or in whose question, the query stands, whatever the case of its letters."""
-    if len(query) >= 3:
-        phrase = '"' + query.replace('"', '""') + '"'
-        found, asked = (
-            "SELECT rowid FROM texts WHERE texts MATCH ?",
-            "SELECT rowid FROM question_texts WHERE question_texts MATCH ?",
-        )
-        values: tuple[Any, ...] = (phrase,)
-    else:  # the index knows pieces of three characters: those that begin with it
-        found, asked = (f"SELECT doc FROM {table} WHERE term >= ? AND term < ?" for table in ("text_pieces", "question_pieces"))
+    matched, values = "?", (_phrase(query),)
+    if len(query) < 3:  # the index knows pieces of three characters: those that begin with the query
+        if len(query) == 1 and query.isascii() and query.isalnum():
+            raise BadFilter("q is at least two characters, or one that is no Latin letter or digit")
+        quoted = """'"' || replace(term, '"', '""') || '"'"""
+        matched = f"(SELECT coalesce(group_concat({quoted}, ' OR '), '\"\"') FROM {{pieces}} WHERE term >= ? AND term < ?)"
         folded = query.lower()
         values = folded, folded + "\U0010ffff"
-    sql = f"(place IN ({found}) OR question IN ({asked}) OR place IN (SELECT episode FROM chains WHERE chains.place IN ({found})))"
-    return sql, values * 3
+    found, asked = (
+        f"SELECT rowid FROM {table} WHERE {table} MATCH {matched.format(pieces=pieces)}"
+        for table, pieces in (("texts", "text_pieces"), ("question_texts", "question_pieces"))
+    )
+    chains = f"place IN (SELECT episode FROM chains WHERE chains.place IN ({found}))"
+    return f"(place IN ({found}) OR question IN ({asked}) OR {chains})", values * 3
+
+
+def _phrase(text: str) -> str:
+    """A text as FTS5 takes it: as it stands, no word of it an operator."""
+    return '"' + text.replace('"', '""') + '"'
 
 
 def _choice(name: str, text: str, choices: Mapping[str, int]) -> int:

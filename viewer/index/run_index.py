@@ -13,6 +13,7 @@ from pathlib import Path
 from rollout.store import name_of
 from viewer.index.database import Database
 from viewer.index.names import Name
+from viewer.index.queries import counted
 from viewer.index.reading import FileState, Reader
 
 PIECE_S = 0.2
@@ -45,6 +46,7 @@ class RunIndex:
         self._opened, self._progress = threading.Event(), threading.Condition()
         self._wanted: frozenset[str] = frozenset()
         self._episodes = 0
+        self._counts: dict[int, tuple[int, tuple[int, int]]] = {}
         self.asked = 0.0
         """When something of this run was last asked for."""
 
@@ -132,6 +134,16 @@ class RunIndex:
         if self._database is not None:
             self._database.close()
 
+    def counts(self, key: int) -> tuple[int, int]:
+        """The numbers of episodes and groups of a name, by its key; counted again if more is read of it."""
+        mark = hash(tuple((state.number, state.read) for state in self.states() if state.key == key))
+        known = self._counts.get(key)
+        if known is None or known[0] != mark:
+            with self.reader() as connection:
+                known = mark, counted(connection, key)
+            self._counts[key] = known
+        return known[1]
+
     def describe(self) -> dict[str, object]:
         """`indexed` for the page."""
         return asdict(self.indexed())
@@ -174,11 +186,15 @@ class Indexer:
             with self._lock:
                 self._requests -= 1
 
-    def close(self) -> None:
-        """End the thread and close all indexes."""
+    def stop(self) -> None:
+        """End the thread. What is indexed can still be asked for."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join(10)
+
+    def close(self) -> None:
+        """End the thread and close all indexes."""
+        self.stop()
         for run in self._runs:
             run.close()
 

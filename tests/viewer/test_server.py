@@ -1,0 +1,278 @@
+"""What the routes answer: runs, curves, groups, episodes with their tokens and what the learner made of them, items across names.
+Hostile and half-written files are shown as far as they go, and never a 500. The command serves until it is told to end."""
+
+import json
+import os
+import signal
+import subprocess
+import urllib.request
+
+import pyarrow
+import pytest
+from command_line import ROOT, TOOLWISE
+from pyarrow import parquet
+from shown import PIXEL, group
+from trajectories import CODE, trajectory
+
+from envs.errors import UsageError
+from reading import view
+from rollout.types import Turn
+from viewer.episode.tokens import TokenText
+from viewer.runs import find_runs
+from viewer.serve import listening
+
+SHA = "a" * 64
+
+
+def test_a_run_is_described(write_run, show):
+    run_directory = write_run("demo", rl_000000=group("a", [1]))
+    (run_directory / "metrics.jsonl").write_text('{"stage": "rl", "step": 0, "x": 1}\n{"stage": "rl", "step": 1, "x": 2}\n')
+    (run_directory / "evaluation.json").write_text('[{"label": "base"}]')
+    shown = show(run_directory)
+    shown.settled()
+    (entry,) = shown.get("runs")["runs"]
+    assert (entry["id"], entry["stage"], entry["step"], entry["steps_planned"]) == ("demo", "rl", 1, 2)
+    assert (entry["labels"], entry["live"], entry["indexed"]["episodes"]) == (["base"], True, 1)
+
+
+def test_a_directory_of_runs_shows_them_all_and_those_that_begin_later(write_run, show, tmp_path):
+    write_run("one", rl_000000=group("a", [1]))
+    write_run("one/one", episodes=group("b", [1]))
+    shown = show(tmp_path / "runs")
+    assert [entry["id"] for entry in shown.get("runs")["runs"]] == ["one", "one-2"]
+    write_run("two", rl_000000=group("a", [1]))
+    assert [entry["id"] for entry in shown.get("runs")["runs"]] == ["one", "one-2", "two"]
+
+
+def test_metrics_are_columns_and_follow_the_file(write_run, show):
+    run_directory = write_run("demo")
+    file = run_directory / "metrics.jsonl"
+    file.write_text('{"stage": "rl", "step": 0, "a": 1, "b": NaN}\n{"stage": "rl", "step": 1, "c": 1e999}\nbroken\n{"stage": "rl"')
+    shown = show(run_directory)
+    answer = shown.get("runs/demo/metrics")
+    assert answer["names"] == ["a", "b", "c"]
+    assert answer["stages"]["rl"] == {"steps": [0, 1], "series": {"a": [1, None], "b": [None, None], "c": [None, None]}}
+    assert answer["unreadable"] == 1
+    with file.open("a") as opened:
+        opened.write(', "step": 1, "a": 5}\n')
+    assert shown.get("runs/demo/metrics", names="a")["stages"]["rl"] == {"steps": [0, 1], "series": {"a": [1, 5]}}
+    file.unlink()
+    assert shown.get("runs/demo/metrics") == {"names": [], "stages": {}, "unreadable": 0}
+
+
+def test_an_evaluation_has_its_referee_and_a_half_written_one_is_said(write_run, show):
+    run_directory = write_run("demo", episodes=[])
+    shown = show(run_directory)
+    (run_directory / "evaluation.json").write_text('[{"label": "a"}, {"label": "b", "referee": {"x": NaN}}]')
+    answer = shown.get("runs/demo/evaluation")
+    assert (len(answer["records"]), answer["referee"], answer["unreadable"]) == (2, {"x": None}, False)
+    (run_directory / "evaluation.json").write_text('[{"label": "a"')
+    answer = shown.get("runs/demo/evaluation")
+    assert (answer["records"], answer["referee"], answer["unreadable"]) == ([], None, True)
+
+
+def test_names_are_in_order_with_stage_step_and_variant(write_run, show):
+    names = ("without_code", "rl_000010", "rl_000009", "demonstrations", "episodes")
+    shown = show(write_run("demo", **{name: group(name, [0, 1]) for name in names}))
+    shown.settled()
+    parts = ("name", "stage", "step", "variant", "episodes")
+    found = [tuple(one[part] for part in parts) for one in shown.get("runs/demo/names")["names"]]
+    assert found == [
+        ("demonstrations", "cold_start", None, None, 2),
+        ("rl_000009", "rl", 9, None, 2),
+        ("rl_000010", "rl", 10, None, 2),
+        ("episodes", "evaluation", None, None, 2),
+        ("without_code", "evaluation", None, "without code", 2),
+    ]
+
+
+def test_a_group_stands_side_by_side_with_its_advantages(write_run, show):
+    shown = show(write_run("demo", rl_000000=group("a", [0, 1, 1, 0]), rl_000001=group("a/b?c", [1])))
+    shown.settled()
+    answer = shown.get("runs/demo/groups/a", name="rl_000000")
+    assert [episode["reward"] for episode in answer["episodes"]] == [0, 1, 1, 0]
+    assert [round(episode["advantage"], 3) for episode in answer["episodes"]] == [-1, 1, 1, -1]
+    assert {episode["advantage_source"] for episode in answer["episodes"]} == {"group"}
+    assert answer["episodes"][1]["turns"][0]["tool_calls"] == [{"tool": "code", "status": "ok", "latency_s": 1}]
+    assert shown.get("runs/demo/groups/a%2Fb%3Fc")["episodes"][0]["advantage"] is None
+
+
+def test_the_images_of_the_question_are_those_before_the_turns(write_run, show):
+    turn = Turn(action="look", images=[SHA])
+    one = trajectory(turns=[turn], images=["b" * 64, SHA], token_ids=[7, 7], loss_mask=[0, 1], logprobs=[0, -1], versions=[-1, 0])
+    shown = show(write_run("demo", episodes=[one]))
+    shown.settled()
+    episode = shown.get("runs/demo/episodes/g-0")
+    assert (episode["question"]["images"], episode["turns"][0]["images"]) == (["b" * 64], [SHA])
+
+
+def test_tokens_have_what_the_learner_recorded(write_run, show):
+    run_directory = write_run("demo", rl_000000=group("a", [0, 1]))
+    columns = {"episode_id": ["a-1"], "chain": [0], "advantage": [0.25], "log_probs": [[-0.5, -0.25]], "advantages": [[1.0, 2.0]]}
+    (run_directory / "learned").mkdir()
+    parquet.write_table(pyarrow.table(columns), run_directory / "learned" / "rl_000000.parquet")
+    shown = show(run_directory)
+    shown.settled()
+    episode = shown.get("runs/demo/episodes/a-1", tokens=1)
+    assert (episode["advantage"], episode["advantage_source"]) == (0.25, "recorded")
+    (chain,) = episode["tokens"]
+    assert chain["learner_logprobs"] == [None, -0.5, None, -0.25]
+    assert chain["advantages"] == [None, 1, None, 2]
+    assert chain["mask"] == [0, 1, 0, 1]
+    other = shown.get("runs/demo/episodes/a-0", tokens=1)
+    assert (other["advantage_source"], other["tokens"][0]["learner_logprobs"]) == ("group", None)
+    (run_directory / "learned" / "rl_000000.parquet").write_bytes(b"half")
+    assert shown.get("runs/demo/episodes/a-1", tokens=1)["advantage_source"] == "group"
+
+
+def test_an_item_is_found_across_names_and_runs_share_items(write_run, show):
+    first = write_run("demo", rl_000003=group("a", [1]), episodes=group("a", [0]), blank=group("a", [1]))
+    second = write_run("other", episodes=group("a", [0]), blank=group("b", [1]))
+    shown = show(first, second)
+    shown.settled(), shown.settled("other")
+    item = shown.get("runs/demo/items/task-a")
+    assert [(row["name"], row["step"], row["variant"]) for row in item["episodes"]] == [
+        ("rl_000003", 3, None),
+        ("episodes", None, None),
+        ("blank", None, "blank"),
+    ]
+    answer = shown.get("compare", a="demo", b="other")
+    assert answer == {"names": ["blank", "episodes"], "tasks": ["task-a"], "shared_tasks": 1}
+
+
+def test_changes_say_which_part(write_run, show):
+    run_directory = write_run("demo", rl_000000=group("a", [1]))
+    shown = show(run_directory)
+    shown.settled()
+    version = shown.get("runs/demo/changes")["version"]
+    assert shown.get("runs/demo/changes", since=version) == {"version": version, "changed": []}
+    (run_directory / "metrics.jsonl").write_text("{}\n")
+    assert shown.get("runs/demo/changes", since=version)["changed"] == ["metrics"]
+    assert shown.get("runs/demo/changes", since="x.y-z")["changed"] == ["metrics", "names", "evaluation", "index"]
+
+
+def test_images_are_png_files_and_nothing_else(write_run, show, tmp_path):
+    run_directory = write_run("demo", episodes=[trajectory(images=[SHA], turns=[Turn(action="x", images=[SHA])])])
+    images = run_directory / "trajectories" / "images"
+    (tmp_path / "secret").write_bytes(PIXEL)
+    (images / f"{'b' * 64}.png").symlink_to(tmp_path / "secret")
+    (images / f"{'c' * 64}.png").write_text("<script>")
+    os.mkfifo(images / f"{'d' * 64}.png")
+    shown = show(run_directory)
+    answer = shown.client.get(f"/api/runs/demo/images/{SHA}")
+    assert (answer.status_code, answer.headers["content-type"], answer.content) == (200, "image/png", PIXEL)
+    assert "immutable" in answer.headers["cache-control"]
+    for name in ("b" * 64, "c" * 64, "d" * 64, "e" * 64, "A" * 64, "x", "..%2f..%2fconfig.yaml"):
+        assert shown.refused(f"runs/demo/images/{name}")[0] == 404
+
+
+HOSTILE = {
+    "script": {"turns": [{"action": "<script>alert(1)</script>", "observation": "\x1b[31mred \u202e txt"}]},
+    "ten megabytes": {"turns": [{"action": "x", "observation": "y" * 10_000_000}]},
+    "a surrogate": {"turns": [{"action": "\ud800 half"}], "answer": "\udfff"},
+    "wrong types": {"turns": "none", "token_ids": {"a": 1}, "loss_mask": None, "images": [1, None], "reward": "high"},
+    "unequal": {"token_ids": [1, 2, 3], "loss_mask": [1], "logprobs": [], "versions": [2**70]},
+    "not a number": {"reward": float("nan"), "logprobs": [float("inf")], "reward_parts": {"accuracy": float("-inf")}},
+    "a negative token": {"token_ids": [-5, 2**40], "loss_mask": [0, 1], "prompt_length": 1},
+    "nested": {"abilities": [["a"], {}], "needed_tools": [3]},
+}
+
+
+@pytest.fixture
+def hostile(write_run, append, show):
+    run_directory = write_run("demo")
+    for name, fields in HOSTILE.items():
+        append(run_directory, "rl_000000.jsonl", {"episode_id": name, "group_id": "g", "task_id": "t"} | fields)
+    append(run_directory, "rl_000000.jsonl", 'not JSON\n{"episode_id": "half"')
+    shown = show(run_directory)
+    shown.settled()
+    return shown
+
+
+def test_hostile_records_are_shown_as_text(hostile):
+    assert hostile.settled().unreadable == 1
+    assert hostile.settled().half == 1
+    for route in ("runs", "runs/demo/names", "runs/demo/tasks", "runs/demo/facets", "runs/demo/items/t"):
+        hostile.get(route)
+    assert hostile.get("runs/demo/episodes")["total"] == len(HOSTILE)
+    shown = hostile.get("runs/demo/groups/g", tokens=1)["episodes"]
+    assert [episode["episode_id"] for episode in shown] == [*HOSTILE]
+    assert all(episode["problems"] for episode in shown)
+    assert shown[0]["turns"][0]["action"] == "<script>alert(1)</script>"
+
+
+def test_a_long_text_is_cut_until_it_is_asked_for_whole(hostile):
+    turn = hostile.get("runs/demo/episodes/ten megabytes")["turns"][0]
+    assert (len(turn["observation"]), turn["cut"], turn["lengths"]) == (1 << 16, True, {"observation": 10_000_000})
+    assert len(hostile.get("runs/demo/episodes/ten megabytes", whole=1)["turns"][0]["observation"]) == 10_000_000
+    assert hostile.settled().cut == 1
+
+
+def test_an_episode_whose_file_is_being_written_anew_is_asked_for_again(write_run, show):
+    run_directory = write_run("demo", episodes=group("a", [1]))
+    shown = show(run_directory)
+    shown.settled()
+    shown.viewer.indexer.stop()
+    (run_directory / "trajectories" / "episodes.jsonl").write_text(trajectory(group="b").to_json())
+    assert shown.refused("runs/demo/episodes/a-0")[0] == 409
+
+
+@pytest.mark.parametrize("place", ["none", "none/names", "demo/groups/x", "demo/episodes/x", "demo/items/x"])
+def test_what_is_not_there_is_404(write_run, show, place):
+    shown = show(write_run("demo", episodes=group("a", [1])))
+    shown.settled()
+    assert shown.refused(f"runs/{place}")[0] == 404
+
+
+def test_pieces_of_tokens_join_to_the_text():
+    text = TokenText(ROOT / "starter" / "microworld" / "tokenizer.json")
+    of_byte = {piece: number for number, piece in enumerate(text.pieces(range(256)))}
+    assert text.pieces([257, of_byte["H"], 258]) == ["<|im_start|>", "H", "<|im_end|>"]
+    ids = text._tokenizer.encode("Grün 图 🙂", add_special_tokens=False).ids
+    assert "".join(text.pieces(ids)).strip() == "Grün 图 🙂"
+    assert text.pieces([*ids[-4:-2], 258])[-1] == "\ufffd<|im_end|>"
+    assert text.pieces([10**9]) == [f"<{10**9}>"]
+
+
+def test_runs_are_found_and_a_directory_without_any_is_refused(write_run, tmp_path):
+    run_directory = write_run("demo", episodes=group("a", [1]))
+    assert find_runs([str(tmp_path / "runs"), str(run_directory)]) == [run_directory]
+    (tmp_path / "empty").mkdir()
+    for arguments in ([], [str(tmp_path / "empty")], [str(tmp_path / "none")]):
+        with pytest.raises(UsageError, match="view runs/demo"):
+            view(arguments)
+
+
+def test_a_port_that_is_taken_gives_way_to_the_next_one():
+    with listening("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with listening("127.0.0.1", port) as other:
+            assert port < other.getsockname()[1] < port + 100
+
+
+def test_a_host_that_is_not_this_machines_is_refused():
+    for host in ("203.0.113.1", "no such host"):
+        with pytest.raises(UsageError, match="this machine"):
+            listening(host, 0)
+
+
+def test_the_command_serves_until_it_is_told_to_end(write_run, tmp_path):
+    run_directory = write_run("demo", rl_000000=[trajectory([CODE])])
+    process = subprocess.Popen(
+        [*TOOLWISE, "view", str(run_directory), "port=0"],
+        cwd=ROOT,
+        env=os.environ | {"XDG_CACHE_HOME": str(tmp_path / "xdg")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    url, told = process.stdout.readline().split()[-1], process.stdout.readline()
+    try:
+        with urllib.request.urlopen(f"{url}api/runs") as answer:
+            assert json.load(answer)["runs"][0]["id"] == "demo"
+    finally:
+        process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors, told) == (0, "", "Ctrl-C ends it\n")
+    assert len(list((tmp_path / "xdg" / "toolwise" / "view").glob("*.sqlite"))) == 1
