@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import pytest
 from page_looks import NARROW
-from page_runs import HOSTILE, LONG_TOKENS, append_step
+from page_runs import HOSTILE, LONG_TOKENS, append_step, make_run
 
 GROUP = "/runs/alpha/group/rl_000001-digits?name=rl_000001"
 VIEWS = {
@@ -73,20 +73,23 @@ def test_the_keys_are_listed(look):
 
 
 def test_a_running_training_is_followed_without_losing_the_place(look):
-    page = look.open("/runs/growing?smooth=0.5")
+    make_run(look.runs / "begun", 2, finished=False)
+    page = look.open("/")
+    page.get_by_role("link", name="begun").wait_for()
+    page = look.open("/runs/begun?smooth=0.5")
     page.get_by_text("Live", exact=True).wait_for()
     page.locator(".table-box a", has_text="rl_000001").focus()
     page.evaluate("scrollTo(0, 300)")
     chart = page.locator(".chart").first.element_handle()
-    append_step(look.runs / "growing", 2)
+    append_step(look.runs / "begun", 2)
     page.locator(".table-box a", has_text="rl_000002").wait_for()
     page.wait_for_function("document.querySelector('.plot').getAttribute('aria-valuemax') === '2'")
     assert page.evaluate("one => one.isConnected", chart)
     assert page.evaluate("scrollY") == 300
     assert focused(page) == "rl_000001"
-    assert look.address == "/runs/growing?smooth=0.5"
-    (look.runs / "growing" / "progress.json").write_text(json.dumps({"cold_start": True, "rl": True}))
-    append_step(look.runs / "growing", 3)
+    assert look.address == "/runs/begun?smooth=0.5"
+    (look.runs / "begun" / "progress.json").write_text(json.dumps({"cold_start": True, "rl": True}))
+    append_step(look.runs / "begun", 3)
     page.get_by_text("Live", exact=True).wait_for(state="detached")
 
 

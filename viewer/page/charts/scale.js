@@ -25,7 +25,7 @@ export function smoothed(values, weight) {
 export function ticks(low, high, about = 5) {
   const raw = (high - low) / about || 1;
   const power = 10 ** Math.floor(Math.log10(raw));
-  const step = power * ([1, 2, 5].find((one) => one * power >= raw) ?? 10);
+  const step = power * ([1, 2, 2.5, 5].find((one) => one * power >= raw) ?? 10);
   const found = [];
   for (let at = Math.ceil(low / step - 1e-9) * step; at <= high + step * 1e-9; at += step)
     found.push(Math.abs(at) < step / 1e6 ? 0 : at);

@@ -119,3 +119,28 @@ export function table(label, head, rows) {
 
 /** @param {string} label @param {string} [className] */
 export const th = (label, className) => h("th", { scope: "col", class: className }, label);
+
+/**
+ * Buttons of which one is chosen. They stay when another is, so that the focus stays as well.
+ * @param {string} label @param {(value: string) => void} onpick
+ * @returns {{element: HTMLElement, show: (options: [string, string][], chosen: string | undefined) => void}}
+ */
+export function choices(label, onpick) {
+  const element = h("div", { class: "choices", role: "group", "aria-label": label });
+  let made = "";
+  return {
+    element,
+    show(options, chosen) {
+      if (made !== JSON.stringify(options)) {
+        made = JSON.stringify(options);
+        element.replaceChildren(
+          ...options.map(([value, text]) =>
+            h("button", { type: "button", "data-value": value, onclick: () => onpick(value) }, inline(text)),
+          ),
+        );
+      }
+      for (const button of element.children)
+        button.setAttribute("aria-pressed", String(button.getAttribute("data-value") === chosen));
+    },
+  };
+}

@@ -6,7 +6,7 @@ import { alarms, chosenStage, curves } from "../charts/curves.js";
 import { smoothing } from "../charts/smoothing.js";
 import { h, replace } from "../parts/dom.js";
 import { count, percent } from "../parts/format.js";
-import { failure, paging, table, th } from "../parts/pieces.js";
+import { choices, failure, paging, table, th } from "../parts/pieces.js";
 import { current, link, setQuery } from "../parts/route.js";
 import { inline } from "../parts/text.js";
 import { episodeColumn, question } from "./episode.js";
@@ -77,7 +77,7 @@ async function twoRuns(a, b, body, signal) {
     Promise.all(ids.map((id) => api.evaluation(id, signal))),
   ]);
   const both = [...new Set(metrics.flatMap((one) => Object.keys(one.stages)))];
-  const stageBox = h("div", { class: "choices", role: "group", "aria-label": "Stage" });
+  const stageChoice = choices("Stage", (stage) => setQuery({ stage }));
   const smooth = smoothing();
   const grid = h("div", { class: "charts" });
   const records = evaluations.flatMap((one, index) =>
@@ -99,7 +99,7 @@ async function twoRuns(a, b, body, signal) {
       "section",
       { "aria-labelledby": "h-both" },
       h("h2", { id: "h-both" }, "Curves"),
-      h("div", { class: "toolbar" }, stageBox, smooth.element),
+      h("div", { class: "toolbar" }, stageChoice.element, smooth.element),
       grid,
     ),
     h("section", { "aria-labelledby": "h-shared" }, h("h2", { id: "h-shared" }, "Tasks that both met"), tasksBox, taskBox),
@@ -109,15 +109,9 @@ async function twoRuns(a, b, body, signal) {
   function charts(query) {
     const weight = smooth.show(query);
     const wanted = chosenStage(Object.fromEntries(both.map((name) => [name, /** @type {any} */ (null)])), query.stage);
-    replace(
-      stageBox,
-      both.map((name) =>
-        h(
-          "button",
-          { type: "button", "aria-pressed": String(name === wanted), onclick: () => setQuery({ stage: name }) },
-          inline(name),
-        ),
-      ),
+    stageChoice.show(
+      both.map((name) => [name, name]),
+      wanted,
     );
     const stages = metrics.map((one) => one.stages[wanted ?? ""] ?? { steps: [], series: {} });
     /** @type {Map<string, any>} */

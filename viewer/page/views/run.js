@@ -7,7 +7,7 @@ import { smoothing } from "../charts/smoothing.js";
 import { h, joined, replace } from "../parts/dom.js";
 import { count, fixed, isNumber, percent, plural } from "../parts/format.js";
 import { follow } from "../parts/live.js";
-import { failure, table, th } from "../parts/pieces.js";
+import { choices, failure, table, th } from "../parts/pieces.js";
 import { current, go, link, setQuery } from "../parts/route.js";
 import { inline } from "../parts/text.js";
 import { evaluationTable } from "./evaluation.js";
@@ -158,7 +158,7 @@ function nameRow(run, one, names) {
  * @param {string} run @param {() => any} metricsNow @param {() => any[]} namesNow
  */
 function curveSection(run, metricsNow, namesNow) {
-  const stageBox = h("div", { class: "choices", role: "group", "aria-label": "Stage" });
+  const stageChoice = choices("Stage", (stage) => setQuery({ stage }, { push: true }));
   const smooth = smoothing();
   const metric = h("input", {
     type: "search",
@@ -174,7 +174,7 @@ function curveSection(run, metricsNow, namesNow) {
     "section",
     { "aria-labelledby": "h-curves" },
     h("h2", { id: "h-curves" }, "Curves"),
-    h("div", { class: "toolbar" }, stageBox, smooth.element, metric, options),
+    h("div", { class: "toolbar" }, stageChoice.element, smooth.element, metric, options),
     notes,
     grid,
   );
@@ -198,15 +198,9 @@ function curveSection(run, metricsNow, namesNow) {
       return;
     }
     const stage = stages[stageName];
-    replace(
-      stageBox,
-      Object.keys(stages).map((name) =>
-        h(
-          "button",
-          { type: "button", "aria-pressed": String(name === stageName), onclick: () => setQuery({ stage: name }, { push: true }) },
-          inline(name),
-        ),
-      ),
+    stageChoice.show(
+      Object.keys(stages).map((name) => [name, name]),
+      stageName,
     );
     const weight = smooth.show(query);
     if (options.childElementCount !== metricNames.length)

@@ -4,7 +4,7 @@ import { api } from "../parts/api.js";
 import { colouring, KINDS } from "../parts/colours.js";
 import { h, joined, replace } from "../parts/dom.js";
 import { count, fixed, plural, signed } from "../parts/format.js";
-import { verdict } from "../parts/pieces.js";
+import { choices, verdict } from "../parts/pieces.js";
 import { go, link, setQuery } from "../parts/route.js";
 import { inline } from "../parts/text.js";
 import { tokenText } from "./token_text.js";
@@ -17,7 +17,7 @@ export async function tokensView(route, signal) {
   const groupLink = link(["runs", run, "group", episode.group_id], { name, episode: id });
   const group = episode.group_id ? await api.group(run, episode.group_id, name, signal).catch(() => null) : null;
   const siblings = (group?.episodes ?? []).map((/** @type {any} */ one) => one.episode_id);
-  const choices = h("div", { class: "choices", role: "group", "aria-label": "Colour by" });
+  const choice = choices("Colour by", (kind) => setQuery({ colour: kind === "mask" ? null : kind }));
   const legend = h("div", { class: "token-legend" });
   const readout = h("p", { class: "readout", "aria-live": "polite" });
   const chains = h("div");
@@ -33,20 +33,7 @@ export async function tokensView(route, signal) {
   /** @param {Record<string, string>} query */
   function colour(query) {
     const kind = KINDS.some(([one]) => one === query.colour) ? query.colour : "mask";
-    replace(
-      choices,
-      KINDS.map(([one, label]) =>
-        h(
-          "button",
-          {
-            type: "button",
-            "aria-pressed": String(one === kind),
-            onclick: () => setQuery({ colour: one === "mask" ? null : one }),
-          },
-          label,
-        ),
-      ),
-    );
+    choice.show(KINDS, kind);
     const made = texts.map((/** @type {any} */ text) => colouring(kind, text.chain));
     const usable = /** @type {any} */ (made.find((one) => typeof one !== "string"));
     replace(
@@ -126,7 +113,7 @@ export async function tokensView(route, signal) {
           " · ",
         ),
       ),
-      h("div", { class: "token-bar" }, choices, legend, readout),
+      h("div", { class: "token-bar" }, choice.element, legend, readout),
       chains,
     ),
     crumbs: [
