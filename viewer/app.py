@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).parent / "page"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml", ".png": "image/png"}
-WAIT_S = 0.4
+WAIT_S = 0.25
 """How long an answer about a name waits until it is indexed."""
 _SHA = re.compile(r"[0-9a-f]{64}")
 _PNG = b"\x89PNG\r\n\x1a\n"

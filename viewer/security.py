@@ -47,6 +47,7 @@ class Guard:
     def __init__(self, app: ASGIApp, host: str, token: str | None) -> None:
         """`host` is what the server listens at; `token` what a request must know, None at loopback."""
         self._app, self._host, self._token = app, host.lower(), token
+        self._names = _own_names() if self._host in _WILDCARD else ()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it."""
@@ -109,7 +110,7 @@ class Guard:
         if self._host not in _WILDCARD:
             return False
         # At all addresses of this machine: any of them, or its name. The token protects these.
-        return hostname in _own_names() or _is_address(hostname)
+        return hostname in self._names or _is_address(hostname)
 
 
 def own_token() -> str:
@@ -142,8 +143,8 @@ def _is_address(hostname: str) -> bool:
 
 
 def _own_names() -> Collection[str]:
-    name = socket.gethostname().lower()
-    return name, name.partition(".")[0]
+    names = socket.gethostname().lower(), socket.getfqdn().lower()
+    return {part for name in names for part in (name, name.partition(".")[0])}
 
 
 def _equal(given: str, token: str) -> bool:

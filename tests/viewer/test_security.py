@@ -172,6 +172,18 @@ def test_at_other_addresses_the_token_is_needed(guarded):
     assert client.get("/api/runs").status_code == 200
 
 
+def test_at_all_addresses_a_server_has_this_machines_names_and_any_address(run_directory, tmp_path):
+    everywhere = Shown(run_directory, cache=tmp_path, host="0.0.0.0", token=TOKEN)
+    try:
+        asked = {
+            host: everywhere.client.get("/api/runs", headers={"Host": host}).status_code
+            for host in (socket.gethostname(), "192.0.2.9", "evil.example")
+        }
+        assert list(asked.values()) == [401, 401, 403]
+    finally:
+        everywhere.viewer.indexer.close()
+
+
 def test_a_redirect_stays_on_this_server(guarded):
     answer = guarded.client.get("http://192.0.2.7:8642//evil.example", params={"token": TOKEN})
     assert answer.headers["location"] == "/evil.example"

@@ -76,7 +76,10 @@ class Database:
     @contextmanager
     def reader(self) -> Generator[sqlite3.Connection]:
         """A connection that cannot write, for one thread at a time."""
-        connection = self._readers.pop() if self._readers else self._connected()
+        try:
+            connection = self._readers.pop()
+        except IndexError:
+            connection = self._connected()
         connection.execute("PRAGMA query_only = 1")
         try:
             yield connection

@@ -32,6 +32,7 @@ class Where:
 
     sql: str
     values: tuple[Any, ...]
+    searches: bool = False
 
 
 def where(parameters: Mapping[str, str], keys: Mapping[str, int]) -> Where:
@@ -76,7 +77,7 @@ def where(parameters: Mapping[str, str], keys: Mapping[str, int]) -> Where:
     if query := given("q"):
         sql, searched = _searched(query)
         add(sql, *searched)
-    return Where(" AND ".join(parts) or "1", tuple(values))
+    return Where(" AND ".join(parts) or "1", tuple(values), bool(query))
 
 
 def page(parameters: Mapping[str, str]) -> tuple[int, int]:
@@ -93,9 +94,14 @@ def episodes(connection: sqlite3.Connection, chosen: Where, sort: str, offset: i
     order = SORTS.get(sort)
     if order is None:
         raise BadFilter(f"sort is {', '.join(name for name in SORTS if name)} or nothing")
-    (total,) = connection.execute(f"SELECT count(*) FROM facts WHERE {chosen.sql}", chosen.values).fetchone()
-    select = f"SELECT place FROM facts WHERE {chosen.sql} ORDER BY {order} LIMIT ? OFFSET ?"
-    places = [place for (place,) in connection.execute(select, (*chosen.values, limit, offset))]
+    select = f"SELECT place FROM facts WHERE {chosen.sql} ORDER BY {order}"
+    if chosen.searches:  # once: finding takes longer than passing all that is found
+        found = connection.execute(select, chosen.values).fetchall()
+        total, shown = len(found), found[offset : offset + limit]
+    else:
+        (total,) = connection.execute(f"SELECT count(*) FROM facts WHERE {chosen.sql}", chosen.values).fetchone()
+        shown = connection.execute(f"{select} LIMIT ? OFFSET ?", (*chosen.values, limit, offset)).fetchall()
+    places = [place for (place,) in shown]
     return {"total": total, "rows": rows(connection, places, names)}
 
 

@@ -8,7 +8,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,8 @@ class Reader:
     def read(self, state: FileState, seconds: float, stop: Callable[[], bool] = lambda: False) -> None:
         """Read on in a file for about so long, or until `stop` says so. A file that cannot be opened counts as unreadable."""
         until = time.monotonic() + seconds
+        # Others see how far a file is read once what was read is there for them.
+        state = replace(state)
         batch, taken = _Batch(), 0
         self._connection.execute("BEGIN")
         try:
@@ -139,6 +141,7 @@ class Reader:
         marks = ", ".join("?" * len(fields(FileState)))
         self._connection.execute(f"INSERT OR REPLACE INTO files VALUES ({marks})", astuple(state))
         self._connection.execute("COMMIT")
+        self.states[state.file] = state
 
     def _take(self, line: bytes, state: FileState, batch: _Batch) -> None:
         place = first_place(state.key, state.number) + state.line
