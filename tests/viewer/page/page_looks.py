@@ -28,7 +28,7 @@ class Looked:
 
     def open(self, address: str) -> Any:
         """Opens a view and waits until it stands; returns the page."""
-        if not self.page.url.startswith(self.url) or self.address.partition("?")[0] == address.partition("?")[0]:
+        if not self.page.url.startswith(self.url) or self.address == address:
             # A view that stands already keeps what a link does not tell: it is left first.
             self.page.goto("about:blank")
             self.page.goto(f"{self.url}/#{address}")

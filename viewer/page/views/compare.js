@@ -12,6 +12,7 @@ import { inline } from "../parts/text.js";
 import { episodeColumn, question } from "./episode.js";
 import { evaluationTable } from "./evaluation.js";
 import { glance } from "./group.js";
+import { inOrder } from "./item.js";
 
 const LIMIT = 20;
 
@@ -203,7 +204,7 @@ async function twoRuns(a, b, body, signal) {
     const met = await Promise.all(ids.map((id) => api.item(id, opened, signal)));
     const groups = await Promise.all(
       met.map((item, side) => {
-        const last = item.episodes.at(-1);
+        const last = lastMet(item);
         return last ? api.group(ids[side], last.group_id, last.name, signal) : null;
       }),
     );
@@ -215,7 +216,7 @@ async function twoRuns(a, b, body, signal) {
         h(
           "section",
           { class: "side", "aria-label": ids[side] },
-          h("h3", null, inline(ids[side]), h("span", { class: "muted" }, ` ${met[side].episodes.at(-1)?.name ?? ""}`)),
+          h("h3", null, inline(ids[side]), h("span", { class: "muted" }, ` ${lastMet(met[side])?.name ?? ""}`)),
           group
             ? [
                 glance(group.episodes),
@@ -223,7 +224,7 @@ async function twoRuns(a, b, body, signal) {
                   "div",
                   { class: "columns" },
                   group.episodes.map((/** @type {any} */ one, /** @type {number} */ index) =>
-                    episodeColumn(ids[side], { name: met[side].episodes.at(-1).name, ...one }, index),
+                    episodeColumn(ids[side], { name: lastMet(met[side]).name, ...one }, index),
                   ),
                 ),
               ]
@@ -234,4 +235,9 @@ async function twoRuns(a, b, body, signal) {
     taskBox.scrollIntoView({ block: "nearest" });
   }
   return { charts, tasks };
+}
+
+/** An episode of the task as the run met it last, with its tools and their outputs. @param {any} item */
+function lastMet({ episodes }) {
+  return inOrder(episodes).findLast((one) => !one.variant) ?? episodes.at(-1);
 }

@@ -8,6 +8,15 @@ import { link } from "../parts/route.js";
 import { inline } from "../parts/text.js";
 import { question } from "./episode.js";
 
+/**
+ * Steps first, in order, then evaluations, then what an ablation took away.
+ * @param {any[]} episodes
+ */
+export function inOrder(episodes) {
+  const last = (/** @type {any} */ one) => (one.variant ? 2 : typeof one.step === "number" ? 0 : 1);
+  return episodes.toSorted((a, b) => last(a) - last(b) || (a.step ?? 0) - (b.step ?? 0));
+}
+
 /** @type {import("../app.js").MakeView} */
 export async function itemView(route, signal) {
   const [, run, , task] = route.path;
@@ -15,7 +24,7 @@ export async function itemView(route, signal) {
   const item = await api.item(run, task, signal);
   /** @type {Map<string, any[]>} */
   const groups = new Map();
-  for (const episode of item.episodes) {
+  for (const episode of inOrder(item.episodes)) {
     const key = JSON.stringify([episode.name, episode.group_id]);
     groups.set(key, [...(groups.get(key) ?? []), episode]);
   }

@@ -57,6 +57,7 @@ export function tokenText(chain, say) {
   /** @type {Colouring | null} */
   let colours = null;
   let cursor = -1;
+  let last = -1;
   /** @type {Stretch[]} */
   const stretches = [];
   const element = h("div", {
@@ -123,6 +124,7 @@ export function tokenText(chain, say) {
 
   /** @param {number} index */
   function told(index) {
+    last = index;
     const figures = colours ? `, ${colours.say(index)}` : "";
     const id = chain.token_ids ? `, id ${chain.token_ids[index]}` : "";
     say(`Token ${count(index)}: ${JSON.stringify(chain.pieces[index])}${id}${figures}`);
@@ -176,7 +178,7 @@ export function tokenText(chain, say) {
     colour(next) {
       colours = typeof next === "string" ? null : next;
       for (const span of element.querySelectorAll("[data-t]")) span.className = className(Number(span.getAttribute("data-t")));
-      if (cursor >= 0) told(cursor);
+      if (last >= 0) told(last);
     },
     close: () => watcher.disconnect(),
   };
