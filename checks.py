@@ -1,4 +1,4 @@
-"""The commands that look at what there is: `lint` checks trajectory files, `bench` measures a part against its peers."""
+"""The commands that look at what there is: `lint` checks trajectory files, `doctor` a machine and a policy, `bench` measures parts."""
 
 from __future__ import annotations
 
@@ -30,6 +30,57 @@ def lint(overrides: Sequence[str]) -> int:
     if unfinished := [file.name for file in sorted(path.glob("*.jsonl.part"))]:
         say(f"not read: {', '.join(unfinished)}: a step that is under way, or that was killed; resume=true runs it again")
     return 1 if problems else 0
+
+
+def doctor(overrides: Sequence[str]) -> int:
+    """Say whether the sandbox can run here; with settings, what an experiment needs and whether its sampler and learner agree.
+
+    Exit status 1 if something is missing or wrong.
+    """
+    if overrides in ([], ["format=json"]):
+        return _examine_sandbox(as_json=bool(overrides))
+    from dataclasses import fields
+
+    from configs import compose
+    from learner.experiment import Experiment
+    from learner.plan.plan import PlanConfig, plan
+    from rollout.cluster.connect import has_gpus
+
+    names = {field.name for field in fields(PlanConfig)}
+    assumed = [text for text in overrides if text.partition("=")[0] in names]
+    config = compose("train", Experiment, [text for text in overrides if text not in assumed])
+    config.check()
+    sound = True
+    if config.learner.gpus_per_worker or assumed:
+        made = plan(config, compose("plan", PlanConfig, assumed))
+        console.print(made)
+        for problem in made.problems:
+            say(f"problem: {problem}")
+        sound = not made.problems
+    if config.learner.gpus_per_worker and not has_gpus():
+        say("sampler and learner are not compared: there is no GPU here")
+    else:
+        from learner.parity import measure
+
+        say(f"doctor: sampler and learner of policy {config.policy}, side by side")
+        parity = measure(config, say)
+        print(parity)
+        sound &= not parity.problems
+    return 0 if sound else 1
+
+
+def _examine_sandbox(as_json: bool) -> int:
+    """Print what the sandbox needs and whether it is there and holds."""
+    import asyncio
+
+    from sandbox.certification import certify
+    from sandbox.doctor import Report, probe
+
+    report = probe()
+    if report.level != "none":
+        report = Report(report.checks + asyncio.run(certify(accept_reduced_isolation=report.level == "reduced")))
+    print(report.to_json() if as_json else report)
+    return 0 if report.level == "full" else 1
 
 
 def bench(overrides: Sequence[str]) -> int:

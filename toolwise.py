@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from checks import bench, lint, named
+from checks import bench, doctor, lint, named
 from console import can_draw, console, done, live, progress, say
 from reading import export, import_, report, status, view
 
@@ -288,57 +288,6 @@ def serve_search(overrides: Sequence[str]) -> int:
     serve_index(config, ready)
     say("closed")
     return 0
-
-
-def doctor(overrides: Sequence[str]) -> int:
-    """Say whether the sandbox can run here; with settings, what an experiment needs and whether its sampler and learner agree.
-
-    Exit status 1 if something is missing or wrong.
-    """
-    if overrides in ([], ["format=json"]):
-        return _examine_sandbox(as_json=bool(overrides))
-    from dataclasses import fields
-
-    from configs import compose
-    from learner.experiment import Experiment
-    from learner.plan.plan import PlanConfig, plan
-    from rollout.cluster.connect import has_gpus
-
-    names = {field.name for field in fields(PlanConfig)}
-    assumed = [text for text in overrides if text.partition("=")[0] in names]
-    config = compose("train", Experiment, [text for text in overrides if text not in assumed])
-    config.check()
-    sound = True
-    if config.learner.gpus_per_worker or assumed:
-        made = plan(config, compose("plan", PlanConfig, assumed))
-        console.print(made)
-        for problem in made.problems:
-            say(f"problem: {problem}")
-        sound = not made.problems
-    if config.learner.gpus_per_worker and not has_gpus():
-        say("sampler and learner are not compared: there is no GPU here")
-    else:
-        from learner.parity import measure
-
-        say(f"doctor: sampler and learner of policy {config.policy}, side by side")
-        parity = measure(config, say)
-        print(parity)
-        sound &= not parity.problems
-    return 0 if sound else 1
-
-
-def _examine_sandbox(as_json: bool) -> int:
-    """Print what the sandbox needs and whether it is there and holds."""
-    import asyncio
-
-    from sandbox.certification import certify
-    from sandbox.doctor import Report, probe
-
-    report = probe()
-    if report.level != "none":
-        report = Report(report.checks + asyncio.run(certify(accept_reduced_isolation=report.level == "reduced")))
-    print(report.to_json() if as_json else report)
-    return 0 if report.level == "full" else 1
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {

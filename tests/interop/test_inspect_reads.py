@@ -1,6 +1,7 @@
 """Inspect itself reads the logs: nothing in them is lost on it, and what it writes of them again is equal, sample by sample.
 
-`inspect_ai` wants an older fsspec than verl's datasets, and so has an environment of its own, `.tools/inspect`, which `make test` makes.
+`inspect_ai` wants an older fsspec than verl's datasets, and so has an environment of its own, `.tools/inspect`, which `make
+test` makes.
 """
 
 import subprocess
