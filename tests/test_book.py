@@ -157,8 +157,9 @@ def is_said(line):
 
 
 def quoted_lines():
+    """The error lines of the page, each a block in which it is broken into several."""
     text = (ROOT / "docs/troubleshooting.md").read_text()
-    lines = [line for block in re.findall(r"^```text\n(.*?)^```$", text, re.DOTALL | re.MULTILINE) for line in block.splitlines()]
+    lines = [" ".join(block.splitlines()) for block in re.findall(r"^```text\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)]
     return [re.sub(r"^toolwise [a-z-]+: (infrastructure failed: )?|^problem: ", "", line) for line in lines]
 
 
