@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ ROOT = Path(__file__).parents[1]
 INDEX = ROOT / "docs/index.md"
 PAGES = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("[!.]*/README.md")})
 BUILDERS = (ROOT / ".tools/docs/bin/sphinx-build", Path(shutil.which("sphinx-build") or ""))
+FOREIGN = {"vllm": "v1/core/kv_cache_utils.py"}
+"""Files of other packages whose lines reach users behind ours."""
 QUOTED_PACKAGES = (
     "benchmarks",
     "configs",
@@ -117,6 +120,7 @@ def templates():
     """Every text of the source, and of the lines that the Makefile prints, as its literal parts with None for each value."""
     found = set()
     sources = [path for package in QUOTED_PACKAGES for path in (ROOT / package).rglob("*.py")] + [*ROOT.glob("*.py")]
+    sources += [Path(find_spec(package).origin).parent / file for package, file in FOREIGN.items()]
     for path in sources:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.JoinedStr):
