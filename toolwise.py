@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from checks import bench, lint, named
 from console import console, done, progress, say
+from reading import report
 
 if TYPE_CHECKING:
     from evaluation.types import EvaluationRecord
@@ -25,6 +26,7 @@ USAGE = """usage: toolwise COMMAND [key=value …]
   atlas       build the world of real data, toolwise/Atlas-v0, from installed packages
   model       make a policy: model starter (world=microworld or mixture) is pre-trained, model smollm2 is a real one (make smollm2)
   serve-search  serve a text index to a fleet, with Ray Serve: index=DIR
+  report      write one page about a run, also a running one, or an evaluation: report run=DIR
   lint        check the trajectory files of a run: lint PATH
   bench       measure a part against its peers, in one run: bench NAME (gpu, learner, sandbox, search)
   doctor      say whether this machine can run the sandbox, and what to do if not;
@@ -343,6 +345,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "atlas": atlas,
     "model": model,
     "serve-search": serve_search,
+    "report": report,
     "lint": lint,
     "bench": bench,
     "doctor": doctor,

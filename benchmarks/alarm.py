@@ -26,8 +26,8 @@ import numpy as np
 
 from envs.errors import UsageError
 from evaluation.alarm import CollapseAlarm, offers_tools
+from evaluation.pages.history import ROLLED_BACK
 from evaluation.tool_use import tool_use_metrics
-from learner.run_files.tracking import ROLLED_BACK
 from rollout.store import Store
 
 EDGE_STEPS = 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,11 @@ from evaluation.ablation import (
     with_outputs,
     without_tools,
 )
+from evaluation.pages.evaluation_page import write_evaluation_page
+from evaluation.pages.examples import Prompts
 from evaluation.protocols import Examination, examine
 from evaluation.records import evaluation_record, records_json
 from evaluation.referee.outcomes import WITHOUT
-from evaluation.referee.page import referee_page
 from evaluation.referee.parties import BASE, HARNESS, Party, announcement, run_policies
 from evaluation.referee.report import Referee, ablation_json, judged, med_json, referee_json, referee_markdown
 from evaluation.referee.variants import FORMAT_ONLY, PAIR, RESULT_ONLY, SWAPPED, VARIANTS, Run, run_variants
@@ -67,7 +68,8 @@ class Evaluation:
 def evaluate(
     config: EvaluateConfig, policy_dir: str, progress: Progress, directory: Callable[[CollectConfig], str] | None = None
 ) -> Evaluation:
-    """Roll out and write `evaluation.json`, `evaluation.md`, and what an ablation or the referee has to say, below `config.out`.
+    """Roll out and write `evaluation.json`, `evaluation.md`, what an ablation or the referee has to say, and the page
+    `evaluation.html`, below `config.out`.
 
     `directory` finds the directory of a policy; without it, all have `policy_dir`. `progress` shows how each part goes on. Raises
     UsageError for an ablation that the tasks do not allow or a run without checkpoints, and otherwise as `Collector`.
@@ -89,8 +91,6 @@ def evaluate(
     report = _report(_ablation(config.ablate), next(iter(groups.values())))
     tables = markdown(records) + ("" if referee is None else f"\n{referee_markdown(referee)}")
     files = {"evaluation.json": records_json(records), "evaluation.md": tables}
-    if referee is not None:
-        files["evaluation.html"] = referee_page(records[0].label, referee)
     parts = {
         "ablation.json": report_json(report) if report else ablation_json(referee) if referee and referee.settings else None,
         "med.json": med_json(referee) if referee else None,
@@ -98,7 +98,8 @@ def evaluate(
     files |= {name: json.dumps(part, indent=2) + "\n" for name, part in parts.items() if part is not None}
     for name, text in files.items():
         write_file(Path(config.out, name), text)
-    return Evaluation(records, report, referee, tuple(files))
+    page = write_evaluation_page(Path(config.out), asdict(EvaluateConfig()), Prompts(policy_dir))
+    return Evaluation(records, report, referee, (*files, page.name))
 
 
 def announced(config: EvaluateConfig) -> list[str]:

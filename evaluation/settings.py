@@ -47,3 +47,49 @@ class EvaluateConfig(CollectConfig):
 
     checkpoints: list[str] = field(default_factory=list)
     """With `run`: those to take, in this order, as in [base,step_50]. Empty: base, cold_start, and each step_N that there is."""
+
+
+@dataclass
+class ReportConfig:
+    """A page about what a directory holds."""
+
+    run: str = "runs/demo"
+    """The directory of `toolwise train`, also of one that is running or broke off, or of `toolwise evaluate`."""
+
+    out: str = ""
+    """The directory for the page, `report.html` or `evaluation.html`; empty: the run's own."""
+
+
+@dataclass
+class FiguresConfig:
+    """The pictures of the documents, and the tables of `docs/results.md`."""
+
+    runs: str = "runs"
+    """The directory with the runs. Those of an experiment are called `<experiment>_<seed>`."""
+
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    """The seeds of each experiment. One that is missing is named, with the command that makes it."""
+
+    episode: str = "demo"
+    """The run of which an episode is shown: `episode.png`."""
+
+    study: str = "study"
+    """The experiment whose seeds are shown one by one, beside cold start and control: `study.svg`."""
+
+    pictures: dict[str, list[str]] = field(
+        default_factory=lambda: {
+            "cold_start": ["with_cold_start", "weak_cold_start", "no_cold_start", "no_tools"],
+            "calls": ["with_cold_start", "free_calls", "call_bonus"],
+            "rewards": ["with_cold_start", "reward_necessity", "reward_benefit", "reward_cost"],
+        }
+    )
+    """Experiments that are compared, by the name of the picture, `dynamics_<name>.svg`, and of the table."""
+
+    abilities: str = "four_abilities"
+    """The experiment that is shown by ability: `dynamics_abilities.svg`."""
+
+    demonstrations: list[int] = field(default_factory=lambda: [24, 96, 384, 4096])
+    """The numbers of demonstrations of the experiments `demonstrations_<number>`: `dynamics_demonstrations.svg`."""
+
+    out: str = "docs/images"
+    """The directory that the pictures are written into."""

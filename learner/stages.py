@@ -5,6 +5,7 @@ from __future__ import annotations
 from evaluation.types import EvaluationRecord
 from learner.cold_start import SupervisedSteps, run_cold_start, run_control
 from learner.experiment import Stage
+from learner.run_files.report import write_report
 from learner.train import run_rl
 from learner.training_run import TrainingRun
 
@@ -39,4 +40,14 @@ def run_stages(training: TrainingRun) -> list[EvaluationRecord]:
             "unplayed": record.unplayed,
         }
         training.tracker.summarise({f"val/{record.label}/{name}": value for name, value in figures.items()})
+    _report(training)
     return records
+
+
+def _report(training: TrainingRun) -> None:
+    """Write `report.html`, and show it in W&B. Nothing that goes wrong with it ends a run that is done."""
+    try:
+        training.tracker.attach(write_report(training.directory.path))
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        training.say(f"report.html was not written: {type(error).__name__}: {reason}")

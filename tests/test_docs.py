@@ -14,7 +14,7 @@ from curation.settings import CurateConfig
 from curation.synthesis.settings import SynthesizeConfig
 from envs.search.building import IndexConfig
 from envs.worlds.atlas.building import AtlasConfig
-from evaluation.settings import EvaluateConfig
+from evaluation.settings import EvaluateConfig, ReportConfig
 from learner.experiment import Experiment
 from rollout.cluster.search_service import ServiceConfig
 from rollout.collect import CollectConfig
@@ -36,6 +36,7 @@ SCHEMAS = {
     "model starter": PretrainingConfig,
     "model smollm2": SmolLM2Config,
     "serve-search": ServiceConfig,
+    "report": ReportConfig,
     "bench": BenchConfig,
 }
 NAMED = {"bench": tuple(BENCHMARKS), "model": ("starter", "smollm2")}

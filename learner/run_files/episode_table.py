@@ -108,20 +108,3 @@ def _picture(path: Path) -> Image.Image:
         picture = opened.convert("RGB")
     picture.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
     return picture
-
-
-class Questions:
-    """The text of an episode's prompt: a record holds no other text of the question. Reads the policy's tokenizer at first use."""
-
-    def __init__(self, policy_dir: str) -> None:
-        self._policy_dir = policy_dir
-        self._tokenizer: Any = None
-
-    def __call__(self, episode: Trajectory) -> str:
-        """The prompt, without its special tokens."""
-        if self._tokenizer is None:
-            from transformers import AutoTokenizer
-
-            self._tokenizer = AutoTokenizer.from_pretrained(self._policy_dir)
-        tokenizer: Any = self._tokenizer
-        return tokenizer.decode(episode.token_ids[: episode.prompt_length], skip_special_tokens=True).strip()

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from envs.runtime.atomic import write_file
+from evaluation.pages.examples import Prompts
+from evaluation.pages.history import ROLLED_BACK
 from learner.experiment import TrackingConfig
-from learner.run_files.episode_table import Questions, episode_rows
+from learner.run_files.episode_table import episode_rows
 from learner.run_files.wandb_run import WandbRun
 from rollout.summary import EpisodeSummary
-
-ROLLED_BACK = "rolled_back.jsonl"
-"""The lines of steps that a rollback undid."""
 
 
 class Tracker:
@@ -38,7 +37,7 @@ class Tracker:
         """`run_id` is W&B's, the same when a run is resumed; `policy_dir` has the tokenizer that reads the questions of a table."""
         self._out, self._config, self._say = out, config, say
         self._path = out / "metrics.jsonl"
-        self._question = Questions(policy_dir)
+        self._question = Prompts(policy_dir)
         self._wandb = None if config.mode == "disabled" else WandbRun(out, config, settings, run_id)
 
     def log(
@@ -110,6 +109,11 @@ class Tracker:
         """Put the end results into the run's W&B summary."""
         if self._wandb is not None:
             self._wandb.summarise(values)
+
+    def attach(self, page: Path) -> None:
+        """Show a page of the run in W&B."""
+        if self._wandb is not None:
+            self._wandb.attach(page)
 
     def finish(self) -> None:
         """Close the W&B run."""

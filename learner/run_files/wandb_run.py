@@ -69,6 +69,12 @@ class WandbRun:
         """Put values into the run's summary."""
         self._hand_over(lambda run: run.summary.update(values))
 
+    def attach(self, page: Path) -> None:
+        """Show a page of HTML, as it is now, under its name."""
+        self._hand_over(
+            lambda run: run.log({page.stem: wandb.Html(page.read_text(encoding="utf-8"), inject=False, data_is_not_path=True)})
+        )
+
     def finish(self) -> None:
         """Close the run, waiting for W&B no longer than `tracking.finish_s` seconds."""
         ends = time.monotonic() + self._config.finish_s

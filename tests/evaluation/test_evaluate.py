@@ -94,7 +94,7 @@ def test_the_referee_writes_its_figures_into_the_contract_and_goes_on_where_it_w
     """A second run with `resume` has every episode already, and says the same."""
     settings = ("policy=expert", "tasks=toolwise/Reasoning-v0", "episodes=8", "referee=true")
     evaluation = run(tmp_path / "run", *settings)
-    assert evaluation.files == ("evaluation.json", "evaluation.md", "evaluation.html", "ablation.json")
+    assert evaluation.files == ("evaluation.json", "evaluation.md", "ablation.json", "evaluation.html")
     records = read(tmp_path / "run", "evaluation.json")
     names = ["without tools", "format only", "swapped", "result only"]
     assert [record["label"] for record in records] == ["expert", *(f"expert/{name}" for name in names)]

@@ -70,6 +70,8 @@ def test_a_server_that_never_answers_costs_a_line_and_the_run_is_kept_offline(
         for step in range(2):
             tracker.log("rl", step, step, {"x": 1.5}, episodes=episodes, stored_as="rl_000000")
         tracker.alert("Tool use is collapsing", "step 1")
+        (tmp_path / "report.html").write_text("<p>all of it</p>")
+        tracker.attach(tmp_path / "report.html")
         tracker.finish()
     assert [line.partition(" (")[0] for line in said] == ["W&B did not take the run"]
     assert "does not answer" in said[0]
@@ -78,10 +80,13 @@ def test_a_server_that_never_answers_costs_a_line_and_the_run_is_kept_offline(
     (table,) = run.glob("files/media/table/*.table.json")  # of step 0 alone
     rows = json.loads(table.read_text())
     assert (len(rows["data"]), rows["columns"]) == (3, list(COLUMNS))
+    (page,) = run.glob("files/media/html/report_*.html")
+    assert page.read_text() == "<p>all of it</p>"
     assert list((tmp_path / "wandb/artifacts/staging").iterdir())  # the pictures, until they are sent
     inspect = [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", str(next(run.glob("*.wandb")))]
     records = [json.loads(line) for line in subprocess.run(inspect, capture_output=True, text=True, check=True).stdout.splitlines()]
-    first, second = [record["history"]["item"] for record in records if "history" in record]
+    first, second, third = [record["history"]["item"] for record in records if "history" in record]
+    assert "report" in {name.split(".")[0] for name in third}
     assert {"histograms/calls_per_episode", "histograms/reward", "episodes"} <= {name.split(".")[0] for name in first}
     assert not any("histograms" in name for name in second)
     assert (second["x"], second["step"]) == (1.5, 1)
