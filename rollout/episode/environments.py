@@ -46,7 +46,13 @@ def make(env_id: str, options: Mapping[str, Any], sandbox: Any = None) -> gymnas
     """
     try:
         env = gymnasium.make(env_id, disable_env_checker=True, **options)
-    except (gymnasium.error.Error, ModuleNotFoundError, TypeError) as error:
+    except ModuleNotFoundError as error:
+        # Gymnasium raises an error of its own from the import's, without the module's name.
+        missing = error.name or getattr(error.__cause__, "name", None)
+        raise UsageError(
+            f"environment {env_id!r}: there is no module {missing}: put its directory into PYTHONPATH, or install it"
+        ) from error
+    except (gymnasium.error.Error, TypeError) as error:
         if (unknown := _UNKNOWN.search(str(error))) and unknown[1] != "split":
             raise UsageError(f"environment {env_id!r} has no option {unknown[1]!r}{_nearest(env_id, unknown[1])}") from error
         # Gymnasium adds its own words to what the maker raised.

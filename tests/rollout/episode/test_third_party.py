@@ -113,3 +113,11 @@ def test_an_option_that_does_not_exist_is_answered_with_the_nearest(env_id, opti
         make(env_id, options)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("env_id", ["nowhere_at_all:Mine-v0", "rollout_needs_more:Mine-v0"])
+def test_a_module_that_is_not_found_is_named_with_the_remedy(env_id, tmp_path, monkeypatch):
+    (tmp_path / "rollout_needs_more.py").write_text("import nowhere_at_all\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError, match="no module nowhere_at_all: put its directory into PYTHONPATH, or install it"):
+        make(env_id, {"split": "train"})
