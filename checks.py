@@ -1,4 +1,4 @@
-"""The commands that look at what there is: `lint` checks trajectory files, `doctor` a machine and a policy, `bench` measures parts."""
+"""The commands that look at what there is: `lint` at trajectory files, `doctor` at a machine and a policy, `bench` at a part."""
 
 from __future__ import annotations
 

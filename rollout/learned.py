@@ -72,7 +72,7 @@ def read_learned(run_directory: str | Path, name: str) -> Iterator[Learned]:
     """The sequences of a name, as far as they are written."""
     import pyarrow.parquet as pq
 
-    for path in _paths(Path(run_directory) / "learned", name):
+    for path in learned_paths(run_directory, name):
         columns = pq.ParquetFile(path).read().to_pydict()
         for episode_id, chain, advantage, *lists in zip(*(columns[column] for column in _COLUMNS), strict=True):
             yield Learned(episode_id, chain, advantage, *(None if one is None else np.array(one, np.float32) for one in lists))
@@ -81,8 +81,9 @@ def read_learned(run_directory: str | Path, name: str) -> Iterator[Learned]:
 _COLUMNS = ("episode_id", "chain", "advantage", "advantages", "log_probs")
 
 
-def _paths(directory: Path, name: str) -> list[Path]:
-    """The files of a name: one, or its shards."""
+def learned_paths(run_directory: str | Path, name: str) -> list[Path]:
+    """The files of a name: one, or its shards; none if nothing is written."""
+    directory = Path(run_directory) / "learned"
     return sorted([*directory.glob(f"{name}.parquet"), *directory.glob(f"{name}.w{'[0-9a-f]' * 8}.parquet")])
 
 

@@ -1,4 +1,4 @@
-"""What the learner recorded of a step's episodes: `learned/<name>.parquet` in the run directory.
+"""What the learner recorded of a step's episodes: `learned/<name>.parquet` in the run directory, or the shards of that name.
 
 Columns: `episode_id`, `chain`, `advantage` (null if there is none), `log_probs` (the learner's, of the tokens that were sampled in
 that chain, in order; null if they were not computed) and `advantages` (of the same tokens; null if one number holds for all).
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rollout.learned import learned_paths
 from viewer.index.lines import number
 
 
@@ -24,17 +25,20 @@ class Learned:
 
 def learned(run: Path, name: str, episode_id: str) -> dict[int, Learned]:
     """What is recorded of the chains of an episode, by their number; nothing if there is no such file or it cannot be read."""
-    path = run / "learned" / f"{name}.parquet"
-    if not path.is_file():
+    paths = learned_paths(run, name)
+    if not paths:
         return {}
     import pyarrow
     from pyarrow import parquet
 
-    try:
-        rows = parquet.read_table(path, filters=[("episode_id", "=", episode_id)]).to_pylist()
-        return {int(row["chain"]): _of(row) for row in rows}
-    except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException):
-        return {}
+    found: dict[int, Learned] = {}
+    for path in paths:
+        try:
+            rows = parquet.read_table(path, filters=[("episode_id", "=", episode_id)]).to_pylist()
+            found |= {int(row["chain"]): _of(row) for row in rows}
+        except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException):
+            continue
+    return found
 
 
 def _of(row: dict[str, Any]) -> Learned:
