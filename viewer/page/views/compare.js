@@ -119,7 +119,7 @@ async function twoRuns(a, b, body, signal) {
     const merged = new Map();
     stages.forEach((stage, side) => {
       for (const curve of curves(stage).curves) {
-        const data = merged.get(curve.title) ?? { ...curve, series: [], alarms: [] };
+        const data = merged.get(curve.title) ?? { ...curve, unit: curve.unit?.replace(" ± std", ""), series: [], alarms: [] };
         data.series.push(
           ...curve.series.map((one, index) => ({
             ...one,
