@@ -52,7 +52,7 @@ flags:
 browser:
 	@if ! command -v chromium >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "installing the Debian package chromium, for the tests of the viewer's page"; \
-		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null || echo "could not install it" >&2; \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; } >/dev/null || echo "could not install it" >&2; \
 	fi
 
 # Programs of their own, apart from .venv: Inspect wants another fsspec than verl's datasets, and Sphinx is only for the site.
@@ -94,9 +94,10 @@ dynamics: install
 		done; \
 	done
 
-# The pictures of the documents, and the tables of docs/results.md, from the runs that are there.
+# The pictures of the documents, and the tables of docs/results.md, from the runs that are there; those of the viewer need Chromium.
 figures: install
 	@$(PYTHON) docs/figures.py $(SETTINGS)
+	@$(PYTHON) docs/screenshots.py runs/study_0 runs/study_1
 
 # The two sequences of docs/pipeline.md, as they stand there.
 PAGE = awk -v w="$(1)" '/^\#\# /{on=($$0==w)} on && /^```bash/{b=1;next} /^```/{b=0} on && b' docs/pipeline.md
