@@ -15,6 +15,9 @@ class _Watch:
     """What the alarm remembers about one ability."""
 
     first_uses: list[float] = field(default_factory=list)
+    last_uses: list[float] = field(default_factory=list)
+    first_needed: list[float] = field(default_factory=list)
+    last_needed: list[float] = field(default_factory=list)
     advantage: float | None = None
     low_steps: int = 0
     use: float | None = None
@@ -34,7 +37,7 @@ class CollapseAlarm:
     """Rings when a policy gives up tools that it needs, and not when it dips and comes back, or drops tools that it does not need.
 
     For all episodes, and for each ability, the share of episodes with a call (use) is compared with its mean over the first
-    `warmup` steps. The alarm rings for one of three reasons:
+    `warmup` steps. The alarm rings for one of four reasons:
 
     - *given up*: use has been below `fraction` of its start for `patience` steps although tools were worth it (the running mean of
       the tool advantage is positive). Healthy runs were seen to fall to 9–27 % of their start for about five steps and recover.
@@ -42,6 +45,9 @@ class CollapseAlarm:
     - *unpaid*: use is falling (from the third step on its running mean is below `falling` of its start) while calls do not pay
       even on the tasks that no episode without a call solved: of those calls fewer than `least_gain` lead to a right answer, in
       the running mean, for `unpaid_patience` steps. It rings before use is lost: RL is unlearning calls that it would need.
+    - *needed*, for all episodes together: use falls, in the mean of the last two steps, and so does use on the tasks that are known to need a tool (below
+      `falling_needed` of its start), while of the calls on tasks that nobody solved without one fewer than `least_gain_needed` help.
+      A healthy policy drops at first the calls that it does not need, and of those that it needs the larger part helps.
     - *never called*: tools are offered and fewer than `fewest` of the first episodes called one, while more than a tenth of them
       were wrong. RL cannot strengthen what is not sampled.
     """
@@ -55,10 +61,13 @@ class CollapseAlarm:
         falling: float = 0.85,
         least_gain: float = 0.15,
         unpaid_patience: int = 2,
+        falling_needed: float = 0.85,
+        least_gain_needed: float = 0.45,
         fewest: float = 0.02,
     ) -> None:
         self._fraction, self._patience, self._warmup = fraction, patience, warmup
         self._falling, self._least_gain, self._unpaid_patience, self._fewest = falling, least_gain, unpaid_patience, fewest
+        self._falling_needed, self._least_gain_needed = falling_needed, least_gain_needed
         self._watches: dict[str, _Watch] = {}
 
     def replay(self, metrics: Mapping[str, float]) -> bool:
@@ -80,6 +89,7 @@ class CollapseAlarm:
                 solved=round(tries * metrics.get(f"{part}tools/gain", 0)),
                 right=metrics.get(f"{part}reward/accuracy", 1.0),
                 offered=offered,
+                needed=metrics.get(f"{part}by_need/needed/tool_use"),
             )
         return self.ringing
 
@@ -93,12 +103,13 @@ class CollapseAlarm:
         solved: int = 0,
         right: float = 1.0,
         offered: bool = True,
+        needed: float | None = None,
     ) -> bool:
         """Take in one step of the ability `name` ("" for all together); whether the alarm rings for it now.
 
         `use` is the share of episodes with a call, `advantage` the `reward/tool_advantage`, None if unknown. `tries` and `solved`
-        are what `evaluation.tool_use.tool_gain` counts, `right` is the share of all episodes that were right, and `offered` says
-        whether there is a tool to call.
+        are what `evaluation.tool_use.tool_gain` counts, `right` is the share of all episodes that were right, `offered` says
+        whether there is a tool to call, and `needed` is the use on tasks that are known to need a tool, None if there are none.
         """
         watch = self._watches.setdefault(name, _Watch())
         if advantage is not None:
@@ -106,6 +117,11 @@ class CollapseAlarm:
         watch.use = use if watch.use is None else 0.7 * watch.use + 0.3 * use
         watch.tries, watch.solved = 0.8 * watch.tries + tries, 0.8 * watch.solved + solved
         watch.offered = offered
+        watch.last_uses = [*watch.last_uses[-1:], use]
+        if needed is not None:
+            watch.last_needed = [*watch.last_needed[-1:], needed]
+            if len(watch.first_needed) < 2:
+                watch.first_needed.append(needed)
         if len(watch.first_uses) < self._warmup:
             known = len(watch.first_uses)
             watch.right = (watch.right * known + right) / (known + 1)
@@ -137,7 +153,10 @@ class CollapseAlarm:
     @property
     def calm(self) -> bool:
         """Whether nothing is low or falling unpaid: a state of the policy that is worth going back to."""
-        return not any(watch.low_steps or watch.unpaid_steps for watch in self._watches.values())
+        return not any(
+            watch.low_steps or watch.unpaid_steps or (not name and self._losing_needed(watch))
+            for name, watch in self._watches.items()
+        )
 
     def _start(self, watch: _Watch) -> float:
         return float(np.mean(watch.first_uses))
@@ -148,6 +167,15 @@ class CollapseAlarm:
         start = max(self._start(watch), float(np.mean(watch.first_uses[:2])))
         falling = len(watch.first_uses) > 2 and watch.use is not None and watch.use < self._falling * start
         return falling and watch.tries >= 16 and watch.solved < self._least_gain * watch.tries
+
+    def _losing_needed(self, watch: _Watch) -> bool:
+        """Whether use falls, also where tools are needed, while most calls there fail."""
+        if len(watch.first_uses) < 3 or len(watch.first_needed) < 2 or watch.tries < 16:
+            return False
+        start = max(self._start(watch), float(np.mean(watch.first_uses[:2])))
+        falling = np.mean(watch.last_uses) < self._falling * start
+        falling_needed = np.mean(watch.last_needed) < self._falling_needed * np.mean(watch.first_needed)
+        return bool(falling and falling_needed and watch.solved < self._least_gain_needed * watch.tries)
 
     def _never_called(self, name: str, watch: _Watch) -> bool:
         if name or watch.use is None or len(watch.first_uses) < self._warmup:
@@ -164,7 +192,7 @@ class CollapseAlarm:
             return (
                 f"tools were given up{of}: {watch.use:.0%} of the episodes call one, {start:.0%} did at first, although calls paid"
             )
-        if watch.unpaid_steps >= self._unpaid_patience:
+        if watch.unpaid_steps >= self._unpaid_patience or (not name and self._losing_needed(watch)):
             paid = watch.solved / watch.tries
             return (
                 f"tools are being unlearned{of}: {watch.use:.0%} of the episodes call one, {start:.0%} did at first, and on tasks "

@@ -95,7 +95,9 @@ def _metrics(
         metrics["tools/gain_episodes"] = tries
     if alarm is not None:
         right = float(np.mean([episode.correct for episode in episodes]))
-        rings = alarm.update(name, float(used_N.mean()), advantage, tries=tries, solved=solved, right=right, offered=bool(tools))
+        needed = metrics.get("by_need/needed/tool_use")
+        facts: dict[str, Any] = {"right": right, "offered": bool(tools), "needed": None if needed is None else float(needed)}
+        rings = alarm.update(name, float(used_N.mean()), advantage, tries=tries, solved=solved, **facts)
         metrics["tools/collapse_alarm"] = float(rings)
     return {name: float(value) for name, value in metrics.items()}
 

@@ -66,7 +66,23 @@ def test_the_site_builds_without_warnings_and_asks_for_nothing_from_elsewhere(tm
 
 # --- Shell blocks. What follows `toolwise` is composed in test_docs.py.
 
-PROGRAMS = {"cd", "docker", "export", "git", "kubectl", "mkdir", "ray", "toolwise", "wandb"}
+PROGRAMS = {
+    "cd",
+    "curl",
+    "docker",
+    "echo",
+    "export",
+    "git",
+    "kill",
+    "kubectl",
+    "mkdir",
+    "ray",
+    "sed",
+    "toolwise",
+    "until",
+    "vllm",
+    "wandb",
+}
 """Programs whose arguments are not looked at."""
 
 
@@ -88,7 +104,7 @@ def test_shell_blocks_name_programs_targets_and_files_that_exist():
     for page in PAGES:
         for line in "\n".join(shell_blocks(page)).replace("\\\n", " ").splitlines():
             # An environment variable before the command is the command's own.
-            words = re.sub(r"^(?:[A-Za-z_]+\d*=\S* +)+", "", line.partition(" #")[0].strip()).split()
+            words = re.sub(r"^(?:[A-Za-z_]\w*=\S* +)+", "", line.partition(" #")[0].strip()).split()
             if not words or words[0].startswith("#"):
                 continue
             program, *arguments = words

@@ -75,6 +75,27 @@ def test_otherwise_falling_use_is_silent(gain, uses):
     assert not any(fall(CollapseAlarm(), gain, uses))
 
 
+def first_steps(uses, needed, tries, gains):
+    """What the alarm says of the first steps of a recorded run: use, use where a tool is needed, and calls on hard tasks."""
+    alarm = CollapseAlarm()
+    return [
+        alarm.update("", use, 0.1, tries=count, solved=round(gain * count), right=0.5, needed=of_needed)
+        for use, of_needed, count, gain in zip(uses, needed, tries, gains, strict=True)
+    ]
+
+
+def test_calls_that_are_needed_and_half_learned_ring_before_half_of_them_are_lost():
+    """The numbers are those of `experiment=dynamics/weak_cold_start`, seed 0; it lost all calls."""
+    uses, needed = [0.68, 0.48, 0.24, 0.15], [0.69, 0.75, 0.42, 0.19]
+    assert first_steps(uses, needed, [55, 34, 15, 14], [0.45, 0.38, 0.4, 0.21]) == [False, False, True, True]
+
+
+def test_a_dip_of_calls_most_of_which_help_is_silent():
+    """The numbers are those of `experiment=demo`, seed 0, whose use fell as far and came back where it was needed."""
+    uses, needed = [0.78, 0.52, 0.45, 0.47, 0.34, 0.35], [0.92, 0.93, 0.88, 0.75, 0.68, 0.77]
+    assert not any(first_steps(uses, needed, [81, 37, 35, 56, 38, 43], [0.65, 0.38, 0.46, 0.75, 0.61, 0.49]))
+
+
 def test_a_policy_that_never_calls_rings_at_the_end_of_the_warm_up_if_there_is_a_tool_to_call():
     alarm, without = CollapseAlarm(), CollapseAlarm()
     fall(alarm, 0.0, [0.0, 0.01, 0.0, 0.0, 0.0])
