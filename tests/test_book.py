@@ -116,7 +116,8 @@ def test_shell_blocks_name_programs_targets_and_files_that_exist():
             elif program in ("python", "pytest"):
                 if arguments[0] == "-m" and program == "python":
                     path = ROOT / arguments[1].replace(".", "/")
-                    assert path.is_dir() or path.with_suffix(".py").is_file(), where
+                    installed = find_spec(arguments[1].split(".")[0])
+                    assert path.is_dir() or path.with_suffix(".py").is_file() or installed, where
                 assert all((ROOT / word).exists() for word in arguments if word.endswith(".py") and "/" in word), where
             else:
                 assert program in PROGRAMS or (ROOT / program).is_file(), where
