@@ -1,5 +1,6 @@
 """Each algorithm's experiment takes two steps through the real trainer on CPU, and options of verl's do what they say."""
 
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -44,6 +45,31 @@ def start(cluster, policy_dir):
 
 
 @pytest.fixture(scope="module")
+def made_once(cluster, policy_dir):
+    from renewed import RenewedWorker  # late: it imports verl
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("learner.verl.worker.LearnerWorker", RenewedWorker)
+        trainer = VerlTrainer(policy_dir, LearnerConfig(threads_per_worker=1))
+    yield trainer
+    trainer.shutdown()
+
+
+@pytest.fixture
+def begin(made_once, policy_dir):
+    """A trainer of one rank with a configuration, in the process of the test before."""
+
+    def make(config):
+        trainer = copy(made_once)
+        trainer.config, trainer._sent = replace(config, threads_per_worker=1), None
+        trainer._group.renew(policy_dir=str(policy_dir), config=trainer.config, seed=0, banned_token_ids=[])
+        trainer.refer_to(str(policy_dir))
+        return trainer
+
+    return make
+
+
+@pytest.fixture(scope="module")
 def batch(make_episode, picture):
     """Eight episodes of two groups, half of them right, the last without a picture."""
     return Batch.of_episodes(
@@ -65,10 +91,10 @@ def sampled_by(trainer, batch):
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_an_experiment_takes_two_steps(start, batch, experiment):
+def test_an_experiment_takes_two_steps(begin, batch, experiment):
     config = compose("train", Experiment, [f"experiment={experiment}"])
     config.check()
-    trainer = start(config.learner)
+    trainer = begin(config.learner)
     batch = sampled_by(trainer, batch)
     before = trainer.state_dict()
     first, second = (trainer.policy_step(batch, trainer.advantages(batch), LR) for _ in range(2))
@@ -84,10 +110,10 @@ def test_an_experiment_takes_two_steps(start, batch, experiment):
         assert first["actor/pg_clipfrac"] > 0  # from its second mini-batch on
 
 
-def test_the_samplers_distance_is_corrected(start, batch):
+def test_the_samplers_distance_is_corrected(begin, batch):
     """Importance weights of a sampler that gave each token a third of the learner's probability, cut off at 2."""
     correction = {"rollout_is": "token", "rollout_is_threshold": 2.0}
-    trainer = start(LearnerConfig(verl=VerlSettings(algorithm={"rollout_correction": correction})))
+    trainer = begin(LearnerConfig(verl=VerlSettings(algorithm={"rollout_correction": correction})))
     near = sampled_by(trainer, batch)
     far = Batch.of(
         [
