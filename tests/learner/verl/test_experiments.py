@@ -46,10 +46,11 @@ def start(cluster, policy_dir):
 
 @pytest.fixture(scope="module")
 def made_once(cluster, policy_dir):
-    from renewed import RenewedWorker  # late: it imports verl
+    import renewed  # late: it imports verl
 
+    ray.cloudpickle.register_pickle_by_value(renewed)  # Ray's workers do not find tests' modules
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("learner.verl.worker.LearnerWorker", RenewedWorker)
+        patch.setattr("learner.verl.worker.LearnerWorker", renewed.RenewedWorker)
         trainer = VerlTrainer(policy_dir, LearnerConfig(threads_per_worker=1))
     yield trainer
     trainer.shutdown()
