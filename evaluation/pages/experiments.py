@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from evaluation.alarm import CollapseAlarm
 from evaluation.pages.curves import Curve, Level, Mark, curves, short_number, smoothed
 from evaluation.pages.document import Plot
 from evaluation.pages.evaluation_page import known_records
@@ -231,11 +232,18 @@ def use(seed: Seed, need: str) -> float:
 
 
 def ring(lines: Sequence[Line]) -> tuple[float, float] | None:
-    """The step at which the alarm first rang and the calls per episode then; None if it was silent."""
-    steps = rings(lines)
-    if not steps:
-        return None
-    return steps[0], next(number(line.get(_CALLS)) for line in lines if number(line.get("step")) + 1 == steps[0])
+    """The step at which the alarm of this version first rings, and the calls per episode then; None if it is silent.
+
+    Of a run whose metrics are too old to be replayed, the step at which it rang.
+    """
+    alarm = CollapseAlarm()
+    try:
+        return next(((number(line.get("step")) + 1, number(line.get(_CALLS))) for line in lines if alarm.replay(line)), None)
+    except KeyError:
+        began = rings(lines)[:1]
+        return next(
+            ((step, number(line.get(_CALLS))) for step in began for line in lines if number(line.get("step")) + 1 == step), None
+        )
 
 
 def percent_1(value: float) -> str:
