@@ -240,10 +240,9 @@ def ring(lines: Sequence[Line]) -> tuple[float, float] | None:
     try:
         return next(((number(line.get("step")) + 1, number(line.get(_CALLS))) for line in lines if alarm.replay(line)), None)
     except KeyError:
-        began = rings(lines)[:1]
-        return next(
-            ((step, number(line.get(_CALLS))) for step in began for line in lines if number(line.get("step")) + 1 == step), None
-        )
+        for step in rings(lines)[:1]:
+            return step, next(number(line.get(_CALLS)) for line in lines if number(line.get("step")) + 1 == step)
+        return None
 
 
 def percent_1(value: float) -> str:
