@@ -17,6 +17,7 @@ from envs.runtime.atomic import cut_last_line, replaced_file, write_file
 from rollout.types import Episode, Group, Trajectory, form_episodes, form_groups
 
 _SHARD = re.compile(r"(?P<name>.+)\.w[0-9a-f]{8}")
+_RL = re.compile(r"rl_(?P<step>\d{1,9})(?:_(?P<draw>\d{1,9}))?", re.ASCII)
 _BEGIN = re.compile(rb'\{"episode_id":("(?:[^"\\]|\\.)*")')  # of a line; the rest of it need not be read
 
 
@@ -160,6 +161,15 @@ def name_of(path: Path) -> str:
     """The name to which a trajectory file belongs."""
     stem = path.name.partition(".jsonl")[0]
     return match["name"] if (match := _SHARD.fullmatch(stem)) else stem
+
+
+def step_of(name: str) -> tuple[int, int] | None:
+    """The step of RL whose episodes bear a name, counted from 0, and which of its draws. None for the names of other stages.
+
+    Dynamic sampling draws groups for a step until enough of them vary, as `rl_000012`, `rl_000012_1` and so on.
+    """
+    match = _RL.fullmatch(name)
+    return (int(match["step"]), int(match["draw"] or 0)) if match else None
 
 
 def _lines(path: Path) -> Iterator[tuple[str | None, bytes]]:

@@ -136,9 +136,9 @@ def _picture(run: Path, name: str) -> str:
     if not name.isalnum():
         return '<span class="soft"> (a picture with a wrong name)</span>'
     try:
-        with Image.open(run / "trajectories" / "images" / f"{name}.png") as opened:
+        # PNG alone: Pillow would hand some other formats to programs of their own.
+        with Image.open(run / "trajectories" / "images" / f"{name}.png", formats=["PNG"]) as opened:
             width, height = opened.size
-            opened.draft("RGB", (_SIDE, _SIDE))
             small = opened.convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         return f'<span class="soft"> (picture {shown(name[:12])} is not there: {shown(type(error).__name__)})</span>'

@@ -18,11 +18,10 @@ from envs.errors import UsageError
 from envs.protocols.opening import open_protocol
 from interop.exporting.conversation import Conversation, Conversations
 from interop.settings import ExportConfig, Only
-from rollout.collect import SCRIPTS, is_endpoint
 from rollout.store import Store, name_of
 from rollout.tokens.chat_format import ChatFormat
 from rollout.types import Episode, Trajectory
-from starter.policies import find_policy
+from starter.policies import find_policy, policies_of
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 _COMPARED = 8  # episodes of which it is looked whether they are in the policy's tokens
@@ -173,16 +172,9 @@ def _tokens(config: ExportConfig, directory: Path, settings: Mapping[str, Any]) 
     """The directory of the policy in whose tokens the run is. Raises UsageError if there is none."""
     if config.policy:
         return find_policy(config.policy)
-    for path in sorted(directory.glob("checkpoints/*/policy")):
-        if (path / "config.json").is_file():
-            return find_policy(str(path))
-    named = str(settings.get("policy") or "")
-    if named in SCRIPTS or is_endpoint(named):
-        named = str(settings.get("tokenizer") or "")
-    remedy = "write policy= the policy in whose tokens it is"
+    if (found := next(policies_of(directory, settings), None)) is not None:
+        return found
+    remedy, named = "write policy= the policy in whose tokens it is", settings.get("policy")
     if not named:
         raise UsageError(f"{directory} has no checkpoints/, and no config.yaml that names a policy: {remedy}")
-    try:
-        return find_policy(named)
-    except UsageError as error:
-        raise UsageError(f"{directory} is of the policy {named}, which is not there, and has no checkpoints/: {remedy}") from error
+    raise UsageError(f"{directory} is of the policy {named}, which is not there, and has no checkpoints/: {remedy}")

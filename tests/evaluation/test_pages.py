@@ -150,6 +150,21 @@ def test_a_file_that_cannot_be_read_is_named(run, broken):
     assert f"{broken} cannot be read" in page_of(run)
 
 
+@pytest.mark.parametrize("state", ['{"history": 3}', '{"history": [], "by_ability": [[1]]}', "[" * 20_000, '{"history": [[1]]}'])
+def test_a_checkpoint_of_another_form_leaves_the_rest(run, state):
+    (run / "checkpoints/cold_start").mkdir(parents=True, exist_ok=True)
+    (run / "checkpoints/cold_start/state.json").write_text(state)
+    assert "Tool calls per episode" in page_of(run)
+
+
+def test_pictures_are_read_as_png_alone(run):
+    images = list((run / "trajectories/images").glob("*.png"))
+    for image in images:
+        Image.new("RGB", (4, 4)).save(image, "BMP")
+    page = page_of(run)
+    assert images and "data:image/png" not in page and "is not there" in page
+
+
 def test_a_question_that_cannot_be_read_leaves_the_rest(run):
     def question(episode):
         raise KeyError("tokens")
