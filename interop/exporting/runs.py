@@ -71,8 +71,8 @@ class Source:
             shown = ", ".join(known[:4]) + (f", … {known[-1]}" if len(known) > 5 else "".join(f", {name}" for name in known[4:]))
             raise UsageError(f"{config.run} has no {', '.join(missing)}: write names= some of {shown}")
         self.settings = _settings(self.directory)
-        self.policy = _policy(config, self.settings)
         self._directory = _tokens(config, self.directory, self.settings)
+        self.policy = str(self.settings.get("policy") or config.policy or self._directory)
         self.protocol = open_protocol(config.protocol or (self.settings.get("options") or {}).get("protocol") or "deepeyes")
         self.notes = Notes()
         self._missing: set[str] = set()
@@ -117,8 +117,8 @@ class Source:
 
     def image(self, sha: str) -> Path | None:
         """The file of an image; None, and counted, if it is missing or its name is none."""
-        path = self.store.directory / "images" / f"{sha}.png"
-        if _SHA256.fullmatch(sha) and path.is_file():
+        path = self.store.image(sha)
+        if path is not None:
             return path
         if sha not in self._missing:
             self._missing.add(sha)
@@ -161,11 +161,6 @@ def _settings(directory: Path) -> Mapping[str, Any]:
     except (OSError, OmegaConfBaseException, YAMLError) as error:
         raise UsageError(f"{path}: {' '.join(str(error).split())}: correct it") from error
     return {str(name): value for name, value in made.items()} if isinstance(made, dict) else {}
-
-
-def _policy(config: ExportConfig, settings: Mapping[str, Any]) -> str:
-    """The name of the policy that the run is of."""
-    return str(settings.get("policy") or config.policy or "unknown")
 
 
 def _tokens(config: ExportConfig, directory: Path, settings: Mapping[str, Any]) -> str:
