@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 
 _STEP = re.compile(r"rl_(\d{1,9})")
+FULL = "episodes"
+"""The episodes of an evaluation in which nothing is taken away."""
 _COLD_START = ("demonstrations", "rehearsal")
 STAGES = ("cold_start", "rl", "evaluation")
 _STEPS = 1 << 20
@@ -27,13 +29,13 @@ class Name:
             return cls(name, "rl", int(match[1]))
         if name.startswith(_COLD_START):
             return cls(name, "cold_start")
-        return cls(name, "evaluation", variant=None if name == "episodes" else name.replace("_", " "))
+        return cls(name, "evaluation", variant=None if name == FULL else name.replace("_", " "))
 
     @property
     def keys(self) -> range:
         """The keys that a name of this stage may have; of a step exactly one."""
         begin = STAGES.index(self.stage) * _STEPS
-        if self.name == "episodes":
+        if self.name == FULL:
             return range(begin, begin + 1)
         if self.step is None:
             return range(begin + 1, begin + _STEPS)

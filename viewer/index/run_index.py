@@ -12,8 +12,8 @@ from pathlib import Path
 
 from rollout.store import name_of
 from viewer.index.database import Database
+from viewer.index.across import Averages, averages
 from viewer.index.names import Name
-from viewer.index.queries import counted
 from viewer.index.reading import FileState, Reader
 
 PIECE_S = 0.2
@@ -46,7 +46,7 @@ class RunIndex:
         self._opened, self._progress = threading.Event(), threading.Condition()
         self._wanted: frozenset[str] = frozenset()
         self._episodes = 0
-        self._counts: dict[int, tuple[int, tuple[int, int]]] = {}
+        self._averages: dict[int, tuple[int, Averages]] = {}
         self.asked = 0.0
         """When something of this run was last asked for."""
 
@@ -134,14 +134,14 @@ class RunIndex:
         if self._database is not None:
             self._database.close()
 
-    def counts(self, key: int) -> tuple[int, int]:
-        """The numbers of episodes and groups of a name, by its key; counted again if more is read of it."""
+    def averages(self, key: int) -> Averages:
+        """The averages of a name, by its key; calculated again if more is read of it."""
         mark = hash(tuple((state.number, state.read) for state in self.states() if state.key == key))
-        known = self._counts.get(key)
+        known = self._averages.get(key)
         if known is None or known[0] != mark:
             with self.reader() as connection:
-                known = mark, counted(connection, key)
-            self._counts[key] = known
+                known = mark, averages(connection, key)
+            self._averages[key] = known
         return known[1]
 
     def describe(self) -> dict[str, object]:
