@@ -226,8 +226,12 @@ class Viewer:
 
     @staticmethod
     def _images(run: Run, connection: sqlite3.Connection, place: int) -> list[str]:
-        """Names of the images of an episode's question."""
-        return EpisodeRecord(read_chains(run.path / "trajectories", *queries.lines_of(connection, place))).question_images()
+        """Names of the images of an episode's question; none while its file is written anew."""
+        try:
+            lines = read_chains(run.path / "trajectories", *queries.lines_of(connection, place))
+        except LookupError:
+            return []
+        return EpisodeRecord(lines).question_images()
 
     def _episode(
         self, run: Run, connection: sqlite3.Connection, place: int, keys: dict[str, int], request: Request

@@ -78,9 +78,9 @@ def met(connection: sqlite3.Connection, names: Mapping[int, str]) -> dict[str, t
     """Each task with the last of these names (by key, in order) in which it was met, and the place of its first episode there."""
     found: dict[str, tuple[int, Side]] = {}
     select = (
-        f"SELECT tasks.task_id, m.first, groups.group_id, m.n, m.calls, m.correct FROM (SELECT task, min(place) AS first, "
-        f"min(grp) AS grp, count(*) AS n, avg(calls) FILTER (WHERE NOT failed) AS calls, "
-        f"avg(correct) FILTER (WHERE NOT failed) AS correct FROM facts WHERE place BETWEEN ? AND ? GROUP BY task) AS m "
+        "SELECT tasks.task_id, m.first, groups.group_id, m.n, m.calls, m.correct FROM (SELECT task, min(place) AS first, "
+        "min(grp) AS grp, count(*) AS n, avg(calls) FILTER (WHERE NOT failed) AS calls, "
+        "avg(correct) FILTER (WHERE NOT failed) AS correct FROM facts WHERE place BETWEEN ? AND ? GROUP BY task) AS m "
         "JOIN tasks ON tasks.id = m.task JOIN groups ON groups.id = m.grp"
     )
     for key, name in names.items():
@@ -112,16 +112,16 @@ def shared_json(one: Shared, question: str | None) -> dict[str, Any]:
     return {"task_id": one.task_id, "question": question, "difference": one.difference, **sides}
 
 
-def effect_sql(full: int, changed: int) -> tuple[str, tuple[int, ...]]:
+def effect_sql(full: int, changed: int, task_id: str | None = None) -> tuple[str, tuple[int | str, ...]]:
     """A query of columns `task` and `effect`, of which `EFFECTS` has the values: tasks of the name with the key `full`, which has
-    tools and their outputs, and of `changed`, which lacks something."""
+    tools and their outputs, and of `changed`, which lacks something; of one task if it is named."""
     right = "avg(correct) FILTER (WHERE NOT failed AND place BETWEEN ? AND ?)"
     gained, harmed, either, never = EFFECTS
     return (
         f"SELECT task, CASE WHEN w > o THEN '{gained}' WHEN w < o THEN '{harmed}' WHEN w > 0 THEN '{either}' ELSE '{never}' END "
-        f"AS effect FROM (SELECT task, {right} AS w, {right} AS o FROM facts WHERE place BETWEEN ? AND ? OR place BETWEEN ? AND ? "
-        "GROUP BY task) WHERE w IS NOT NULL AND o IS NOT NULL",
-        (*_range(full), *_range(changed)) * 2,
+        f"AS effect FROM (SELECT task, {right} AS w, {right} AS o FROM facts WHERE (place BETWEEN ? AND ? OR place BETWEEN ? AND ?)"
+        f"{'' if task_id is None else ' AND task = (SELECT id FROM tasks WHERE task_id = ?)'} GROUP BY task) WHERE w IS NOT NULL AND o IS NOT NULL",
+        (*(*_range(full), *_range(changed)) * 2, *(() if task_id is None else (task_id,))),
     )
 
 
@@ -134,9 +134,8 @@ def effects(connection: sqlite3.Connection, full: int, changed: int) -> dict[str
 
 def effect_on(connection: sqlite3.Connection, full: int, changed: int, task_id: str) -> str | None:
     """The effect on one task; None if one of the two did not meet it."""
-    sql, values = effect_sql(full, changed)
-    select = f"SELECT effect FROM ({sql}) WHERE task = (SELECT id FROM tasks WHERE task_id = ?)"
-    found = connection.execute(select, (*values, task_id)).fetchone()
+    sql, values = effect_sql(full, changed, task_id)
+    found = connection.execute(f"SELECT effect FROM ({sql})", values).fetchone()
     return found[0] if found else None
 
 

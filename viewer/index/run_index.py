@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rollout.store import name_of
-from viewer.index.database import Database
 from viewer.index.across import Averages, averages
+from viewer.index.database import Database
 from viewer.index.names import Name
 from viewer.index.reading import FileState, Reader
 
