@@ -117,7 +117,8 @@ class Viewer:
             found = queries.facets(connection, queries.where(request.query_params, keys))
             asked = request.query_params.get("name", "")
             lacking = run.lacking() if not asked or asked == FULL or asked in run.lacking() else []
-            return found | {"effects": {name: across.effects(connection, keys[FULL], keys[name]) for name in lacking}}
+            effects = {name: across.effects(connection, keys[FULL], keys[name]) for name in lacking}
+            return found | {"effects": {name: counts for name, counts in effects.items() if counts}}
 
     def group(self, request: Request) -> Any:
         """`/api/runs/R/groups/G`."""

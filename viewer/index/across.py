@@ -117,10 +117,11 @@ def effect_sql(full: int, changed: int, task_id: str | None = None) -> tuple[str
     tools and their outputs, and of `changed`, which lacks something; of one task if it is named."""
     right = "avg(correct) FILTER (WHERE NOT failed AND place BETWEEN ? AND ?)"
     gained, harmed, either, never = EFFECTS
+    one = "" if task_id is None else "AND task = (SELECT id FROM tasks WHERE task_id = ?)"
     return (
         f"SELECT task, CASE WHEN w > o THEN '{gained}' WHEN w < o THEN '{harmed}' WHEN w > 0 THEN '{either}' ELSE '{never}' END "
         f"AS effect FROM (SELECT task, {right} AS w, {right} AS o FROM facts WHERE (place BETWEEN ? AND ? OR place BETWEEN ? AND ?)"
-        f"{'' if task_id is None else ' AND task = (SELECT id FROM tasks WHERE task_id = ?)'} GROUP BY task) WHERE w IS NOT NULL AND o IS NOT NULL",
+        f" {one} GROUP BY task) WHERE w IS NOT NULL AND o IS NOT NULL",
         (*(*_range(full), *_range(changed)) * 2, *(() if task_id is None else (task_id,))),
     )
 
