@@ -255,6 +255,7 @@ def test_two_runs_are_compared(look):
     reward = page.locator(".chart").first
     assert texts(reward, ".legend bdi") == ["alpha: all episodes", "beta: all episodes"]
     assert reward.locator(".line.dashed").count() == 1
+    assert "of beta calculated from the episodes" in page.locator(".chart", has_text="Use of tools").inner_text()
     shared = page.get_by_role("group", name="Tasks that both met")
     assert "beta is better at 0, worse at 3, equal at 0" in page.locator(".facts").inner_text()
     assert re.sub(r"\s+", " ", rows(shared).first.inner_text()).endswith("100% of 1 1.00 episodes 50% of 4 0.00 rl_000001 −50")
@@ -269,7 +270,8 @@ def test_two_runs_are_compared(look):
 def test_one_run_is_compared_with_itself_at_another_step(look):
     page = look.open("/compare?a=alpha&b=alpha&name_a=rl_000000&task=digits")
     page.get_by_label("Episodes of the second run").select_option("rl_000003")
-    page.get_by_text("alpha is better at 3, worse at 0, equal at 0").wait_for()
+    page.get_by_text("the second is better at 3, worse at 0, equal at 0").wait_for()
+    assert texts(page.locator(".chart").first, ".legend bdi") == ["alpha: all episodes"]
     page.get_by_label("Order of tasks").select_option("difference")
     page.get_by_role("heading", name="alpha rl_000003").wait_for()
     assert look.address == "/compare?a=alpha&b=alpha&name_a=rl_000000&task=digits&name_b=rl_000003&sort=difference"

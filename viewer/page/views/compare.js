@@ -88,7 +88,9 @@ async function twoRuns(a, b, body, signal) {
   const stageChoice = choices("Stage", (stage) => setQuery({ stage }));
   const smooth = smoothing();
   const grid = h("div", { class: "charts" });
-  const records = evaluations.flatMap((one, index) =>
+  // The same run on both sides, at other names: its curves and evaluations are shown once.
+  const sides = a === b ? 1 : 2;
+  const records = evaluations.slice(0, sides).flatMap((one, index) =>
     (one.records ?? []).map((/** @type {any} */ record) => ({ ...record, label: `${ids[index]} · ${record.label}` })),
   );
   const namesBox = h("div", { class: "toolbar" });
@@ -125,7 +127,7 @@ async function twoRuns(a, b, body, signal) {
     const stages = metrics.map((one) => one.stages[wanted ?? ""] ?? { steps: [], series: {} });
     /** @type {Map<string, any>} */
     const merged = new Map();
-    stages.forEach((stage, side) => {
+    stages.slice(0, sides).forEach((stage, side) => {
       for (const curve of curves(stage).curves) {
         const data = merged.get(curve.title) ?? { ...curve, unit: curve.unit?.replace(" ± std", ""), series: [], alarms: [] };
         data.series.push(
@@ -138,6 +140,9 @@ async function twoRuns(a, b, body, signal) {
           })),
         );
         data.alarms.push(...alarms(stage));
+        const derived = metrics[side].derived ?? [];
+        if (curve.names.some((name) => derived.includes(name)))
+          data.note = data.note ? "calculated from the episodes" : `of ${ids[side]} calculated from the episodes`;
         merged.set(curve.title, data);
       }
     });
@@ -194,7 +199,7 @@ async function twoRuns(a, b, body, signal) {
         { class: "facts" },
         `On ${plural(shared.judged, "shared task")}: right ${percent(shared.a.accuracy)} and ${percent(shared.b.accuracy)}, `,
         `${fixed(shared.a.calls)} and ${fixed(shared.b.calls)} calls per episode · `,
-        inline(b),
+        sides === 1 ? "the second" : inline(b),
         ` is better at ${count(shared.better)}, worse at ${count(shared.worse)}, equal at ${count(shared.equal)}`,
       ),
       paging({ total: shared.total, offset, limit: LIMIT, shown: rows.length }, (to) => setQuery({ offset: to || null })),
