@@ -69,6 +69,7 @@ def test_the_choices_of_curves_are_in_the_link(look):
 def test_a_curve_reads_a_step_and_opens_its_tasks(look):
     page = look.open("/runs/alpha")
     chart = page.locator(".chart").first
+    chart.scroll_into_view_if_needed()
     box = chart.locator(".plot").bounding_box()
     page.mouse.move(box["x"] + box["width"] - 12, box["y"] + 50)
     assert chart.locator(".chart-step").inner_text() == "step 3"
