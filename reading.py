@@ -33,9 +33,11 @@ def status(overrides: Sequence[str]) -> int:
     else:
         try:
             lines = told(standing, time.time())
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            written = f"{config.run}/status.json is not as `toolwise train` writes it ({type(error).__name__}: {error})"
-            raise UsageError(f"{written}: format=json shows what it holds") from error
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            written = (
+                f"status.json or evaluation.json in {config.run} is not as toolwise writes it ({type(error).__name__}: {error})"
+            )
+            raise UsageError(f"{written}: format=json shows what they hold") from error
         for line in lines:
             console.print(line, soft_wrap=True)
         say(f"next: .venv/bin/toolwise {standing.following}")
@@ -120,12 +122,17 @@ def import_(overrides: Sequence[str]) -> int:
 
 def view(overrides: Sequence[str]) -> int:
     """Serve a page that shows runs, until Ctrl-C."""
+    from pathlib import Path
+
     from configs import compose
     from envs.errors import UsageError
     from viewer.settings import ViewConfig
 
-    paths = [argument for argument in overrides if "=" not in argument]
-    config = compose("view", ViewConfig, [argument for argument in overrides if "=" in argument])
+    # The name of a directory may hold a `=`, as in runs/lr=1e-5.
+    paths = [
+        argument for argument in overrides if "=" not in argument or "/" in argument.partition("=")[0] or Path(argument).is_dir()
+    ]
+    config = compose("view", ViewConfig, [argument for argument in overrides if argument not in paths])
     if not paths:
         raise UsageError("view takes run directories, or a directory of runs: write `view runs/demo` or `view runs`")
     from viewer.serve import serve

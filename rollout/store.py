@@ -17,6 +17,8 @@ from envs.runtime.atomic import cut_last_line, replaced_file, write_file
 from rollout.types import Episode, Group, Trajectory, form_episodes, form_groups
 
 _SHARD = re.compile(r"(?P<name>.+)\.w[0-9a-f]{8}")
+_SHA256 = re.compile("[0-9a-f]{64}")
+_RL = re.compile(r"rl_(?P<step>\d{1,9})(?:_(?P<draw>\d{1,9}))?", re.ASCII)
 _BEGIN = re.compile(rb'\{"episode_id":("(?:[^"\\]|\\.)*")')  # of a line; the rest of it need not be read
 
 
@@ -138,6 +140,12 @@ class Store:
         whole = [self._path(name)] if self._path(name).exists() else []
         return whole + [path for path in self._shards(name) if path.suffix == ".jsonl"]
 
+    def image(self, sha: str) -> Path | None:
+        """The file of an image; None if it is missing or its name is none. A link is none: what it points at is nobody's image, and
+        runs are passed on."""
+        path = self.directory / "images" / f"{sha}.png"
+        return path if _SHA256.fullmatch(sha) and path.is_file() and not path.is_symlink() else None
+
     def unfinished(self) -> list[Path]:
         """Shards that are being written, or that a kill left behind."""
         return sorted(self.directory.glob("*.jsonl.part"))
@@ -160,6 +168,15 @@ def name_of(path: Path) -> str:
     """The name to which a trajectory file belongs."""
     stem = path.name.partition(".jsonl")[0]
     return match["name"] if (match := _SHARD.fullmatch(stem)) else stem
+
+
+def step_of(name: str) -> tuple[int, int] | None:
+    """The step of RL whose episodes bear a name, counted from 0, and which of its draws. None for the names of other stages.
+
+    Dynamic sampling draws groups for a step until enough of them vary, as `rl_000012`, `rl_000012_1` and so on.
+    """
+    match = _RL.fullmatch(name)
+    return (int(match["step"]), int(match["draw"] or 0)) if match else None
 
 
 def _lines(path: Path) -> Iterator[tuple[str | None, bytes]]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from envs.errors import UsageError
 
@@ -26,6 +29,33 @@ def find_policy(policy: str) -> str:
     if not known:
         raise UsageError(f"policy={policy}: {path}/config.json names no model_type: write a directory in the Hugging Face layout")
     return str(path.absolute())
+
+
+def policies_of(run: Path, settings: Mapping[str, Any]) -> Iterator[str]:
+    """The absolute directories of policies in whose tokens the episodes of a run may be, the likeliest first: its checkpoints, what
+    `settings`, those of its `config.yaml`, name as `policy` and `tokenizer`, and what `evaluation.json` says was evaluated.
+
+    A relative name is looked for from here, from the run, and from the directory that holds the directory of runs.
+    """
+    for path in sorted(run.glob("checkpoints/*/policy")):
+        yield from _found(str(path))
+    for name in (settings.get("policy"), settings.get("tokenizer"), *_evaluated(run)):
+        if isinstance(name, str) and name and "\0" not in name:
+            for place in (name, str(run / name), str(run.absolute().parent.parent / name)):
+                yield from _found(place)
+
+
+def _found(policy: str) -> Iterator[str]:
+    with suppress(UsageError, OSError, ValueError):
+        yield find_policy(policy)
+
+
+def _evaluated(run: Path) -> list[Any]:
+    try:
+        records = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return []
+    return [record.get("policy") for record in records if isinstance(record, dict)] if isinstance(records, list) else []
 
 
 def _remedy(policy: str, path: Path) -> str:

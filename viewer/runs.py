@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from envs.errors import UsageError
-from starter.policies import find_policy
+from starter.policies import policies_of
 from viewer.episode.tokens import TokenText
 from viewer.index.lines import number
 from viewer.index.names import FULL
@@ -41,14 +41,13 @@ def find_runs(paths: Sequence[str]) -> list[Path]:
 
 
 def _below(path: Path, depth: int) -> list[Path]:
-    here = [path] if any((path / mark).exists() for mark in _MARKS) else []
-    if not depth:
-        return here
     try:
-        inner = sorted(child for child in path.iterdir() if child.is_dir() and child.name not in _INNER)
-    except OSError:
-        return here
-    return here + [run for child in inner for run in _below(child, depth - 1)]
+        here = [path] if any((path / mark).exists() for mark in _MARKS) else []
+        inner = sorted(child for child in path.iterdir() if child.name not in _INNER and child.is_dir()) if depth else []
+    except OSError:  # nobody may look into it
+        return []
+    # A link such as `latest` is the run that it points at, and no second one.
+    return here + [run for child in inner for run in _below(child.resolve(), depth - 1)]
 
 
 _INNER = {"trajectories", "checkpoints", "wandb", "learned", "tool_outputs", "journal"}
@@ -131,8 +130,12 @@ class Run:
 
     def by_need_of_steps(self) -> dict[int, Mapping[str, Mapping[str, float | None]]]:
         """By step of RL, of those whose episodes are all indexed, the figures by need."""
-        known = [(name.step, key) for name, key, unfinished, indexed in self.index.names() if indexed and not unfinished]
-        return {step: self.index.averages(key).by_need for step, key in known if step is not None}
+        draws: dict[int, list[tuple[int, bool]]] = {}
+        for name, key, unfinished, indexed in self.index.names():
+            if name.step is not None:
+                draws.setdefault(name.step, []).append((key, indexed and not unfinished))
+        whole = {step: [key for key, _ in of] for step, of in draws.items() if all(read for _, read in of)}
+        return {step: self.index.averages(min(keys), max(keys)).by_need for step, keys in whole.items()}
 
     def lacking(self) -> list[str]:
         """Names of the evaluation's episodes with something taken away, if those with everything are there as well."""
@@ -172,22 +175,9 @@ class Run:
         return value
 
     def _find_tokenizer(self) -> Path | None:
-        """`tokenizer.json` of the run's policy: of one of its checkpoints, of what its settings name, of what was evaluated."""
-        for path in sorted(self.path.glob("checkpoints/*/policy/tokenizer.json")):
-            return path
-        config = self.config()
-        named = [config.get("policy"), config.get("tokenizer"), *(record.get("policy") for record in self.evaluation())]
-        for policy in named:
-            if not isinstance(policy, str) or not policy or policy in ("expert", "oracle", "random"):
-                continue
-            for place in (policy, str(self.path / policy), str(self.path.parents[1] / policy)):
-                try:
-                    path = Path(find_policy(place), "tokenizer.json")
-                except (UsageError, OSError, ValueError):
-                    continue
-                if path.is_file():
-                    return path
-        return None
+        """`tokenizer.json` of the policy in whose tokens the run is."""
+        found = (Path(policy, "tokenizer.json") for policy in policies_of(self.path, self.config()))
+        return next((path for path in found if path.is_file()), None)
 
 
 def _finite(text: str) -> Any:

@@ -96,11 +96,13 @@ class Guard:
         if given and _equal(given[0], self._token):
             # The token goes from the address bar into a cookie, so that no copied link and no history holds it.
             left = urlencode([pair for pair in query if pair[0] != "token"])
-            place = "/" + scope["path"].lstrip("/") if scope["path"].isascii() and scope["path"].isprintable() else "/"
-            cookie = f"{COOKIE}={self._token}; Path=/; HttpOnly; SameSite=Strict"
+            path = scope["path"]
+            # Browsers read a backslash as a slash, and two slashes as another server.
+            place = "/" + path.lstrip("/") if path.isascii() and path.isprintable() and "\\" not in path else "/"
+            cookie = f"{_cookie(scope)}={self._token}; Path=/; HttpOnly; SameSite=Strict"
             return 303, "", {"Location": place + (f"?{left}" if left else ""), "Set-Cookie": cookie, "Cache-Control": "no-store"}
         cookies = (part.strip().partition("=") for line in headers.get("cookie", []) for part in line.split(";"))
-        if any(name == COOKIE and _equal(value, self._token) for name, _, value in cookies):
+        if any(name == _cookie(scope) and _equal(value, self._token) for name, _, value in cookies):
             return None
         return 401, "open the URL that toolwise view printed: it has the token", {}
 
@@ -116,6 +118,12 @@ class Guard:
 def own_token() -> str:
     """A new token: 32 random bytes."""
     return secrets.token_urlsafe(32)
+
+
+def _cookie(scope: Scope) -> str:
+    """The name of the cookie, with the port: a browser sends the cookies of a host to all of its ports, and so to other viewers."""
+    server = scope.get("server")
+    return f"{COOKIE}_{server[1]}" if server else COOKIE
 
 
 def _is_visit(scope: Scope, headers: dict[str, list[str]]) -> bool:

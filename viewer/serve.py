@@ -38,6 +38,8 @@ def serve(paths: Sequence[str], config: ViewConfig, say: Callable[[str], None]) 
 
 def listening(host: str, port: int) -> socket.socket:
     """A socket that listens at `port`, or at the next free one. Raises UsageError if there is none, or no such host."""
+    if not 0 <= port < 1 << 16:
+        raise UsageError(f"port={port}: write a number from 0 to {(1 << 16) - 1}")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except OSError as error:

@@ -128,7 +128,7 @@ def absent(value: Any) -> bool:
         return len(value) == 0
     try:
         return math.isnan(value)
-    except TypeError:
+    except (TypeError, OverflowError):
         return False
 
 

@@ -52,7 +52,7 @@ def known_records(directory: Path) -> tuple[list[EvaluationRecord], list[str]]:
     """The records of a directory, none if there are none yet, and what is wrong with their file."""
     try:
         return read_records(directory / "evaluation.json"), []
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, RecursionError, AttributeError, LookupError) as error:
         return [], [f"evaluation.json cannot be read: {' '.join(str(error).split())[:200]}"]
 
 
@@ -111,17 +111,26 @@ def examples(directory: Path, question: Question | None, problems: list[str]) ->
 
 def settings(directory: Path, defaults: Mapping[str, Any], problems: list[str]) -> str:
     """The settings that differ from the defaults, with these."""
-    saved = directory / "config.yaml"
-    try:
-        chosen = yaml.safe_load(saved.read_text(encoding="utf-8")) if saved.exists() else {}
-    except (yaml.YAMLError, ValueError, OSError) as error:
-        chosen = None
-        problems.append(f"config.yaml cannot be read: {' '.join(str(error).split())[:200]}")
-    if not isinstance(chosen, dict):
+    chosen = saved_settings(directory, problems)
+    if chosen is None:
         return ""
     own, others = flat(chosen), flat(defaults)
     lines = [[name, value, others.get(name, "–")] for name, value in own.items() if value != others.get(name)]
     return section("Settings that differ from the defaults", [table([["setting", "value", "default"], *lines], "Settings")])
+
+
+def saved_settings(directory: Path, problems: list[str] | None = None) -> dict[str, Any] | None:
+    """What `config.yaml` says, {} if there is none; None, with a line in `problems`, if it cannot be read."""
+    path = directory / "config.yaml"
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if not isinstance(content, dict):
+            raise ValueError("it is no mapping")
+    except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
+        if problems is not None:
+            problems.append(f"config.yaml cannot be read: {' '.join(str(error).split())[:200]}")
+        return None
+    return content
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -145,7 +154,7 @@ def _med(directory: Path) -> Mapping[str, Any] | None:
     path = directory / "med.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-    except ValueError:
+    except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
 

@@ -133,15 +133,16 @@ def _pictures(run: Path, names: Sequence[str]) -> str:
 
 def _picture(run: Path, name: str) -> str:
     """A small copy of a stored picture within the page; words if it cannot be read."""
-    if not name.isalnum():
-        return '<span class="soft"> (a picture with a wrong name)</span>'
+    path = Store(run).image(name)
+    if path is None:
+        return f'<span class="soft"> (picture {shown(name[:12])} is not there)</span>'
     try:
-        with Image.open(run / "trajectories" / "images" / f"{name}.png") as opened:
+        # PNG alone: Pillow would hand some other formats to programs of their own.
+        with Image.open(path, formats=["PNG"]) as opened:
             width, height = opened.size
-            opened.draft("RGB", (_SIDE, _SIDE))
             small = opened.convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        return f'<span class="soft"> (picture {shown(name[:12])} is not there: {shown(type(error).__name__)})</span>'
+        return f'<span class="soft"> (picture {shown(name[:12])} cannot be read: {shown(type(error).__name__)})</span>'
     small.thumbnail((_SIDE, _SIDE))
     buffer = io.BytesIO()
     small.save(buffer, "PNG", optimize=True)

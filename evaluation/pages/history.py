@@ -42,7 +42,7 @@ def read_history(run: Path) -> History:
 
 def read_lines(path: Path) -> tuple[list[Line], int]:
     """The objects of a file of JSON lines, and the number of lines that are none: broken, or half-written."""
-    if not path.exists():
+    if not path.is_file():
         return [], 0
     lines: list[Line] = []
     broken = 0

@@ -13,6 +13,7 @@ Position = tuple[float, float]
 Scale = Callable[[float], float]
 LONGEST = 30
 """Characters of a name that have room beside its mark."""
+_LARGEST, _LEAST = 1e300, 1e-11
 
 
 def interval(ci95: Interval | None, form: Format) -> str:
@@ -34,7 +35,7 @@ def ticks(low: float, high: float) -> list[float]:
 def bounds(values: Sequence[float]) -> Interval:
     """Bounds of an axis that holds the values and 0."""
     low, high = min([0.0, *values]), max([0.0, *values])
-    room = 0.05 * (high - low) or 0.5
+    room = 0.05 * (high - low) if high - low > _LEAST else 0.5  # ticks are rounded to 12 digits
     return (low - room if low < 0 else 0.0), high + room
 
 
@@ -72,8 +73,8 @@ def short(name: str, longest: int = LONGEST) -> str:
 
 
 def finite(values: Iterable[float]) -> list[float]:
-    """The values that are numbers."""
-    return [value for value in values if math.isfinite(value)]
+    """The values that are numbers, and no so large ones that their differences are none."""
+    return [value for value in values if abs(value) < _LARGEST]
 
 
 def vertical(x: float, top: float, bottom: float, label: str, zero: bool) -> str:

@@ -81,23 +81,26 @@ def _supervised(run: Path, history: History, stage: str, title: str) -> str:
 
 def _held_out(run: Path) -> list[Plot]:
     """Held-out accuracy during the cold start, which its checkpoints keep."""
-    longest: list[Any] = []
-    counts: list[Any] = []
+    longest: list[tuple[float, float]] = []
+    counts: list[dict[str, float]] = []
     for path in sorted(run.glob("checkpoints/cold_start*/state.json")):
         try:
             state = json.loads(path.read_text())
-            measured, by_ability = state.get("history", []), state.get("by_ability", [])
-        except (ValueError, OSError, AttributeError):
+            measured = [(number(step), number(accuracy)) for step, accuracy in state.get("history", [])]
+            by_ability = [
+                {name: number(right) / number(of) for name, (right, of) in each.items() if number(of) > 0}
+                for each in state.get("by_ability", [])
+            ]
+        except (ValueError, OSError, AttributeError, TypeError, RecursionError):
             continue
         if len(measured) > len(longest):
             longest, counts = measured, by_ability
     if not longest:
         return []
-    steps = [number(step) for step, _ in longest]
-    content = [Curve("all", steps, [number(accuracy) for _, accuracy in longest])]
+    steps = [step for step, _ in longest]
+    content = [Curve("all", steps, [accuracy for _, accuracy in longest])]
     for name in sorted({name for each in counts for name in each}) if len(counts) == len(steps) else ():
-        shares = [each[name][0] / each[name][1] if each.get(name) else math.nan for each in counts]
-        content.append(Curve(name, steps, shares, dashed=True))
+        content.append(Curve(name, steps, [each.get(name, math.nan) for each in counts], dashed=True))
     return [curves("Held-out accuracy", content, "On the validation split, at temperature 1.", bounds=(0.0, 1.0))]
 
 

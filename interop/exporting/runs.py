@@ -18,11 +18,10 @@ from envs.errors import UsageError
 from envs.protocols.opening import open_protocol
 from interop.exporting.conversation import Conversation, Conversations
 from interop.settings import ExportConfig, Only
-from rollout.collect import SCRIPTS, is_endpoint
 from rollout.store import Store, name_of
 from rollout.tokens.chat_format import ChatFormat
 from rollout.types import Episode, Trajectory
-from starter.policies import find_policy
+from starter.policies import find_policy, policies_of
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 _COMPARED = 8  # episodes of which it is looked whether they are in the policy's tokens
@@ -72,8 +71,8 @@ class Source:
             shown = ", ".join(known[:4]) + (f", … {known[-1]}" if len(known) > 5 else "".join(f", {name}" for name in known[4:]))
             raise UsageError(f"{config.run} has no {', '.join(missing)}: write names= some of {shown}")
         self.settings = _settings(self.directory)
-        self.policy = _policy(config, self.settings)
         self._directory = _tokens(config, self.directory, self.settings)
+        self.policy = str(self.settings.get("policy") or config.policy or self._directory)
         self.protocol = open_protocol(config.protocol or (self.settings.get("options") or {}).get("protocol") or "deepeyes")
         self.notes = Notes()
         self._missing: set[str] = set()
@@ -118,8 +117,8 @@ class Source:
 
     def image(self, sha: str) -> Path | None:
         """The file of an image; None, and counted, if it is missing or its name is none."""
-        path = self.store.directory / "images" / f"{sha}.png"
-        if _SHA256.fullmatch(sha) and path.is_file():
+        path = self.store.image(sha)
+        if path is not None:
             return path
         if sha not in self._missing:
             self._missing.add(sha)
@@ -164,25 +163,13 @@ def _settings(directory: Path) -> Mapping[str, Any]:
     return {str(name): value for name, value in made.items()} if isinstance(made, dict) else {}
 
 
-def _policy(config: ExportConfig, settings: Mapping[str, Any]) -> str:
-    """The name of the policy that the run is of."""
-    return str(settings.get("policy") or config.policy or "unknown")
-
-
 def _tokens(config: ExportConfig, directory: Path, settings: Mapping[str, Any]) -> str:
     """The directory of the policy in whose tokens the run is. Raises UsageError if there is none."""
     if config.policy:
         return find_policy(config.policy)
-    for path in sorted(directory.glob("checkpoints/*/policy")):
-        if (path / "config.json").is_file():
-            return find_policy(str(path))
-    named = str(settings.get("policy") or "")
-    if named in SCRIPTS or is_endpoint(named):
-        named = str(settings.get("tokenizer") or "")
-    remedy = "write policy= the policy in whose tokens it is"
+    if (found := next(policies_of(directory, settings), None)) is not None:
+        return found
+    remedy, named = "write policy= the policy in whose tokens it is", settings.get("policy")
     if not named:
         raise UsageError(f"{directory} has no checkpoints/, and no config.yaml that names a policy: {remedy}")
-    try:
-        return find_policy(named)
-    except UsageError as error:
-        raise UsageError(f"{directory} is of the policy {named}, which is not there, and has no checkpoints/: {remedy}") from error
+    raise UsageError(f"{directory} is of the policy {named}, which is not there, and has no checkpoints/: {remedy}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import shutil
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -14,8 +13,7 @@ from envs.protocols.text import encodable
 from interop.exporting.conversation import Conversation
 from interop.exporting.runs import Source
 from interop.settings import ExportConfig
-
-_STEP = re.compile(r"rl_(\d+)")
+from rollout.store import step_of
 
 
 class Writer(ABC):
@@ -70,12 +68,12 @@ def finite(value: Any) -> Any:
 
 def facts(conversation: Conversation, run: str) -> dict[str, Any]:
     """What the run knows of an episode beside its words and tokens: the same in every format."""
-    record, step = conversation.record, _STEP.fullmatch(conversation.name)
+    record, step = conversation.record, step_of(conversation.name)
     versions = [version for chain in conversation.episode.chains for version in chain.versions if version >= 0]
     return {
         "run": run,
         "name": conversation.name,
-        "step": int(step[1]) if step else None,
+        "step": step[0] if step else None,
         "episode_id": record.episode_id,
         "task_id": record.task_id,
         "group_id": record.group_id,

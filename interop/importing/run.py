@@ -17,11 +17,13 @@ import numpy as np
 import yaml
 
 from curation.rows import Shown
+from envs.datasets.columns import parsed
 from envs.datasets.rows import Rows, open_rows
 from envs.errors import RowError, TokenBudgetExceeded, UsageError
 from envs.pictures import decode
 from envs.protocols import Answer, Calls, Protocol
 from envs.protocols.opening import open_protocol
+from envs.protocols.text import encodable
 from envs.runtime.atomic import new_directory, write_file
 from envs.runtime.progress import Advance
 from envs.types import ToolStatus
@@ -109,7 +111,9 @@ def import_logs(log: Log, config: ImportConfig, advance: Advance) -> Imported:
             try:
                 if isinstance(row, RowError):
                     raise row
-                store.append(NAME, encoder.episode(row, number))
+                if (sound := _sound(row)) != row:
+                    notes.add("rows with halves of characters, in whose place U+FFFD stands", f"{log.path.name}:{number}")
+                store.append(NAME, encoder.episode(sound, number))
                 episodes += 1
             except RowError as error:
                 notes.add("rows that cannot be read", f"{log.path.name}:{number}: {error}")
@@ -216,20 +220,20 @@ class _Encoder:
         if self.prompts.setdefault(group_id, prompt) != prompt:
             self.notes.add("rows that are groups of their own, since their question differs from that of their group_id")
             group_id = own
+        needed, abilities = _names(row, "needed_tools"), _names(row, "abilities")
         reward, parts = self._reward(row)
-        needed, abilities = row.get("needed_tools"), row.get("abilities") or ()
         return {
             "episode_id": episode_id,
             "task_id": task_id,
             "group_id": group_id,
-            "abilities": (abilities,) if isinstance(abilities, str) else tuple(map(str, abilities)),
+            "abilities": tuple(abilities or ()),
             "source": str(row.get("source") or self.log.path.stem),
             "seed": _whole(row.get("seed")),
             "reward": reward,
             "reward_parts": parts,
             "answer": said,
             "stop_reason": _stop_reason(row, isinstance(parsed, Answer)),
-            "needed_tools": None if needed is None or isinstance(needed, str) else [str(tool) for tool in needed],
+            "needed_tools": needed,
         }
 
     def _reward(self, row: Mapping[str, Any]) -> tuple[float, dict[str, float]]:
@@ -272,10 +276,30 @@ def _stop_reason(row: Mapping[str, Any], answered: bool) -> StopReason:
     return StopReason.ANSWERED if answered else StopReason.TURN_LIMIT
 
 
+def _names(row: Mapping[str, Any], column: str) -> list[str] | None:
+    """The names in a column: a list, or one text. None if there is none. Raises RowError."""
+    value = parsed(row.get(column))
+    if value is None or isinstance(value, list | tuple):
+        return None if value is None else [str(name) for name in value]
+    if not isinstance(value, str):
+        raise RowError(f'{column} is {str(value)[:80]}: write a list of names, as in ["search"]')
+    return [value]
+
+
 def _number(value: Any) -> float | None:
-    if isinstance(value, bool | int | float) and math.isfinite(value):
-        return float(value)
-    return None
+    try:
+        return float(value) if isinstance(value, bool | int | float) and math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def _sound(value: Any) -> Any:
+    """A row whose texts UTF-8 can hold."""
+    if isinstance(value, str):
+        return encodable(value)
+    if isinstance(value, dict):
+        return {_sound(name): _sound(entry) for name, entry in value.items()}
+    return [_sound(entry) for entry in value] if isinstance(value, list) else value
 
 
 def _whole(value: Any) -> int:

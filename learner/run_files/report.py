@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import asdict
 from pathlib import Path
 
-import yaml
-
 from envs.errors import UsageError
-from evaluation.pages.evaluation_page import write_evaluation_page
+from evaluation.pages.evaluation_page import saved_settings, write_evaluation_page
 from evaluation.pages.examples import Prompts
 from evaluation.pages.run_page import write_run_page
 from evaluation.settings import EvaluateConfig
 from learner.experiment import Experiment
 from learner.run_files.run_directory import settings_of
-from rollout.collect import SCRIPTS, is_endpoint
-from starter.policies import find_policy
+from starter.policies import policies_of
 
 
 def write_report(directory: Path, out: Path | None = None) -> Path:
@@ -33,14 +29,5 @@ def write_report(directory: Path, out: Path | None = None) -> Path:
 
 def _prompts(directory: Path) -> Prompts | None:
     """What reads the questions; None if no policy in whose tokens they are is to be found any more."""
-    candidates = [str(path) for path in sorted(directory.glob("checkpoints/*/policy"))]
-    try:
-        settings = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
-        foreign = settings["policy"] in SCRIPTS or is_endpoint(settings["policy"])
-        candidates.insert(0, settings["tokenizer" if foreign else "policy"])
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError):
-        pass  # the page says that the settings cannot be read
-    for policy in candidates:
-        with contextlib.suppress(UsageError, TypeError):
-            return Prompts(find_policy(policy))
-    return None
+    policy = next(policies_of(directory, saved_settings(directory) or {}), None)
+    return None if policy is None else Prompts(policy)

@@ -26,6 +26,7 @@ from rollout.store import Store
 from rollout.types import Episode, Turn
 
 ROOT = Path(__file__).parents[2]
+PICTURE = "a" * 64
 HOSTILE = "<script>alert(1)</script>\x1b[31m\u202e</pre><img src=http://x>"
 
 
@@ -81,8 +82,9 @@ def run(tmp_path):
     """A run of RL with one hostile episode, in which a picture is missing."""
     store = Store(tmp_path)
     (tmp_path / "trajectories/images").mkdir(parents=True)
-    Image.new("RGB", (900, 300), "red").save(tmp_path / "trajectories/images/aa.png")
-    turns = [Turn(action=HOSTILE, observation=HOSTILE + "x" * 9000, images=["aa", "bb", "../cc"], tool_calls=[])]
+    Image.new("RGB", (900, 300), "red").save(tmp_path / "trajectories/images" / f"{PICTURE}.png")
+    (tmp_path / "trajectories/images" / f"{'c' * 64}.png").symlink_to(tmp_path / "trajectories/images" / f"{PICTURE}.png")
+    turns = [Turn(action=HOSTILE, observation=HOSTILE + "x" * 9000, images=[PICTURE, "b" * 64, "../cc", "c" * 64], tool_calls=[])]
     one = replace(trajectory([CODE], correct=True), answer=HOSTILE, task_id=HOSTILE)
     needless = trajectory([CODE], "h", needs=False)
     store.write("rl_000003", [Episode((replace(one, turns=[*one.turns, *turns]),)), Episode((needless,))])
@@ -116,8 +118,9 @@ def test_a_page_has_results_curves_settings_episodes_and_counts(run):
         "Right, with a call that was needed",
         "A call that was not needed",
         f"({len(HOSTILE) + 6000:,} more characters)",
-        "picture bb is not there",
-        "a picture with a wrong name",
+        "picture bbbbbbbbbbbb is not there",
+        "picture ../cc is not there",
+        "picture cccccccccccc is not there",
         "2 episodes failed for infrastructure reasons",
         "1 lines of metrics.jsonl are broken or half-written",
         "1 lines of trajectory files are broken or half-written",
@@ -148,6 +151,21 @@ def test_whatever_a_runs_metrics_are_there_is_a_page(tmp_path, lines, said):
 def test_a_file_that_cannot_be_read_is_named(run, broken):
     (run / broken).write_text("{]")
     assert f"{broken} cannot be read" in page_of(run)
+
+
+@pytest.mark.parametrize("state", ['{"history": 3}', '{"history": [], "by_ability": [[1]]}', "[" * 20_000, '{"history": [[1]]}'])
+def test_a_checkpoint_of_another_form_leaves_the_rest(run, state):
+    (run / "checkpoints/cold_start").mkdir(parents=True, exist_ok=True)
+    (run / "checkpoints/cold_start/state.json").write_text(state)
+    assert "Tool calls per episode" in page_of(run)
+
+
+def test_pictures_are_read_as_png_alone(run):
+    images = list((run / "trajectories/images").glob("*.png"))
+    for image in images:
+        Image.new("RGB", (4, 4)).save(image, "BMP")
+    page = page_of(run)
+    assert images and "data:image/png" not in page and "cannot be read: UnidentifiedImageError" in page
 
 
 def test_a_question_that_cannot_be_read_leaves_the_rest(run):

@@ -196,3 +196,20 @@ def test_it_refuses_in_one_line(tmp_path, name):
     with pytest.raises(UsageError) as refusal:
         open_log(compose("import", ImportConfig, [text.replace("TMP", str(tmp_path)) for text in settings]))
     assert remedy in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ('"abilities": 5', "rows that cannot be read"),
+        ('"needed_tools": {"code": true}', "rows that cannot be read"),
+        (f'"reward": 1{"0" * 400}', "rows without a reward, which is taken to be 0"),
+        ('"episode_id": "\\ud800", "note": "\\udfff"', "rows with halves of characters, in whose place U+FFFD stands"),
+    ],
+)
+def test_a_row_with_an_odd_value_does_not_end_the_import(tmp_path, more, said):
+    messages = json.dumps([QUESTION, {"role": "assistant", "content": "42"}])
+    rows = [f'{{"messages": {messages}, {more}}}', f'{{"messages": {messages}, "reward": 1}}']
+    episodes, _, notes = imported(written(tmp_path / "log.jsonl", rows), tmp_path / "out")
+    assert episodes[-1].reward == 1
+    assert notes[said].partition(" ")[0] == "1"

@@ -9,7 +9,7 @@ from trajectories import CODE, trajectory
 from rollout.episode.environments import make
 from rollout.episode.loop import failed_episode, run_episode
 from rollout.lint import lint
-from rollout.store import Store
+from rollout.store import Store, step_of
 from rollout.types import Episode, Group
 
 
@@ -159,3 +159,18 @@ def test_a_name_that_is_written_whole_takes_the_place_of_its_shards(tmp_path, ep
     shards(store, episodes)
     store.write("rl_000012", episodes[:1])
     assert list(store.read("rl_000012")) == episodes[:1]
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("rl_000012", (12, 0)),
+        ("rl_000012_3", (12, 3)),
+        ("rl_000012_", None),
+        ("demonstrations", None),
+        ("rl_x", None),
+        ("rl_١", None),
+    ],
+)
+def test_a_name_says_its_step_and_its_draw(name, found):
+    assert step_of(name) == found

@@ -2,6 +2,7 @@
 and the search find what they say, whatever the texts."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from trajectories import CODE, trajectory
 from rollout.store import Store
 from rollout.types import StopReason, Turn
 from viewer.index.lines import Unreadable, read_line
+from viewer.index.reading import Reader
 from viewer.index.run_index import RunIndex
 
 
@@ -281,3 +283,34 @@ def test_tasks_have_the_statistics_of_their_group(filtered):
     assert (first["group_id"], first["episodes"], first["accuracy"]) == ("a", 2, 0.5)
     assert first["reward"] == {"mean": 0.5, "std": 0.5}
     assert first["calls"] == {"mean": 0.5, "var": 0.25}
+
+
+def test_the_draws_of_a_step_follow_each_other_as_steps(write_run, show):
+    names = ("rl_000001", "rl_000000_1", "rl_000000", "rl_000000_10", "rl_000000_64", "rl_9999999")
+    shown = show(write_run("demo", **{name: group(name, [1]) for name in names}))
+    shown.settled()
+    listed = shown.get("runs/demo/names")["names"]
+    steps = [(one["name"], one["step"]) for one in listed if one["stage"] == "rl"]
+    assert steps == [("rl_000000", 0), ("rl_000000_1", 0), ("rl_000000_10", 0), ("rl_000001", 1)]
+    assert {one["name"] for one in listed} == set(names)
+
+
+def test_a_run_that_cannot_be_indexed_says_so_and_keeps_none_of_the_others(write_run, show, monkeypatch):
+    runs = [write_run(name, rl_000000=group("a", [1])) for name in ("bad", "demo")]
+
+    def scan(self, real=Reader.scan):
+        if self._directory.parent.name == "bad":
+            raise OverflowError("a number")
+        return real(self)
+
+    monkeypatch.setattr(Reader, "scan", scan)
+    shown = show(*runs)
+    assert shown.settled().episodes == 1
+    described = {run["id"]: run["indexed"]["failure"] for run in shown.get("runs")["runs"]}
+    assert described == {"bad": "OverflowError: a number", "demo": None}
+    assert shown.get("runs/bad/names")["names"] == []
+
+
+def test_a_file_whose_name_is_no_text_is_left_alone(index):
+    Path(os.fsdecode(os.fsencode(index._run / "trajectories") + b"/\xff.jsonl")).write_text("{}")
+    assert read_all(index).of == 2

@@ -187,6 +187,16 @@ def test_at_all_addresses_a_server_has_this_machines_names_and_any_address(run_d
 def test_a_redirect_stays_on_this_server(guarded):
     answer = guarded.client.get("http://192.0.2.7:8642//evil.example", params={"token": TOKEN})
     assert answer.headers["location"] == "/evil.example"
+    answer = guarded.client.get("http://192.0.2.7:8642/%5Cevil.example", params={"token": TOKEN})
+    assert answer.headers["location"] == "/"
+
+
+def test_two_viewers_of_a_host_keep_their_cookies_apart(guarded):
+    set_by = [
+        guarded.client.get(f"http://192.0.2.7:{port}/", params={"token": TOKEN}).headers["set-cookie"].partition("=")[0]
+        for port in (8642, 8643)
+    ]
+    assert len(set(set_by)) == 2
 
 
 def test_the_token_is_left_out_at_loopback_only():

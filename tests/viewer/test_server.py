@@ -93,7 +93,7 @@ def test_a_group_stands_side_by_side_with_its_advantages(write_run, show):
     shown.settled()
     answer = shown.get("runs/demo/groups/a", name="rl_000000")
     assert [episode["reward"] for episode in answer["episodes"]] == [0, 1, 1, 0]
-    assert [round(episode["advantage"], 3) for episode in answer["episodes"]] == [-1, 1, 1, -1]
+    assert [round(episode["advantage"], 3) for episode in answer["episodes"]] == [-0.866, 0.866, 0.866, -0.866]  # as verl: n - 1
     assert {episode["advantage_source"] for episode in answer["episodes"]} == {"group"}
     assert answer["episodes"][1]["turns"][0]["tool_calls"] == [{"tool": "code", "status": "ok", "latency_s": 1}]
     assert shown.get("runs/demo/groups/a%2Fb%3Fc")["episodes"][0]["advantage"] is None
@@ -357,3 +357,26 @@ def test_the_command_serves_until_it_is_told_to_end(write_run, tmp_path):
     _, errors = process.communicate(timeout=30)
     assert (process.returncode, errors, told) == (0, "", "Ctrl-C ends it\n")
     assert len(list((tmp_path / "xdg" / "toolwise" / "view").glob("*.sqlite"))) == 1
+
+
+def test_a_link_to_a_run_is_no_second_one(write_run):
+    run = write_run("demo", rl_000000=[])
+    (run.parent / "latest").symlink_to(run.name)
+    assert find_runs([str(run.parent)]) == find_runs([str(run.parent / "latest")]) == [run]
+
+
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_a_port_that_is_none_is_refused(port):
+    with pytest.raises(UsageError, match=f"port={port}: write a number from 0 to 65535"):
+        listening("127.0.0.1", port)
+
+
+def test_a_runs_name_may_hold_an_equals_sign(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("viewer.serve.serve", lambda paths, config, say: asked.append((paths, config.port)))
+    (tmp_path / "lr=1e-5").mkdir()
+    monkeypatch.chdir(tmp_path)
+    view(["lr=1e-5", "runs/a=1", "port=9000"])
+    assert asked == [(["lr=1e-5", "runs/a=1"], 9000)]
+    with pytest.raises(UsageError):
+        view(["runs", "prot=9000"])

@@ -194,8 +194,30 @@ def test_the_exit_status_tells_a_program_as_much(write, capsys, changes, code):
 
 
 def test_a_report_of_another_form_is_one_line(write):
-    with pytest.raises(UsageError, match=r"status.json is not as .* format=json shows"):
+    with pytest.raises(UsageError, match=r"status.json or evaluation.json in .* is not as .* format=json shows"):
         reading.status([f"run={write(status=status(workers=[1]))}"])
+
+
+DEEP = "[" * 20_000
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"config.yaml": "rl: 3\nstages: 7\n"},
+        {"config.yaml": "rl: {steps: x}\nstages: [[1]]\n", "progress.json": "[1]"},
+        {"config.yaml": "rl: {}\n", "progress.json": DEEP, "evaluation.json": DEEP, "status.json": DEEP},
+        {"config.yaml": "rl: {steps: 2}\n", "metrics.jsonl": f"{DEEP}\n" + '{"stage": ["rl"], "step": 1, "global_step": 1}\n'},
+        {"config.yaml": "rl: {steps: 2}\n", "metrics.jsonl": '{"stage": "rl", "step": 1' + "0" * 400 + ', "global_step": 1}\n'},
+        {"config.yaml": "rl: {}\n", "status.json": json.dumps(status(written=1e300, began=1e300))},
+    ],
+    ids=range(6),
+)
+def test_files_of_another_form_are_left_out(tmp_path, capsys, files):
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    assert reading.status([f"run={tmp_path}"]) in (0, 1)
+    assert capsys.readouterr().out.splitlines()[-1].startswith("next: ")
 
 
 def test_following_asks_for_a_terminal(write):

@@ -61,14 +61,14 @@ class Shared:
         return None if self.a.accuracy is None or self.b.accuracy is None else self.b.accuracy - self.a.accuracy
 
 
-def averages(connection: sqlite3.Connection, key: int) -> Averages:
-    """The averages of a name, by its key."""
+def averages(connection: sqlite3.Connection, first: int, last: int) -> Averages:
+    """The averages of the names with keys from the `first` to the `last`."""
     parts = [
         f"avg(calls > 0) FILTER (WHERE NOT failed AND need = {need}), avg(correct) FILTER (WHERE NOT failed AND need = {need})"
         for need in NEEDS.values()
     ]
     select = f"SELECT count(*), count(DISTINCT grp), {_OF_ALL}, {', '.join(parts)} FROM facts WHERE place BETWEEN ? AND ?"
-    episodes, groups, calls, accuracy, *of_need = connection.execute(select, _range(key)).fetchone()
+    episodes, groups, calls, accuracy, *of_need = connection.execute(select, (_range(first)[0], _range(last)[1])).fetchone()
     pairs = zip(of_need[::2], of_need[1::2], strict=True)
     by_need = {need: {"tool_use": use, "accuracy": right} for need, (use, right) in zip(NEEDS, pairs, strict=True)}
     return Averages(episodes, groups, accuracy, calls, by_need)

@@ -18,8 +18,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-VERSION = 2
-FILE_BITS, LINE_BITS = 12, 28
+VERSION = 3
+FILE_BITS, LINE_BITS = 12, 22
+"""With those of a name's key (`viewer.index.names`) 62: SQLite's integers have 63."""
 MOST_FILES, MOST_LINES = 1 << FILE_BITS, 1 << LINE_BITS
 _KEPT_READERS = 2
 

@@ -2,42 +2,46 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
-_STEP = re.compile(r"rl_(\d{1,9})")
+from rollout.store import step_of
+
 FULL = "episodes"
 """The episodes of an evaluation in which nothing is taken away."""
 _COLD_START = ("demonstrations", "rehearsal")
 STAGES = ("cold_start", "rl", "evaluation")
-_STEPS = 1 << 20
+STAGE_BITS, STEP_BITS, DRAW_BITS = 2, 20, 6
+_STEPS, _DRAWS = 1 << STEP_BITS, 1 << DRAW_BITS
 
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """`step` is None outside RL. `variant` is what an ablation or the referee changed ("without code", "blank" …), or None."""
+    """`step` is None outside RL; `draw` numbers the draws of a step that dynamic sampling played more than once. `variant` is what
+    an ablation or the referee changed ("without code", "blank" …), or None."""
 
     name: str
     stage: str
     step: int | None = None
     variant: str | None = None
+    draw: int = 0
 
     @classmethod
     def of(cls, name: str) -> Name:
         """Reads a name."""
-        if match := _STEP.fullmatch(name):
-            return cls(name, "rl", int(match[1]))
+        place = step_of(name)
+        if place is not None and place[0] < _STEPS and place[1] < _DRAWS:
+            return cls(name, "rl", place[0], draw=place[1])
         if name.startswith(_COLD_START):
             return cls(name, "cold_start")
         return cls(name, "evaluation", variant=None if name == FULL else name.replace("_", " "))
 
     @property
     def keys(self) -> range:
-        """The keys that a name of this stage may have; of a step exactly one."""
-        begin = STAGES.index(self.stage) * _STEPS
+        """The keys that a name of this stage may have; of a draw of a step exactly one."""
+        begin = STAGES.index(self.stage) * _STEPS * _DRAWS
         if self.name == FULL:
             return range(begin, begin + 1)
         if self.step is None:
-            return range(begin + 1, begin + _STEPS)
-        place = begin + min(self.step, _STEPS - 1)
+            return range(begin + 1, begin + _STEPS * _DRAWS)
+        place = begin + self.step * _DRAWS + self.draw
         return range(place, place + 1)

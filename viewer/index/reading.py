@@ -8,6 +8,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,9 @@ class Reader:
         try:
             with os.scandir(self._directory) as entries:
                 for entry in entries:
-                    if entry.name.endswith((".jsonl", ".jsonl.part")) and not entry.name.startswith(".") and entry.is_file():
-                        found[entry.name] = entry.stat()
+                    if _is_trajectories(entry.name) and entry.is_file():
+                        with suppress(OSError):  # it went between the two looks
+                            found[entry.name] = entry.stat()
         except OSError:
             found = {}
         states, changed = dict(self.states), self.states.keys() != found.keys()
@@ -92,7 +94,7 @@ class Reader:
             self._forget(states.pop(file))
         for file, stat in sorted(found.items()):
             state = states.get(file)
-            if state is not None and (state.size, state.mtime, state.inode) == (stat.st_size, stat.st_mtime_ns, stat.st_ino):
+            if state is not None and (state.size, state.mtime, state.inode) == (stat.st_size, stat.st_mtime_ns, _inode(stat)):
                 continue
             changed = True
             if state is not None and self._grew(state, stat):
@@ -101,7 +103,7 @@ class Reader:
             if state is not None:
                 self._forget(state)
             key, number = self._numbered(file)
-            states[file] = FileState(file, key, number, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+            states[file] = FileState(file, key, number, _inode(stat), stat.st_size, stat.st_mtime_ns)
         self._connection.execute("COMMIT")
         self.states = states
         return changed
@@ -259,7 +261,7 @@ class Reader:
     def _grew(self, state: FileState, stat: os.stat_result) -> bool:
         """Whether a file is the one that was read, with more behind it."""
         if (
-            stat.st_ino != state.inode
+            _inode(stat) != state.inode
             or stat.st_size < state.read
             or (stat.st_size == state.size and state.done and not state.half)
         ):
@@ -296,6 +298,16 @@ class _Batch:
         self.rows: dict[int, tuple[Any, ...]] = {}
         self.chains: list[tuple[int, int]] = []
         self.texts: list[tuple[int, str]] = []
+
+
+def _is_trajectories(name: str) -> bool:
+    """Whether a file has a name of trajectories, one that the index and JSON can hold: bytes that are no UTF-8 are none."""
+    return name.endswith((".jsonl", ".jsonl.part")) and not name.startswith(".") and name.isprintable()
+
+
+def _inode(stat: os.stat_result) -> int:
+    """The number of a file; SQLite has 63 bits for it, and some network file systems use 64."""
+    return stat.st_ino & (1 << 63) - 1
 
 
 def _lines(file: Any) -> Iterator[bytes | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import threading
 import time
@@ -16,6 +17,8 @@ from viewer.index.database import Database
 from viewer.index.names import Name
 from viewer.index.reading import FileState, Reader
 
+log = logging.getLogger(__name__)
+
 PIECE_S = 0.2
 """Time for which one file is read before it is looked whether another one is wanted more."""
 SCAN_S = 1.0
@@ -25,7 +28,8 @@ _WAIT_S = 0.02
 @dataclass(frozen=True, slots=True)
 class Indexed:
     """How much of a run is indexed. `unreadable` counts lines that are no records; `cut` texts of which only the first 64 KiB
-    are searched; `half` last lines without their end, which a running training may be writing."""
+    are searched; `half` last lines without their end, which a running training may be writing. `failure` says why the index goes no
+    further, if it does not."""
 
     files: int
     of: int
@@ -34,6 +38,7 @@ class Indexed:
     cut: int
     half: int
     temporary: str | None
+    failure: str | None
 
 
 class RunIndex:
@@ -46,7 +51,8 @@ class RunIndex:
         self._opened, self._progress = threading.Event(), threading.Condition()
         self._wanted: frozenset[str] = frozenset()
         self._episodes = 0
-        self._averages: dict[int, tuple[int, Averages]] = {}
+        self._failure: str | None = None
+        self._averages: dict[tuple[int, int], tuple[int, Averages]] = {}
         self.asked = 0.0
         """When something of this run was last asked for."""
 
@@ -57,6 +63,16 @@ class RunIndex:
         self._reader.scan()
         self._count()
         self._opened.set()
+
+    def fail(self, error: Exception) -> None:
+        """Say that the index goes no further, and why. What was read stays; requests no longer wait for more."""
+        log.error("the index of %s goes no further", self._run, exc_info=error)
+        self._failure = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+        if self._database is not None and self._database.writer.in_transaction:
+            self._database.writer.execute("ROLLBACK")
+        self._opened.set()
+        with self._progress:
+            self._progress.notify_all()
 
     @property
     def is_open(self) -> bool:
@@ -104,7 +120,7 @@ class RunIndex:
         done = sum(state.done for state in states)
         temporary = self._database.temporary if self._database is not None else None
         counts = (sum(getattr(state, name) for state in states) for name in ("unreadable", "cut", "half"))
-        return Indexed(done, len(states), self._episodes, *counts, temporary)
+        return Indexed(done, len(states), self._episodes, *counts, temporary, self._failure)
 
     def names(self) -> list[tuple[Name, int, bool, bool]]:
         """Each name with its key, whether it is unfinished and whether it is read, in order."""
@@ -125,7 +141,7 @@ class RunIndex:
     def reader(self) -> Generator[sqlite3.Connection]:
         """A connection for questions. Raises LookupError while the index is not open."""
         if not self._opened.wait(5) or self._database is None:
-            raise LookupError("the index is being opened: ask again")
+            raise LookupError(self._failure or "the index is being opened: ask again")
         with self._database.reader() as connection:
             yield connection
 
@@ -134,14 +150,15 @@ class RunIndex:
         if self._database is not None:
             self._database.close()
 
-    def averages(self, key: int) -> Averages:
-        """The averages of a name, by its key; calculated again if more is read of it."""
-        mark = hash(tuple((state.number, state.read) for state in self.states() if state.key == key))
-        known = self._averages.get(key)
+    def averages(self, key: int, last: int | None = None) -> Averages:
+        """The averages of a name, by its key, or of all names from that key to the `last` one; calculated again if more is read."""
+        keys = key, key if last is None else last
+        mark = hash(tuple((state.number, state.read) for state in self.states() if keys[0] <= state.key <= keys[1]))
+        known = self._averages.get(keys)
         if known is None or known[0] != mark:
             with self.reader() as connection:
-                known = mark, averages(connection, key)
-            self._averages[key] = known
+                known = mark, averages(connection, *keys)
+            self._averages[keys] = known
         return known[1]
 
     def describe(self) -> dict[str, object]:
@@ -149,6 +166,8 @@ class RunIndex:
         return asdict(self.indexed())
 
     def _complete(self, names: Collection[str]) -> bool:
+        if self._failure is not None:
+            return True
         states = self._reader.states.values() if self._reader is not None else ()
         return self._opened.is_set() and all(state.done for state in states if name_of(Path(state.file)) in names)
 
@@ -161,6 +180,7 @@ class Indexer:
     """The thread: the run that was asked for last comes first. It yields to requests while there are any."""
 
     def __init__(self) -> None:
+        self._all: list[RunIndex] = []
         self._runs: list[RunIndex] = []
         self._ended = threading.Event()
         self._requests = 0
@@ -173,6 +193,7 @@ class Indexer:
 
     def add(self, run: RunIndex) -> None:
         """Have another run indexed."""
+        self._all.append(run)
         self._runs = [*self._runs, run]
 
     @contextmanager
@@ -195,7 +216,7 @@ class Indexer:
     def close(self) -> None:
         """End the thread and close all indexes."""
         self.stop()
-        for run in self._runs:
+        for run in self._all:
             run.close()
 
     def _is_pressed(self) -> bool:
@@ -205,14 +226,17 @@ class Indexer:
         looked: dict[RunIndex, float] = {}
         while not self._ended.is_set():
             busy = False
-            for run in self._runs:
-                if not run.is_open:
-                    run.open()
-            for run in sorted(self._runs, key=lambda run: run.asked, reverse=True):
-                if time.monotonic() - looked.get(run, 0.0) > SCAN_S:
-                    run.scan()
-                    looked[run] = time.monotonic()
-                if run.work(self._is_pressed):
-                    busy = True
-                    break
+            for run in sorted(self._runs, key=lambda run: (not run.is_open, run.asked), reverse=True):
+                try:
+                    if not run.is_open:
+                        run.open()
+                    if time.monotonic() - looked.get(run, 0.0) > SCAN_S:
+                        looked[run] = time.monotonic()
+                        run.scan()
+                    if run.work(self._is_pressed):
+                        busy = True
+                        break
+                except Exception as error:  # the other runs are indexed nevertheless: they share this thread
+                    self._runs = [other for other in self._runs if other is not run]
+                    run.fail(error)
             self._ended.wait(_WAIT_S if self._requests else 0.0 if busy else 0.2)

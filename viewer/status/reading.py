@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shlex
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 
@@ -23,6 +23,8 @@ SILENT_S = 60.0
 """A run that has written nothing for so long is taken for dead if its process cannot be looked for."""
 
 _TAIL_BYTES = 4 << 20
+_LATEST = 1e11
+"""Unix seconds that a date can be made of."""
 _RUNS = "the directory that a command wrote (its out=), as in run=runs/demo"
 
 
@@ -117,8 +119,9 @@ def _reported(status: Mapping[str, Any], now: float) -> tuple[State, str]:
 
 def _unreported(directory: Path, config: Mapping[str, Any], now: float) -> tuple[State, str]:
     """The state of a run of which there is no status.json."""
-    done = _json(directory / "progress.json") or {}
-    if all(done.get(stage) for stage in config.get("stages") or ["rl"]):
+    done, stages = _json(directory / "progress.json"), config.get("stages") or ["rl"]
+    done = done if isinstance(done, dict) else {}
+    if isinstance(stages, list) and all(done.get(str(stage)) for stage in stages):
         return State.finished, "progress.json has all stages; there is no status.json"
     age = now - _newest(directory)
     if age < SILENT_S:
@@ -149,9 +152,9 @@ def _known_otherwise(directory: Path) -> dict[str, Any]:
     numbers = {name: value for name, value in last.items() if _is_number(value)}
     config = _settings(directory)
     of = {"rl": ("rl", "steps"), "cold_start": ("cold_start", "max_steps")}.get(last["stage"])
-    total = (config.get(of[0]) or {}).get(of[1]) if of else None
+    total = _setting(config, *of) if of else None
     return {
-        "stage": {"name": last["stage"], "step": last["step"] + 1, "of": total} if total else None,
+        "stage": {"name": last["stage"], "step": last["step"] + 1, "of": total} if _is_number(total) and total > 0 else None,
         "policy_version": records[-1]["global_step"] + 1,
         "metrics": {name: value for name, value in numbers.items() if name in shown},
         "curves": {name: values for name, values in curves.items() if values},
@@ -172,7 +175,8 @@ def _status_file(directory: Path) -> dict[str, Any] | None:
     needed = {"state", "line", "host", "pid", "pid_began", "pid_space", "began", "written", "advanced"}
     if not isinstance(status, dict) or not needed <= status.keys() or str(status["state"]) not in State:
         return None
-    return status if all(_is_number(status[name]) for name in ("pid", "began", "written", "advanced")) else None
+    numbers = (status[name] for name in ("pid", "began", "written", "advanced"))
+    return status if all(_is_number(number) and abs(number) < _LATEST for number in numbers) else None
 
 
 def _evaluations(directory: Path) -> list[dict[str, Any]]:
@@ -186,15 +190,21 @@ def _evaluations(directory: Path) -> list[dict[str, Any]]:
 def _settings(directory: Path) -> dict[str, Any]:
     try:
         settings = yaml.load((directory / "config.yaml").read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
     return settings if isinstance(settings, dict) else {}
+
+
+def _setting(settings: Mapping[str, Any], group: str, name: str) -> Any:
+    """A setting of a group; None if there is no such group."""
+    found = settings.get(group)
+    return found.get(name) if isinstance(found, Mapping) else None
 
 
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -211,11 +221,11 @@ def _tail(path: Path) -> list[dict[str, Any]]:
     for line in lines:
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if (
             isinstance(record, dict)
-            and "stage" in record
+            and isinstance(record.get("stage"), str)
             and _is_number(record.get("step"))
             and _is_number(record.get("global_step"))
         ):
@@ -223,11 +233,16 @@ def _tail(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+def _is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a number of a size that arithmetic takes."""
+    return isinstance(value, int | float) and abs(value) < 1e300
 
 
 def _newest(directory: Path) -> float:
     """When a file of the run was written last, in Unix seconds."""
     places = [*directory.glob("*.json*"), directory / "trajectories", *(directory / "trajectories").glob("*.part")]
-    return max((place.stat().st_mtime for place in places if place.exists()), default=directory.stat().st_mtime)
+    times = []
+    for place in places:
+        with suppress(OSError):  # a shard gets another name when it is finished
+            times.append(place.stat().st_mtime)
+    return max(times, default=directory.stat().st_mtime)

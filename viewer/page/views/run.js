@@ -260,7 +260,9 @@ function curveSection(run, metricsNow, namesNow) {
     /** Opens the recorded step at or, if it is not recorded itself, the nearest to the one that was chosen. @param {number} step */
     function open(step) {
       const nearest = recorded.reduce((best, one) => (Math.abs(one.step - step) < Math.abs(best.step - step) ? one : best));
-      go(link(["runs", run, "tasks"], { name: nearest.name }));
+      // Dynamic sampling plays a step in several draws, each under a name of its own.
+      const draws = recorded.filter((one) => one.step === nearest.step).map((one) => one.name);
+      go(link(["runs", run, "tasks"], { name: draws.join(",") }));
     }
   }
   return { element, draw };

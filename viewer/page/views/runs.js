@@ -83,6 +83,7 @@ export async function runsView(_route, signal) {
         { class: "number" },
         count(indexed.episodes),
         indexed.unreadable ? h("div", { class: "bad" }, `${plural(indexed.unreadable, "line")} unreadable`) : null,
+        indexed.failure ? h("div", { class: "bad" }, `the index goes no further: ${indexed.failure}`) : null,
         indexed.files < indexed.of ? h("div", { class: "muted" }, `${indexed.files} of ${indexed.of} files read`) : null,
       ),
       h("td", null, tags(run.labels)),
