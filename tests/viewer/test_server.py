@@ -177,12 +177,13 @@ def test_names_have_averages_and_steps_the_use_by_need_that_the_run_did_not_reco
     steps = {f"rl_00000{step}": group("a", [step, 1], **needed) + group("b", [0, 0, 0, 1], needed_tools=[]) for step in (0, 1)}
     failed = trajectory([CODE], "a", 9, stop_reason="INFRASTRUCTURE", reward=0.0, **needed)
     steps["rl_000001"].append(failed)
+    steps["rl_000001_1"] = group("c", [0, 0], **needed)  # another draw of that step
     run_directory = write_run("demo", **steps)
     shown = show(run_directory)
     shown.settled()
     names = [(one["episodes"], one["accuracy"], one["calls"]) for one in shown.get("runs/demo/names")["names"]]
-    assert names == [(6, 2 / 6, 2 / 6), (7, 3 / 6, 3 / 6)]
-    expected = {"by_need/needed/tool_use": [0.5, 1], "by_need/not_needed/tool_use": [0.25, 0.25]}
+    assert names == [(6, 2 / 6, 2 / 6), (7, 3 / 6, 3 / 6), (2, 0, 0)]
+    expected = {"by_need/needed/tool_use": [0.5, 0.5], "by_need/not_needed/tool_use": [0.25, 0.25]}
     answer = shown.get("runs/demo/metrics")
     assert {name: answer["stages"]["rl"]["series"][name] for name in expected} == expected
     assert len(answer["derived"]) == 4
