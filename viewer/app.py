@@ -26,9 +26,11 @@ from starlette.types import ASGIApp
 from envs.errors import UsageError
 from viewer.episode.learned import learned
 from viewer.episode.record import Changed, EpisodeRecord, advantage_of, read_chains
-from viewer.index import queries
+from viewer.index import across, queries
+from viewer.index.names import FULL
 from viewer.index.queries import BadFilter
 from viewer.index.run_index import Indexer
+from viewer.metrics import with_derived
 from viewer.runs import Run
 from viewer.security import Guard
 
@@ -62,7 +64,9 @@ class Viewer:
 
     def metrics(self, request: Request) -> Any:
         """`/api/runs/R/metrics`."""
-        return self._run(request).metrics.answer([name for name in request.query_params.get("names", "").split(",") if name])
+        run = self._run(request)
+        names = [name for name in request.query_params.get("names", "").split(",") if name]
+        return with_derived(run.metrics.answer(names), run.by_need_of_steps(), names)
 
     def evaluation(self, request: Request) -> Any:
         """`/api/runs/R/evaluation`."""
@@ -81,13 +85,15 @@ class Viewer:
         """`/api/runs/R/names`."""
         run = self._run(request)
         known = run.index.names()
-        counts = {key: run.index.counts(key) for _, key, _, _ in known}
+        of_key = {key: run.index.averages(key) for _, key, _, _ in known}
         return {
             "names": [
                 {
                     **asdict(name),
-                    "episodes": counts[key][0],
-                    "groups": counts[key][1],
+                    "episodes": of_key[key].episodes,
+                    "groups": of_key[key].groups,
+                    "accuracy": of_key[key].accuracy,
+                    "calls": of_key[key].calls,
                     "unfinished": unfinished,
                     "indexed": indexed,
                 }
@@ -108,7 +114,11 @@ class Viewer:
         """`/api/runs/R/facets`."""
         run, keys = self._wanted(request)
         with run.index.reader() as connection:
-            return queries.facets(connection, queries.where(request.query_params, keys))
+            found = queries.facets(connection, queries.where(request.query_params, keys))
+            asked = request.query_params.get("name", "")
+            lacking = run.lacking() if not asked or asked == FULL or asked in run.lacking() else []
+            effects = {name: across.effects(connection, keys[FULL], keys[name]) for name in lacking}
+            return found | {"effects": {name: counts for name, counts in effects.items() if counts}}
 
     def group(self, request: Request) -> Any:
         """`/api/runs/R/groups/G`."""
@@ -145,22 +155,44 @@ class Viewer:
                 raise HTTPException(404, f"there is no task {task[:200]}")
             rows = queries.rows(connection, found[: queries.MOST_ITEM_ROWS], names)
             question = queries.question(connection, found[0])
+            images = self._images(run, connection, found[0])
+            effects = {name: across.effect_on(connection, keys[FULL], keys[name], task) for name in run.lacking()}
         steps = {name.name: name for name, _, _, _ in run.index.names()}
         for row in rows:
             named = steps.get(row["name"])
             row["stage"], row["step"], row["variant"] = (named.stage, named.step, named.variant) if named else (None,) * 3
-        return {"task_id": task, "question": question, "total": len(found), "episodes": rows}
+        effects = {name: effect for name, effect in effects.items() if effect is not None}
+        shown = {"text": question, "images": images}
+        return {"task_id": task, "question": shown, "effects": effects, "total": len(found), "episodes": rows}
 
     def compare(self, request: Request) -> Any:
         """`/api/compare`."""
-        pair = [self._find(request.query_params.get(side, "")) for side in "ab"]
-        names = [{name.name for name, _, _, _ in run.index.names()} for run in pair]
-        tasks = []
-        for run in pair:
+        parameters = request.query_params
+        offset, limit = queries.page(parameters)
+        if (order := across.COMPARE_SORTS.get(parameters.get("sort", ""))) is None:
+            raise BadFilter("sort is difference, -difference or nothing")
+        runs = {side: self._find(parameters.get(side, "")) for side in "ab"}
+        known = {side: [(name, key) for name, key, _, _ in run.index.names()] for side, run in runs.items()}
+        met = {}
+        for side, run in runs.items():
+            wanted = parameters.get(f"name_{side}")
+            chosen = {key: name.name for name, key in known[side] if (name.name == wanted if wanted else name.variant is None)}
             with run.index.reader() as connection:
-                tasks.append({task for (task,) in connection.execute("SELECT task_id FROM tasks")})
-        shared = sorted(tasks[0] & tasks[1])
-        return {"names": sorted(names[0] & names[1]), "tasks": shared[: queries.MOST_ITEM_ROWS], "shared_tasks": len(shared)}
+                met[side] = across.met(connection, chosen)
+        shared = sorted(across.shared_tasks(met["a"], met["b"]), key=order)
+        shown = shared[offset : offset + limit]
+        with runs["a"].index.reader() as connection:
+            questions = [queries.question(connection, one.place) for one in shown]
+        of = {side: {name.name for name, _ in known[side]} for side in "ab"}
+        return {
+            "names": sorted(of["a"] & of["b"]),
+            "total": len(shared),
+            **across.summary(shared),
+            "tasks": [
+                across.shared_json(one, question and question[: queries.QUESTION])
+                for one, question in zip(shown, questions, strict=True)
+            ],
+        }
 
     def image(self, request: Request) -> Response:
         """`/api/runs/R/images/SHA`."""
@@ -192,6 +224,15 @@ class Viewer:
         with run.index.reader() as connection:
             chosen = queries.where(request.query_params, keys)
             return listed(connection, chosen, sort, offset, limit, {key: name for name, key in keys.items()})
+
+    @staticmethod
+    def _images(run: Run, connection: sqlite3.Connection, place: int) -> list[str]:
+        """Names of the images of an episode's question; none while its file is written anew."""
+        try:
+            lines = read_chains(run.path / "trajectories", *queries.lines_of(connection, place))
+        except LookupError:
+            return []
+        return EpisodeRecord(lines).question_images()
 
     def _episode(
         self, run: Run, connection: sqlite3.Connection, place: int, keys: dict[str, int], request: Request

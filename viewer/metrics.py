@@ -6,7 +6,7 @@ import json
 import os
 import threading
 from array import array
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any
@@ -127,3 +127,26 @@ class Metrics:
         self._series: dict[str, dict[str, array[float]]] = {}
         self._offset, self._unreadable, self._inode, self._tail = 0, 0, 0, b""
         self._seen: tuple[int, int, int] | None = None
+
+
+def with_derived(
+    answer: dict[str, Any], by_step: Mapping[int, Mapping[str, Mapping[str, float | None]]], names: Collection[str] = ()
+) -> dict[str, Any]:
+    """The `answer` of `Metrics`, with the series of RL by need that the run did not record, calculated from its episodes.
+
+    `by_step` has what is known of a step: by need the share of episodes with a call, and the accuracy. `derived` names the series
+    that were added. A run without metrics of RL gets the steps whose episodes are known.
+    """
+    rl = answer["stages"].get("rl", {"steps": sorted(by_step), "series": {}})
+    added = {}
+    for need, figure in ((need, figure) for need in ("needed", "not_needed") for figure in ("tool_use", "accuracy")):
+        name = f"by_need/{need}/{figure}"
+        if name in answer["names"] or (names and name not in names):
+            continue
+        values = [by_step[step][need][figure] if step in by_step else None for step in rl["steps"]]
+        if any(value is not None for value in values):
+            added[name] = values
+    if not added:
+        return answer | {"derived": []}
+    stages = answer["stages"] | {"rl": rl | {"series": rl["series"] | added}}
+    return answer | {"names": sorted({*answer["names"], *added}), "stages": stages, "derived": sorted(added)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,15 @@ from envs.errors import UsageError
 from starter.policies import policies_of
 from viewer.episode.tokens import TokenText
 from viewer.index.lines import number
+from viewer.index.names import FULL
 from viewer.index.run_index import RunIndex
 from viewer.metrics import Metrics
+from viewer.status.reading import State, reported_state
 
 _MARKS = ("trajectories", "metrics.jsonl", "evaluation.json", "progress.json")
 _LARGEST_FILE = 64 << 20
 _LIVE_S = 900.0
-"""A run that is not finished and wrote nothing for so long is taken for ended."""
+"""A run without status.json that is not finished and wrote nothing for so long is taken for ended."""
 _DEPTH = 2
 
 
@@ -83,7 +85,10 @@ class Run:
         stage, step = self.metrics.last()
         rl = config.get("rl")
         updated = self.updated()
-        finished = isinstance(progress, dict) and bool(stages) and all(progress.get(stage) for stage in stages)
+        state = reported_state(self.path, time.time())
+        done = isinstance(progress, dict) and bool(stages) and all(progress.get(stage) for stage in stages)
+        finished = state is State.finished or (state is None and done)
+        live = state in (State.starting, State.running) or (state is None and not done and time.time() - updated < _LIVE_S)
         first = records[0] if records else {}
         return {
             "id": self.id,
@@ -93,7 +98,8 @@ class Run:
             "step": step,
             "steps_planned": rl.get("steps") if isinstance(rl, dict) else None,
             "finished": finished,
-            "live": not finished and time.time() - updated < _LIVE_S,
+            "state": state.value if state is not None else None,
+            "live": live,
             "updated": updated,
             "tasks": _text_of(config.get("tasks", first.get("tasks"))),
             "policy": _text_of(config.get("policy", first.get("policy"))),
@@ -121,6 +127,20 @@ class Run:
         names = ("metrics.jsonl", "progress.json", "evaluation.json", "trajectories")
         times = [_mtime(self.path / name) for name in names]
         return max([*times, *(state.mtime / 1e9 for state in self.index.states(0.0))], default=0.0)
+
+    def by_need_of_steps(self) -> dict[int, Mapping[str, Mapping[str, float | None]]]:
+        """By step of RL, of those whose episodes are all indexed, the figures by need."""
+        draws: dict[int, list[tuple[int, bool]]] = {}
+        for name, key, unfinished, indexed in self.index.names():
+            if name.step is not None:
+                draws.setdefault(name.step, []).append((key, indexed and not unfinished))
+        whole = {step: [key for key, _ in of] for step, of in draws.items() if all(read for _, read in of)}
+        return {step: self.index.averages(min(keys), max(keys)).by_need for step, keys in whole.items()}
+
+    def lacking(self) -> list[str]:
+        """Names of the evaluation's episodes with something taken away, if those with everything are there as well."""
+        names = [name for name, _, _, _ in self.index.names() if name.stage == "evaluation"]
+        return [name.name for name in names if name.variant] if any(name.name == FULL for name in names) else []
 
     def version(self) -> dict[str, str]:
         """A mark of each part of the run that changes with it; only `stat` is asked."""

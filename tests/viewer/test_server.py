@@ -5,17 +5,19 @@ import json
 import os
 import signal
 import subprocess
+import time
 import urllib.request
 
-import pyarrow
+import numpy as np
 import pytest
 from command_line import ROOT, TOOLWISE
-from pyarrow import parquet
 from shown import PIXEL, group
 from trajectories import CODE, trajectory
 
 from envs.errors import UsageError
+from envs.runtime.processes import pid_space, process_began
 from reading import view
+from rollout.learned import Learned, LearnedFiles
 from rollout.types import Turn
 from viewer.episode.tokens import TokenText
 from viewer.runs import find_runs
@@ -57,7 +59,7 @@ def test_metrics_are_columns_and_follow_the_file(write_run, show):
         opened.write(', "step": 1, "a": 5}\n')
     assert shown.get("runs/demo/metrics", names="a")["stages"]["rl"] == {"steps": [0, 1], "series": {"a": [1, 5]}}
     file.unlink()
-    assert shown.get("runs/demo/metrics") == {"names": [], "stages": {}, "unreadable": 0}
+    assert shown.get("runs/demo/metrics") == {"names": [], "stages": {}, "unreadable": 0, "derived": []}
 
 
 def test_an_evaluation_has_its_referee_and_a_half_written_one_is_said(write_run, show):
@@ -107,10 +109,11 @@ def test_the_images_of_the_question_are_those_before_the_turns(write_run, show):
 
 
 def test_tokens_have_what_the_learner_recorded(write_run, show):
-    run_directory = write_run("demo", rl_000000=group("a", [0, 1]))
-    columns = {"episode_id": ["a-1"], "chain": [0], "advantage": [0.25], "log_probs": [[-0.5, -0.25]], "advantages": [[1.0, 2.0]]}
-    (run_directory / "learned").mkdir()
-    parquet.write_table(pyarrow.table(columns), run_directory / "learned" / "rl_000000.parquet")
+    run_directory = write_run("demo", rl_000000=group("a", [0, 1, 1]))
+    files = LearnedFiles.of(run_directory, "rl_000000", {"a": "rl_000000"}).with_others([("a", Learned("a-0", 0, None))])
+    lists = (np.array([1, 2], np.float32), np.array([-0.5, -0.25], np.float32))
+    files.write([("a", Learned("a-1", 0, 0.25, *lists))], 0, 2)
+    files.write([("a", Learned("a-2", 0, -0.5, None, lists[1]))], 1, 2)
     shown = show(run_directory)
     shown.settled()
     episode = shown.get("runs/demo/episodes/a-1", tokens=1)
@@ -119,9 +122,12 @@ def test_tokens_have_what_the_learner_recorded(write_run, show):
     assert chain["learner_logprobs"] == [None, -0.5, None, -0.25]
     assert chain["advantages"] == [None, 1, None, 2]
     assert chain["mask"] == [0, 1, 0, 1]
+    second = shown.get("runs/demo/episodes/a-2", tokens=1)
+    assert (second["advantage"], second["tokens"][0]["learner_logprobs"]) == (-0.5, [None, -0.5, None, -0.25])
+    assert second["tokens"][0]["advantages"] is None
     other = shown.get("runs/demo/episodes/a-0", tokens=1)
     assert (other["advantage_source"], other["tokens"][0]["learner_logprobs"]) == ("group", None)
-    (run_directory / "learned" / "rl_000000.parquet").write_bytes(b"half")
+    (run_directory / "learned" / "rl_000000.w00000000.parquet").write_bytes(b"half")
     assert shown.get("runs/demo/episodes/a-1", tokens=1)["advantage_source"] == "group"
 
 
@@ -136,8 +142,84 @@ def test_an_item_is_found_across_names_and_runs_share_items(write_run, show):
         ("episodes", None, None),
         ("blank", None, "blank"),
     ]
+    assert item["effects"] == {"blank": "harmed"}
+
+
+def test_two_runs_are_compared_by_the_tasks_they_share(write_run, show):
+    tasks = {"up": ([0, 0], [1, 0]), "down": ([1, 1], [0, 0]), "same": ([0, 1], [1, 0])}
+    sides = [[one for name, calls in tasks.items() for one in group(name, calls[side])] for side in (0, 1)]
+    first = write_run("demo", rl_000003=group("up", [1, 1]), episodes=sides[0], blank=group("up", [1]))
+    shown = show(first, write_run("other", episodes=sides[1] + group("alone", [1])))
+    shown.settled(), shown.settled("other")
     answer = shown.get("compare", a="demo", b="other")
-    assert answer == {"names": ["blank", "episodes"], "tasks": ["task-a"], "shared_tasks": 1}
+    parts = ("total", "judged", "better", "worse", "equal", "names")
+    assert [answer[part] for part in parts] == [3, 3, 1, 1, 1, ["episodes"]]
+    assert (answer["a"]["accuracy"], answer["b"]["calls"]) == (0.5, 1 / 3)
+    assert [(row["task_id"], row["difference"]) for row in answer["tasks"]] == [
+        ("task-down", -1),
+        ("task-up", 0.5),
+        ("task-same", 0),
+    ]
+    assert answer["tasks"][1]["a"] == {"name": "episodes", "group_id": "up", "episodes": 2, "accuracy": 0, "calls": 0}
+    for sort, place in (("difference", 0), ("-difference", 2)):
+        assert shown.get("compare", a="demo", b="other", sort=sort)["tasks"][place]["task_id"] == "task-down"
+    page = shown.get("compare", a="demo", b="other", offset=1, limit=1)
+    assert (page["total"], [row["task_id"] for row in page["tasks"]]) == (3, ["task-up"])
+    steps = shown.get("compare", a="demo", b="demo", name_a="rl_000003", name_b="episodes")
+    assert [(row["task_id"], row["difference"], row["a"]["name"]) for row in steps["tasks"]] == [("task-up", -1, "rl_000003")]
+    assert shown.get("compare", a="demo", b="other", name_b="none")["total"] == 0
+    for bad in ({"sort": "x"}, {"limit": 0}):
+        assert shown.refused("compare", a="demo", b="other", **bad)[0] == 400
+
+
+def test_names_have_averages_and_steps_the_use_by_need_that_the_run_did_not_record(write_run, show):
+    needed = {"needed_tools": ["code"]}
+    steps = {f"rl_00000{step}": group("a", [step, 1], **needed) + group("b", [0, 0, 0, 1], needed_tools=[]) for step in (0, 1)}
+    failed = trajectory([CODE], "a", 9, stop_reason="INFRASTRUCTURE", reward=0.0, **needed)
+    steps["rl_000001"].append(failed)
+    steps["rl_000001_1"] = group("c", [0, 0], **needed)  # another draw of that step
+    run_directory = write_run("demo", **steps)
+    shown = show(run_directory)
+    shown.settled()
+    names = [(one["episodes"], one["accuracy"], one["calls"]) for one in shown.get("runs/demo/names")["names"]]
+    assert names == [(6, 2 / 6, 2 / 6), (7, 3 / 6, 3 / 6), (2, 0, 0)]
+    expected = {"by_need/needed/tool_use": [0.5, 0.5], "by_need/not_needed/tool_use": [0.25, 0.25]}
+    answer = shown.get("runs/demo/metrics")
+    assert {name: answer["stages"]["rl"]["series"][name] for name in expected} == expected
+    assert len(answer["derived"]) == 4
+    lines = [{"stage": "rl", "step": step, "by_need/needed/tool_use": 0.7} for step in (1, 2)]
+    (run_directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    answer = shown.get("runs/demo/metrics", names="by_need/needed/tool_use,by_need/not_needed/tool_use")
+    assert answer["derived"] == ["by_need/not_needed/tool_use"]
+    assert answer["stages"]["rl"]["series"] == {"by_need/needed/tool_use": [0.7, 0.7], "by_need/not_needed/tool_use": [0.25, None]}
+
+
+def test_tasks_are_chosen_by_what_a_tool_does_to_them(write_run, show):
+    outcomes = {"gained": (1, 0), "harmed": (0, 1), "either way": (1, 1), "never": (0, 0)}
+    names = {
+        name: [one for task, of in outcomes.items() for one in group(task, [of[side]])]
+        for side, name in enumerate(("episodes", "blank"))
+    }
+    shown = show(write_run("demo", **names))
+    shown.settled()
+    assert shown.get("runs/demo/facets", name="episodes")["effects"] == {"blank": dict.fromkeys(outcomes, 1)}
+    for effect in outcomes:
+        answer = shown.get("runs/demo/tasks", name="episodes", effect=f"blank:{effect}")
+        assert [row["task_id"] for row in answer["rows"]] == [f"task-{effect}"]
+    assert shown.refused("runs/demo/tasks", effect="blank:odd")[0] == 400
+
+
+def test_what_the_status_file_says_of_a_run_comes_before_the_age_of_its_files(write_run, show):
+    run_directory = write_run("demo", rl_000000=group("a", [1]))
+    here = {"host": "here", "pid": os.getpid(), "pid_began": process_began(os.getpid()), "pid_space": pid_space(), "line": None}
+    told = here | {"began": time.time(), "written": time.time(), "advanced": time.time()}
+    shown = show(run_directory)
+    told_by = []
+    for changes in ({"state": "running"}, {"state": "running", "pid_began": -1}, {"state": "finished"}, {"state": "failed"}):
+        (run_directory / "status.json").write_text(json.dumps(told | changes))
+        (entry,) = shown.get("runs")["runs"]
+        told_by.append((entry["state"], entry["live"], entry["finished"]))
+    assert told_by == [("running", True, False), ("dead", False, False), ("finished", False, True), ("failed", False, False)]
 
 
 def test_changes_say_which_part(write_run, show):

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from rollout.store import step_of
 
+FULL = "episodes"
+"""The episodes of an evaluation in which nothing is taken away."""
 _COLD_START = ("demonstrations", "rehearsal")
 STAGES = ("cold_start", "rl", "evaluation")
 STAGE_BITS, STEP_BITS, DRAW_BITS = 2, 20, 6
@@ -31,13 +33,13 @@ class Name:
             return cls(name, "rl", place[0], draw=place[1])
         if name.startswith(_COLD_START):
             return cls(name, "cold_start")
-        return cls(name, "evaluation", variant=None if name == "episodes" else name.replace("_", " "))
+        return cls(name, "evaluation", variant=None if name == FULL else name.replace("_", " "))
 
     @property
     def keys(self) -> range:
         """The keys that a name of this stage may have; of a draw of a step exactly one."""
         begin = STAGES.index(self.stage) * _STEPS * _DRAWS
-        if self.name == "episodes":
+        if self.name == FULL:
             return range(begin, begin + 1)
         if self.step is None:
             return range(begin + 1, begin + _STEPS * _DRAWS)

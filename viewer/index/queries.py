@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from viewer.index.across import EFFECTS, effect_sql
+from viewer.index.names import FULL
 from viewer.index.reading import first_place
 
 MOST_ROWS = 200
@@ -19,7 +21,8 @@ SORTS = {"": "place", "reward": "reward, place", "-reward": "reward DESC, place"
 SORTS |= {"-calls": "calls DESC, place", "tokens": "tokens, place", "-tokens": "tokens DESC, place"}
 _SETS = (("ability", "abilities", "abilities"), ("tool", "tools", "tools"), ("status", "statuses", "tool_statuses"))
 _YES_NO = {"yes": 1, "no": 0}
-_QUESTION = 200
+QUESTION = 200
+"""Characters of a question that lists show."""
 
 
 class BadFilter(ValueError):
@@ -74,6 +77,8 @@ def where(parameters: Mapping[str, str], keys: Mapping[str, int]) -> Where:
     for name, sign in (("reward_min", ">="), ("reward_max", "<=")):
         if text := given(name):
             add(f"reward {sign} ?", _number(name, text))
+    if effect := given("effect"):
+        add(*_effect(effect, keys))
     if query := given("q"):
         sql, searched = _searched(query)
         add(sql, *searched)
@@ -126,7 +131,7 @@ def tasks(connection: sqlite3.Connection, chosen: Where, sort: str, offset: int,
     )
     (total,) = connection.execute(f"SELECT count(DISTINCT grp) FROM facts WHERE {chosen.sql}", chosen.values).fetchone()
     select = (
-        f"SELECT g.*, groups.group_id, substr(questions.text, 1, {_QUESTION}), rows.row FROM "
+        f"SELECT g.*, groups.group_id, substr(questions.text, 1, {QUESTION}), rows.row FROM "
         f"(SELECT grp, {sums} FROM facts WHERE {chosen.sql} GROUP BY grp ORDER BY {orders[sort]}, first LIMIT ? OFFSET ?) AS g "
         "JOIN groups ON groups.id = g.grp LEFT JOIN questions ON questions.id = groups.question "
         "JOIN rows ON rows.place = g.first"
@@ -204,12 +209,6 @@ def facets(connection: sqlite3.Connection, chosen: Where) -> dict[str, dict[str,
     return {kind: dict(sorted(counter.items())) for kind, counter in counts.items()}
 
 
-def counted(connection: sqlite3.Connection, key: int) -> tuple[int, int]:
-    """The numbers of episodes and groups of a name, by its key."""
-    select = "SELECT count(*), count(DISTINCT grp) FROM facts WHERE place BETWEEN ? AND ?"
-    return connection.execute(select, (first_place(key), first_place(key + 1) - 1)).fetchone()
-
-
 def _name(place: int, names: Mapping[int, str]) -> str:
     return names.get(place // first_place(1), "")
 
@@ -230,6 +229,15 @@ def _searched(query: str) -> tuple[str, tuple[Any, ...]]:
     )
     chains = f"place IN (SELECT episode FROM chains WHERE chains.place IN ({found}))"
     return f"(place IN ({found}) OR question IN ({asked}) OR {chains})", values * 3
+
+
+def _effect(text: str, keys: Mapping[str, int]) -> tuple[Any, ...]:
+    """Tasks with this effect of what a name lacks: the name and the effect, as in "without_tools:gained"."""
+    name, _, effect = text.rpartition(":")
+    if name not in keys or FULL not in keys or effect not in EFFECTS:
+        raise BadFilter(f"effect is a name that lacks something and one of {', '.join(EFFECTS)}, as in without_tools:{EFFECTS[0]}")
+    sql, values = effect_sql(keys[FULL], keys[name])
+    return (f"task IN (SELECT task FROM ({sql}) WHERE effect = ?)", *values, effect)
 
 
 def _phrase(text: str) -> str:

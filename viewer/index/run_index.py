@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rollout.store import name_of
+from viewer.index.across import Averages, averages
 from viewer.index.database import Database
 from viewer.index.names import Name
-from viewer.index.queries import counted
 from viewer.index.reading import FileState, Reader
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class RunIndex:
         self._wanted: frozenset[str] = frozenset()
         self._episodes = 0
         self._failure: str | None = None
-        self._counts: dict[int, tuple[int, tuple[int, int]]] = {}
+        self._averages: dict[tuple[int, int], tuple[int, Averages]] = {}
         self.asked = 0.0
         """When something of this run was last asked for."""
 
@@ -150,14 +150,15 @@ class RunIndex:
         if self._database is not None:
             self._database.close()
 
-    def counts(self, key: int) -> tuple[int, int]:
-        """The numbers of episodes and groups of a name, by its key; counted again if more is read of it."""
-        mark = hash(tuple((state.number, state.read) for state in self.states() if state.key == key))
-        known = self._counts.get(key)
+    def averages(self, key: int, last: int | None = None) -> Averages:
+        """The averages of a name, by its key, or of all names from that key to the `last` one; calculated again if more is read."""
+        keys = key, key if last is None else last
+        mark = hash(tuple((state.number, state.read) for state in self.states() if keys[0] <= state.key <= keys[1]))
+        known = self._averages.get(keys)
         if known is None or known[0] != mark:
             with self.reader() as connection:
-                known = mark, counted(connection, key)
-            self._counts[key] = known
+                known = mark, averages(connection, *keys)
+            self._averages[keys] = known
         return known[1]
 
     def describe(self) -> dict[str, object]:

@@ -94,6 +94,12 @@ def read_standing(run: str, now: float) -> Standing:
     return Standing(run, state, why, status or {}, evaluations, _following(run, state, trained="rl" in config))
 
 
+def reported_state(directory: Path, now: float) -> State | None:
+    """The state that the status.json of a run tells, at a moment in Unix seconds; None without one. It reads that file alone."""
+    status = _status_file(directory)
+    return None if status is None else _reported(status, now)[0]
+
+
 def _reported(status: Mapping[str, Any], now: float) -> tuple[State, str]:
     state = State(status["state"])
     process, age = f"process {status['pid']} on {printable(status['host'])}", elapsed(now - status["written"])

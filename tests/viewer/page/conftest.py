@@ -11,18 +11,20 @@ from typing import Any
 
 import pytest
 from page_looks import WIDE, Looked
-from page_runs import HOSTILE, add_ablation, add_hostile, make_run
+from page_runs import HOSTILE, add_ablation, add_hostile, add_learned, make_run
 
 CHROMIUM = shutil.which("chromium")
 
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`alpha` has four steps, an ablation and hostile episodes, `beta` two steps; `growing` is trained; one has a hostile name."""
+    """`alpha` has four steps, an ablation, hostile episodes and what was learned of a step; `beta` two steps without metrics by
+    need; `growing` is trained; one has a hostile name."""
     directory = tmp_path_factory.mktemp("runs")
     add_ablation(make_run(directory / "alpha", 4))
     add_hostile(directory / "alpha")
-    make_run(directory / "beta", 2)
+    add_learned(directory / "alpha", 3)
+    make_run(directory / "beta", 2, by_need=False)
     make_run(directory / HOSTILE.replace("/", ""), 1)
     make_run(directory / "growing", 2, finished=False)
     return directory

@@ -5,9 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 WIDE, NARROW = {"width": 1280, "height": 800}, {"width": 375, "height": 700}
 MISSING = "0" * 64
 _GO = "hash => new Promise(done => { addEventListener('hashchange', () => done(), {once: true}); location.hash = hash; })"
+
+_AXE = """async rules => {
+    const chosen = rules.length ? {runOnly: {type: 'rule', values: rules}} : {};
+    const {violations} = await axe.run({exclude: [['.plot svg']]}, {...chosen, resultTypes: ['violations']});
+    return violations.map(one => [one.id, ...one.nodes.slice(0, 3).map(node => node.html.slice(0, 200))]);
+}"""
+_HURRY = """() => {
+    for (const name of ['setTimeout', 'setInterval']) {
+        const set = window[name];
+        window[name] = (call, wait, ...rest) => set(call, wait / 5, ...rest);
+    }
+}"""
 
 
 class Looked:
@@ -26,6 +40,17 @@ class Looked:
         if message.type in ("error", "warning") and MISSING not in message.location.get("url", ""):
             self.complaints.append(message.text)
 
+    def violations(self, *rules: str) -> list[Any]:
+        """What axe finds wrong with the view: by all of its rules, or by these."""
+        axe = pytest.importorskip("axe_playwright_python.base", reason="axe-playwright-python is not installed")
+        if not self.page.evaluate("'axe' in window"):
+            self.page.evaluate(axe.AXE_SCRIPT)
+        return self.page.evaluate(_AXE, list(rules))
+
+    def hurry(self) -> None:
+        """Has what the page does now and then done five times as often, until another document is opened."""
+        self.page.evaluate(_HURRY)
+
     def open(self, address: str) -> Any:
         """Opens a view and waits until it stands; returns the page."""
         if not self.page.url.startswith(self.url) or self.address == address:
@@ -34,7 +59,7 @@ class Looked:
             self.page.goto(f"{self.url}/#{address}")
         else:
             self.page.evaluate(_GO, f"#{address}")
-        self.page.locator("main:not([aria-busy]) h1").wait_for()
+        self.page.locator("main:not([aria-busy], :has([aria-busy])) h1").wait_for()
         return self.page
 
     @property

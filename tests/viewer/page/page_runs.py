@@ -8,9 +8,11 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer
 
+from rollout.learned import Learned, LearnedFiles
 from rollout.store import Store
 from rollout.types import Episode, StopReason, ToolCallRecord, Trajectory, Turn
 
@@ -108,7 +110,7 @@ def step_of(step: int) -> list[Episode]:
     return played
 
 
-def metrics_of(step: int, **more: Any) -> dict[str, Any]:
+def metrics_of(step: int) -> dict[str, Any]:
     """A line of metrics.jsonl."""
     right = min(1.0, (step + 1) / 4)
     line = {"stage": "rl", "step": step, "global_step": 3 + step, "critic/score/mean": 0.2 + 0.7 * right, "reward/accuracy": right}
@@ -132,7 +134,7 @@ def metrics_of(step: int, **more: Any) -> dict[str, Any]:
         "response_length/mean": 9.0,
         "tools/collapse_alarm": float(step == 2),
     }
-    return line | {"actor/entropy": float("nan") if step == 1 else 0.5} | more
+    return line | {"actor/entropy": float("nan") if step == 1 else 0.5}
 
 
 def _record(label: str, accuracy: float) -> dict[str, Any]:
@@ -158,14 +160,15 @@ def _record(label: str, accuracy: float) -> dict[str, Any]:
     }
 
 
-def append_step(run: Path, step: int, **more: Any) -> None:
-    """One more step of a training that goes on."""
+def append_step(run: Path, step: int, *, by_need: bool = True) -> None:
+    """One more step of a training that goes on; with the metrics by need or, as older runs, without."""
     Store(run).write(f"rl_{step:06}", step_of(step))
+    line = {name: value for name, value in metrics_of(step).items() if by_need or not name.startswith("by_need")}
     with (run / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps(metrics_of(step, **more)) + "\n")
+        file.write(json.dumps(line) + "\n")
 
 
-def make_run(run: Path, steps: int, *, finished: bool = True) -> Path:
+def make_run(run: Path, steps: int, *, finished: bool = True, by_need: bool = True) -> Path:
     """A run directory of so many steps."""
     run.mkdir(parents=True)
     (run / "config.yaml").write_text("policy: starter\ntasks: page\nstages: [cold_start, rl]\nrl: {steps: 8}\n")
@@ -174,15 +177,40 @@ def make_run(run: Path, steps: int, *, finished: bool = True) -> Path:
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (run / "evaluation.json").write_text(json.dumps([_record("base", 0.25), _record("rl", 0.75)]))
     for step in range(steps):
-        append_step(run, step)
+        append_step(run, step, by_need=by_need)
     return run
 
 
 def add_ablation(run: Path) -> None:
-    """Episodes of the evaluation, and the same with the tool's outputs taken away."""
+    """Episodes of the evaluation, and the same with the tool's outputs taken away, which one task can do without; the files that
+    tell what became of them."""
     store = Store(run)
     store.write("episodes", [episode("episodes", task, 0) for task in TASKS])
-    store.write("blank", [episode("blank", task, 0, correct=False, output="") for task in TASKS])
+    store.write("blank", [episode("blank", task, 0, correct=not task["needs"], output="") for task in TASKS])
+
+    def share(value: float) -> dict[str, Any]:
+        return {"share": value, "ci95": [value / 2, value]}
+
+    use = {"episodes": 3, "answer_changes": share(2 / 3), "accuracy_real": share(1.0), "accuracy_then": share(1 / 3)}
+    necessity = {"episodes": 3, "only_with": share(0.5), "anyway": share(0.25), "broken_by": share(0.0), "never": share(0.125)}
+    (run / "ablation.json").write_text(json.dumps({"left_out": 0, "blank": {"all": use}, "without code": {"needed": necessity}}))
+    change = {"value": 0.25, "ci95": [0.125, 0.5], "p": 0.01}
+    checkpoint = {"name": "step_3", "items": 3, "accuracy": change, "change": change, "intrinsic": change, "by_tools": change}
+    (run / "med.json").write_text(json.dumps({"left_out": 0, "checkpoints": [checkpoint], "tool_share": 0.4, "items": []}))
+
+
+def add_learned(run: Path, step: int) -> None:
+    """What two ranks learned of a step: the first rank's sequences have an advantage each, the second's one for each token."""
+    name = f"rl_{step:06}"
+    played = [one.trajectory for one in step_of(step)]
+    files = LearnedFiles.of(run, name, {one.group_id: name for one in played})
+    for rank in range(2):
+        sequences = []
+        for one in played[rank::2]:
+            log_probs = np.array([value for value, mask in zip(one.logprobs, one.loss_mask, strict=True) if mask], np.float32) - 0.5
+            advantages = np.linspace(-1, 1, len(log_probs), dtype=np.float32) if rank else None
+            sequences.append((one.group_id, Learned(one.episode_id, 0, 0.125, advantages, log_probs)))
+        files.write(sequences, rank, 2)
 
 
 def add_hostile(run: Path) -> None:

@@ -69,6 +69,7 @@ def test_the_choices_of_curves_are_in_the_link(look):
 def test_a_curve_reads_a_step_and_opens_its_tasks(look):
     page = look.open("/runs/alpha")
     chart = page.locator(".chart").first
+    chart.scroll_into_view_if_needed()
     box = chart.locator(".plot").bounding_box()
     page.mouse.move(box["x"] + box["width"] - 12, box["y"] + 50)
     assert chart.locator(".chart-step").inner_text() == "step 3"
@@ -127,12 +128,17 @@ def test_filters_are_chosen_by_hand_and_kept_in_the_link(look):
         "not_needed",
         "sky",
     ]
+    assert page.get_by_label("Effect of what was taken away").is_hidden()
     page.get_by_label("Text").fill("nothing like it")
     page.get_by_text("Nothing matches these filters.").wait_for()
     page.get_by_role("button", name="Clear filters").click()
     wait_rows(page, len(TASKS))
     page.get_by_role("button", name="Next name").click()
     page.get_by_role("heading", name="rl_000002").wait_for()
+    page = look.open("/runs/alpha/tasks?name=episodes")
+    page.get_by_label("Effect of what was taken away").select_option("blank:either way")
+    wait_rows(page, 1)
+    assert look.address == "/runs/alpha/tasks?name=episodes&effect=blank%3Aeither+way"
 
 
 def test_rows_are_sorted_by_their_headings_and_paged(look):
@@ -232,10 +238,11 @@ def test_tokens_are_read_with_the_keyboard_and_the_group_is_near(look):
 def test_an_item_is_followed_across_checkpoints_and_ablations(look):
     page = look.open("/runs/alpha/group/rl_000001-digits?name=rl_000001")
     page.get_by_role("link", name="This task elsewhere").click()
-    page.get_by_role("heading", name="digits", exact=True).wait_for()
+    page.get_by_role("columnheader", name="Effect of the tools").wait_for()
     table = {cells[0]: cells for cells in (re.split(r"\s*\t\s*", text) for text in rows(page).all_inner_texts())}
     assert [table[f"rl_00000{step}"][3] for step in range(4)] == ["25%", "50%", "75%", "100%"]
     assert (table["blank"][1], table["blank"][3], table["episodes"][3]) == ("blank", "0%", "100%")
+    assert (table["blank"][6], page.locator("td .tag[title]").count()) == ("gained", 1)
     assert texts(page, "tr.here th") == ["rl_000001"]
     page.locator("tr.here .dots a").nth(2).click()
     page.locator(".columns").wait_for()
@@ -249,9 +256,59 @@ def test_two_runs_are_compared(look):
     reward = page.locator(".chart").first
     assert texts(reward, ".legend bdi") == ["alpha: all episodes", "beta: all episodes"]
     assert reward.locator(".line.dashed").count() == 1
+    assert "of beta calculated from the episodes" in page.locator(".chart", has_text="Use of tools").inner_text()
+    shared = page.get_by_role("group", name="Tasks that both met")
+    assert "beta is better at 0, worse at 3, equal at 0" in page.locator(".facts").inner_text()
+    assert re.sub(r"\s+", " ", rows(shared).first.inner_text()).endswith("100% of 1 1.00 episodes 50% of 4 0.00 rl_000001 −50")
     rows(page).filter(has_text="sum").get_by_role("link").click()
     page.locator(".side").nth(1).wait_for()
     assert [side.split("\n")[0] for side in texts(page, ".side h3")] == ["alpha episodes", "beta rl_000001"]
     assert look.address == "/compare?a=alpha&b=beta&task=sum"
     look.open(look.address)
     page.locator(".side").nth(1).wait_for()
+
+
+def test_one_run_is_compared_with_itself_at_another_step(look):
+    page = look.open("/compare?a=alpha&b=alpha&name_a=rl_000000&task=digits")
+    page.get_by_label("Episodes of the second run").select_option("rl_000003")
+    page.get_by_text("the second is better at 3, worse at 0, equal at 0").wait_for()
+    assert texts(page.locator(".chart").first, ".legend bdi") == ["alpha: all episodes"]
+    page.get_by_label("Order of tasks").select_option("difference")
+    page.get_by_role("heading", name="alpha rl_000003").wait_for()
+    assert look.address == "/compare?a=alpha&b=alpha&name_a=rl_000000&task=digits&name_b=rl_000003&sort=difference"
+
+
+def test_what_tools_are_worth_is_shown_with_the_evaluation(look):
+    page = look.open("/runs/alpha")
+    shown = {
+        "Necessity: tools taken away": "without code needed 3 50.0% 25.0% to 50.0% 25.0% 12.5% to 25.0% 0.0% 0.0% to 0.0% 12.5%",
+        "Causal use: outputs taken away": "blank all 3 66.7% 33.3% to 66.7% 100.0% 50.0% to 100.0% 33.3%",
+        "MED: what each checkpoint gained": "step_3 3 25.0% 12.5% to 50.0% +25.0% +12.5% to +50.0%",
+    }
+    for name, row in shown.items():
+        assert re.sub(r"\s+", " ", rows(page.get_by_role("group", name=name)).inner_text()).startswith(row)
+    page.get_by_text("40.0% of the change is due to tools.").wait_for()
+    recorded = re.split(r"\s*\t\s*", rows(page.get_by_role("group", name="Recorded episodes")).nth(1).inner_text())
+    assert recorded[-2:] == ["50.0%", "1.00"]
+
+
+def test_use_by_need_is_calculated_if_the_run_did_not_record_it(look):
+    page = look.open("/runs/beta")
+    use = page.locator(".chart", has_text="Use of tools")
+    assert "calculated from the episodes" in use.inner_text()
+    assert texts(use, ".legend .entry") == ["tool needed\n1", "not needed\n0"]
+    assert "calculated" not in look.open("/runs/alpha").locator(".chart", has_text="Use of tools").inner_text()
+
+
+def test_what_the_learner_recorded_colours_the_tokens(look):
+    page = look.open("/runs/alpha/tokens/rl_000003-digits-1?name=rl_000003&colour=gap")
+    sampled = step_of(3)[1].trajectory.loss_mask
+    token = page.locator(".token-text .token").nth(sampled.index(1))
+    token.hover()
+    assert "+0.50" in page.locator(".readout").inner_text()
+    page.get_by_role("button", name="Advantage").click()
+    page.wait_for_function("document.querySelectorAll('.token-text [class*=minus-]').length > 0")
+    assert page.locator(".token-text [class*=plus-]").count() > 0
+    look.open("/runs/alpha/group/rl_000003-digits?name=rl_000003")
+    page.locator(".episode").first.get_by_text("+0.13").wait_for()
+    assert "calculated" not in page.locator(".episode").first.inner_text()

@@ -5,7 +5,7 @@ import { isNumber } from "../parts/format.js";
 /**
  * @typedef {import("./chart.js").Series} Series
  * @typedef {{steps: number[], series: Record<string, import("./scale.js").Values>}} Stage
- * @typedef {{title: string, unit?: string, log?: boolean, series: Series[]}} Curve
+ * @typedef {{title: string, unit?: string, log?: boolean, series: Series[], names: string[]}} Curve `names` are those of its metrics
  * @typedef {{title: string, unit?: string, log?: boolean, pick: [string | RegExp, string?][], spread?: string, used?: boolean}} Plan `used` leaves out what is always 0
  */
 
@@ -110,19 +110,24 @@ export function curves(stage) {
   /** @type {string[]} */
   const missing = [];
   for (const plan of PLANS) {
-    const series = plan.pick.flatMap(([wanted, label]) =>
+    const chosen = plan.pick.flatMap(([wanted, label]) =>
       names
         .filter((name) => (typeof wanted === "string" ? name === wanted : wanted.test(name)))
         .filter((name) => stage.series[name].some(isNumber))
-        .map((name) =>
-          line(stage, name, label ? (typeof wanted === "string" ? label : name.replace(wanted, label)) : name, plan.spread),
-        ),
+        .map((name) => ({ name, label: label ? (typeof wanted === "string" ? label : name.replace(wanted, label)) : name })),
     );
+    const series = chosen.map(({ name, label }) => line(stage, name, label, plan.spread));
     // An ability keeps its colour from chart to chart.
     for (const one of series) if (abilities.includes(one.label)) one.hue = (1 + abilities.indexOf(one.label)) % 8;
     const used = plan.used ? series.filter((one) => one.values.some((value) => value)) : series;
     if (series.length)
-      found.push({ title: plan.title, unit: plan.unit, log: plan.log, series: used.length ? used : series.slice(0, 1) });
+      found.push({
+        title: plan.title,
+        unit: plan.unit,
+        log: plan.log,
+        series: used.length ? used : series.slice(0, 1),
+        names: chosen.map(({ name }) => name),
+      });
     else missing.push(plan.title);
   }
   return { curves: found, missing };

@@ -44,6 +44,11 @@ export function percent(value, decimals = 1) {
   return isNumber(value) ? `${minus((100 * value).toFixed(decimals))}%` : NOTHING;
 }
 
+/** A difference of two fractions in percentage points, with its sign. @param {unknown} value */
+export function points(value) {
+  return isNumber(value) ? `${value > 0 ? "+" : ""}${minus((100 * value).toFixed(0))}` : NOTHING;
+}
+
 /** @param {unknown} seconds */
 export function duration(seconds) {
   if (!isNumber(seconds)) return NOTHING;

@@ -14,6 +14,7 @@ export const FILTERS = [
   "used",
   "stop",
   "correct",
+  "effect",
   "reward_min",
   "reward_max",
   "q",
@@ -83,6 +84,7 @@ export function filterForm() {
       ["no", "wrong"],
     ]),
     select("stop", "End"),
+    select("effect", "Effect of what was taken away"),
     h(
       "div",
       { class: "field", role: "group", "aria-label": "Reward" },
@@ -122,6 +124,21 @@ export function filterForm() {
     /** @param {Record<string, Record<string, number>>} facets */
     fill(facets) {
       form.filled = true;
+      const effects = Object.entries(/** @type {Record<string, any>} */ (facets.effects ?? {}));
+      inputs.effect.parentElement.hidden = !effects.length;
+      replace(
+        inputs.effect,
+        h("option", { value: "" }, "any"),
+        effects.map(([name, counts]) =>
+          h(
+            "optgroup",
+            { label: name },
+            Object.entries(counts).map(([effect, number]) =>
+              h("option", { value: `${name}:${effect}` }, `${name}: ${effect} (${count(number)})`),
+            ),
+          ),
+        ),
+      );
       for (const [name, counts] of Object.entries({
         ability: facets.abilities,
         tool: facets.tools,

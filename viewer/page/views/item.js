@@ -6,6 +6,7 @@ import { count, fixed, percent } from "../parts/format.js";
 import { dot, need, table, tags, th } from "../parts/pieces.js";
 import { link } from "../parts/route.js";
 import { inline } from "../parts/text.js";
+import { EFFECTS } from "./ablation.js";
 import { question } from "./episode.js";
 
 /**
@@ -29,7 +30,7 @@ export async function itemView(route, signal) {
     groups.set(key, [...(groups.get(key) ?? []), episode]);
   }
   const first = item.episodes[0] ?? {};
-  const group = first.group_id ? await api.group(run, first.group_id, first.name, signal).catch(() => item) : item;
+  const shownEffects = Object.keys(item.effects ?? {}).length ? item.effects : null;
   return {
     content: h(
       "div",
@@ -44,7 +45,7 @@ export async function itemView(route, signal) {
         need(first.needed_tools),
         ` · met in ${count(groups.size)} ${groups.size === 1 ? "place" : "places"}`,
       ),
-      question(run, group),
+      question(run, item),
       table(
         "Where the run met this task",
         [
@@ -54,10 +55,11 @@ export async function itemView(route, signal) {
           th("Right", "number"),
           th("Calls per episode", "number"),
           th("Reward", "number"),
+          shownEffects && th("Effect of the tools"),
           th("Answers"),
           th("Episodes: right or wrong, with calls"),
         ],
-        [...groups.values()].map((episodes) => row(run, episodes, name)),
+        [...groups.values()].map((episodes) => row(run, episodes, name, shownEffects)),
       ),
     ),
     crumbs: [
@@ -69,8 +71,8 @@ export async function itemView(route, signal) {
   };
 }
 
-/** @param {string} run @param {any[]} episodes @param {string} here */
-function row(run, episodes, here) {
+/** @param {string} run @param {any[]} episodes @param {string} here @param {Record<string, string> | null} effects */
+function row(run, episodes, here, effects) {
   const { name, group_id: group, stage, step, variant } = episodes[0];
   const average = (/** @type {string} */ field) => episodes.reduce((sum, one) => sum + (one[field] ?? 0), 0) / episodes.length;
   const judged = episodes.filter((one) => typeof one.correct === "boolean");
@@ -84,6 +86,7 @@ function row(run, episodes, here) {
     h("td", { class: "number" }, judged.length ? percent(judged.filter((one) => one.correct).length / judged.length, 0) : "–"),
     h("td", { class: "number" }, fixed(average("calls"))),
     h("td", { class: "number" }, fixed(average("reward"))),
+    effects && h("td", null, effects[name] ? h("span", { class: "tag", title: EFFECTS[effects[name]] }, effects[name]) : null),
     h(
       "td",
       { class: "clip" },

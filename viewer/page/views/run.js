@@ -10,6 +10,7 @@ import { follow } from "../parts/live.js";
 import { choices, failure, table, th } from "../parts/pieces.js";
 import { current, go, link, setQuery } from "../parts/route.js";
 import { inline } from "../parts/text.js";
+import { ablationTables } from "./ablation.js";
 import { evaluationTable } from "./evaluation.js";
 
 /** @type {import("../app.js").MakeView} */
@@ -39,6 +40,7 @@ export async function runView(route, signal) {
       evaluated,
       h("h2", { id: "h-evaluation" }, "Evaluation"),
       records.length ? evaluationTable(records) : h("p", { class: "muted" }, "Not evaluated yet."),
+      ablationTables(answer),
     );
   }
 
@@ -77,7 +79,8 @@ export async function runView(route, signal) {
   drawNames();
   curveBox.draw(route.query);
   const stop = follow(run, about, async (changed) => {
-    if (changed.includes("metrics")) metrics = await api.metrics(run, signal);
+    // Some of the curves may be calculated from the episodes.
+    if (changed.includes("metrics") || changed.includes("index")) metrics = await api.metrics(run, signal);
     if (changed.includes("evaluation")) drawEvaluation(await api.evaluation(run, signal));
     if (changed.includes("names") || changed.includes("index")) {
       names = await api.names(run, signal);
@@ -233,8 +236,7 @@ function curveSection(run, metricsNow, namesNow) {
       ...standard.map((one) => ({
         ...one,
         key: one.title,
-        note:
-          one.series.length && derived.length && /Use of tools|by need/.test(one.title) ? "computed from the episodes" : undefined,
+        note: one.names.some((name) => derived.includes(name)) ? "calculated from the episodes" : undefined,
       })),
     ];
     const next = new Map();

@@ -7,6 +7,8 @@ import { table, tags, th } from "../parts/pieces.js";
 import { go, link } from "../parts/route.js";
 import { inline } from "../parts/text.js";
 
+/** States of status.json that somebody should know of. */
+const ENDED = ["failed", "interrupted", "dead", "silent"];
 const EVERY_MS = 5000;
 
 /** @type {import("../app.js").MakeView} */
@@ -67,6 +69,7 @@ export async function runsView(_route, signal) {
         { scope: "row", class: "question" },
         h("a", { href: link(["runs", run.id]), "data-stop": true }, inline(run.id)),
         run.live && h("span", { class: "live" }, "Live"),
+        ENDED.includes(run.state) && h("span", { class: "bad" }, run.state),
       ),
       h("td", null, run.stage ? inline(run.stage) : h("span", { class: "muted" }, "no training")),
       h(
