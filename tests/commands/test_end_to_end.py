@@ -86,7 +86,8 @@ def offline_history(out):
     for run in sorted((out / "wandb").glob("offline-run-*/run-*.wandb")):
         text = subprocess.run([wandb, "leet", "inspect", "--json", str(run)], capture_output=True, text=True, check=True).stdout
         items = [record["history"]["item"] for record in map(json.loads, text.splitlines()) if "history" in record]
-        history |= {(item["stage"], item["step"]): item for item in items}
+        # The page of the run is a row of its own, of no stage.
+        history |= {(item["stage"], item["step"]): item for item in items if "stage" in item}
     return history
 
 

@@ -46,24 +46,25 @@ def start(cluster, policy_dir):
 
 @pytest.fixture(scope="module")
 def made_once(cluster, policy_dir):
-    import renewed  # late: it imports verl
-
-    ray.cloudpickle.register_pickle_by_value(renewed)  # Ray's workers do not find tests' modules
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("learner.verl.worker.LearnerWorker", renewed.RenewedWorker)
-        trainer = VerlTrainer(policy_dir, LearnerConfig(threads_per_worker=1))
+    trainer = VerlTrainer(policy_dir, LearnerConfig(threads_per_worker=1))
     yield trainer
     trainer.shutdown()
 
 
 @pytest.fixture
 def begin(made_once, policy_dir):
-    """A trainer of one rank with a configuration, in the process of the test before."""
+    """A trainer of one rank with a configuration, in the process of the test before, which has imported verl already."""
 
     def make(config):
         trainer = copy(made_once)
         trainer.config, trainer._sent = replace(config, threads_per_worker=1), None
-        trainer._group.renew(policy_dir=str(policy_dir), config=trainer.config, seed=0, banned_token_ids=[])
+
+        def begin_anew(worker, config=trainer.config):
+            from learner.verl.worker import LearnerWorker
+
+            LearnerWorker.__init__(worker, policy_dir=str(policy_dir), config=config, seed=0, banned_token_ids=[])
+
+        ray.get([worker.__ray_call__.remote(begin_anew) for worker in trainer._group.workers])
         trainer.refer_to(str(policy_dir))
         return trainer
 
