@@ -318,7 +318,8 @@ def test_on_a_real_terminal_ctrl_c_leaves_it_as_it_was(term, draws):
     """The view is drawn over on a pseudo-terminal that is made narrower amid it; a dumb one gets no view."""
     code = (
         # A process that is started in the background ignores Ctrl-C.
-        "import console, signal, time, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nif not console.can_draw(): print('plain'); sys.exit(130)\n"
+        "import console, signal, time, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "if not console.can_draw(): print('plain'); sys.exit(130)\n"
         f"status = {status()!r}\n"
         "try:\n  with console.live(lambda: status):\n    print('begun', flush=True)\n    time.sleep(60)\n"
         "except KeyboardInterrupt:\n  print('ended')\n  sys.exit(130)"
