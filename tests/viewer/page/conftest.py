@@ -55,8 +55,9 @@ def address(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
     viewer.indexer.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    """Not for the whole session: while Playwright runs no asynchronous test can, and such tests may follow in this process."""
     sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if CHROMIUM is None:
         pytest.skip("there is no chromium: apt-get install chromium")
@@ -66,7 +67,7 @@ def browser() -> Iterator[Any]:
         started.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def one_page(browser: Any, address: str, runs: Path) -> Iterator[Looked]:
     context = browser.new_context(viewport=WIDE, color_scheme="light", reduced_motion="reduce")
     context.set_default_timeout(60_000)

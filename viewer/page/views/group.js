@@ -4,7 +4,7 @@ import { api } from "../parts/api.js";
 import { h, joined } from "../parts/dom.js";
 import { count, fixed, isNumber } from "../parts/format.js";
 import { dot, need, tags } from "../parts/pieces.js";
-import { go, link, setQuery } from "../parts/route.js";
+import { current, go, link, setQuery } from "../parts/route.js";
 import { inline } from "../parts/text.js";
 import { episodeColumn, question } from "./episode.js";
 
@@ -70,7 +70,8 @@ export async function groupView(route, signal) {
   );
   columns.addEventListener("focusin", (/** @type {any} */ event) => {
     const episode = event.target.closest("[data-episode]")?.dataset.episode;
-    if (episode) setQuery({ episode });
+    // The focus may still move here while another view is on its way: its address is not this one's to change.
+    if (episode && link(current().path) === link(route.path)) setQuery({ episode });
   });
   /** @param {string | undefined} episode @param {boolean} [focus] */
   function select(episode, focus = false) {
