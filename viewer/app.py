@@ -51,7 +51,7 @@ class Viewer:
     """The runs that are served, and an answer for each URL. Methods run in threads."""
 
     def __init__(self, look: Callable[[], Sequence[Path]], cache: Path | None = None) -> None:
-        """`look` finds the runs: those that begin later are shown as well. `cache` is where indexes are kept."""
+        """`look` finds the runs: those that begin later are shown as well. Indexes are kept in `cache`."""
         self._look, self._cache, self._lock = look, cache, threading.Lock()
         self.runs: dict[str, Run] = {}
         self.indexer = Indexer()
@@ -240,7 +240,7 @@ class Viewer:
         names = {key: name for name, key in keys.items()}
         (row,) = queries.rows(connection, [place], names)
         record = EpisodeRecord(read_chains(run.path / "trajectories", *queries.lines_of(connection, place)))
-        known = learned(run.path, row["name"], row["episode_id"]) if row["name"] in keys else {}
+        known = learned(run.path, row["name"], row["episode_id"], record.problems) if row["name"] in keys else {}
         rewards = queries.group_rewards(connection, place)
         advantage, source = advantage_of(row, known, rewards)
         question = queries.question(connection, place)

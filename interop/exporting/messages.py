@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from abc import abstractmethod
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,9 +38,9 @@ class _LinesWriter(Writer):
         self._file.write(dumped(self.row(conversation)) + "\n")
         return True
 
+    @abstractmethod
     def row(self, conversation: Conversation) -> dict[str, Any]:
         """The line of an episode."""
-        raise NotImplementedError
 
     def close(self) -> list[str]:
         self._file.close()

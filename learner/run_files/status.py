@@ -131,7 +131,7 @@ class RunStatus:
 
     @contextmanager
     def doing(self, what: str) -> Generator[None]:
-        """While a part of a step or a stage is under way. It stays said if that is where the run ends."""
+        """While a part of a step or a stage is under way. If the run ends amid it, it stays said."""
         before = self._do({"what": what, "began": time.time()})
         yield
         self._do(before)

@@ -22,7 +22,7 @@ class PolicyTargets:
 
     `recompute_old` asks for the log-probabilities of the policy before the first optimizer step; without it the policy that is
     updated is the one that acted. If advantages can be computed on the ranks only, `outcomes` is what they are computed of.
-    `files` are where each rank writes what is learned of its rows; None for nowhere.
+    Each rank writes to `files` what is learned of its rows; None if nothing is to be written.
     """
 
     advantages_E: np.ndarray

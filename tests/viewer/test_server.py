@@ -128,7 +128,9 @@ def test_tokens_have_what_the_learner_recorded(write_run, show):
     other = shown.get("runs/demo/episodes/a-0", tokens=1)
     assert (other["advantage_source"], other["tokens"][0]["learner_logprobs"]) == ("group", None)
     (run_directory / "learned" / "rl_000000.w00000000.parquet").write_bytes(b"half")
-    assert shown.get("runs/demo/episodes/a-1", tokens=1)["advantage_source"] == "group"
+    broken = shown.get("runs/demo/episodes/a-1", tokens=1)
+    assert broken["advantage_source"] == "group"
+    assert any(problem.startswith("learned/rl_000000.w00000000.parquet cannot be read") for problem in broken["problems"])
 
 
 def test_an_item_is_found_across_names_and_runs_share_items(write_run, show):

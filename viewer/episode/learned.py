@@ -23,8 +23,8 @@ class Learned:
     advantages: list[float | None] | None
 
 
-def learned(run: Path, name: str, episode_id: str) -> dict[int, Learned]:
-    """What is recorded of the chains of an episode, by their number; nothing if there is no such file or it cannot be read."""
+def learned(run: Path, name: str, episode_id: str, problems: list[str]) -> dict[int, Learned]:
+    """What is recorded of the chains of an episode, by their number. A file that cannot be read is one of the `problems`."""
     paths = learned_paths(run, name)
     if not paths:
         return {}
@@ -36,8 +36,8 @@ def learned(run: Path, name: str, episode_id: str) -> dict[int, Learned]:
         try:
             rows = parquet.read_table(path, filters=[("episode_id", "=", episode_id)]).to_pylist()
             found |= {int(row["chain"]): _of(row) for row in rows}
-        except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException):
-            continue
+        except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
+            problems.append(f"learned/{path.name} cannot be read: {' '.join(str(error).split())[:500]}")
     return found
 
 
