@@ -6,8 +6,8 @@ prints a row for each run of RL, and writes the rows as JSON. The alarm is repla
 judged on old runs; a run whose lines lack `tools/use` (version 0.1) is measured again from its trajectories. A run that was rolled
 back is judged by what happened before its first rollback.
 
-Tools are *lost* if at the end of RL they are used on less than half as many of the tasks that need one as at its start, over
-`EDGE_STEPS` steps at each end; all tasks count if no need is known, and a run that never used them lost them at once. *Fell* is
+Tools are *lost* if in the last `END_STEPS` steps of RL they are used on less than half as many of the tasks that need one as in
+the first `START_STEPS`; all tasks count if no need is known, and a run that never used them lost them at once. *Fell* is
 the first step from which use stays below half of its start. The delay is the step of the ring minus that step: negative is early.
 A ring in a run that kept its tools, or was offered none, is a false alarm.
 """
@@ -30,7 +30,7 @@ from evaluation.pages.history import ROLLED_BACK
 from evaluation.tool_use import tool_use_metrics
 from rollout.store import Store
 
-EDGE_STEPS = 5
+START_STEPS, END_STEPS = 2, 5
 LOST = 0.5
 NEVER = 0.02
 _USES = ("by_need/needed/tool_use", "tools/use")
@@ -69,7 +69,7 @@ def judge(run: Path) -> Judgement:
             rang, reason = number, alarm.reason
     uses = np.array([use_of(line, lines) for line in lines])
     known = uses[~np.isnan(uses)]
-    start, end = float(known[:EDGE_STEPS].mean()), float(known[-EDGE_STEPS:].mean())
+    start, end = float(known[:START_STEPS].mean()), float(known[-END_STEPS:].mean())
     lost = any(map(offers_tools, lines)) and (start < NEVER or end < LOST * start)
     fell = _fell(uses, start) if lost else None
     delay = None if rang is None or fell is None else rang - fell

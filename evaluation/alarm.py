@@ -45,10 +45,10 @@ class CollapseAlarm:
     - *unpaid*: use is falling (from the third step on its running mean is below `falling` of its start) while calls do not pay
       even on the tasks that no episode without a call solved: of those calls fewer than `least_gain` lead to a right answer, in
       the running mean, for `unpaid_patience` steps. It rings before use is lost: RL is unlearning calls that it would need.
-    - *needed*, for all episodes together: use falls, in the mean of the last two steps, and so does use on the tasks that are
-      known to need a tool (below `falling_needed` of its start), while of the calls on tasks that nobody solved without one fewer
-      than `least_gain_needed` help. A healthy policy drops at first the calls that it does not need, and of those that it needs
-      the larger part helps.
+    - *needed*, for all episodes together: use falls, in the mean of the last two steps, and use on the tasks that are known to
+      need a tool falls so fast that one more such step leaves less than `needed_fraction` of its start, while of the calls on
+      tasks that nobody solved without one fewer than `least_gain_needed` help. A healthy policy drops at first the calls that it
+      does not need, and of those that it needs the larger part helps; with a small learning rate it has time to find that out.
     - *never called*: tools are offered and fewer than `fewest` of the first episodes called one, while more than a tenth of them
       were wrong. RL cannot strengthen what is not sampled.
     """
@@ -62,13 +62,13 @@ class CollapseAlarm:
         falling: float = 0.85,
         least_gain: float = 0.15,
         unpaid_patience: int = 2,
-        falling_needed: float = 0.85,
+        needed_fraction: float = 0.5,
         least_gain_needed: float = 0.45,
         fewest: float = 0.02,
     ) -> None:
         self._fraction, self._patience, self._warmup = fraction, patience, warmup
         self._falling, self._least_gain, self._unpaid_patience, self._fewest = falling, least_gain, unpaid_patience, fewest
-        self._falling_needed, self._least_gain_needed = falling_needed, least_gain_needed
+        self._needed_fraction, self._least_gain_needed = needed_fraction, least_gain_needed
         self._watches: dict[str, _Watch] = {}
 
     def replay(self, metrics: Mapping[str, float]) -> bool:
@@ -162,21 +162,24 @@ class CollapseAlarm:
     def _start(self, watch: _Watch) -> float:
         return float(np.mean(watch.first_uses))
 
+    def _highest_start(self, watch: _Watch) -> float:
+        """Use at the start, also of a fall that begins with the first step and pulls the mean of the first steps down with it."""
+        return max(self._start(watch), float(np.mean(watch.first_uses[:2])))
+
     def _unpaid(self, watch: _Watch) -> bool:
         """Calls of about half a small step are evidence enough; fewer say nothing."""
-        # A fall that begins with the first step pulls the mean of the first steps down with it.
-        start = max(self._start(watch), float(np.mean(watch.first_uses[:2])))
+        start = self._highest_start(watch)
         falling = len(watch.first_uses) > 2 and watch.use is not None and watch.use < self._falling * start
         return falling and watch.tries >= 16 and watch.solved < self._least_gain * watch.tries
 
     def _losing_needed(self, watch: _Watch) -> bool:
-        """Whether use falls, also where tools are needed, while most calls there fail."""
-        if len(watch.first_uses) < 3 or len(watch.first_needed) < 2 or watch.tries < 16:
+        """Whether use falls, and is about to be lost where tools are needed, while most calls there fail."""
+        if len(watch.first_needed) < 2 or watch.tries < 16:
             return False
-        start = max(self._start(watch), float(np.mean(watch.first_uses[:2])))
-        falling = np.mean(watch.last_uses) < self._falling * start
-        falling_needed = np.mean(watch.last_needed) < self._falling_needed * np.mean(watch.first_needed)
-        return bool(falling and falling_needed and watch.solved < self._least_gain_needed * watch.tries)
+        before, now = watch.last_needed
+        falling = watch.last_uses[-1] < self._falling * self._highest_start(watch)
+        losing = now - max(before - now, 0.0) < self._needed_fraction * np.mean(watch.first_needed)
+        return bool(falling and losing and watch.solved < self._least_gain_needed * watch.tries)
 
     def _never_called(self, name: str, watch: _Watch) -> bool:
         if name or watch.use is None or len(watch.first_uses) < self._warmup:
@@ -193,12 +196,14 @@ class CollapseAlarm:
             return (
                 f"tools were given up{of}: {watch.use:.0%} of the episodes call one, {start:.0%} did at first, although calls paid"
             )
-        if watch.unpaid_steps >= self._unpaid_patience or (not name and self._losing_needed(watch)):
+        losing_needed = not name and self._losing_needed(watch)
+        if watch.unpaid_steps >= self._unpaid_patience or losing_needed:
+            fell = f"{watch.last_uses[-1]:.0%} of the episodes call one, {self._highest_start(watch):.0%} did at first"
+            if losing_needed:
+                needed = f"{watch.last_needed[-1]:.0%} of those that need one, {float(np.mean(watch.first_needed)):.0%} at first"
+                fell = f"{fell} ({needed})"
             paid = watch.solved / watch.tries
-            return (
-                f"tools are being unlearned{of}: {watch.use:.0%} of the episodes call one, {start:.0%} did at first, and on tasks "
-                f"that are not solved without a tool {paid:.0%} of the calls help"
-            )
+            return f"tools are being unlearned{of}: {fell}, and on tasks that are not solved without a tool {paid:.0%} of the calls help"
         return None
 
     def state(self) -> dict[str, Any]:
