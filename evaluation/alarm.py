@@ -203,7 +203,10 @@ class CollapseAlarm:
                 needed = f"{watch.last_needed[-1]:.0%} of those that need one, {float(np.mean(watch.first_needed)):.0%} at first"
                 fell = f"{fell} ({needed})"
             paid = watch.solved / watch.tries
-            return f"tools are being unlearned{of}: {fell}, and on tasks that are not solved without a tool {paid:.0%} of the calls help"
+            return (
+                f"tools are being unlearned{of}: {fell}, and on tasks that are not solved without a tool "
+                f"{paid:.0%} of the calls help"
+            )
         return None
 
     def state(self) -> dict[str, Any]:

@@ -44,9 +44,12 @@ def act(training: TrainingRun, state: State, prefix: str) -> AlarmAction:
     remedy = ""
     if action is AlarmAction.rollback:
         target, done = _target(training, state, prefix), len(_rollbacks(training))
-        if remedy := _no_rollback(state.alarm, target, done, settings.max_rollbacks):
+        if remedy := _nothing_to_go_back_to(state.alarm, target):
             action = AlarmAction.stop
-    said = {AlarmAction.warn: "", AlarmAction.stop: f"; RL stops{remedy}", AlarmAction.rollback: "; RL goes back"}
+        elif done >= settings.max_rollbacks:
+            action, remedy = settings.after_rollbacks, f" after {done} rollback{'s' * (done != 1)}"
+    going_on = f"; RL goes on{remedy}" if remedy else ""
+    said = {AlarmAction.warn: going_on, AlarmAction.stop: f"; RL stops{remedy}", AlarmAction.rollback: "; RL goes back"}
     training.say(f"collapse alarm: {text}{said[action]}")
     training.alert("Tool use is collapsing", f"{text}{said[action]}")
     state.stopped = action is AlarmAction.stop
@@ -71,13 +74,11 @@ def finish_rollback(training: TrainingRun, prefix: str) -> None:
     directory.forget(_TO)
 
 
-def _no_rollback(alarm: CollapseAlarm, target: int | None, done: int, most: int) -> str:
-    """Why RL stops instead of going back; empty if it goes back."""
+def _nothing_to_go_back_to(alarm: CollapseAlarm, target: int | None) -> str:
+    """Why RL cannot go back; empty if it can."""
     if alarm.never_called:
         return ": it began without calls, so there is nothing to go back to"
-    if target is None:
-        return ": no checkpoint from before the fall is there any more"
-    return f" after {done} rollbacks" if done >= most else ""
+    return ": no checkpoint from before the fall is there any more" if target is None else ""
 
 
 def _target(training: TrainingRun, state: State, prefix: str) -> int | None:

@@ -58,11 +58,15 @@ class AlarmConfig:
     """warn: nothing more; stop: RL ends with a checkpoint; rollback: RL goes back to the last checkpoint before the fall, with a
     smaller learning rate."""
 
-    learning_rate_factor: float = 0.5
+    learning_rate_factor: float = 0.25
     """The learning rate of RL is multiplied by this with each rollback."""
 
-    max_rollbacks: int = 3
-    """After so many RL stops instead."""
+    max_rollbacks: int = 1
+    """How often RL goes back."""
+
+    after_rollbacks: AlarmAction = AlarmAction.warn
+    """What follows the alarm after `max_rollbacks`: warn or stop. With a smaller learning rate use falls more slowly, and was seen
+    to come back after it had fallen."""
 
     def check(self) -> None:
         """Raise UsageError if a value makes no sense."""
@@ -70,3 +74,5 @@ class AlarmConfig:
             raise UsageError(f"alarm.learning_rate_factor={self.learning_rate_factor:g}: write more than 0 and at most 1")
         if self.max_rollbacks < 0:
             raise UsageError(f"alarm.max_rollbacks={self.max_rollbacks}: write 0 or more")
+        if self.after_rollbacks is AlarmAction.rollback:
+            raise UsageError("alarm.after_rollbacks=rollback: write warn or stop, or a larger alarm.max_rollbacks")

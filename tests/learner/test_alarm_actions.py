@@ -70,12 +70,12 @@ def test_a_rollback_goes_back_before_the_fall_with_a_smaller_learning_rate(confi
 
     def notice(line):
         nonlocal slower
-        slower |= line.startswith("the learning rate is multiplied by 0.5")
+        slower |= line.startswith("the learning rate is multiplied by 0.25")
         say(line)
 
     training.say = notice
     _, seconds = run_rl(training)
-    assert rates(training) == [1.0] * 8 + [0.5] * 16
+    assert rates(training) == [1.0] * 8 + [0.25] * 16
     assert [line["step"] for line in metrics(training)] == list(range(24))
     undone = [json.loads(line) for line in (training.directory.path / "rolled_back.jsonl").read_text().splitlines()]
     assert [(line["rollback"], line["step"]) for line in undone] == [(1, step) for step in range(8, 18)]
@@ -100,11 +100,16 @@ def test_a_run_that_was_killed_after_it_stopped_does_not_go_on_until_more_steps_
     assert run_rl(longer)[0].endswith("/step_22")
 
 
-def test_after_enough_rollbacks_rl_stops(config):
-    training = start(ringing(config, AlarmAction.rollback, max_rollbacks=2), falls)
+@pytest.mark.parametrize(
+    ("after", "said", "steps"),
+    [(AlarmAction.stop, "RL stops after 2 rollbacks", 18), (AlarmAction.warn, "RL goes on after 2 rollbacks", 24)],
+)
+def test_after_enough_rollbacks_rl_stops_or_goes_on(config, after, said, steps):
+    config = ringing(config, AlarmAction.rollback, max_rollbacks=2, learning_rate_factor=0.5, after_rollbacks=after)
+    training = start(config, falls)
     run_rl(training)
-    assert [line.rpartition("; ")[2] for line in alarms(training)] == ["RL goes back"] * 2 + ["RL stops after 2 rollbacks"]
-    assert rates(training) == [1.0] * 8 + [0.25] * 10
+    assert [line.rpartition("; ")[2] for line in alarms(training)] == ["RL goes back"] * 2 + [said]
+    assert rates(training) == [1.0] * 8 + [0.25] * (steps - 8)
 
 
 @pytest.mark.parametrize("moment", ["set_aside", "drop_from", "publish"])
@@ -124,7 +129,7 @@ def test_a_rollback_that_is_killed_is_finished_by_the_resumed_run(config, moment
         run_rl(training)
     resumed = start(replace(config, resume=True), falls)
     run_rl(resumed)
-    assert rates(resumed) == [1.0] * 8 + [0.5] * 10
+    assert rates(resumed) == [1.0] * 8 + [0.25] * 12
     undone = (resumed.directory.path / "rolled_back.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in undone] == list(range(8, 18))
 

@@ -9,7 +9,7 @@ from scripted import settings
 
 from envs.errors import UsageError
 from learner.config import LearnerConfig, Precision, VerlSettings
-from learner.experiment import AlarmConfig, Experiment, RLConfig, Stage, TrackingConfig
+from learner.experiment import AlarmAction, AlarmConfig, Experiment, RLConfig, Stage, TrackingConfig
 from learner.verl.configuration.passthrough import check_reward_keys
 from rollout.config import EngineConfig, EpisodeConfig, RolloutConfig
 from rollout.episode.environments import make
@@ -62,6 +62,11 @@ def test_counts_are_at_least_one(tmp_path, part, name):
         (TrackingConfig, {"finish_s": 0.0}, "tracking.finish_s=0: write seconds"),
         (AlarmConfig, {"learning_rate_factor": 2.0}, "alarm.learning_rate_factor=2: write more than 0 and at most 1"),
         (AlarmConfig, {"max_rollbacks": -1}, "alarm.max_rollbacks=-1: write 0 or more"),
+        (
+            AlarmConfig,
+            {"after_rollbacks": AlarmAction.rollback},
+            "alarm.after_rollbacks=rollback: write warn or stop, or a larger alarm.max_rollbacks",
+        ),
     ],
 )
 def test_values_of_tracking_and_of_the_alarm_make_sense(part, values, remedy):
