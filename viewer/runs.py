@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from envs.errors import UsageError
+from evaluation.metric_lines import open_file
 from starter.policies import policies_of
 from viewer.episode.tokens import TokenText
 from viewer.index.lines import number
@@ -168,7 +169,8 @@ class Run:
                 return self._files[name][1]
             if stat.st_size > _LARGEST_FILE:
                 return None
-            value = parse(path.read_text(encoding="utf-8", errors="replace"))
+            with open_file(path) as file:
+                value = parse(file.read().decode("utf-8", "replace"))
         except (OSError, ValueError, RecursionError):
             return None
         self._files[name] = mark, value

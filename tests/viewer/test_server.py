@@ -16,6 +16,7 @@ from trajectories import CODE, trajectory
 
 from envs.errors import UsageError
 from envs.runtime.processes import pid_space, process_began
+from evaluation.pages.history import read_history
 from reading import view
 from rollout.learned import Learned, LearnedFiles
 from rollout.types import Turn
@@ -54,12 +55,30 @@ def test_metrics_are_columns_and_follow_the_file(write_run, show):
     answer = shown.get("runs/demo/metrics")
     assert answer["names"] == ["a", "b", "c"]
     assert answer["stages"]["rl"] == {"steps": [0, 1], "series": {"a": [1, None], "b": [None, None], "c": [None, None]}}
-    assert answer["unreadable"] == 1
+    assert (answer["unreadable"], answer["half"]) == (1, True)
+    assert (read_history(run_directory).broken, len(read_history(run_directory).rl)) == (2, 2)
     with file.open("a") as opened:
         opened.write(', "step": 1, "a": 5}\n')
     assert shown.get("runs/demo/metrics", names="a")["stages"]["rl"] == {"steps": [0, 1], "series": {"a": [1, 5]}}
     file.unlink()
-    assert shown.get("runs/demo/metrics") == {"names": [], "stages": {}, "unreadable": 0, "derived": []}
+    assert shown.get("runs/demo/metrics") == {
+        "names": [],
+        "stages": {},
+        "unreadable": 0,
+        "half": False,
+        "derived": [],
+    }
+
+
+def test_what_is_no_regular_file_is_not_waited_for(write_run, show):
+    run_directory = write_run("demo")
+    for name in ("metrics.jsonl", "evaluation.json", "config.yaml", "status.json"):
+        (run_directory / name).unlink(missing_ok=True)
+        os.mkfifo(run_directory / name)
+    shown = show(run_directory)
+    assert shown.get("runs/demo/metrics")["names"] == shown.get("runs/demo/evaluation")["records"] == []
+    assert [entry["stage"] for entry in shown.get("runs")["runs"]] == [None]
+    assert read_history(run_directory).broken == 0
 
 
 def test_an_evaluation_has_its_referee_and_a_half_written_one_is_said(write_run, show):
