@@ -114,6 +114,11 @@ class Run:
         value = self._read("config.yaml", _yaml)
         return value if isinstance(value, dict) else {}
 
+    def reward(self) -> Any:
+        """The setting `options.reward`; None without one."""
+        options = self.config().get("options")
+        return options.get("reward") if isinstance(options, dict) else None
+
     def json(self, name: str) -> Any:
         """The content of a JSON file of the run; None if it is missing or half-written."""
         return self._read(name, _finite)

@@ -3,6 +3,7 @@ Hostile and half-written files are shown as far as they go, and never a 500. The
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -20,6 +21,7 @@ from evaluation.pages.history import read_history
 from reading import view
 from rollout.learned import Learned, LearnedFiles
 from rollout.types import Turn
+from viewer.episode.advantage import advantage_of
 from viewer.episode.tokens import TokenText
 from viewer.runs import find_runs
 from viewer.serve import listening
@@ -68,6 +70,30 @@ def test_metrics_are_columns_and_follow_the_file(write_run, show):
         "half": False,
         "derived": [],
     }
+
+
+def test_parts_that_compare_a_group_are_in_a_calculated_advantage():
+    rows = [
+        {"episode_id": str(number), "reward": 1.0, "reward_parts": {"accuracy": 1.0}, "correct": True, "calls": number, "turns": 1}
+        for number in range(2)
+    ]
+    for setting, expected in (
+        (["accuracy"], (0.0, "group")),
+        (["accuracy", {"cost": 0.5}], (pytest.approx(0.7071, abs=1e-3), "group")),
+        (["accuracy", "mine:compared"], (None, "unknown part")),
+        (["accuracy", {"mine": "compared: 0.5"}], (None, "unknown part")),
+        ("mine:whole", (0.0, "group")),
+    ):
+        assert advantage_of(rows[0], {}, rows, setting) == expected
+
+
+def test_a_run_that_is_removed_leaves_the_list(write_run, show, tmp_path):
+    write_run("kept", rl_000000=group("a", [1]))
+    gone = write_run("gone", rl_000000=group("b", [1]))
+    shown = show(tmp_path / "runs")
+    assert len(shown.get("runs")["runs"]) == 2
+    shutil.rmtree(gone)
+    assert [entry["id"] for entry in shown.get("runs")["runs"]] == ["kept"]
 
 
 def test_what_is_no_regular_file_is_not_waited_for(write_run, show):
