@@ -21,7 +21,6 @@ from configs import choices, compose
 from envs.errors import UsageError
 from envs.runtime.atomic import write_file
 from evaluation.pages.document import Plot, picture
-from evaluation.pages.examples import Prompts
 from evaluation.pages.experiments import (
     Experiment,
     abilities_of,
@@ -36,6 +35,7 @@ from evaluation.pages.experiments import (
 )
 from evaluation.settings import FiguresConfig
 from rollout.store import Store
+from rollout.tokens.prompts import Questions
 from rollout.types import Episode, Trajectory
 from starter.policies import find_policy
 
@@ -114,8 +114,7 @@ def question_of(run: Path, episode: Trajectory) -> str:
     """The question, from the prompt's tokens: a record holds no other text of it."""
     saved = run / "config.yaml"
     policy = OmegaConf.load(saved).policy if saved.exists() else "starter"
-    prompt = Prompts(find_policy(policy))(episode)
-    return " ".join(prompt.split("user\n")[-1].removesuffix("assistant\n").split())
+    return " ".join(Questions(find_policy(policy))(episode).split())
 
 
 def draw_episode(run: Path, path: Path) -> None:

@@ -30,7 +30,6 @@ from evaluation.ablation import (
     without_tools,
 )
 from evaluation.pages.evaluation_page import write_evaluation_page
-from evaluation.pages.examples import Prompts
 from evaluation.protocols import Examination, examine
 from evaluation.records import evaluation_record, records_json
 from evaluation.referee.outcomes import WITHOUT
@@ -43,6 +42,7 @@ from evaluation.types import EvaluationRecord
 from rollout.collect import CollectConfig, Collector, group_count, is_endpoint, tasks_of
 from rollout.config import PROTOCOL_PROMPT
 from rollout.episode.environments import tool_names
+from rollout.tokens.prompts import Questions
 from rollout.types import Group, GroupSpec, episodes_of
 
 _OUTPUTS = {"blank": "blank", FORMAT_ONLY: "blank", SWAPPED: "swapped"}
@@ -98,7 +98,7 @@ def evaluate(
     files |= {name: json.dumps(part, indent=2) + "\n" for name, part in parts.items() if part is not None}
     for name, text in files.items():
         write_file(Path(config.out, name), text)
-    page = write_evaluation_page(Path(config.out), asdict(EvaluateConfig()), Prompts(policy_dir))
+    page = write_evaluation_page(Path(config.out), asdict(EvaluateConfig()), Questions(policy_dir))
     return Evaluation(records, report, referee, (*files, page.name))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from envs.errors import UsageError
+from evaluation.metric_lines import open_file
 
 STARTERS = {"starter": Path(__file__).parent / "microworld", "starter_mixture": Path(__file__).parent / "mixture"}
 """The policies that the project ships, by the name that a user writes."""
@@ -52,7 +53,8 @@ def _found(policy: str) -> Iterator[str]:
 
 def _evaluated(run: Path) -> list[Any]:
     try:
-        records = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+        with open_file(run / "evaluation.json") as file:
+            records = json.loads(file.read())
     except (OSError, ValueError, RecursionError):
         return []
     return [record.get("policy") for record in records if isinstance(record, dict)] if isinstance(records, list) else []

@@ -24,8 +24,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from envs.errors import UsageError
+from viewer.episode.advantage import advantage_of
 from viewer.episode.learned import learned
-from viewer.episode.record import Changed, EpisodeRecord, advantage_of, read_chains
+from viewer.episode.record import Changed, EpisodeRecord, read_chains
 from viewer.index import across, queries
 from viewer.index.names import FULL
 from viewer.index.queries import BadFilter
@@ -241,8 +242,7 @@ class Viewer:
         (row,) = queries.rows(connection, [place], names)
         record = EpisodeRecord(read_chains(run.path / "trajectories", *queries.lines_of(connection, place)))
         known = learned(run.path, row["name"], row["episode_id"], record.problems) if row["name"] in keys else {}
-        rewards = queries.group_rewards(connection, place)
-        advantage, source = advantage_of(row, known, rewards)
+        advantage, source = advantage_of(row, known, queries.group_of(connection, place), run.reward())
         question = queries.question(connection, place)
         parameters = request.query_params
         return row | {
@@ -263,8 +263,15 @@ class Viewer:
             run.index.want([name for name in request.query_params.get("name", "").split(",") if name], WAIT_S)
 
     def _refresh(self) -> None:
-        """Add the runs that are new, each with an id of its own: its directory's name, with a number if there are several."""
+        """Leave out the runs that are gone, and add those that are new.
+
+        Each has an id of its own: its directory's name, with a number if there are several.
+        """
         with self._lock, suppress(UsageError):  # a directory that is gone adds nothing
+            if gone := [run for run in self.runs.values() if not run.path.is_dir()]:
+                self.runs = {run_id: run for run_id, run in self.runs.items() if run not in gone}
+                for run in gone:
+                    self.indexer.drop(run.index)
             known = {run.path for run in self.runs.values()}
             for path in self._look():
                 if path not in known:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from envs.errors import UsageError
+from evaluation.metric_lines import open_file
 from starter.policies import policies_of
 from viewer.episode.tokens import TokenText
 from viewer.index.lines import number
@@ -113,6 +114,11 @@ class Run:
         value = self._read("config.yaml", _yaml)
         return value if isinstance(value, dict) else {}
 
+    def reward(self) -> Any:
+        """The setting `options.reward`; None without one."""
+        options = self.config().get("options")
+        return options.get("reward") if isinstance(options, dict) else None
+
     def json(self, name: str) -> Any:
         """The content of a JSON file of the run; None if it is missing or half-written."""
         return self._read(name, _finite)
@@ -168,7 +174,8 @@ class Run:
                 return self._files[name][1]
             if stat.st_size > _LARGEST_FILE:
                 return None
-            value = parse(path.read_text(encoding="utf-8", errors="replace"))
+            with open_file(path) as file:
+                value = parse(file.read().decode("utf-8", "replace"))
         except (OSError, ValueError, RecursionError):
             return None
         self._files[name] = mark, value

@@ -7,7 +7,6 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -149,29 +148,3 @@ def _picture(run: Path, name: str) -> str:
     data = base64.b64encode(buffer.getvalue()).decode()
     size = f'width="{small.width}" height="{small.height}" alt="picture of {width} × {height} pixels"'
     return f'<img src="data:image/png;base64,{data}" {size}>'
-
-
-class Prompts:
-    """A `Question` that reads the tokens with the tokenizer of a policy's directory, which it opens at first use."""
-
-    def __init__(self, policy_dir: str) -> None:
-        self._policy_dir = policy_dir
-        self._tokenizer: Any = None
-
-    def __call__(self, episode: Trajectory) -> str:
-        """The prompt, without its special tokens."""
-        if self._tokenizer is None:
-            self._tokenizer = _tokenizer(self._policy_dir)
-        tokenizer: Any = self._tokenizer
-        return tokenizer.decode(episode.token_ids[: episode.prompt_length], skip_special_tokens=True).strip()
-
-
-def _tokenizer(policy_dir: str) -> Any:
-    file = Path(policy_dir, "tokenizer.json")
-    if file.exists():  # without transformers, whose import takes seconds
-        from tokenizers import Tokenizer
-
-        return Tokenizer.from_file(str(file))
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(policy_dir)

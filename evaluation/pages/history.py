@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from evaluation.metric_lines import Line, MetricLines
+
 ROLLED_BACK = "rolled_back.jsonl"
 """The lines of steps that a rollback undid."""
-
-Line = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,31 +31,12 @@ class History:
 
 def read_history(run: Path) -> History:
     """What a run has recorded so far; an empty history if there is no `metrics.jsonl`."""
-    lines, broken = read_lines(run / "metrics.jsonl")
-    undone, more = read_lines(run / ROLLED_BACK)
+    files = [MetricLines(run / name) for name in ("metrics.jsonl", ROLLED_BACK)]
+    (_, lines), (_, undone) = (file.read() for file in files)
     stages: dict[str, list[Line]] = {}
     for line in lines:
-        stages.setdefault(str(line.get("stage", "unknown")), []).append(line)
-    return History(stages, broken + more, undone)
-
-
-def read_lines(path: Path) -> tuple[list[Line], int]:
-    """The objects of a file of JSON lines, and the number of lines that are none: broken, or half-written."""
-    if not path.is_file():
-        return [], 0
-    lines: list[Line] = []
-    broken = 0
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for text in file:
-            try:
-                line = json.loads(text)
-            except (ValueError, RecursionError):
-                line = None
-            if isinstance(line, dict):
-                lines.append(line)
-            else:
-                broken += 1
-    return lines, broken
+        stages.setdefault(line["stage"], []).append(line)
+    return History(stages, sum(file.broken + file.half for file in files), undone)
 
 
 def number(value: Any) -> float:

@@ -9,10 +9,10 @@ from typing import Any
 
 from envs.protocols import Calls, Protocol
 from envs.protocols.text import encodable
-from interop.exporting.prompts import Prompts
 from rollout.episode.actors import OPENING
 from rollout.lint import sampled_runs
 from rollout.tokens.chat_format import ChatFormat
+from rollout.tokens.prompts import PromptMessage, PromptReader
 from rollout.types import Episode, Trajectory
 from rollout.types import Turn as Recorded
 
@@ -100,7 +100,7 @@ class Conversations:
 
     def __init__(self, chat: ChatFormat, protocol: Protocol) -> None:
         self._chat, self._protocol = chat, protocol
-        self._prompts = Prompts(chat)
+        self._prompts = PromptReader(chat)
         self._opening = OPENING if chat.opens_thoughts else ""
         self._tools_speak = protocol.tools_in_template or protocol.native
 
@@ -112,8 +112,7 @@ class Conversations:
         token_ids = first.token_ids[: first.prompt_length]
         messages = self._prompts.messages(token_ids)
         known = messages is not None or not token_ids
-        pairs = messages or ([("user", self._prompts.plain(token_ids))] if token_ids else [])
-        prompt = tuple(Message(role, text, tuple(asked) if role == "user" else ()) for role, text in pairs)
+        prompt = _with_images(messages or ([PromptMessage("user", self._prompts.plain(token_ids))] if token_ids else []), asked)
         return Conversation(name, episode, prompt, tuple(self._turns(episode)), known)
 
     def _turns(self, episode: Episode) -> Iterator[Turn]:
@@ -175,6 +174,23 @@ class Conversations:
             if parts is not None and "\n".join(parts) == text:
                 return tuple(Message(role, part) for part in parts)
         return (Message(role, text, tuple(turn.images)),)
+
+
+def _with_images(messages: Sequence[PromptMessage], images: Sequence[str]) -> tuple[Message, ...]:
+    """The messages with the images of each. If an image is more than one run of placeholders, and several messages have some, all
+    belong to the last of these."""
+    holders = [place for place, message in enumerate(messages) if message.image_runs and message.role != "system"]
+    if not holders:
+        holders = [place for place, message in enumerate(messages) if message.role == "user"][-1:]
+    counts = {place: messages[place].image_runs for place in holders}
+    if sum(counts.values()) != len(images):
+        counts = {place: len(images) for place in holders[-1:]}
+    made, begin = [], 0
+    for place, message in enumerate(messages):
+        end = begin + counts.get(place, 0)
+        made.append(Message(message.role, message.text, tuple(images[begin:end])))
+        begin = end
+    return tuple(made)
 
 
 def _shown(episode: Episode, place: int) -> Sequence[Recorded]:

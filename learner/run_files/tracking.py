@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from envs.runtime.atomic import write_file
-from evaluation.pages.examples import Prompts
 from evaluation.pages.history import ROLLED_BACK
 from learner.experiment import TrackingConfig
 from learner.run_files.episode_table import episode_rows
 from learner.run_files.wandb_run import WandbRun
 from rollout.summary import EpisodeSummary
+from rollout.tokens.prompts import Questions
 
 
 class Tracker:
@@ -38,7 +38,7 @@ class Tracker:
         self._out, self._config, self._say = out, config, say
         self.path = out / "metrics.jsonl"
         """The file of the lines."""
-        self._question = Prompts(policy_dir)
+        self._question = Questions(policy_dir)
         self._wandb = None if config.mode == "disabled" else WandbRun(out, config, settings, run_id)
 
     def log(

@@ -136,7 +136,7 @@ def test_a_page_has_results_curves_settings_episodes_and_counts(run):
     ("lines", "said"),
     [
         ([], "no step yet"),
-        (["", "[]", "{", "null"], "4 lines of metrics.jsonl"),
+        (["", "[]", "{", "null"], "3 lines of metrics.jsonl"),
         ([line(0, **{"reward/accuracy": float("nan"), "actor/entropy": "text", "critic/score/mean": 10**400})], "1 steps of rl"),
         ([{"stage": "rl"}, {"step": None}, {"stage": "cold_start", "step": 0, "train/loss": 2.0}], "1 steps of cold_start"),
     ],

@@ -3,6 +3,7 @@ Hostile and half-written files are shown as far as they go, and never a 500. The
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -16,9 +17,11 @@ from trajectories import CODE, trajectory
 
 from envs.errors import UsageError
 from envs.runtime.processes import pid_space, process_began
+from evaluation.pages.history import read_history
 from reading import view
 from rollout.learned import Learned, LearnedFiles
 from rollout.types import Turn
+from viewer.episode.advantage import advantage_of
 from viewer.episode.tokens import TokenText
 from viewer.runs import find_runs
 from viewer.serve import listening
@@ -54,12 +57,54 @@ def test_metrics_are_columns_and_follow_the_file(write_run, show):
     answer = shown.get("runs/demo/metrics")
     assert answer["names"] == ["a", "b", "c"]
     assert answer["stages"]["rl"] == {"steps": [0, 1], "series": {"a": [1, None], "b": [None, None], "c": [None, None]}}
-    assert answer["unreadable"] == 1
+    assert (answer["unreadable"], answer["half"]) == (1, True)
+    assert (read_history(run_directory).broken, len(read_history(run_directory).rl)) == (2, 2)
     with file.open("a") as opened:
         opened.write(', "step": 1, "a": 5}\n')
     assert shown.get("runs/demo/metrics", names="a")["stages"]["rl"] == {"steps": [0, 1], "series": {"a": [1, 5]}}
     file.unlink()
-    assert shown.get("runs/demo/metrics") == {"names": [], "stages": {}, "unreadable": 0, "derived": []}
+    assert shown.get("runs/demo/metrics") == {
+        "names": [],
+        "stages": {},
+        "unreadable": 0,
+        "half": False,
+        "derived": [],
+    }
+
+
+def test_parts_that_compare_a_group_are_in_a_calculated_advantage():
+    rows = [
+        {"episode_id": str(number), "reward": 1.0, "reward_parts": {"accuracy": 1.0}, "correct": True, "calls": number, "turns": 1}
+        for number in range(2)
+    ]
+    for setting, expected in (
+        (["accuracy"], (0.0, "group")),
+        (["accuracy", {"cost": 0.5}], (pytest.approx(0.7071, abs=1e-3), "group")),
+        (["accuracy", "mine:compared"], (None, "unknown part")),
+        (["accuracy", {"mine": "compared: 0.5"}], (None, "unknown part")),
+        ("mine:whole", (0.0, "group")),
+    ):
+        assert advantage_of(rows[0], {}, rows, setting) == expected
+
+
+def test_a_run_that_is_removed_leaves_the_list(write_run, show, tmp_path):
+    write_run("kept", rl_000000=group("a", [1]))
+    gone = write_run("gone", rl_000000=group("b", [1]))
+    shown = show(tmp_path / "runs")
+    assert len(shown.get("runs")["runs"]) == 2
+    shutil.rmtree(gone)
+    assert [entry["id"] for entry in shown.get("runs")["runs"]] == ["kept"]
+
+
+def test_what_is_no_regular_file_is_not_waited_for(write_run, show):
+    run_directory = write_run("demo")
+    for name in ("metrics.jsonl", "evaluation.json", "config.yaml", "status.json"):
+        (run_directory / name).unlink(missing_ok=True)
+        os.mkfifo(run_directory / name)
+    shown = show(run_directory)
+    assert shown.get("runs/demo/metrics")["names"] == shown.get("runs/demo/evaluation")["records"] == []
+    assert [entry["stage"] for entry in shown.get("runs")["runs"]] == [None]
+    assert read_history(run_directory).broken == 0
 
 
 def test_an_evaluation_has_its_referee_and_a_half_written_one_is_said(write_run, show):

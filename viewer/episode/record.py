@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 from rollout.types import Trajectory
@@ -15,7 +14,6 @@ from viewer.index.lines import Unreadable, calls_of, number, read_line
 
 CUT = 1 << 16
 """Characters of a text that are shown before the whole is asked for."""
-_EPSILON = 1e-6
 
 
 class Changed(LookupError):
@@ -98,19 +96,6 @@ class EpisodeRecord:
                 }
             )
         return shown
-
-
-def advantage_of(row: dict[str, Any], known: dict[int, Learned], rewards: Sequence[float]) -> tuple[float | None, str | None]:
-    """The advantage of an episode and where it comes from: "recorded" by the learner, or calculated from the "group": its reward
-    minus the mean of its group's `rewards`, over their standard deviation (GRPO, arXiv:2402.03300, with n - 1
-    as verl computes it; 0 if they are equal)."""
-    recorded = next((taught.advantage for taught in known.values() if taught.advantage is not None), None)
-    if recorded is not None:
-        return recorded, "recorded"
-    if row["reward"] is None or len(rewards) < 2:
-        return None, None
-    spread = stdev(rewards)
-    return (row["reward"] - fmean(rewards)) / (spread + _EPSILON) if spread else 0.0, "group"
 
 
 def _turn(turn: dict[str, Any], whole: bool) -> dict[str, Any]:

@@ -1,24 +1,26 @@
 """The text of tokens, by the tokenizer of a run's policy: the question of a prompt, and the piece of text of each token.
 
-Read with the library `tokenizers` alone: what it needs is `tokenizer.json`, which every policy in the Hugging Face layout has.
+Read with the library `tokenizers`: what it needs is `tokenizer.json`, which every policy in the Hugging Face layout has, and for
+the question the chat template.
 """
 
 from __future__ import annotations
 
 import codecs
 import json
-import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from envs.errors import UsageError
+from rollout.tokens.prompts import PromptReader
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_LAST_USER_TURN = re.compile(r".*<\|im_start\|>user\n(.*?)(?:<\|im_end\|>|\Z)", re.DOTALL)
 _MOST_TOKENS = 1 << 32
-_SPECIAL = re.compile(r"<\|[a-z_]+\|>")
 
 
 class TokenText:
@@ -32,13 +34,16 @@ class TokenText:
         self._added = {entry["id"]: entry["content"] for entry in layout.get("added_tokens") or []}
         self._special = {entry["id"] for entry in layout.get("added_tokens") or [] if entry.get("special")}
         self._bytes_of = _has_bytes(layout.get("decoder"))
+        self._prompts: PromptReader | None = None
+        with suppress(UsageError, OSError, ValueError):
+            self._prompts = PromptReader.from_directory(path.parent)
 
     def question(self, token_ids: Sequence[int]) -> str:
-        """The text of the last turn of the user in a prompt; without such a turn the whole prompt, but for special tokens."""
+        """The question of a prompt, by the policy's chat template; without a template the whole prompt, but for special tokens."""
         ids = [token_id for token_id in token_ids if 0 <= token_id < _MOST_TOKENS]
-        turn = _LAST_USER_TURN.match(self._tokenizer.decode(ids, skip_special_tokens=False))
-        text = _SPECIAL.sub("", turn[1]) if turn else self._tokenizer.decode(ids, skip_special_tokens=True)
-        return text.strip()
+        if self._prompts is not None:
+            return self._prompts.question(ids)
+        return self._tokenizer.decode(ids, skip_special_tokens=True).strip()
 
     def pieces(self, token_ids: Iterable[int]) -> list[str]:
         """The text of each token; joined, they are the text of all.

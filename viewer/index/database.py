@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-VERSION = 3
+VERSION = 4
 FILE_BITS, LINE_BITS = 12, 22
 """With those of a name's key (`viewer.index.names`) 62: SQLite's integers have 63."""
 MOST_FILES, MOST_LINES = 1 << FILE_BITS, 1 << LINE_BITS

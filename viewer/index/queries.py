@@ -183,10 +183,13 @@ def question(connection: sqlite3.Connection, place: int) -> str | None:
     return found[0] if found else None
 
 
-def group_rewards(connection: sqlite3.Connection, place: int) -> list[float]:
-    """The rewards of the episodes of this one's group that have an outcome."""
-    select = "SELECT reward FROM facts WHERE grp = (SELECT grp FROM facts WHERE place = ?) AND NOT failed AND reward IS NOT NULL"
-    return [reward for (reward,) in connection.execute(select, (place,))]
+def group_of(connection: sqlite3.Connection, place: int) -> list[dict[str, Any]]:
+    """The rows of the episodes of this one's group that have an outcome."""
+    select = (
+        "SELECT rows.row FROM facts JOIN rows ON rows.place = facts.place "
+        "WHERE grp = (SELECT grp FROM facts WHERE place = ?) AND NOT failed ORDER BY facts.place"
+    )
+    return [json.loads(row) for (row,) in connection.execute(select, (place,))]
 
 
 def facets(connection: sqlite3.Connection, chosen: Where) -> dict[str, dict[str, int]]:

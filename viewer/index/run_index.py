@@ -196,6 +196,10 @@ class Indexer:
         self._all.append(run)
         self._runs = [*self._runs, run]
 
+    def drop(self, run: RunIndex) -> None:
+        """Have a run that is gone no longer indexed. A request may still ask its index, which is closed at the end."""
+        self._runs = [other for other in self._runs if other is not run]
+
     @contextmanager
     def request(self) -> Generator[None]:
         """While a request is answered, the thread ends its piece soon and waits a little. What waits for the thread is none."""

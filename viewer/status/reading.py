@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,6 +15,7 @@ import yaml
 
 from envs.errors import UsageError
 from envs.runtime.processes import pid_space, process_began
+from evaluation.metric_lines import open_file, read_end
 from viewer.status.figures import clock, elapsed, printable
 from viewer.status.page import ROWS
 
@@ -142,7 +142,7 @@ def _of_another_command(directory: Path, evaluations: list[dict[str, Any]], now:
 
 def _known_otherwise(directory: Path) -> dict[str, Any]:
     """What `metrics.jsonl` tells of RL, or else of the last stage, in the form of a status.json; of a long file the end."""
-    records = _tail(directory / "metrics.jsonl")
+    records = [record for record in read_end(directory / "metrics.jsonl", _TAIL_BYTES) if _is_number(record.get("global_step"))]
     if not records:
         return {}
     last = next((record for record in reversed(records) if record["stage"] == "rl"), records[-1])
@@ -189,7 +189,8 @@ def _evaluations(directory: Path) -> list[dict[str, Any]]:
 
 def _settings(directory: Path) -> dict[str, Any]:
     try:
-        settings = yaml.load((directory / "config.yaml").read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        with open_file(directory / "config.yaml") as file:
+            settings = yaml.load(file.read(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
     return settings if isinstance(settings, dict) else {}
@@ -203,34 +204,10 @@ def _setting(settings: Mapping[str, Any], group: str, name: str) -> Any:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        with open_file(path) as file:
+            return json.loads(file.read())
     except (OSError, ValueError, RecursionError):
         return None
-
-
-def _tail(path: Path) -> list[dict[str, Any]]:
-    """The last lines of a file of records, of those that can be read."""
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _TAIL_BYTES))
-            lines = file.read().split(b"\n")[1 if size > _TAIL_BYTES else 0 :]
-    except OSError:
-        return []
-    records = []
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if (
-            isinstance(record, dict)
-            and isinstance(record.get("stage"), str)
-            and _is_number(record.get("step"))
-            and _is_number(record.get("global_step"))
-        ):
-            records.append(record)
-    return records
 
 
 def _is_number(value: object) -> TypeGuard[float]:

@@ -25,6 +25,7 @@ function facts(episode) {
   const source = {
     recorded: "as the learner recorded it",
     group: "calculated here: the reward minus the group's mean, over its standard deviation",
+    "unknown part": "the reward has a part that the records lack, and a run's own code is not run here",
   }[/** @type {string} */ (episode.advantage_source)];
   /** @type {[string, import("../parts/dom.js").Child][]} */
   const pairs = [
@@ -35,6 +36,8 @@ function facts(episode) {
         { title: source },
         signed(episode.advantage),
         episode.advantage_source === "group" && h("span", { class: "muted" }, " (calculated)"),
+        episode.advantage_source === "unknown part" &&
+          h("span", { class: "muted" }, " not known: its reward has a part that is not recorded"),
       ),
     ],
     ["Tokens", [count(episode.sampled_tokens), h("span", { class: "muted" }, ` of ${count(episode.token_count)}`)]],

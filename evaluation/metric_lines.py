@@ -1,0 +1,104 @@
+"""`metrics.jsonl` of a run as it is, whatever state it is in: growing, cut short by a kill, or broken.
+
+A record is a JSON object with a `stage`, a text, and a `step`, a whole number from 0 on. Any other line is broken, but for empty
+ones and a last one without its end, which is half-written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat as modes
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+Line = Mapping[str, Any]
+
+_EDGE = 256
+
+
+def open_file(path: Path) -> BinaryIO:
+    """A file for reading. Raises OSError, also for what is no regular file: at a FIFO or a device one would wait for ever."""
+    opened = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    if not modes.S_ISREG(os.fstat(opened.fileno()).st_mode):
+        opened.close()
+        raise OSError(f"{path} is no regular file")
+    return opened
+
+
+def parsed(line: bytes) -> Line | None:
+    """The record of a line; None for what is none."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or not isinstance(record.get("stage"), str):
+        return None
+    step = record.get("step")
+    return record if isinstance(step, int) and not isinstance(step, bool) and 0 <= step < 1 << 53 else None
+
+
+class MetricLines:
+    """Reads a file of metrics, and reads on as it grows. `broken` counts its broken lines, `half` is True while the last one is
+    half-written."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._forget()
+
+    def read(self) -> tuple[bool, list[Line]]:
+        """Whether what was read before no longer holds, as the file is read first, was written anew, or cannot be read; and the
+        records that are new."""
+        try:
+            with open_file(self._path) as file:
+                stat = os.fstat(file.fileno())
+                if (seen := (stat.st_ino, stat.st_size, stat.st_mtime_ns)) == self._seen:
+                    return False, []
+                anew = not self._is_same(file, stat)
+                if anew:
+                    self._forget()
+                self._inode = stat.st_ino
+                file.seek(self._offset)
+                records, self.half = [], False
+                while line := file.readline():
+                    record = parsed(line)
+                    if not line.endswith(b"\n") and record is None:
+                        self.half = bool(line.strip())
+                        break
+                    if record is not None:
+                        records.append(record)
+                    else:
+                        self.broken += bool(line.strip())
+                    self._offset += len(line)
+                file.seek(max(0, self._offset - _EDGE))
+                self._tail = file.read(min(_EDGE, self._offset))
+        except OSError:
+            self._forget()
+            return True, []
+        self._seen = seen
+        return anew, records
+
+    def _is_same(self, file: BinaryIO, stat: os.stat_result) -> bool:
+        """Whether the file only grew."""
+        if stat.st_ino != self._inode or stat.st_size < self._offset:
+            return False
+        file.seek(max(0, self._offset - _EDGE))
+        return file.read(min(_EDGE, self._offset)) == self._tail
+
+    def _forget(self) -> None:
+        self.broken, self.half = 0, False
+        self._offset, self._inode, self._tail = 0, -1, b""
+        self._seen: tuple[int, int, int] | None = None
+
+
+def read_end(path: Path, size: int) -> list[Line]:
+    """The records of the last `size` bytes of a file; none if it cannot be read."""
+    try:
+        with open_file(path) as file:
+            length = file.seek(0, os.SEEK_END)
+            file.seek(max(0, length - size))
+            lines = file.read(size).split(b"\n")[1 if length > size else 0 :]
+    except OSError:
+        return []
+    return [record for record in map(parsed, lines) if record is not None]
