@@ -73,8 +73,8 @@ class Thresholds:
                 raise UsageError(f"thresholds.{name}={value:g}: write a share between 0 and 1")
         if self.max_pass_rate_with < max(self.min_pass_rate_with, self.min_benefit):
             raise UsageError(
-                f"thresholds.max_pass_rate_with={self.max_pass_rate_with:g} is below min_pass_rate_with or min_benefit: no question "
-                "could be solvable"
+                f"thresholds.max_pass_rate_with={self.max_pass_rate_with:g} is below min_pass_rate_with or min_benefit: no "
+                "question could be solvable"
             )
 
 

@@ -143,6 +143,8 @@ def plan(config: EvaluateConfig, tools: Sequence[str]) -> list[Party]:
         raise UsageError(f"checkpoints={config.checkpoints}: they are those of a run: write run=DIR as well")
     policies = run_policies(config.run, config.checkpoints) if config.run else {label: config.policy}
     main = [*policies][-1]
+    if config.med and len(policies) == 1:
+        raise UsageError(f"med=true compares checkpoints, and {main} is one alone: write checkpoints=[{BASE},{main}]")
     if config.run and config.policy not in (EvaluateConfig.policy, policies[main]):
         raise UsageError(f"policy={config.policy} and run={config.run}: write one of them, or choose with checkpoints=[…]")
     if config.run and config.label not in (None, main):
