@@ -141,6 +141,8 @@ def plan(config: EvaluateConfig, tools: Sequence[str]) -> list[Party]:
         raise UsageError(f"harness={config.harness}: write referee=true as well")
     if config.checkpoints and not config.run:
         raise UsageError(f"checkpoints={config.checkpoints}: they are those of a run: write run=DIR as well")
+    if twice := [name for name in config.checkpoints if config.checkpoints.count(name) > 1]:
+        raise UsageError(f"checkpoints names {twice[0]} twice: write each once")
     policies = run_policies(config.run, config.checkpoints) if config.run else {label: config.policy}
     main = [*policies][-1]
     if config.med and len(policies) == 1:

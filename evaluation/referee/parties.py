@@ -32,8 +32,7 @@ class Party:
 def run_policies(run: str, chosen: Sequence[str] = ()) -> dict[str, str]:
     """The policies of a training run by name, in order: what it began with as "base", its cold start, then `step_N` by N.
 
-    `chosen` names others, or fewer, of its checkpoints. Raises UsageError if there is no run, or no such checkpoint,
-    or if one is named twice.
+    `chosen` names others, or fewer, of its checkpoints. Raises UsageError if there is no run, or no such checkpoint.
     """
     saved = Path(run, "config.yaml")
     if not saved.is_file():
@@ -46,8 +45,6 @@ def run_policies(run: str, chosen: Sequence[str] = ()) -> dict[str, str]:
     steps = sorted((name for name in there if _STEP.fullmatch(name)), key=lambda name: int(name.removeprefix("step_")))
     known = {BASE: str(OmegaConf.select(settings, "policy")), **there}
     names = list(chosen) or [BASE, *(["cold_start"] if "cold_start" in there else []), *steps]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise UsageError(f"checkpoints names {twice[0]} twice: write each once")
     if missing := [name for name in names if name not in known]:
         raise UsageError(f"checkpoints names {missing[0]}, which {run} does not hold: write some of {', '.join(known)}")
     if names == [BASE]:

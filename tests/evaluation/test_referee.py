@@ -294,7 +294,7 @@ def test_the_cost_is_said_before(tmp_path):
     with pytest.raises(UsageError, match=r"step_90 is one alone: write checkpoints=\[base,step_90\]"):
         plan(EvaluateConfig(run=str(run), checkpoints=["step_90"], med=True), ["code"])
     with pytest.raises(UsageError, match="checkpoints names step_90 twice"):
-        run_policies(str(run), ["base", "step_90", "step_90"])
+        plan(EvaluateConfig(run=str(run), checkpoints=["base", "step_90", "step_90"], med=True), ["code"])
 
 
 def test_a_runs_tasks_and_rollout_are_those_of_its_evaluation(tmp_path):
