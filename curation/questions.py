@@ -22,6 +22,7 @@ from envs import questions_of
 from envs.datasets.formats import question as read_row
 from envs.datasets.types import Question
 from envs.errors import ItemError, RowError, UsageError
+from envs.protocols import encodable
 from envs.runtime.atomic import replaced_file
 from envs.scoring import Kind, Scoring
 from envs.types import Task
@@ -112,12 +113,15 @@ def as_question(task: Task) -> Question:
 
 
 def row_of(asked: Question, task_id: str, spec: EpisodeSpec, tasks: str, place: int) -> dict[str, Any]:
-    """The row of a question, without what was measured. Raises ItemError if a picture cannot be read any more."""
+    """The row of a question, without what was measured; half an emoji, which UTF-8 has no bytes for, is replaced.
+
+    Raises ItemError if a picture cannot be read any more.
+    """
     options = {name: value for name, value in spec.env_kwargs.items() if name not in ("path", "number", "without")}
     text = "<image>" * len(asked.pictures) + asked.text
     system = [{"role": "system", "content": asked.system}] if asked.system else []
     number = spec.env_kwargs.get("number")
-    return {
+    row = {
         "data_source": asked.source or Path(tasks).stem,
         "prompt": [*system, {"role": "user", "content": text}],
         "images": [{"bytes": _bytes(picture)} for picture in asked.pictures],
@@ -136,12 +140,22 @@ def row_of(asked: Question, task_id: str, spec: EpisodeSpec, tasks: str, place: 
             "seed": spec.env_seed,
         },
     }
+    return _encodable(row)
+
+
+def _encodable(value: Any) -> Any:
+    """The value with texts that can be written."""
+    if isinstance(value, dict):
+        return {name: _encodable(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_encodable(one) for one in value]
+    return encodable(value) if isinstance(value, str) else value
 
 
 def difference(row: Mapping[str, Any], asked: Question) -> str | None:
     """What would be another if the row were read as a question; None if nothing would.
 
-    Such rows are rare: a question that quotes a placeholder, or an answer of 300 characters.
+    Such rows are rare: a question that quotes a placeholder, an answer of 300 characters, half an emoji.
     """
     try:
         again = read_row(row, Path())

@@ -107,10 +107,9 @@ class Report:
             lines += [f"| {MEANINGS[reason]} | {count:,} |" for reason, count in reasons.most_common()] + [""]
         for name, rows in (("ability", self._by(lambda item: item.abilities)), ("source", self._by(lambda item: (item.source,)))):
             lines += [f"| {name} | RL | cold start | dropped |", "| --- | --- | --- | --- |"]
-            lines += [
-                f"| {row} | {counts[Destination.rl]:,} | {counts[Destination.cold_start]:,} | {counts[Destination.dropped]:,} |"
-                for row, counts in rows.items()
-            ]
+            for row, counts in rows.items():
+                sets = " | ".join(f"{counts[place]:,}" for place in (Destination.rl, Destination.cold_start, Destination.dropped))
+                lines.append(f"| {_cell(row)} | {sets} |")
             lines.append("")
         lines += self._gaps()
         return "\n".join(lines).rstrip() + "\n"

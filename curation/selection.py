@@ -67,10 +67,15 @@ class Thresholds:
     nothing."""
 
     def check(self) -> None:
-        """Raise UsageError if one is no share."""
+        """Raise UsageError if one is no share, or if no question can be in the RL set."""
         for name, value in vars(self).items():
             if not 0 <= value <= 1:
                 raise UsageError(f"thresholds.{name}={value:g}: write a share between 0 and 1")
+        if self.max_pass_rate_with < max(self.min_pass_rate_with, self.min_benefit):
+            raise UsageError(
+                f"thresholds.max_pass_rate_with={self.max_pass_rate_with:g} is below min_pass_rate_with or min_benefit: no "
+                "question could be solvable"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +146,7 @@ def _place(without: float, with_tools: float, thresholds: Thresholds) -> tuple[D
         return Destination.dropped, Reason.mastered
     if with_tools == 0 or with_tools < thresholds.min_pass_rate_with:
         return Destination.cold_start, None
-    if thresholds.min_benefit and with_tools - without < thresholds.min_benefit:
+    if thresholds.min_benefit and with_tools - without < thresholds.min_benefit - 1e-9:  # 0.3 − 0.1 is not 0.2 to the last bit
         return Destination.dropped, Reason.little_benefit
     return Destination.rl, None
 

@@ -141,8 +141,12 @@ def plan(config: EvaluateConfig, tools: Sequence[str]) -> list[Party]:
         raise UsageError(f"harness={config.harness}: write referee=true as well")
     if config.checkpoints and not config.run:
         raise UsageError(f"checkpoints={config.checkpoints}: they are those of a run: write run=DIR as well")
+    if twice := [name for name in config.checkpoints if config.checkpoints.count(name) > 1]:
+        raise UsageError(f"checkpoints names {twice[0]} twice: write each once")
     policies = run_policies(config.run, config.checkpoints) if config.run else {label: config.policy}
     main = [*policies][-1]
+    if config.med and len(policies) == 1:
+        raise UsageError(f"med=true compares checkpoints, and {main} is one alone: write checkpoints=[{BASE},{main}]")
     if config.run and config.policy not in (EvaluateConfig.policy, policies[main]):
         raise UsageError(f"policy={config.policy} and run={config.run}: write one of them, or choose with checkpoints=[…]")
     if config.run and config.label not in (None, main):

@@ -15,14 +15,18 @@ _PERMUTATIONS = 4000
 _BLOCK = 1 << 22  # random numbers at a time: 4,000 draws of 100,000 items would take gigabytes
 
 
-def wilson_interval(successes: int, trials: int) -> Interval:
-    """The 95 % score interval of a proportion (Wilson, JASA 22, 1927), which stays inside 0…1 and holds near the ends."""
+def wilson_interval(successes: float, trials: int) -> Interval:
+    """The 95 % score interval of a proportion (Wilson, JASA 22, 1927), which stays inside 0…1 and holds near the ends.
+
+    `successes` may be a sum of shares: they vary at most as much as outcomes of the same mean, so that it is wide enough.
+    """
     if trials == 0:
         return 0.0, 1.0
     share, z2 = successes / trials, _Z95**2
     centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
     half = _Z95 * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2)) / (1 + z2 / trials)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # Rounding leaves the ends of what never, or always, happened a last bit inside.
+    return max(0.0, centre - half) if successes else 0.0, min(1.0, centre + half) if successes < trials else 1.0
 
 
 def bootstrap_interval(item_means_N: Sequence[float] | np.ndarray) -> Interval:
@@ -32,6 +36,22 @@ def bootstrap_interval(item_means_N: Sequence[float] | np.ndarray) -> Interval:
     """
     means_N = np.asarray(item_means_N, dtype=np.float64)
     low, high = np.percentile(np.concatenate([means_N[draws].mean(axis=1) for draws in resamples(len(means_N))]), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def shares_interval(shares_N: Sequence[float] | np.ndarray, sizes_N: Sequence[int] | np.ndarray | None = None) -> Interval:
+    """The 95 % interval of the mean of N items' shares, each weighted by its `sizes_N`, the number of its samples; None: alike.
+
+    The bootstrap's over items, of the mean that is weighted likewise. If all shares are equal, which gives that no width, Wilson's
+    with N trials.
+    """
+    shares, sizes = np.asarray(shares_N, dtype=np.float64), np.ones(len(shares_N)) if sizes_N is None else np.asarray(sizes_N)
+    if np.ptp(shares) == 0:
+        return wilson_interval(float(shares.sum()), len(shares))
+    if np.ptp(sizes) == 0:
+        return bootstrap_interval(shares)
+    drawn = [(shares * sizes)[draws].sum(axis=1) / sizes[draws].sum(axis=1) for draws in resamples(len(shares))]
+    low, high = np.percentile(np.concatenate(drawn), [2.5, 97.5])
     return float(low), float(high)
 
 
@@ -86,7 +106,7 @@ def sign_flip_p(differences_N: Sequence[float] | np.ndarray) -> float:
     return (reached + 1) / (_PERMUTATIONS + 1)
 
 
-def discordant_interval(only_first: int, only_second: int, items: int) -> Interval:
+def discordant_interval(only_first: float, only_second: float, items: int) -> Interval:
     """The 95 % interval of (`only_second` − `only_first`) / `items`, a difference of two proportions of the same items: Wald's with
     one item added to each of the two counts (Bonett and Price, J. Educ. Behav. Stat. 37, 2012, adjusted Wald).
 
@@ -101,7 +121,8 @@ def paired_difference(first_N: Sequence[float] | np.ndarray, second_N: Sequence[
     """The mean of `second_N` minus that of `first_N`, values of the same N items.
 
     If every difference is −1, 0 or 1, the interval is that of `discordant_interval` and `p` McNemar's exact one; else they are the
-    bootstrap's over items and that of `sign_flip_p`. Raises ValueError without items.
+    bootstrap's over items, which has no width if all differences are equal and then gives way to `discordant_interval` of their
+    sums, and that of `sign_flip_p`. Raises ValueError without items.
     """
     first, second = (np.asarray(means, dtype=np.float64) for means in (first_N, second_N))
     if not len(first):
@@ -111,4 +132,7 @@ def paired_difference(first_N: Sequence[float] | np.ndarray, second_N: Sequence[
     if np.isin(difference, (-1.0, 0.0, 1.0)).all():
         fewer, more = int((difference < 0).sum()), int((difference > 0).sum())
         return Difference(value, discordant_interval(fewer, more, len(difference)), mcnemar_p(fewer, more))
-    return Difference(value, bootstrap_interval(difference), sign_flip_p(difference))
+    lost, gained = float(-difference[difference < 0].sum()), float(difference[difference > 0].sum())
+    same = np.ptp(difference) < 1e-9  # 0.6 − 0.4 is not 0.8 − 0.6 to the last bit
+    interval = discordant_interval(lost, gained, len(difference)) if same else bootstrap_interval(difference)
+    return Difference(value, interval, sign_flip_p(difference))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from evaluation.intervals import bootstrap_interval, wilson_interval
+from evaluation.intervals import shares_interval, wilson_interval
 from evaluation.types import Interval
 from rollout.types import Trajectory
 
@@ -16,13 +16,18 @@ def item_means(episodes: Sequence[Trajectory], values: Iterable[float]) -> np.nd
 
     Items come in the order of their first episodes. An item is a group: a task that is drawn twice is two items.
     """
-    numbers: dict[str, int] = {}
-    places = np.array([numbers.setdefault(episode.group_id, len(numbers)) for episode in episodes], dtype=np.int64)
+    places = _items(episodes)
     return np.bincount(places, weights=np.array([*values], dtype=np.float64)) / np.bincount(places)
 
 
 def share_interval(episodes: Sequence[Trajectory], outcomes: Sequence[bool]) -> Interval:
-    """The 95 % interval of the share of true `outcomes`: Wilson's with one episode an item, else the bootstrap's over items."""
+    """The 95 % interval of the share of true `outcomes`: Wilson's with one episode an item, else `shares_interval` over items."""
     if len({episode.group_id for episode in episodes}) == len(episodes):
         return wilson_interval(sum(outcomes), len(outcomes))
-    return bootstrap_interval(item_means(episodes, outcomes))
+    return shares_interval(item_means(episodes, outcomes), np.bincount(_items(episodes)))
+
+
+def _items(episodes: Sequence[Trajectory]) -> np.ndarray:
+    """The number of each episode's item, in the order of their first episodes."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(episode.group_id, len(numbers)) for episode in episodes], dtype=np.int64)

@@ -12,7 +12,7 @@ import numpy as np
 
 from envs.errors import InfrastructureError
 from envs.runtime.atomic import write_file
-from evaluation.intervals import bootstrap_interval, pass_at_k, wilson_interval
+from evaluation.intervals import pass_at_k, shares_interval, wilson_interval
 from evaluation.types import CallsPerEpisode, EvaluationRecord, Interval, NeedResults, Problem, Results, SecondsPerEpisode
 from rollout.types import Group, Trajectory
 
@@ -33,8 +33,8 @@ def evaluation_record(
     tools: Sequence[str] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> EvaluationRecord:
-    """The record of one policy's episodes. The interval of the accuracy is Wilson's with one episode an item, else the bootstrap's
-    over items.
+    """The record of one policy's episodes. The interval of the accuracy is Wilson's with one episode an item, else
+    `shares_interval` over items.
 
     Episodes that still failed after their retries are left out and counted in `left_out`; `episodes` counts the rest. Raises
     InfrastructureError if none is left.
@@ -97,7 +97,7 @@ def _accuracy(episodes: Sequence[Trajectory]) -> float:
 def _interval(items: Items) -> Interval:
     if all(len(item) == 1 for item in items):
         return wilson_interval(sum(item[0].correct for item in items), len(items))
-    return bootstrap_interval([_accuracy(item) for item in items])
+    return shares_interval([_accuracy(item) for item in items], [len(item) for item in items])
 
 
 def _pass_at_k(items: Items) -> dict[str, float]:

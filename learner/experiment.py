@@ -152,12 +152,12 @@ class ColdStartConfig:
                     f"there are no demonstrations at {path}: write a file of conversations, or a run with trajectories/"
                 )
         for source in self.sources:
-            if source.weight is not None and source.weight < 0:
+            if source.weight is not None and not 0 <= source.weight < math.inf:
                 raise UsageError(f"cold_start.sources: {source.path} has the weight {source.weight:g}: write 0 or more")
             if source.demonstrations is not None and source.demonstrations < 1:
                 raise UsageError(f"cold_start.sources: {source.path} has demonstrations={source.demonstrations}: write 1 or more")
-        if negative := [name for name, weight in self.ability_weights.items() if weight < 0]:
-            raise UsageError(f"cold_start.ability_weights.{negative[0]} is below 0: write 0 or more")
+        if wrong := [name for name, weight in self.ability_weights.items() if not 0 <= weight < math.inf]:
+            raise UsageError(f"cold_start.ability_weights.{wrong[0]}={self.ability_weights[wrong[0]]:g}: write 0 or more")
 
 
 class OnDeadline(StrEnum):
@@ -329,6 +329,7 @@ class Experiment:
         for name, value in (
             ("evaluation.episodes", self.evaluation.episodes),
             ("cold_start.evaluate_every", self.cold_start.evaluate_every),
+            ("cold_start.patience", self.cold_start.patience),
             ("rl.groups", self.rl.groups),
             ("rl.group_size", self.rl.group_size),
             ("rl.checkpoint_every", self.rl.checkpoint_every),

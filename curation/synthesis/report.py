@@ -123,4 +123,4 @@ def lines_by(
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+    return "".join(f"| {' | '.join(str(cell).replace('|', '\\|') for cell in line)} |\n" for line in lines)

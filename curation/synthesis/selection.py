@@ -9,6 +9,7 @@ from typing import Any
 
 from curation.synthesis.attempts import Attempt, Reason
 from curation.synthesis.settings import SynthesizeConfig
+from envs.datasets.columns import absent, number, text
 
 Cell = tuple[str | None, str | None]
 """An ability and a difficulty; None for any."""
@@ -125,16 +126,17 @@ def difficulty_of(row: Mapping[str, Any] | None, column: str | None, needed_tool
     """How difficult a question is: by the named column of its row, a usual one, or the number of tools that it needs.
 
     A share of right answers, or any number with a decimal point from 0 to 1, is "hard" up to a quarter, "medium" up to three
-    quarters, "easy" above; any other value stands for itself.
+    quarters, "easy" above; any other value stands for itself, as do those of `difficulty` and `level`, of which more is harder.
     """
     names = (column,) if column else (*RATES, *_LEVELS)
     for name in names:
         value = (row or {}).get(name)
-        if value is None or value == "" or value != value:
+        if absent(value):
             continue
-        if (name in RATES or isinstance(value, float)) and 0 <= float(value) <= 1:
-            return "hard" if value <= 0.25 else "medium" if value <= 0.75 else "easy"
-        return str(value)
+        share = number(value) if name in RATES or (isinstance(value, float) and name not in _LEVELS) else None
+        if share is not None and 0 <= share <= 1:
+            return "hard" if share <= 0.25 else "medium" if share <= 0.75 else "easy"
+        return text(value)
     if needed_tools is None:
         return "unknown"
     count = len(tuple(needed_tools))

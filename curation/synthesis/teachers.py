@@ -75,6 +75,7 @@ class Teacher:
         if (known := self._replies.get(episode, request)) is not None:
             return known
         texts, images = _parts(messages)
+        texts += [json.dumps(schema) for schema in options.get("tools", ())]
         prompt = (sum(map(self._count, texts)) + IMAGE_TOKENS * images) if self._ledger.limited else 0
         most = options["max_tokens"] if self._ledger.limited else 0
         async with self._ledger.admitted(self._price(prompt, most), prompt + most):

@@ -174,10 +174,11 @@ def _said(error: _Said) -> str:
 
 
 def _usage(answer: Any) -> tuple[int | None, int | None]:
-    """The tokens of the prompt and of the reply, as far as the server counts them."""
+    """The tokens of the prompt and of the reply, as far as the server counts them. A server that counts none in the prompt does not
+    count: some fill the field with zeros."""
     counts = (getattr(getattr(answer, "usage", None), name, None) for name in ("prompt_tokens", "completion_tokens"))
     tokens_in, tokens_out = (count if isinstance(count, int) and count >= 0 else None for count in counts)
-    return tokens_in, tokens_out
+    return (tokens_in, tokens_out) if tokens_in else (None, None if tokens_in == 0 else tokens_out)
 
 
 def _text(content: Any) -> str:

@@ -1,8 +1,8 @@
 """What tool use was worth: mode adaptiveness, tool effect, and what is solved without tools as well. Pure NumPy.
 
-Every figure has a 95 % interval over items: Wilson's if each item is either a success or not, as with one sample each, else the
-bootstrap's, always with the same draws. A figure over two sets of items, of those that need a tool and of those that do not,
-combines the intervals of both.
+Every figure has a 95 % interval over items: Wilson's if each item is either a success or not, as with one sample each, or if all
+have the same share, else the bootstrap's, always with the same draws. A figure over two sets of items, of those that need a tool
+and of those that do not, combines the intervals of both.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation.intervals import bootstrap_interval, paired_difference, resamples, wilson_interval
+from evaluation.intervals import paired_difference, resamples, shares_interval, wilson_interval
 from evaluation.referee.outcomes import Outcomes
 from evaluation.types import Difference, Interval
 
@@ -145,8 +145,10 @@ def also_without(outcomes: Outcomes) -> Figure | None:
     drawn = [(both_N[draws].sum(axis=1), solved_N[draws].sum(axis=1)) for draws in resamples(len(solved_N))]
     both, below = (np.concatenate(part) for part in zip(*drawn, strict=True))
     shares = both[below > 0] / below[below > 0]  # a draw that holds no solved item has no share
-    low, high = np.percentile(shares, [2.5, 97.5])
-    return Figure(float(both_N.sum() / solved_N.sum()), (float(low), float(high)))
+    value, low, high = float(both_N.sum() / solved_N.sum()), *map(float, np.percentile(shares, [2.5, 97.5]))
+    if np.ptp(outcomes.without_N[solved_N > 0]) == 0:  # the bootstrap has no width then
+        low, high = wilson_interval(value * (items := int((solved_N > 0).sum())), items)
+    return Figure(value, (low, high))
 
 
 def figure_of(values_N: np.ndarray) -> Figure:
@@ -154,9 +156,8 @@ def figure_of(values_N: np.ndarray) -> Figure:
     if not len(values_N):
         raise ValueError("there is no item")
     binary = np.isin(values_N, (0.0, 1.0)).all()
-    return Figure(
-        float(values_N.mean()), wilson_interval(int(values_N.sum()), len(values_N)) if binary else bootstrap_interval(values_N)
-    )
+    interval = wilson_interval(float(values_N.sum()), len(values_N)) if binary else shares_interval(values_N)
+    return Figure(float(values_N.mean()), interval)
 
 
 def _combined(first: Figure, second: Figure, of_first: float, of_second: float) -> Figure:

@@ -16,6 +16,7 @@ from envs.errors import UsageError
 from envs.scoring import Kind, Scoring
 from rollout.episode.environments import make
 from rollout.specs import group_specs
+from rollout.types import EpisodeSpec
 
 
 def png(shade, size=(64, 48)):
@@ -134,6 +135,15 @@ def test_what_would_be_read_differently_is_found(question, why):
     (_, _, spec), *_ = asked_of("toolwise/Reasoning-v0")
     found = difference(row_of(question, "t", spec, "tasks", 0), question)
     assert found is not None and why in found
+
+
+def test_half_an_emoji_can_be_written_and_is_found(tmp_path):
+    spec = EpisodeSpec("q", "q", "x", env_seed=0, sampling_seed=0)
+    question = Question("Which \ud83d?", "A", ("other",), scoring=Scoring(Kind.CHOICE, options=(("A", "\ud83d"), ("B", "b"))))
+    row = row_of(question, "t", spec, "tasks", 0)
+    with written(tmp_path / "dropped.parquet", SCHEMA) as rows:
+        rows.add(row)
+    assert "text would be read as 'Which \ufffd?" in (difference(row, question) or "")
 
 
 def test_a_judged_row_says_so_to_verl():

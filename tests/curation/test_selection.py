@@ -32,6 +32,7 @@ def tries(right, of=8, **missing):
         (tries(0), tries(8), {"max_pass_rate_with": 0.99}, (DROPPED, Reason.mastered)),
         (tries(2), tries(1), {"min_benefit": 0.125}, (DROPPED, Reason.little_benefit)),
         (tries(2), tries(3), {"min_benefit": 0.125}, (RL, None)),
+        (tries(1, 10), tries(3, 10), {"min_benefit": 0.2}, (RL, None)),
         (tries(0, 7, unplayed=1), tries(1), {}, (RL, None)),
         (tries(2, 7, unplayed=1), tries(1), {}, (DROPPED, Reason.unplayed)),
         (tries(0), tries(0, 7, unjudged=1), {}, (DROPPED, Reason.unjudged)),
@@ -82,3 +83,5 @@ def test_each_warning_names_the_first_of_its_own_questions():
 def test_a_threshold_is_a_share():
     with pytest.raises(UsageError, match=r"thresholds\.max_pass_rate_without=2: write a share between 0 and 1"):
         Thresholds(max_pass_rate_without=2).check()
+    with pytest.raises(UsageError, match=r"max_pass_rate_with=0\.1 is below min_pass_rate_with or min_benefit"):
+        Thresholds(min_benefit=0.2, max_pass_rate_with=0.1).check()

@@ -216,6 +216,14 @@ def test_a_budget_stops_it_and_everything_is_kept(tmp_path, serve):
     assert len(server.requests) == report.spending["gpt"].requests == 12, "nothing is asked twice"
 
 
+def test_what_the_tools_take_of_a_prompt_is_in_the_budget(tmp_path, serve):
+    """The question alone has some 300 of this student's tokens, the declaration of the tool as many again."""
+    write_sums(tmp_path / "sums.jsonl", "right")
+    server, settings = serve(teach), ["rollout.episode.max_action_tokens=50", "token_budget=450", "+teachers.gpt.tool_calls=true"]
+    report = school(tmp_path, *settings, gpt=server.url).run()
+    assert server.requests == [] and "token_budget=450 are spent" in (report.stopped or "")
+
+
 def test_a_budget_in_money_needs_prices(tmp_path, serve):
     write_sums(tmp_path / "sums.jsonl", *["right"] * 4)
     with pytest.raises(UsageError, match="no teacher has a price"):

@@ -15,6 +15,7 @@ from evaluation.intervals import (
     mcnemar_p,
     paired_difference,
     pass_at_k,
+    shares_interval,
     sign_flip_p,
     wilson_interval,
 )
@@ -73,3 +74,25 @@ def test_wilsons_interval_against_published_figures():
     assert wilson_interval(8, 10) == pytest.approx([0.4902, 0.9433], abs=1e-4)
     assert wilson_interval(0, 20) == pytest.approx([0.0, 0.1611], abs=1e-4)
     assert wilson_interval(20, 20)[1] == 1.0
+
+
+@pytest.mark.parametrize("shares", [[1.0] * 3, [0.0] * 12, [0.5] * 4, [0.25]])
+def test_items_of_equal_shares_are_not_certain(shares):
+    assert bootstrap_interval(shares) == (shares[0], shares[0])
+    assert shares_interval(shares) == wilson_interval(sum(shares), len(shares))
+    low, high = shares_interval(shares)
+    assert low <= shares[0] <= high and high - low > 0.2
+
+
+def test_equal_differences_between_few_items_are_not_certain():
+    found = paired_difference([0.4, 0.6], [0.6, 0.8])
+    assert found.value == pytest.approx(0.2) and found.ci95 == pytest.approx(discordant_interval(0, 0.4, 2))
+    assert found.ci95[0] < 0.0 < 0.2 < found.ci95[1]
+
+
+def test_the_interval_of_items_of_unequal_size_is_that_of_their_weighted_mean():
+    """One item of 90 samples, always right, and nine of one: the accuracy over samples is 0.95, over items 0.55."""
+    shares, sizes = [1.0] + [0.5] * 9, [90] + [1] * 9
+    low, high = shares_interval(shares, sizes)
+    assert low <= np.average(shares, weights=sizes) <= high and bootstrap_interval(shares)[1] < 0.95
+    assert shares_interval(shares, [2] * 10) == bootstrap_interval(shares)

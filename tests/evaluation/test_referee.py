@@ -166,6 +166,14 @@ def test_an_item_that_failed_for_one_checkpoint_is_in_none_of_meds_figures():
         judged({"step_1": variants_of(table), "base": variants_of(table[:2])}, ["base", "step_1"])
 
 
+def test_a_share_that_all_items_have_is_not_certain():
+    """Three items of two samples, each solved by a call once; without tools, by luck as often, or always."""
+    half, always = (np.array([[[1, 1, 1], [0, 0, luck]]] * 3) for luck in (0, 1))
+    assert judge(outcomes(half)).also_without.ci95 == pytest.approx(wilson_interval(1.5, 3))
+    assert judge(outcomes(always)).also_without.ci95 == wilson_interval(3, 3)
+    assert judge(outcomes(half)).accuracy.ci95 == wilson_interval(1.5, 3)
+
+
 def test_intervals_hold_at_the_ends():
     """A figure of 0 or 1 over few items is not certain; one sample an item has Wilson's interval, both combined Newcombe's."""
     table = np.array([[[1, 1, 0]]] * 4 + [[[1, 1, 1]]] * 6)
@@ -283,6 +291,10 @@ def test_the_cost_is_said_before(tmp_path):
     assert announcement(parties, tasks=60, samples=1)[0].startswith("780 episodes in all")
     with pytest.raises(UsageError, match="write one of them"):
         plan(EvaluateConfig(run=str(run), policy="starter_mixture", med=True), ["code"])
+    with pytest.raises(UsageError, match=r"step_90 is one alone: write checkpoints=\[base,step_90\]"):
+        plan(EvaluateConfig(run=str(run), checkpoints=["step_90"], med=True), ["code"])
+    with pytest.raises(UsageError, match="checkpoints names step_90 twice"):
+        plan(EvaluateConfig(run=str(run), checkpoints=["base", "step_90", "step_90"], med=True), ["code"])
 
 
 def test_a_runs_tasks_and_rollout_are_those_of_its_evaluation(tmp_path):

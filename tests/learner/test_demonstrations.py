@@ -251,7 +251,8 @@ def test_a_run_with_too_few_demonstrations_says_how_many(teacher, chat, count, a
         ({"sources": [DemonstrationSource("none.json")]}, "there are no demonstrations at none.json"),
         ({"sources": [DemonstrationSource(weight=-1)]}, "has the weight -1: write 0 or more"),
         ({"sources": [DemonstrationSource(demonstrations=0)]}, "has demonstrations=0: write 1 or more"),
-        ({"ability_weights": {"search": -2}}, "ability_weights.search is below 0"),
+        ({"sources": [DemonstrationSource(weight=float("nan"))]}, "has the weight nan: write 0 or more"),
+        ({"ability_weights": {"search": -2}}, r"ability_weights\.search=-2: write 0 or more"),
     ],
 )
 def test_a_mistake_is_found_before_anything_runs(config, changes, answer):

@@ -40,6 +40,7 @@ def test_an_episode_must_fit_into_the_engines_context():
     [
         ("evaluation", "episodes"),
         ("cold_start", "evaluate_every"),
+        ("cold_start", "patience"),
         ("rl", "groups"),
         ("rl", "group_size"),
         ("rl", "checkpoint_every"),

@@ -194,3 +194,20 @@ async def test_a_call_is_read_in_every_form_and_never_dropped(serve, message, na
     (call,) = (await endpoint.complete(CONVERSATION)).tool_calls
     assert (call.name, call.arguments) == (name, arguments)
     await endpoint.close()
+
+
+@pytest.mark.parametrize(
+    ("usage", "counted"),
+    [
+        ({"prompt_tokens": 100, "completion_tokens": 10}, (100, 10)),
+        ({"prompt_tokens": 100, "completion_tokens": 0}, (100, 0)),
+        ({"prompt_tokens": 0, "completion_tokens": 0}, (None, None)),
+        ({"completion_tokens": 10}, (None, 10)),
+        (None, (None, None)),
+    ],
+)
+async def test_a_server_that_counts_nothing_in_the_prompt_does_not_count(serve, usage, counted):
+    endpoint = ChatEndpoint(serve({"content": "yes", "usage": usage}).url, "m", timeout_s=5, attempts=1)
+    reply = await endpoint.complete(CONVERSATION)
+    assert (reply.tokens_in, reply.tokens_out) == counted
+    await endpoint.close()
