@@ -28,8 +28,10 @@ def unknown(setting: str, value: str, known: Iterable[str]) -> UsageError:
     """The error for a name that does not exist, with the nearest one that does."""
     known = list(known)
     close = difflib.get_close_matches(value, known, 1)
+    module, _, name = value.rpartition(".")
+    own = f"{module}:{name}" if module and name else "module:name"
     guess = f"did you mean {close[0]}? Write" if close else "write"
-    return UsageError(f"{setting}={value}: there is no such name; {guess} {' or '.join(known)}, or module:name for your own")
+    return UsageError(f"{setting}={value}: there is no such name; {guess} {' or '.join(known)}, or {own} for your own")
 
 
 def load(path: str, setting: str) -> Any:
@@ -55,5 +57,7 @@ def _trouble(module: str, error: Exception) -> str:
         line = " ".join(str(error).split())
         return f"the module {module} cannot be imported: {type(error).__name__}: {line}"
     if module == error.name or module.startswith(f"{error.name}."):
+        if module.endswith(".py") or "/" in module:
+            return f"there is no module {module}: write its name without .py and folders, and put its directory into PYTHONPATH"
         return f"there is no module {error.name}; put its directory into PYTHONPATH"
     return f"the module {module} imports {error.name}, which is not installed"
