@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Iterable, Mapping
+from types import ModuleType
 from typing import Any
 
 from envs.errors import UsageError
@@ -39,10 +40,7 @@ def load(path: str, setting: str) -> Any:
     module, _, name = path.partition(":")
     if not module or not name or module.startswith("."):
         raise UsageError(f"{setting}={path}: write module:name")
-    try:
-        found: Any = importlib.import_module(module)
-    except Exception as error:
-        raise UsageError(f"{setting}={path}: {_trouble(module, error)}") from error
+    found: Any = import_module(module, f"{setting}={path}")
     for part in name.split("."):
         if not hasattr(found, part):
             close = difflib.get_close_matches(part, vars(found) if hasattr(found, "__dict__") else (), 1)
@@ -52,7 +50,16 @@ def load(path: str, setting: str) -> Any:
     return found
 
 
-def _trouble(module: str, error: Exception) -> str:
+def import_module(module: str, asked: str) -> ModuleType:
+    """The module. Raises UsageError, which begins with what the user `asked` for, if it cannot be imported, for whatever reason."""
+    try:
+        return importlib.import_module(module)
+    except Exception as error:
+        raise UsageError(f"{asked}: {trouble(module, error)}") from error
+
+
+def trouble(module: str, error: Exception) -> str:
+    """Why a module cannot be imported, and what to do, as the end of a line."""
     if not isinstance(error, ModuleNotFoundError) or error.name is None:
         line = " ".join(str(error).split())
         return f"the module {module} cannot be imported: {type(error).__name__}: {line}"
