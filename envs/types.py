@@ -6,11 +6,13 @@ import random
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
 from PIL import Image
 
+from envs.errors import UsageError
 from envs.protocols.actions import Action
 from envs.scoring.types import EXACT, Scoring
 
@@ -39,7 +41,7 @@ class Task:
     that the task requires: () if none, None if unknown. `tools` names those that the task allows, None for all that the environment
     has. `expert` makes a script that solves the task; it is given a random generator so that demonstrations vary. `scoring` says
     how an answer is compared with `answer`. `system` is a system prompt of the question's own; the policy is shown it before the
-    question.
+    question. A single text or image stands for a tuple of one. Raises UsageError if a text is no str, or an image no PIL image.
     """
 
     task_id: str
@@ -56,8 +58,19 @@ class Task:
     system: str = ""
 
     def __post_init__(self) -> None:
-        if isinstance(self.abilities, str):
-            object.__setattr__(self, "abilities", (self.abilities,))
+        for name in ("task_id", "question", "answer", "source", "system"):
+            if not isinstance(value := getattr(self, name), str):
+                raise UsageError(f"task {self.task_id}: {name}={value!r:.100}: write a text, as in {name}={str(value)!r:.100}")
+        for name in ("abilities", "needed_tools", "tools"):
+            if isinstance(value := getattr(self, name), str):
+                object.__setattr__(self, name, (value,))
+        for name in ("images", "views"):
+            value = getattr(self, name)
+            images = (value,) if isinstance(value, str | Path | Image.Image) else tuple(() if value is None else value)
+            for image in images:
+                if not isinstance(image, Image.Image):
+                    raise UsageError(f"task {self.task_id}: {name}={image!r:.100}: write PIL images, as PIL.Image.open gives them")
+            object.__setattr__(self, name, images)
 
 
 class ToolStatus(StrEnum):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import logging
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from envs import count_rows, questions_of, resolve, row_numbers
 from envs.datasets import is_dataset
 from envs.errors import UsageError
 from envs.runtime.atomic import write_file
-from envs.runtime.imports import import_path
+from envs.runtime.imports import import_module, import_path
 from envs.runtime.progress import Advance, silent
 from rollout.cluster.connect import join
 from rollout.cluster.fleet import Fleet
@@ -251,9 +250,9 @@ def _split(tasks: str, split: str) -> dict[str, Any]:
     if is_dataset(tasks):
         return {}
     module, _, env_id = tasks.rpartition(":")
+    if module:
+        import_module(module, f"tasks={tasks}")
     try:
-        if module:
-            importlib.import_module(module)
         spec = gymnasium.registry.get(env_id)
         if spec is None or spec.entry_point is None:  # `resolve` says so
             return {}

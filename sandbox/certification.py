@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from sandbox.doctor import Check
 from sandbox.pool import Pool
-from sandbox.types import Limits, SandboxUnavailable, Status
+from sandbox.types import Limits, Result, SandboxUnavailable, Status
 
-_LIMITS = Limits(wall_s=5, cpu_s=5, memory_bytes=256 << 20, pids=16, disk_bytes=8 << 20)
+_LIMITS = Limits(wall_s=30, cpu_s=5, memory_bytes=256 << 20, pids=16, disk_bytes=8 << 20)
 _REMEDY = "run no untrusted code here, and report this with the output of `toolwise doctor format=json`"
 
 # Each prints what succeeded, and nothing if the protection held.
@@ -84,6 +84,8 @@ async def certify(accept_reduced_isolation: bool = False) -> tuple[Check, ...]:
 async def _attempt(pool: Pool, name: str, code: str) -> Check:
     async with pool.session() as session:
         result = await session.run(code)
+    if result.status is Status.TIMEOUT:
+        return _undecided(name, result)
     held = result.status is Status.OK and not result.stdout
     found = "cannot" if held else " ".join((result.stdout or result.stderr).split())[-200:]
     return Check(name, held, found, "" if held else _REMEDY)
@@ -93,6 +95,14 @@ async def _take_memory(pool: Pool) -> Check:
     """Only a cgroup bounds the memory of a whole process tree, so this one check may be waived with it."""
     async with pool.session() as session:
         result = await session.run(_TAKE_MEMORY)
+    if result.status is Status.TIMEOUT:
+        return _undecided("take more memory", result, required=False)
     held = result.status is Status.MEMORY or (result.status is Status.OK and int(result.stdout) < 3)
     found = "cannot" if held else f"{3 * _LIMITS.memory_bytes // 2 >> 20} MiB, but {_LIMITS.memory_bytes >> 20} MiB are allowed"
     return Check("take more memory", held, found, "" if held else "see cgroup above", required=False)
+
+
+def _undecided(name: str, result: Result, required: bool = True) -> Check:
+    """A busy machine is no broken one, but an attempt that did not end proves nothing."""
+    remedy = "run `toolwise doctor` again when this machine has less to do"
+    return Check(name, False, f"not known: the attempt did not end within {result.duration_s:.0f} s", remedy, required)

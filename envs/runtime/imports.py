@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Iterable, Mapping
+from types import ModuleType
 from typing import Any
 
 from envs.errors import UsageError
@@ -28,8 +29,10 @@ def unknown(setting: str, value: str, known: Iterable[str]) -> UsageError:
     """The error for a name that does not exist, with the nearest one that does."""
     known = list(known)
     close = difflib.get_close_matches(value, known, 1)
+    module, _, name = value.rpartition(".")
+    own = f"{module}:{name}" if module and name else "module:name"
     guess = f"did you mean {close[0]}? Write" if close else "write"
-    return UsageError(f"{setting}={value}: there is no such name; {guess} {' or '.join(known)}, or module:name for your own")
+    return UsageError(f"{setting}={value}: there is no such name; {guess} {' or '.join(known)}, or {own} for your own")
 
 
 def load(path: str, setting: str) -> Any:
@@ -37,10 +40,7 @@ def load(path: str, setting: str) -> Any:
     module, _, name = path.partition(":")
     if not module or not name or module.startswith("."):
         raise UsageError(f"{setting}={path}: write module:name")
-    try:
-        found: Any = importlib.import_module(module)
-    except Exception as error:
-        raise UsageError(f"{setting}={path}: {_trouble(module, error)}") from error
+    found: Any = import_module(module, f"{setting}={path}")
     for part in name.split("."):
         if not hasattr(found, part):
             close = difflib.get_close_matches(part, vars(found) if hasattr(found, "__dict__") else (), 1)
@@ -50,10 +50,21 @@ def load(path: str, setting: str) -> Any:
     return found
 
 
-def _trouble(module: str, error: Exception) -> str:
+def import_module(module: str, asked: str) -> ModuleType:
+    """The module. Raises UsageError, which begins with what the user `asked` for, if it cannot be imported, for whatever reason."""
+    try:
+        return importlib.import_module(module)
+    except Exception as error:
+        raise UsageError(f"{asked}: {trouble(module, error)}") from error
+
+
+def trouble(module: str, error: Exception) -> str:
+    """Why a module cannot be imported, and what to do, as the end of a line."""
     if not isinstance(error, ModuleNotFoundError) or error.name is None:
         line = " ".join(str(error).split())
         return f"the module {module} cannot be imported: {type(error).__name__}: {line}"
     if module == error.name or module.startswith(f"{error.name}."):
+        if module.endswith(".py") or "/" in module:
+            return f"there is no module {module}: write its name without .py and folders, and put its directory into PYTHONPATH"
         return f"there is no module {error.name}; put its directory into PYTHONPATH"
     return f"the module {module} imports {error.name}, which is not installed"

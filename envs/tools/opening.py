@@ -57,11 +57,15 @@ def open_tools(settings: Sequence[ToolSetting] | None, options: SearchOptions) -
     """
     if settings is None:
         return [made for make in BUILT_IN.values() if (made := make(options)) is not None]
-    if isinstance(settings, str | Mapping) or not isinstance(settings, Iterable):
-        raise UsageError(f"tools={_shown(settings)}: write a list, as in tools=[{_shown(settings)}]")
+    _require_list(settings)
     opened = [_open(setting, options) for setting in settings]
     require_different(made for made in opened if isinstance(made, Tool))
     return opened
+
+
+def _require_list(settings: Any) -> None:
+    if isinstance(settings, str | Mapping) or not isinstance(settings, Iterable):
+        raise UsageError(f"tools={_shown(settings)}: write a list, as in tools=[{_shown(settings)}]")
 
 
 def _shown(setting: Any) -> str:
@@ -82,8 +86,10 @@ def require_different(tools: Any) -> None:
 def named_tools(settings: Sequence[ToolSetting] | None) -> frozenset[str] | None:
     """The names by which rows of a file may call tools: the built-in ones and those in `settings`.
 
-    None if any name may be valid, since a server lists its tools later.
+    None if any name may be valid, since a server lists its tools later. Raises UsageError as `open_tools` does.
     """
+    if settings is not None:
+        _require_list(settings)
     names = set(BUILT_IN)
     for setting in settings or ():
         if isinstance(setting, Mapping):

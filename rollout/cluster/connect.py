@@ -65,10 +65,12 @@ def join(config: RolloutConfig, gpus: float = 0) -> None:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-        except (OSError, RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:300]
+        except Exception as error:  # Ray raises a bare one if its processes take more than half a minute
+            reason = " ".join(str(error).split())[:300].rstrip(".")
             if local:
-                raise InfrastructureError(f"Ray did not start on this machine: {reason}") from error
+                raise InfrastructureError(
+                    f"Ray did not start on this machine ({reason}): if it is busy, run the command again when it has less to do"
+                ) from error
             raise UsageError(
                 f"no Ray cluster answers at RAY_ADDRESS={os.environ['RAY_ADDRESS']} ({reason}): start it, or unset RAY_ADDRESS"
             ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
 import re
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from gymnasium.envs.registration import load_env_creator
 from envs import ToolEnv
 from envs.errors import UsageError
 from envs.protocols import encodable
+from envs.runtime.imports import trouble
 from envs.runtime.threads import Threads
 from envs.types import Observation
 
@@ -45,6 +47,8 @@ def make(env_id: str, options: Mapping[str, Any], sandbox: Any = None) -> gymnas
     Raises UsageError if the environment cannot be made.
     """
     try:
+        if module := env_id.rpartition(":")[0]:
+            _import(module, env_id)
         env = gymnasium.make(env_id, disable_env_checker=True, **options)
     except ModuleNotFoundError as error:
         # Gymnasium raises an error of its own from the import's, without the module's name.
@@ -65,6 +69,16 @@ def make(env_id: str, options: Mapping[str, Any], sandbox: Any = None) -> gymnas
     if sandbox is not None and hasattr(inner, "sandbox"):
         inner.sandbox = sandbox
     return env
+
+
+def _import(module: str, env_id: str) -> None:
+    """Raises ModuleNotFoundError, or UsageError if the user's module is there and cannot be imported, or is written as a file."""
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and not module.endswith(".py"):
+            raise
+        raise UsageError(f"environment {env_id!r}: {trouble(module, error)}") from error
 
 
 def _nearest(env_id: str, option: str) -> str:

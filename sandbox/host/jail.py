@@ -83,7 +83,11 @@ class Jail:
             if process is not None:
                 process.terminate()  # not SIGKILL: that can leave the jail behind
                 await asyncio.to_thread(process.wait)
-            reason = _last_complaint(log) or _last_complaint(stderr) or repr(error)
+            reason = _last_complaint(log) or _last_complaint(stderr)
+            if not reason and isinstance(error, TimeoutError):
+                remedy = "if this machine is busy, try again when it has less to do; else run `toolwise doctor`"
+                raise SandboxUnavailable(f"the jail did not start within {_START_S:.0f} s: {remedy}") from error
+            reason = reason or repr(error)
             raise SandboxUnavailable(f"the jail does not start ({reason}): run `toolwise doctor` for the remedy") from error
         finally:
             theirs.close()

@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 import yaml
 
-from sandbox import SandboxUnavailable, certification, doctor
+from sandbox import Result, SandboxUnavailable, Status, certification, doctor
 from sandbox.doctor import Check, Report
 from sandbox.host import cgroups
 
@@ -43,6 +45,21 @@ async def test_a_jail_that_does_not_start_is_one_failed_check(monkeypatch: pytes
     monkeypatch.setattr(certification.Pool, "__aenter__", refuse)
     (check,) = await certification.certify()
     assert (check.name, check.ok, check.found) == ("session", False, "no jail")
+
+
+async def test_an_attempt_that_a_busy_machine_does_not_finish_is_said_to_be_undecided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No finding is made up: of the memory nothing was taken, and of the files nothing was read."""
+
+    class Busy:
+        async def run(self, code: str) -> Result:
+            return Result(Status.TIMEOUT, "", "TimeoutError", (), 30.2)
+
+    monkeypatch.setattr(certification.Pool, "__aenter__", AsyncMock(return_value=Mock(session=lambda: nullcontext(Busy()))))
+    monkeypatch.setattr(certification.Pool, "__aexit__", AsyncMock(return_value=None))
+    checks = await certification.certify()
+    assert {check.ok for check in checks} == {False}
+    assert {check.found for check in checks} == {"not known: the attempt did not end within 30 s"}
+    assert [check.name for check in checks if not check.required] == ["take more memory"]
 
 
 def test_the_level_is_none_if_a_required_protection_is_missing() -> None:

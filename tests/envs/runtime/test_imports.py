@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from envs.errors import UsageError
-from envs.runtime.imports import load
+from envs.runtime.imports import load, unknown
 
 
 @pytest.fixture
@@ -42,6 +42,14 @@ def test_a_name_may_lead_through_a_class(module):
 
 def test_a_module_that_is_not_there_asks_for_its_folder():
     assert "no module nowhere_at_all; put its directory into PYTHONPATH" in refusal("nowhere_at_all:x")
+
+
+def test_a_file_in_place_of_a_module_is_answered_with_how_a_module_is_written():
+    assert "write its name without .py and folders" in refusal("nowhere_at_all.py:x")
+
+
+def test_a_dot_in_place_of_the_colon_is_answered_with_the_colon():
+    assert "or mine:look for your own" in str(unknown("tools", "mine.look", ["code"]))
 
 
 def test_a_package_that_is_not_there_is_named():

@@ -103,6 +103,8 @@ def test_a_search_with_nothing_to_search_in_is_refused():
 )
 def test_what_is_no_list_is_refused(setting, shown):
     assert shown in refusal(setting)
+    with pytest.raises(UsageError, match="write a list"):
+        named_tools(setting)
 
 
 @pytest.mark.parametrize(

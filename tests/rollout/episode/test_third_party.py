@@ -121,3 +121,19 @@ def test_a_module_that_is_not_found_is_named_with_the_remedy(env_id, tmp_path, m
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UsageError, match="no module nowhere_at_all: put its directory into PYTHONPATH, or install it"):
         make(env_id, {"split": "train"})
+
+
+@pytest.mark.parametrize(
+    ("env_id", "words"),
+    [
+        ("rollout_misspelt:Mine-v0", "the module rollout_misspelt cannot be imported: SyntaxError: "),
+        ("rollout_misspelt.py:Mine-v0", "no module rollout_misspelt.py: write its name without .py"),
+    ],
+)
+def test_a_module_of_ones_own_that_cannot_be_imported_is_one_line(env_id, words, tmp_path, monkeypatch):
+    (tmp_path / "rollout_misspelt.py").write_text("def make(:\n" if env_id == "rollout_misspelt:Mine-v0" else "")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError) as error:
+        make(env_id, {})
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)

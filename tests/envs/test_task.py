@@ -1,0 +1,43 @@
+"""What a user may write for the parts of a task, and the one line that answers what cannot be meant."""
+
+import pytest
+from PIL import Image
+
+from envs import Task
+from envs.errors import UsageError
+
+PICTURE = Image.new("RGB", (8, 8))
+
+
+def task(**parts):
+    return Task(**{"task_id": "t", "question": "Q", "answer": "42", "abilities": ("reasoning",), "source": "test"} | parts)
+
+
+@pytest.mark.parametrize(
+    ("part", "given", "meant"),
+    [
+        ("abilities", "perception", ("perception",)),
+        ("needed_tools", "code", ("code",)),
+        ("tools", "code", ("code",)),
+        ("images", PICTURE, (PICTURE,)),
+        ("views", [PICTURE], (PICTURE,)),
+        ("images", None, ()),
+    ],
+)
+def test_one_text_or_image_stands_for_a_tuple(part, given, meant):
+    assert getattr(task(**{part: given}), part) == meant
+
+
+@pytest.mark.parametrize(
+    ("part", "given", "remedy"),
+    [
+        ("answer", 42, "task t: answer=42: write a text, as in answer='42'"),
+        ("question", None, "task t: question=None: write a text"),
+        ("images", "cat.png", "task t: images='cat.png': write PIL images, as PIL.Image.open gives them"),
+        ("images", [b"png"], "task t: images=b'png': write PIL images"),
+    ],
+)
+def test_what_is_no_text_or_image_is_refused_when_the_task_is_made(part, given, remedy):
+    with pytest.raises(UsageError) as refused:
+        task(**{part: given})
+    assert str(refused.value).startswith(remedy)
