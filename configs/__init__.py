@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -66,9 +67,15 @@ def compose_again[T](saved: Path, schema: type[T], overrides: Sequence[str], of_
     return _instance(config, schema, given)
 
 
+@cache
+def _structured(schema: type) -> DictConfig:
+    """The settings of a dataclass with their defaults, to be read and not changed: made once, since it takes a while."""
+    return OmegaConf.structured(schema)
+
+
 def _read(schema: type, overrides: Sequence[str]) -> dict[str, tuple[str, Any]]:
     """Text and value of each setting that is given; of one given twice, the last. Raises UsageError if one cannot be read."""
-    _check(OmegaConf.structured(schema), overrides)
+    _check(_structured(schema), overrides)
     given: dict[str, tuple[str, Any]] = {}
     for override in overrides:
         key, _, text = override.partition("=")

@@ -23,6 +23,9 @@ hypothesis.settings.register_profile("toolwise", UNHURRIED, derandomize=True)
 hypothesis.settings.register_profile("toolwise, whole", UNHURRIED)
 hypothesis.settings.load_profile("toolwise")
 
+# `make test` gives whole files to its processes, in the order in which they are collected: folders, then the files beside them.
+LONG_AND_LAST = ("tests/test_book.py", "tests/test_docs.py", "tests/viewer/page/")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--whole", action="store_true", help="soak, leak and fuzz tests of the sandbox with their full counts")
@@ -32,6 +35,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """A run tries the same examples as the one before, unless it is for finding new ones."""
     if config.getoption("--whole"):
         hypothesis.settings.load_profile("toolwise, whole")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of the files that would come last, the long ones come first: else one process ends with them while the other has no more."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG_AND_LAST))
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:

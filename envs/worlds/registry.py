@@ -1,4 +1,4 @@
-"""The environment ids that `import envs` registers with Gymnasium."""
+"""What makes the environments behind the ids of `envs.worlds.ids`, and what the setting `tasks=` names."""
 
 from __future__ import annotations
 
@@ -19,24 +19,12 @@ from envs.errors import UsageError
 from envs.tool_env import ToolEnv
 from envs.tools.opening import named_tools
 from envs.worlds.atlas.world import Atlas
-from envs.worlds.microworld import ABILITIES, Microworld, emblems, knowledge_base
+from envs.worlds.ids import DATASET
+from envs.worlds.microworld import Microworld, emblems, knowledge_base
 from envs.worlds.microworld.basics import Basics
 
 log = logging.getLogger(__name__)
 
-MICROWORLDS: dict[str, tuple[str, ...]] = {
-    "toolwise/Perception-v0": ("perception",),
-    "toolwise/Reasoning-v0": ("reasoning",),
-    "toolwise/Search-v0": ("search",),
-    "toolwise/Integration-v0": ("integration",),
-    "toolwise/Microworld-v0": ("perception", "reasoning"),
-    "toolwise/Mixture-v0": ABILITIES,
-    "toolwise/Errands-v0": ("errands",),
-}
-
-ATLAS = "toolwise/Atlas-v0"
-BASICS = {"toolwise/Basics-v0": "microworld", "toolwise/MixtureBasics-v0": "mixture"}
-DATASET = "toolwise/Dataset-v0"
 ATLAS_PATH = "runs/atlas"
 
 
@@ -166,13 +154,3 @@ def resolve(tasks: str, options: dict[str, Any] | None = None) -> tuple[str, dic
             f"and a file of questions ends in {' or '.join(SUFFIXES)}"
         )
     return tasks, options
-
-
-def register() -> None:
-    """Register every id once."""
-    entries: dict[str, tuple[str, dict[str, Any]]] = {ATLAS: ("make_atlas", {}), DATASET: ("make_dataset", {})}
-    entries |= {env_id: ("make_basics", {"world": world}) for env_id, world in BASICS.items()}
-    entries |= {env_id: ("make_microworld", {"abilities": abilities}) for env_id, abilities in MICROWORLDS.items()}
-    for env_id, (maker, kwargs) in entries.items():
-        if env_id not in gymnasium.registry:
-            gymnasium.register(env_id, entry_point=f"envs.worlds.registry:{maker}", kwargs=kwargs)

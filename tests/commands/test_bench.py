@@ -5,7 +5,7 @@ import math
 import re
 
 import pytest
-from command_line import ROOT, assert_one_line, run
+from command_line import ROOT, assert_one_line, run, run_here
 
 import benchmarks.sandbox
 import toolwise
@@ -80,7 +80,7 @@ def test_a_reference_of_0_has_no_ratio_and_takes_no_other_figure_along():
 
 @pytest.mark.parametrize("arguments", [["sandbx"], [], ["out=there.json"]])
 def test_a_benchmark_that_is_not_there_is_answered_with_those_that_are(arguments):
-    assert_one_line(run("bench", *arguments), "sandbox")
+    assert_one_line(run_here("bench", *arguments), "sandbox")
 
 
 def test_no_rounds_are_refused(tmp_path):
@@ -89,7 +89,7 @@ def test_no_rounds_are_refused(tmp_path):
 
 
 def test_a_directory_is_not_a_file_to_write(tmp_path):
-    assert_one_line(run("bench", "sandbox", f"out={tmp_path}"), str(tmp_path), "out=")
+    assert_one_line(run_here("bench", "sandbox", f"out={tmp_path}"), str(tmp_path), "out=")
 
 
 def test_every_documented_benchmark_exists_and_composes():

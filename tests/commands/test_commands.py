@@ -1,11 +1,13 @@
-"""The commands as a user types them: bad input is answered with one line that says what to write instead, and exit status 2."""
+"""The commands as a user types them: bad input is answered with one line that says what to write instead, and exit status 2.
+
+Of each way to end one test starts the real command; the others call the same `main` in this process."""
 
 import json
 import os
 import subprocess
 
 import pytest
-from command_line import ROOT, TOOLWISE, assert_one_line, run
+from command_line import ROOT, TOOLWISE, assert_one_line, run, run_here
 
 import toolwise
 from envs.errors import UsageError
@@ -31,28 +33,28 @@ def test_an_unknown_setting_is_answered_with_the_nearest():
 
 
 def test_a_value_of_the_wrong_kind_names_its_setting():
-    assert_one_line(run("train", "rl.steps=many"), "rl.steps", "many")
+    assert_one_line(run_here("train", "rl.steps=many"), "rl.steps", "many")
 
 
 def test_an_unknown_experiment_is_answered_with_those_there_are():
-    assert_one_line(run("train", "experiment=dmeo"), "dmeo", "demo")
+    assert_one_line(run_here("train", "experiment=dmeo"), "dmeo", "demo")
 
 
 def test_a_missing_model_directory_is_named(tmp_path):
-    assert_one_line(run("train", f"policy={tmp_path}/none", f"out={tmp_path}/run"), f"{tmp_path}/none", "policy=")
+    assert_one_line(run_here("train", f"policy={tmp_path}/none", f"out={tmp_path}/run"), f"{tmp_path}/none", "policy=")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_row_without_an_answer_is_named(tmp_path):
     questions = tmp_path / "questions.jsonl"
     questions.write_text(json.dumps({"question": "Q", "answer": "A"}) + "\n" + json.dumps({"question": "Q"}) + "\n")
-    assert_one_line(run("train", f"tasks={questions}", f"out={tmp_path}/run"), str(questions), "row 2", "answer")
+    assert_one_line(run_here("train", f"tasks={questions}", f"out={tmp_path}/run"), str(questions), "row 2", "answer")
     assert not (tmp_path / "run").exists()
 
 
 def test_more_gpus_than_there_are_is_refused(tmp_path):
     assert_one_line(
-        run("train", "learner.gpus_per_worker=1", "learner.workers=64", f"out={tmp_path}/run"), "GPU", "gpus_per_worker=0"
+        run_here("train", "learner.gpus_per_worker=1", "learner.workers=64", f"out={tmp_path}/run"), "GPU", "gpus_per_worker=0"
     )
     assert not (tmp_path / "run").exists()
 
@@ -64,7 +66,7 @@ def test_a_cluster_that_does_not_answer_is_named(tmp_path):
 
 def test_a_run_is_not_overwritten(tmp_path):
     (tmp_path / "progress.json").write_text("{}")
-    assert_one_line(run("train", f"out={tmp_path}"), "resume=true", "out=")
+    assert_one_line(run_here("train", f"out={tmp_path}"), "resume=true", "out=")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="hiding a system library in a mount namespace takes root")
@@ -87,16 +89,18 @@ def test_doctor_reports_every_check():
 
 
 def test_a_trainer_that_is_not_there_is_answered_before_anything_is_written(tmp_path):
-    assert_one_line(run("train", "learner.kind=mine:Trainer", f"out={tmp_path}/run"), "learner.kind=mine:Trainer", "PYTHONPATH")
+    assert_one_line(
+        run_here("train", "learner.kind=mine:Trainer", f"out={tmp_path}/run"), "learner.kind=mine:Trainer", "PYTHONPATH"
+    )
     assert not (tmp_path / "run").exists()
 
 
 def test_a_model_that_is_not_there_is_answered_with_those_that_are():
-    assert_one_line(run("model", "big"), "big", "starter")
+    assert_one_line(run_here("model", "big"), "big", "starter")
 
 
 def test_a_world_that_is_not_there_is_answered_with_those_that_are(tmp_path):
-    assert_one_line(run("model", "starter", "world=moon", f"out={tmp_path}/new"), "world=moon", "mixture")
+    assert_one_line(run_here("model", "starter", "world=moon", f"out={tmp_path}/new"), "world=moon", "mixture")
     assert not (tmp_path / "new").exists()
 
 

@@ -1,10 +1,7 @@
 """Two runs are compared item by item, over the items that have an outcome in both; runs on other items are refused."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from command_line import run_here
 from trajectories import trajectory
 
 from envs.errors import UsageError
@@ -12,8 +9,6 @@ from evaluation.comparison import compare
 from evaluation.intervals import mcnemar_p
 from rollout.store import Store
 from rollout.types import Episode, StopReason
-
-ROOT = Path(__file__).parents[2]
 
 
 def write(directory, *episodes):
@@ -58,7 +53,6 @@ def test_a_directory_without_an_evaluation_is_named(tmp_path):
 
 def test_the_command_shows_the_comparison(tmp_path):
     run = write(tmp_path / "a", *items(1, 0))
-    command = [sys.executable, str(ROOT / "toolwise.py"), "evaluate", f"compare=[{run},{run}]"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    result = run_here("evaluate", f"compare=[{run},{run}]")
     assert result.returncode == 0, result.stderr
     assert "+0.0 points" in result.stdout

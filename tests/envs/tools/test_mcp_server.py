@@ -256,6 +256,7 @@ async def test_a_process_ends_with_its_event_loop_and_with_a_worker_that_is_kill
 WORKER = """
 import asyncio, sys
 import envs
+envs.ToolEnv
 assert "mcp" not in sys.modules, "importing it takes half a second, for users who need it only"
 from envs.tools.mcp_server import McpServer
 

@@ -5,11 +5,9 @@ Against a real server on loopback, and through `collect`."""
 import base64
 import io
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from command_line import assert_one_line, run_here
 from openai_server import asking
 from PIL import Image
 from rollout_fakes import Fake, spec
@@ -20,8 +18,6 @@ from rollout.config import EndpointConfig, EpisodeConfig, RolloutConfig
 from rollout.engines.endpoint import Endpoint
 from rollout.episode.loop import run_episode
 from rollout.types import StopReason
-
-ROOT = Path(__file__).parents[3]
 
 
 def endpoint(server):
@@ -155,7 +151,4 @@ async def test_a_first_prompt_that_is_too_long_ends_that_episode_with_the_remedy
 
 
 def test_an_endpoint_without_a_models_name_is_refused(tmp_path):
-    command = [sys.executable, str(ROOT / "toolwise.py"), "evaluate", "policy=http://127.0.0.1:1/v1", f"out={tmp_path}/run"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
-    assert result.returncode == 2
-    assert "policy_model=" in result.stderr
+    assert_one_line(run_here("evaluate", "policy=http://127.0.0.1:1/v1", f"out={tmp_path}/run"), "policy_model=")
