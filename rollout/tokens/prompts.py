@@ -93,7 +93,7 @@ class PromptReader:
         first = last
         while first and messages[first - 1].role == "user":
             first -= 1
-        return "\n".join(message.text for message in messages[first : last + 1]).strip()
+        return "\n".join(message.text.strip() for message in messages[first : last + 1])
 
     def messages(self, token_ids: Sequence[int]) -> list[PromptMessage] | None:
         """The messages of a prompt; None if the template wrote something else."""

@@ -23,6 +23,7 @@ def task(**parts):
         ("views", [PICTURE], (PICTURE,)),
         ("images", None, ()),
     ],
+    ids=["abilities", "needed tools", "tools", "image", "views", "no image"],
 )
 def test_one_text_or_image_stands_for_a_tuple(part, given, meant):
     assert getattr(task(**{part: given}), part) == meant
