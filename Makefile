@@ -81,7 +81,7 @@ study: install
 
 # Three seeds of each experiment of the paper's dynamics, and of the demo to compare them with.
 dynamics: install
-	@for name in no_cold_start weak_cold_start call_bonus free_calls no_tools four_abilities reward_necessity reward_benefit reward_cost; do \
+	@for name in no_cold_start weak_cold_start weak_rollback call_bonus free_calls no_tools four_abilities reward_necessity reward_benefit reward_cost; do \
 		for seed in 0 1 2; do \
 			.venv/bin/toolwise train experiment=dynamics/$$name seed=$$seed out=runs/$${name}_$$seed resume=true || exit; \
 		done; \

@@ -78,9 +78,10 @@ class FiguresConfig:
 
     pictures: dict[str, list[str]] = field(
         default_factory=lambda: {
-            "cold_start": ["with_cold_start", "weak_cold_start", "no_cold_start", "no_tools"],
+            "cold_start": ["with_cold_start", "weak_cold_start", "weak_rollback", "no_cold_start"],
+            "tools": ["with_cold_start", "no_tools"],
             "calls": ["with_cold_start", "free_calls", "call_bonus"],
-            "rewards": ["with_cold_start", "reward_necessity", "reward_benefit", "reward_cost"],
+            "rewards": ["with_cold_start", "free_calls", "reward_necessity", "reward_benefit", "reward_cost"],
         }
     )
     """Experiments that are compared, by the name of the picture, `dynamics_<name>.svg`, and of the table."""

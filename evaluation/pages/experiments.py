@@ -156,23 +156,30 @@ def demonstrations(experiments: Mapping[int, Experiment]) -> list[Plot]:
 
 
 def dynamics_table(experiments: Sequence[Experiment]) -> str:
-    """Two tables in Markdown with a row for each experiment.
+    """Three tables in Markdown with a row for each experiment.
 
-    The first has accuracy and use on held-out tasks; use is that of the last steps if RL was not measured. The second has calls,
-    their spread, code blocks and the alarm in RL's steps.
+    The first has accuracy, calls per episode and use on held-out tasks; use is that of the last steps if RL was not measured. The
+    second has the accuracy after RL by kind of task: ability, and whether a tool is needed. The third has calls, their spread, code
+    blocks and the alarm in RL's steps.
     """
-    measured = [["experiment", "seeds", "RL steps", "accuracy: base", "cold start", "RL", "used if needed", "used if not"]]
+    measured = [["experiment", "seeds", "RL steps", "accuracy: base", "cold start", "RL", "calls: cold start", "RL"]]
+    measured[0] += ["used if needed", "used if not"]
+    kinds = sorted({kind for one in experiments for seed in one.seeds for kind in _kinds(seed)})
+    right = [["experiment", *(f"{ability}, {need.replace('_', ' ')}" for ability, need in kinds)]]
     trained = [["experiment", "calls: start", "end", "spread: start", "end", "empty code: start", "end"]]
     trained[0] += ["unused output: start", "end", "alarm: step", "calls then"]
     for one in experiments:
         steps = sorted({len(seed.lines) for seed in one.seeds})
         cells = [one.name, str(len(one.seeds)), "–".join(map(str, dict.fromkeys((steps[0], steps[-1])))) if steps else "–"]
         cells += [one.mean(lambda seed, label=label: _accuracy(seed, label), percent_1) for label in ("base", "cold_start", "rl")]
+        cells += [one.mean(lambda seed, label=label: _calls(seed, label), _decimal) for label in ("cold_start", "rl")]
         cells += [one.mean(lambda seed, need=need: use(seed, need), percent_1) for need in ("needed", "not_needed")]
         measured.append(cells)
+        right.append([one.name, *(one.mean(lambda seed, kind=kind: _kinds(seed).get(kind, math.nan), percent_1) for kind in kinds)])
         trained.append([one.name, *_edges(one, _CALLS, _decimal), *_spreads(one)])
         trained[-1] += [*_edges(one, "tools/code/empty", percent_1), *_edges(one, "tools/code/unused", percent_1), *_rang(one)]
-    return "\n".join(table_lines([lines[0], ["---"] * len(lines[0]), *lines[1:]]) for lines in (measured, trained))
+    tables = (measured, right, trained) if kinds else (measured, trained)
+    return "\n".join(table_lines([lines[0], ["---"] * len(lines[0]), *lines[1:]]) for lines in tables)
 
 
 def _edges(experiment: Experiment, metric: str, form: Format) -> list[str]:
@@ -257,6 +264,23 @@ def _decimal(value: float) -> str:
 def _accuracy(seed: Seed, label: str) -> float:
     record = seed.records.get(label)
     return math.nan if record is None else record.accuracy
+
+
+def _calls(seed: Seed, label: str) -> float:
+    record = seed.records.get(label)
+    return math.nan if record is None else record.calls_per_episode.mean
+
+
+def _kinds(seed: Seed) -> dict[tuple[str, str], float]:
+    """Accuracy after RL on held-out tasks, by ability and need."""
+    record = seed.records.get("rl")
+    if record is None:
+        return {}
+    return {
+        (ability, need): of_need.accuracy
+        for ability, of_ability in record.by_ability.items()
+        for need, of_need in of_ability.by_need.items()
+    }
 
 
 def _curves(content: Iterable[Curve]) -> list[Curve]:

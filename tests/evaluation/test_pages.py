@@ -219,9 +219,10 @@ def experiment(tmp_path):
 
 
 def test_the_tables_of_an_experiment_have_means_and_ranges_over_seeds(experiment):
-    measured, trained = dynamics_table([experiment]).split("\n\n")
+    measured, kinds, trained = dynamics_table([experiment]).split("\n\n")
     cells = [cell.strip() for cell in measured.splitlines()[2].split("|")[1:-1]]
-    assert cells == ["e", "2", "10", "–", "75.0", "75.0", "95.0 (90.0–100.0)", "100.0"]
+    assert cells == ["e", "2", "10", "–", "75.0", "75.0", "1.00", "1.00", "95.0 (90.0–100.0)", "100.0"]
+    assert kinds.splitlines()[::2] == ["| experiment | faking, needed | faking, not needed |", "| e | 100.0 | 50.0 |"]
     cells = [cell.strip() for cell in trained.splitlines()[2].split("|")[1:-1]]
     assert cells[:5] == ["e", "1.50 (1.00–2.00)", "0.75 (0.50–1.00)", "0.50 (0.50–0.50)", "0.50 (0.50–0.50)"]
     assert cells[5:] == ["–", "–", "–", "–", "silent, 7", "–, 1.00"]
