@@ -45,10 +45,11 @@ class CollapseAlarm:
     - *unpaid*: use is falling (from the third step on its running mean is below `falling` of its start) while calls do not pay
       even on the tasks that no episode without a call solved: of those calls fewer than `least_gain` lead to a right answer, in
       the running mean, for `unpaid_patience` steps. It rings before use is lost: RL is unlearning calls that it would need.
-    - *needed*, for all episodes together: use falls, in the mean of the last two steps, and use on the tasks that are known to
-      need a tool falls so fast that one more such step leaves less than `needed_fraction` of its start, while of the calls on
-      tasks that nobody solved without one fewer than `least_gain_needed` help. A healthy policy drops at first the calls that it
-      does not need, and of those that it needs the larger part helps; with a small learning rate it has time to find that out.
+    - *needed*, for all episodes together: from the second step on, use is below `falling` of its start, and use on the tasks that
+      are known to need a tool falls so fast that one more such step leaves less than `needed_fraction` of its start, while of the
+      calls on tasks that nobody solved without one fewer than `least_gain_needed` help. A healthy policy drops at first the calls
+      that it does not need, and of those that it needs the larger part helps; with a small learning rate it has time to find
+      that out.
     - *never called*: tools are offered and fewer than `fewest` of the first episodes called one, while more than a tenth of them
       were wrong. RL cannot strengthen what is not sampled.
     """

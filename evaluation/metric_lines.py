@@ -8,23 +8,15 @@ from __future__ import annotations
 
 import json
 import os
-import stat as modes
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from envs.runtime.regular_file import open_file
+
 Line = Mapping[str, Any]
 
 _EDGE = 256
-
-
-def open_file(path: Path) -> BinaryIO:
-    """A file for reading. Raises OSError, also for what is no regular file: at a FIFO or a device one would wait for ever."""
-    opened = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
-    if not modes.S_ISREG(os.fstat(opened.fileno()).st_mode):
-        opened.close()
-        raise OSError(f"{path} is no regular file")
-    return opened
 
 
 def parsed(line: bytes) -> Line | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from envs.errors import UsageError
-from evaluation.metric_lines import open_file
+from envs.runtime.regular_file import open_file
 
 STARTERS = {"starter": Path(__file__).parent / "microworld", "starter_mixture": Path(__file__).parent / "mixture"}
 """The policies that the project ships, by the name that a user writes."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from envs.errors import UsageError
-from evaluation.metric_lines import open_file
+from envs.runtime.regular_file import open_file
 from starter.policies import policies_of
 from viewer.episode.tokens import TokenText
 from viewer.index.lines import number

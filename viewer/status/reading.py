@@ -15,7 +15,8 @@ import yaml
 
 from envs.errors import UsageError
 from envs.runtime.processes import pid_space, process_began
-from evaluation.metric_lines import open_file, read_end
+from envs.runtime.regular_file import open_file
+from evaluation.metric_lines import read_end
 from viewer.status.figures import clock, elapsed, printable
 from viewer.status.page import ROWS
 
