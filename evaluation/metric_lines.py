@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from envs.runtime.regular_file import open_file
 
@@ -84,13 +84,26 @@ class MetricLines:
         self._seen: tuple[int, int, int] | None = None
 
 
-def read_end(path: Path, size: int) -> list[Line]:
-    """The records of the last `size` bytes of a file; none if it cannot be read."""
+class End(NamedTuple):
+    """The records of a file's end; how many of its lines are `broken`, and whether the last one is `half`-written; whether the end
+    is the `whole` file."""
+
+    records: list[Line]
+    broken: int = 0
+    half: bool = False
+    whole: bool = True
+
+
+def read_end(path: Path, size: int) -> End:
+    """What the last `size` bytes of a file hold; nothing if it cannot be read."""
     try:
         with open_file(path) as file:
             length = file.seek(0, os.SEEK_END)
             file.seek(max(0, length - size))
             lines = file.read(size).split(b"\n")[1 if length > size else 0 :]
     except OSError:
-        return []
-    return [record for record in map(parsed, lines) if record is not None]
+        return End([])
+    found = [(line, parsed(line)) for line in lines if line.strip()]
+    records = [record for _, record in found if record is not None]
+    half = bool(lines and lines[-1].strip()) and found[-1][1] is None
+    return End(records, len(found) - len(records) - half, half, length <= size)

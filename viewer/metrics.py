@@ -45,7 +45,7 @@ class Metrics:
 
     def last(self) -> tuple[str | None, int | None]:
         """The stage of the last record, and its step; None without one. Only the end of the file is read."""
-        records = read_end(self._path, _LONGEST_LINE)
+        records = read_end(self._path, _LONGEST_LINE).records
         return (records[-1]["stage"], records[-1]["step"]) if records else (None, None)
 
     def _read(self) -> None:

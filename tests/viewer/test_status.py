@@ -25,7 +25,7 @@ from envs.errors import UsageError
 from envs.runtime.processes import pid_space, process_began
 from viewer.status.figures import bar, clock, duration, elapsed, sparkline
 from viewer.status.page import WIDTH, Look, page
-from viewer.status.reading import State, read_standing
+from viewer.status.reading import TAIL_BYTES, State, read_standing
 from viewer.status.report import told
 
 ROOT = Path(__file__).parents[2]
@@ -155,6 +155,7 @@ def test_of_a_run_without_a_report_the_other_files_tell(write):
     assert (standing.state, standing.following) == (State.unfinished, f"train out={directory} resume=true")
     assert "stages done: base, cold_start" in standing.why
     assert "rl  9 of 100" in text(told(standing, NOW + 500))
+    assert "metrics.jsonl: the last line half-written" in text(told(standing, NOW + 500))
     write(progress={"base": True, "cold_start": True, "rl": 100})
     assert read_standing(str(directory), NOW + 500).state is State.finished
 
@@ -173,6 +174,25 @@ def test_directories_of_other_commands_are_read_as_far_as_they_go(write):
     assert (standing.state, standing.following) == (State.finished, f"view {directory}")
     assert "only `train` tells more" in standing.why
     assert "base: no accuracy, of 400 episodes" in text(told(standing, NOW))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"stage": "rl", "step": 0}\n\n', ""),
+        (b'{"stage": "rl", "step": 0}', ""),  # a record, though its end is missing
+        (b'{"stage": "rl", "step": 0}\nbroken\n[]\n', "metrics.jsonl: 2 lines unreadable"),
+        (b'\0\n{"stage": "r', "metrics.jsonl: 1 line unreadable, the last line half-written"),
+        (b"x" * TAIL_BYTES + b"\nbroken\n", "the last 4 MiB of metrics.jsonl: 1 line unreadable"),
+    ],
+)
+def test_broken_lines_of_metrics_are_counted(write, content, said):
+    directory = write(status=status(state="finished"))
+    (directory / "metrics.jsonl").write_bytes(content)
+    standing = read_standing(str(directory), NOW)
+    assert [line for line in text(told(standing, NOW)).splitlines() if "metrics.jsonl" in line] == [said] * bool(said)
+    lines = standing.to_json()["metrics_lines"]
+    assert (bool(lines["unreadable"]), lines["half"]) == ("unreadable" in said, "half" in said)
 
 
 @pytest.mark.parametrize("run", ["", "nowhere", "."])

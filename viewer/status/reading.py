@@ -16,14 +16,16 @@ import yaml
 from envs.errors import UsageError
 from envs.runtime.processes import pid_space, process_began
 from envs.runtime.regular_file import open_file
-from evaluation.metric_lines import read_end
+from evaluation.metric_lines import End, read_end
 from viewer.status.figures import clock, elapsed, printable
 from viewer.status.page import ROWS
 
 SILENT_S = 60.0
 """A run that has written nothing for so long is taken for dead if its process cannot be looked for."""
 
-_TAIL_BYTES = 4 << 20
+TAIL_BYTES = 4 << 20
+"""Of a longer `metrics.jsonl` the end alone is read."""
+
 _LATEST = 1e11
 """Unix seconds that a date can be made of."""
 _RUNS = "the directory that a command wrote (its out=), as in run=runs/demo"
@@ -60,14 +62,20 @@ class Standing:
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     following: str = ""
 
+    def metrics(self) -> End:
+        """The end of `metrics.jsonl`, read now: all of it, unless it is long."""
+        return _metrics(Path(self.run))
+
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""
+        metrics = self.metrics()
         return {
             "run": self.run,
             "state": self.state.value,
             "why": self.why,
             "next": self.following,
             "evaluations": self.evaluations,
+            "metrics_lines": {"unreadable": metrics.broken, "half": metrics.half, "whole": metrics.whole},
             "status": self.status,
         }
 
@@ -143,7 +151,7 @@ def _of_another_command(directory: Path, evaluations: list[dict[str, Any]], now:
 
 def _known_otherwise(directory: Path) -> dict[str, Any]:
     """What `metrics.jsonl` tells of RL, or else of the last stage, in the form of a status.json; of a long file the end."""
-    records = [record for record in read_end(directory / "metrics.jsonl", _TAIL_BYTES) if _is_number(record.get("global_step"))]
+    records = [record for record in _metrics(directory).records if _is_number(record.get("global_step"))]
     if not records:
         return {}
     last = next((record for record in reversed(records) if record["stage"] == "rl"), records[-1])
@@ -161,6 +169,10 @@ def _known_otherwise(directory: Path) -> dict[str, Any]:
         "curves": {name: values for name, values in curves.items() if values},
         "timing_s": {name.removeprefix("timing_s/"): value for name, value in numbers.items() if name.startswith("timing_s/")},
     }
+
+
+def _metrics(directory: Path) -> End:
+    return read_end(directory / "metrics.jsonl", TAIL_BYTES)
 
 
 def _following(run: str, state: State, trained: bool) -> str:

@@ -7,9 +7,10 @@ from typing import Any
 
 from rich.text import Text
 
+from evaluation.metric_lines import End
 from viewer.status.figures import printable
 from viewer.status.page import page, told_alarm, told_error
-from viewer.status.reading import Standing, State
+from viewer.status.reading import TAIL_BYTES, Standing, State
 
 _MOST = 5
 
@@ -30,7 +31,16 @@ def told(standing: Standing, now: float) -> list[Text]:
     ):
         if entries:
             lines += [Text(), Text(f"{title}:", "bold"), *(Text(f"  {entry}") for entry in entries)]
+    lines += [Text(), *_told_broken(standing.metrics())]
     return [*_without_gaps(lines), Text()]
+
+
+def _told_broken(metrics: End) -> list[Text]:
+    """A line about the lines of metrics.jsonl that are no records, if there are any."""
+    parts = [f"{metrics.broken} {'line' if metrics.broken == 1 else 'lines'} unreadable"] if metrics.broken else []
+    parts += ["the last line half-written"] if metrics.half else []
+    where = "metrics.jsonl" if metrics.whole else f"the last {TAIL_BYTES >> 20} MiB of metrics.jsonl"
+    return [Text(f"{where}: {', '.join(parts)}", "dim")] if parts else []
 
 
 def _told_record(record: Mapping[str, Any]) -> str:

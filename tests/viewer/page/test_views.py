@@ -43,6 +43,7 @@ def test_a_run_shows_its_evaluation_and_its_curves(look):
     assert [title for title in titles if title in expected] == expected
     assert {"Sampler − learner", "Time"} < set(titles)
     assert "The alarm of collapse rang at step 2" in page.locator(".warn").inner_text()
+    page.get_by_text("metrics.jsonl: 1 line unreadable, the last line half-written").wait_for()
     assert page.locator(".chart").first.locator(".alarm").count() == 1
     assert page.locator(".band").count() == 1
     # A value that is no number is a gap.

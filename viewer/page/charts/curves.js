@@ -1,6 +1,6 @@
 /** Which curves a run shows: metric names, as `docs/training.md` lists them, gathered into charts. */
 
-import { isNumber } from "../parts/format.js";
+import { isNumber, plural } from "../parts/format.js";
 
 /**
  * @typedef {import("./chart.js").Series} Series
@@ -149,6 +149,12 @@ export function alarms(stage) {
     .filter(([name]) => name.endsWith("tools/collapse_alarm"))
     .map(([, values]) => values);
   return stage.steps.filter((_, index) => rings.some((values) => (values[index] ?? 0) > 0));
+}
+
+/** What in metrics.jsonl is shown in no curve; empty if nothing is. @param {{unreadable: number, half: boolean}} metrics */
+export function unshown({ unreadable, half }) {
+  const parts = [unreadable && `${plural(unreadable, "line")} unreadable`, half && "the last line half-written"].filter(Boolean);
+  return parts.length ? `metrics.jsonl: ${parts.join(", ")}` : "";
 }
 
 /** The stage that a page opens with: RL if there is any. @param {Record<string, Stage>} stages @param {string} [wanted] */

@@ -2,7 +2,7 @@
 
 import { api } from "../parts/api.js";
 import { chart } from "../charts/chart.js";
-import { alarms, chosenStage, curves } from "../charts/curves.js";
+import { alarms, chosenStage, curves, unshown } from "../charts/curves.js";
 import { smoothing } from "../charts/smoothing.js";
 import { h, replace } from "../parts/dom.js";
 import { count, fixed, percent, plural, points } from "../parts/format.js";
@@ -150,6 +150,7 @@ async function twoRuns(a, b, body, signal) {
       grid,
       [...merged.values()].map((data) => chart({ ...data, smooth: weight, alarms: [...new Set(data.alarms)] }).element),
       !merged.size && h("p", { class: "muted" }, "Neither has metrics."),
+      metrics.slice(0, sides).map((one, side) => unshown(one) && h("p", { class: "muted missing" }, inline(ids[side]), `: ${unshown(one)}`)),
     );
   }
 

@@ -2,7 +2,7 @@
 
 import { api } from "../parts/api.js";
 import { chart } from "../charts/chart.js";
-import { alarms, chosenStage, curves, line } from "../charts/curves.js";
+import { alarms, chosenStage, curves, line, unshown } from "../charts/curves.js";
 import { smoothing } from "../charts/smoothing.js";
 import { h, joined, replace } from "../parts/dom.js";
 import { count, fixed, isNumber, percent, plural } from "../parts/format.js";
@@ -39,7 +39,9 @@ export async function runView(route, signal) {
     replace(
       evaluated,
       h("h2", { id: "h-evaluation" }, "Evaluation"),
-      records.length ? evaluationTable(records) : h("p", { class: "muted" }, "Not evaluated yet."),
+      records.length
+        ? evaluationTable(records)
+        : h("p", { class: "muted" }, answer.unreadable ? "evaluation.json cannot be read: it is half-written, or none." : "Not evaluated yet."),
       ablationTables(answer),
     );
   }
@@ -172,6 +174,7 @@ function curveSection(run, metricsNow, namesNow) {
   });
   const options = h("datalist", { id: "metric-names" });
   const notes = h("div");
+  const unread = h("p", { class: "muted" });
   const grid = h("div", { class: "charts" });
   const element = h(
     "section",
@@ -179,6 +182,7 @@ function curveSection(run, metricsNow, namesNow) {
     h("h2", { id: "h-curves" }, "Curves"),
     h("div", { class: "toolbar" }, stageChoice.element, smooth.element, metric, options),
     notes,
+    unread,
     grid,
   );
   /** @type {Map<string, ReturnType<typeof chart>>} */
@@ -196,6 +200,9 @@ function curveSection(run, metricsNow, namesNow) {
   function draw(query) {
     const { stages, names: metricNames, derived = [] } = metricsNow();
     const stageName = chosenStage(stages, query.stage);
+    const left = unshown(metricsNow());
+    replace(unread, left);
+    unread.hidden = !left;
     if (!stageName) {
       replace(grid, h("p", { class: "muted" }, "No metrics yet: this is no run of toolwise train, or its first step is not over."));
       return;
