@@ -311,6 +311,13 @@ def test_a_run_that_cannot_be_indexed_says_so_and_keeps_none_of_the_others(write
     assert shown.get("runs/bad/names")["names"] == []
 
 
-def test_a_file_whose_name_is_no_text_is_left_alone(index):
-    Path(os.fsdecode(os.fsencode(index._run / "trajectories") + b"/\xff.jsonl")).write_text("{}")
-    assert read_all(index).of == 2
+def test_files_that_are_hidden_or_whose_names_are_no_text_are_left_out_and_counted(index):
+    directory = index._run / "trajectories"
+    for name in (b"\xff.jsonl", b"._rl_000000.jsonl", b"a\nb.jsonl.part", b".episodes.jsonl.tmp", b"notes.txt"):
+        Path(os.fsdecode(os.fsencode(directory) + b"/" + name)).write_text("{}")
+    os.mkfifo(directory / "fifo.jsonl")
+    (directory / "gone.jsonl").symlink_to("nowhere")
+    told = read_all(index)
+    assert (told.of, told.episodes, told.left_out) == (2, 4, 5)
+    (directory / "fifo.jsonl").unlink()
+    assert read_all(index).left_out == 4

@@ -65,7 +65,11 @@ def first_place(key: int, number: int = 0) -> int:
 
 
 class Reader:
-    """The writing side of an index. All methods are called by one thread, but for `states`, which is replaced whole."""
+    """The writing side of an index. All methods are called by one thread, but for `states`, which is replaced whole.
+
+    `left_out` counts files that end as those of trajectories do and are none: hidden ones, those whose names have characters that
+    cannot be printed, or bytes that are no UTF-8, and what is no regular file.
+    """
 
     def __init__(self, directory: Path, database: Database, question: Callable[[list[int]], str | None]) -> None:
         """`directory` is a run's `trajectories`; `question` reads the text of a prompt's tokens."""
@@ -73,6 +77,7 @@ class Reader:
         names = ", ".join(field.name for field in fields(FileState))
         rows = self._connection.execute(f"SELECT {names} FROM files")
         self.states: dict[str, FileState] = {row[0]: FileState(*row) for row in rows}
+        self.left_out = 0
         self._words: dict[tuple[str, str], int] = {}
         self._groups: dict[tuple[int, str], tuple[int, int, int | None]] = {}
         self._tasks: dict[str, int] = {}
@@ -80,15 +85,21 @@ class Reader:
     def scan(self) -> bool:
         """Look at the files: which are new, longer, written anew or gone. Returns whether any is."""
         found: dict[str, os.stat_result] = {}
+        left_out = 0
         try:
             with os.scandir(self._directory) as entries:
                 for entry in entries:
-                    if _is_trajectories(entry.name) and entry.is_file():
-                        with suppress(OSError):  # it went between the two looks
-                            found[entry.name] = entry.stat()
+                    if not entry.name.endswith((".jsonl", ".jsonl.part")):
+                        continue
+                    if not _is_shown(entry.name) or not entry.is_file():
+                        left_out += 1
+                        continue
+                    with suppress(OSError):  # it went between the two looks
+                        found[entry.name] = entry.stat()
         except OSError:
             found = {}
-        states, changed = dict(self.states), self.states.keys() != found.keys()
+        states, changed = dict(self.states), self.states.keys() != found.keys() or left_out != self.left_out
+        self.left_out = left_out
         self._connection.execute("BEGIN")
         for file in states.keys() - found.keys():
             self._forget(states.pop(file))
@@ -300,9 +311,9 @@ class _Batch:
         self.texts: list[tuple[int, str]] = []
 
 
-def _is_trajectories(name: str) -> bool:
-    """Whether a file has a name of trajectories, one that the index and JSON can hold: bytes that are no UTF-8 are none."""
-    return name.endswith((".jsonl", ".jsonl.part")) and not name.startswith(".") and name.isprintable()
+def _is_shown(name: str) -> bool:
+    """Whether a file is not hidden, and has a name that the index and JSON can hold: bytes that are no UTF-8 are none."""
+    return not name.startswith(".") and name.isprintable()
 
 
 def _inode(stat: os.stat_result) -> int:

@@ -27,9 +27,10 @@ _WAIT_S = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Indexed:
-    """How much of a run is indexed. `unreadable` counts lines that are no records; `cut` texts of which only the first 64 KiB
-    are searched; `half` last lines without their end, which a running training may be writing. `failure` says why the index goes no
-    further, if it does not."""
+    """How much of a run is indexed. `unreadable` counts lines that are no records; `cut` those with texts of which only the
+    first 64 KiB are searched; `half` last lines without their end, which a running training may be writing; `left_out` files that
+    are hidden, have names that cannot be printed, or are no regular files. `failure` says why the index goes no further, if it does
+    not."""
 
     files: int
     of: int
@@ -37,6 +38,7 @@ class Indexed:
     unreadable: int
     cut: int
     half: int
+    left_out: int
     temporary: str | None
     failure: str | None
 
@@ -120,7 +122,8 @@ class RunIndex:
         done = sum(state.done for state in states)
         temporary = self._database.temporary if self._database is not None else None
         counts = (sum(getattr(state, name) for state in states) for name in ("unreadable", "cut", "half"))
-        return Indexed(done, len(states), self._episodes, *counts, temporary, self._failure)
+        left_out = self._reader.left_out if self._reader is not None else 0
+        return Indexed(done, len(states), self._episodes, *counts, left_out, temporary, self._failure)
 
     def names(self) -> list[tuple[Name, int, bool, bool]]:
         """Each name with its key, whether it is unfinished and whether it is read, in order."""

@@ -248,5 +248,6 @@ def add_hostile(run: Path) -> None:
     path = Store(run).write("hostile", played)
     with path.open("a") as file:
         file.write('{"episode_id": "broken", "task_id"\n')
+    (run / "trajectories" / "._hostile.jsonl").write_text("")
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"stage": "rl"}\n{"stage": "rl", "st')

@@ -22,7 +22,11 @@ def wait_rows(page, count):
 def test_runs_are_listed_and_two_are_chosen_to_compare(look):
     page = look.open("/")
     alpha = rows(page).filter(has=page.get_by_role("link", name="alpha"))
-    assert re.sub(r"\s+", " ", alpha.inner_text()).strip().startswith("alpha rl 3 / 8 57 1 line unreadable base rl page")
+    assert (
+        re.sub(r"\s+", " ", alpha.inner_text())
+        .strip()
+        .startswith("alpha rl 3 / 8 57 1 line unreadable 1 file left out: hidden, or without a printable name base rl page")
+    )
     assert "Live" in rows(page).filter(has=page.get_by_role("link", name="growing")).inner_text()
     button = page.get_by_role("button", name="Compare two runs")
     assert button.is_disabled()
@@ -44,6 +48,8 @@ def test_a_run_shows_its_evaluation_and_its_curves(look):
     assert {"Sampler − learner", "Time"} < set(titles)
     assert "The alarm of collapse rang at step 2" in page.locator(".warn").inner_text()
     page.get_by_text("metrics.jsonl: 1 line unreadable, the last line half-written").wait_for()
+    left_out = "1 line unreadable · 1 file left out: hidden, or without a printable name · 1 episode with texts"
+    page.get_by_text(f"rl step 3 of 8 · 57 episodes · {left_out}").wait_for()
     assert page.locator(".chart").first.locator(".alarm").count() == 1
     assert page.locator(".band").count() == 1
     # A value that is no number is a gap.

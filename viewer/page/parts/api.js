@@ -42,7 +42,7 @@ export const api = {
   /** @param {string} run @param {AbortSignal} [signal] */
   evaluation: (run, signal) => get(`${at(run)}/evaluation`, {}, signal),
   /** @param {string} run @param {AbortSignal} [signal] */
-  names: (run, signal) => get(`${at(run)}/names`, {}, signal).then((body) => body.names),
+  names: (run, signal) => get(`${at(run)}/names`, {}, signal),
   /** @param {string} run @param {"tasks" | "episodes"} what @param {object} query @param {AbortSignal} [signal] */
   rows: (run, what, query, signal) => get(`${at(run)}/${what}`, { ...query }, signal),
   /** @param {string} run @param {string} name @param {AbortSignal} [signal] */

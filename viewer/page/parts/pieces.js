@@ -2,7 +2,7 @@
 
 import { api } from "./api.js";
 import { h } from "./dom.js";
-import { count, NOTHING } from "./format.js";
+import { count, NOTHING, plural } from "./format.js";
 import { inline, shown } from "./text.js";
 
 /** Right or wrong, as a word and a sign, not as a colour alone. @param {unknown} correct */
@@ -39,6 +39,24 @@ export function need(needed) {
 /** @param {unknown} error */
 export function failure(error) {
   return h("p", { class: "failure", role: "alert" }, shown(error instanceof Error ? error.message : String(error)));
+}
+
+/** What of a run's trajectory files is not shown, each in a few words. @param {any} indexed */
+export function unread(indexed) {
+  return [
+    indexed?.unreadable && `${plural(indexed.unreadable, "line")} unreadable`,
+    indexed?.left_out && `${plural(indexed.left_out, "file")} left out: hidden, or without a printable name`,
+    indexed?.failure && `the index goes no further: ${indexed.failure}`,
+  ].filter(Boolean);
+}
+
+/** What else the reader of a run's trajectory files has to say. @param {any} indexed */
+export function readings(indexed) {
+  return [
+    indexed?.half && `${plural(indexed.half, "last line")} half-written`,
+    indexed?.cut && `${plural(indexed.cut, "episode")} with texts of which the beginning is searched`,
+    indexed?.temporary && `the index is not kept: ${indexed.temporary}`,
+  ].filter(Boolean);
 }
 
 /** @param {string} text */

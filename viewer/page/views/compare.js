@@ -82,7 +82,7 @@ async function twoRuns(a, b, body, signal) {
   const [metrics, evaluations, names] = await Promise.all([
     Promise.all(ids.map((id) => api.metrics(id, signal))),
     Promise.all(ids.map((id) => api.evaluation(id, signal))),
-    Promise.all(ids.map((id) => api.names(id, signal))),
+    Promise.all(ids.map((id) => api.names(id, signal).then((answer) => answer.names))),
   ]);
   const both = [...new Set(metrics.flatMap((one) => Object.keys(one.stages)))];
   const stageChoice = choices("Stage", (stage) => setQuery({ stage }));

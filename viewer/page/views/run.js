@@ -7,7 +7,7 @@ import { smoothing } from "../charts/smoothing.js";
 import { h, joined, replace } from "../parts/dom.js";
 import { count, fixed, isNumber, percent, plural } from "../parts/format.js";
 import { follow } from "../parts/live.js";
-import { choices, failure, table, th } from "../parts/pieces.js";
+import { choices, failure, readings, table, th, unread } from "../parts/pieces.js";
 import { current, go, link, setQuery } from "../parts/route.js";
 import { inline } from "../parts/text.js";
 import { ablationTables } from "./ablation.js";
@@ -24,7 +24,8 @@ export async function runView(route, signal) {
   ]);
   const about = runs.find((/** @type {any} */ one) => one.id === run) ?? {};
   let metrics = loaded;
-  let names = named;
+  let { names, indexed } = named;
+  const facts = h("p", { class: "facts" });
   const evaluated = h("section", { "aria-labelledby": "h-evaluation" });
   const recorded = h("section", { "aria-labelledby": "h-recorded" });
   const curveBox = curveSection(
@@ -43,6 +44,25 @@ export async function runView(route, signal) {
         ? evaluationTable(records)
         : h("p", { class: "muted" }, answer.unreadable ? "evaluation.json cannot be read: it is half-written, or none." : "Not evaluated yet."),
       ablationTables(answer),
+    );
+  }
+
+  function drawFacts() {
+    const step = isNumber(about.step) && `${about.stage ?? ""} step ${count(about.step)}`;
+    const planned = about.steps_planned && about.stage === "rl" ? ` of ${count(about.steps_planned)}` : "";
+    replace(
+      facts,
+      joined(
+        [
+          about.tasks && inline(about.tasks),
+          about.policy && ["from ", inline(about.policy)],
+          step && `${step}${planned}`,
+          plural(indexed.episodes, "episode"),
+          ...unread(indexed).map((text) => h("strong", { class: "bad" }, text)),
+          ...readings(indexed).map((text) => h("span", { class: "muted" }, text)),
+        ].filter(Boolean),
+        " · ",
+      ),
     );
   }
 
@@ -77,6 +97,7 @@ export async function runView(route, signal) {
       /** @type {HTMLElement | null} */ (box.querySelector(`a[href="${CSS.escape(focused)}"]`))?.focus({ preventScroll: true });
   }
 
+  drawFacts();
   drawEvaluation(evaluation);
   drawNames();
   curveBox.draw(route.query);
@@ -85,7 +106,8 @@ export async function runView(route, signal) {
     if (changed.includes("metrics") || changed.includes("index")) metrics = await api.metrics(run, signal);
     if (changed.includes("evaluation")) drawEvaluation(await api.evaluation(run, signal));
     if (changed.includes("names") || changed.includes("index")) {
-      names = await api.names(run, signal);
+      ({ names, indexed } = await api.names(run, signal));
+      drawFacts();
       drawNames();
     }
     curveBox.draw(current().query);
@@ -108,23 +130,7 @@ export async function runView(route, signal) {
       "div",
       null,
       h("div", { class: "view-head" }, h("h1", null, inline(run)), compare),
-      h(
-        "p",
-        { class: "facts" },
-        joined(
-          [
-            about.tasks && inline(about.tasks),
-            about.policy && ["from ", inline(about.policy)],
-            isNumber(about.step) &&
-              `${about.stage ?? ""} step ${count(about.step)}${about.steps_planned && about.stage === "rl" ? ` of ${count(about.steps_planned)}` : ""}`,
-            about.indexed && plural(about.indexed.episodes, "episode"),
-            about.indexed?.unreadable
-              ? h("strong", { class: "bad" }, `${plural(about.indexed.unreadable, "line")} unreadable`)
-              : null,
-          ].filter(Boolean),
-          " · ",
-        ),
-      ),
+      facts,
       evaluated,
       curveBox.element,
       recorded,
@@ -174,7 +180,7 @@ function curveSection(run, metricsNow, namesNow) {
   });
   const options = h("datalist", { id: "metric-names" });
   const notes = h("div");
-  const unread = h("p", { class: "muted" });
+  const broken = h("p", { class: "muted" });
   const grid = h("div", { class: "charts" });
   const element = h(
     "section",
@@ -182,7 +188,7 @@ function curveSection(run, metricsNow, namesNow) {
     h("h2", { id: "h-curves" }, "Curves"),
     h("div", { class: "toolbar" }, stageChoice.element, smooth.element, metric, options),
     notes,
-    unread,
+    broken,
     grid,
   );
   /** @type {Map<string, ReturnType<typeof chart>>} */
@@ -201,8 +207,8 @@ function curveSection(run, metricsNow, namesNow) {
     const { stages, names: metricNames, derived = [] } = metricsNow();
     const stageName = chosenStage(stages, query.stage);
     const left = unshown(metricsNow());
-    replace(unread, left);
-    unread.hidden = !left;
+    replace(broken, left);
+    broken.hidden = !left;
     if (!stageName) {
       replace(grid, h("p", { class: "muted" }, "No metrics yet: this is no run of toolwise train, or its first step is not over."));
       return;

@@ -2,8 +2,8 @@
 
 import { api } from "../parts/api.js";
 import { h, replace } from "../parts/dom.js";
-import { ago, count, plural } from "../parts/format.js";
-import { table, tags, th } from "../parts/pieces.js";
+import { ago, count } from "../parts/format.js";
+import { table, tags, th, unread } from "../parts/pieces.js";
 import { go, link } from "../parts/route.js";
 import { inline } from "../parts/text.js";
 
@@ -82,8 +82,7 @@ export async function runsView(_route, signal) {
         "td",
         { class: "number" },
         count(indexed.episodes),
-        indexed.unreadable ? h("div", { class: "bad" }, `${plural(indexed.unreadable, "line")} unreadable`) : null,
-        indexed.failure ? h("div", { class: "bad" }, `the index goes no further: ${indexed.failure}`) : null,
+        unread(indexed).map((text) => h("div", { class: "bad" }, text)),
         indexed.files < indexed.of ? h("div", { class: "muted" }, `${indexed.files} of ${indexed.of} files read`) : null,
       ),
       h("td", null, tags(run.labels)),

@@ -13,7 +13,7 @@ const LIMIT = 50;
 /** @type {import("../app.js").MakeView} */
 export async function tasksView(route, signal) {
   const run = route.path[1];
-  let names = await api.names(run, signal);
+  let { names } = await api.names(run, signal);
   const results = h("div", { class: "results", "aria-live": "off" });
   const form = filterForm();
   const nameSelect = h("select", {
@@ -99,7 +99,7 @@ export async function tasksView(route, signal) {
   const about = (await api.runs(signal)).find((/** @type {any} */ one) => one.id === run);
   const stop = follow(run, about, async (changed) => {
     if (!changed.includes("names") && !changed.includes("index")) return;
-    names = await api.names(run, signal);
+    ({ names } = await api.names(run, signal));
     drawNames();
     const chosen = names.find((/** @type {any} */ one) => one.name === nameSelect.value);
     if (!chosen || growing.has(chosen.name)) await update(current(), true);
