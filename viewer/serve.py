@@ -6,13 +6,16 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
 from envs.errors import UsageError
 from viewer.app import Viewer, application
+from viewer.index.cache import OLD_S, cache_directory, prune
 from viewer.runs import find_runs
 from viewer.security import is_loopback, own_token
 from viewer.settings import ViewConfig
@@ -33,7 +36,23 @@ def serve(paths: Sequence[str], config: ViewConfig, say: Callable[[str], None]) 
         token = None if is_loopback(config.host) else own_token()
         url = f"http://{_shown(config.host)}:{port}/" + (f"?token={token}" if token else "")
         viewer = Viewer(lambda: find_runs(paths))
-        _serve(viewer, config.host, token, listener, lambda: _ready(url, len(found), config, say))
+        shown = [run.path for run in viewer.runs.values()]
+
+        def ready() -> None:
+            _ready(url, len(found), config, say)
+            # In a thread: nothing waits for a disk that does not answer.
+            threading.Thread(target=prune_cache, args=(shown, say), daemon=True).start()
+
+        _serve(viewer, config.host, token, listener, ready)
+
+
+def prune_cache(kept: Sequence[Path], say: Callable[[str], None]) -> None:
+    """Remove indexes that nobody needs from the user's cache, but not those of the `kept` runs, and say so."""
+    pruned = prune(cache_directory(), kept, time.time())
+    if pruned.count:
+        indexes = "index" if pruned.count == 1 else "indexes"
+        why = f"of runs that are gone or were not looked at for {OLD_S / 86400:.0f} days"
+        say(f"removed {pruned.count} {indexes} ({pruned.size / 1e6:.1f} MB) {why} from {cache_directory()}")
 
 
 def listening(host: str, port: int) -> socket.socket:

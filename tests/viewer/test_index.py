@@ -3,6 +3,8 @@ and the search find what they say, whatever the texts."""
 
 import json
 import os
+import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +14,11 @@ from trajectories import CODE, trajectory
 
 from rollout.store import Store
 from rollout.types import StopReason, Turn
+from viewer.index.cache import Pruned, claim, prune
 from viewer.index.lines import Unreadable, read_line
 from viewer.index.reading import Reader
 from viewer.index.run_index import RunIndex
+from viewer.serve import prune_cache
 
 
 def opened(run, cache, **options):
@@ -115,6 +119,67 @@ def test_where_the_cache_cannot_be_used_the_index_is_temporary(index, tmp_path, 
     third = opened(index._run, tmp_path / "file")
     assert third.indexed().temporary
     third.close()
+
+
+DAY = 86400
+
+
+@pytest.mark.parametrize(
+    ("state", "days", "stays"),
+    [
+        ("", 29, True),
+        ("", 31, False),
+        ("gone", 1, False),
+        ("gone and held", 31, True),
+        ("held", 31, True),
+        ("gone elsewhere", 29, True),
+        ("gone elsewhere", 31, False),
+        ("of an older version", 29, True),
+        ("of an older version", 31, False),
+        ("shown", 31, True),
+    ],
+)
+def test_an_index_that_nobody_needs_is_removed(index, tmp_path, state, days, stays):
+    cache, run = tmp_path / "cache", index._run
+    read_all(index)
+    if "held" not in state:
+        index.close()
+    (lock,) = cache.glob("*.lock")
+    if "older" in state:
+        lock.write_text("")
+    if "elsewhere" in state:
+        lock.write_bytes(b"elsewhere\n" + bytes(run))
+    if "gone" in state:
+        shutil.rmtree(run)
+    (cache / "notes.lock").write_text("a user's")
+    size = sum(path.stat().st_size for path in cache.glob("demo-*.sqlite*"))
+    pruned = prune(cache, [run] if state == "shown" else [], time.time() + days * DAY)
+    assert pruned == (Pruned() if stays else Pruned(1, size)) and size > 10_000
+    assert bool(list(cache.glob("demo-*"))) == stays
+    assert (cache / "notes.lock").exists()
+    if not stays:
+        opened(run, cache).close()
+        assert len(list(cache.glob("demo-*.sqlite"))) == 1
+
+
+def test_a_lock_that_is_removed_while_it_is_awaited_is_made_again(tmp_path, monkeypatch):
+    path, run = tmp_path / "demo-0123456789abcdef.sqlite", tmp_path / "gone"
+    claim(path, run).close()
+    monkeypatch.setattr("fcntl.flock", lambda lock, how, calls=[]: calls or calls.append(path.with_suffix(".lock").unlink()))
+    with claim(path, run) as lock:
+        assert os.path.samestat(os.fstat(lock.fileno()), os.stat(path.with_suffix(".lock")))
+
+
+def test_what_was_removed_is_said_in_one_line(index, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    shutil.copytree(tmp_path / "cache", tmp_path / "toolwise" / "view")
+    said = []
+    prune_cache([index._run], said.append)
+    assert said == []
+    shutil.rmtree(index._run)
+    prune_cache([], said.append)
+    prune_cache([], said.append)
+    assert [line[: line.index("(")] for line in said] == ["removed 1 index "]
 
 
 def test_shards_are_one_name_and_unfinished_ones_show_as_such(index, append):

@@ -7,22 +7,23 @@ full-text tables, which cannot forget, then name places that no longer are.
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import os
-import re
 import sqlite3
 import tempfile
+import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
+
+from viewer.index.cache import ENDINGS, cache_directory, claim, index_path
 
 VERSION = 4
 FILE_BITS, LINE_BITS = 12, 22
 """With those of a name's key (`viewer.index.names`) 62: SQLite's integers have 63."""
 MOST_FILES, MOST_LINES = 1 << FILE_BITS, 1 << LINE_BITS
 _KEPT_READERS = 2
+_TOUCH_S = 3600.0
 
 _SCHEMA = """
 CREATE TABLE about(key TEXT PRIMARY KEY, value TEXT);
@@ -57,7 +58,8 @@ class Database:
         """Opens the index of `run` below `directory`, by default the user's cache. `reads` says with what its texts are read: an
         index that was made with something else is made again."""
         self._readers: list[sqlite3.Connection] = []
-        self._lock: IO[str] | None = None
+        self._lock: BinaryIO | None = None
+        self._touched = time.monotonic()
         self._directory: tempfile.TemporaryDirectory[str] | None = None
         self.temporary: str | None = None
         try:
@@ -90,6 +92,13 @@ class Database:
             else:
                 connection.close()
 
+    def touch(self) -> None:
+        """The index is still used: its lock tells when that was last so."""
+        if self._lock is not None and time.monotonic() - self._touched > _TOUCH_S:
+            self._touched = time.monotonic()
+            with suppress(OSError):
+                os.utime(self._lock.fileno())
+
     def close(self) -> None:
         """Close the file; one in a temporary directory is removed."""
         for connection in (*self._readers, self._writer):
@@ -102,13 +111,8 @@ class Database:
     def _claimed(self, run: Path, directory: Path) -> Path:
         """The path of the index, if no other process writes to it. Raises OSError."""
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        name = re.sub(r"[^\w.-]", "_", run.name)[:60]
-        path = directory / f"{name}-{hashlib.sha256(os.fsencode(run)).hexdigest()[:16]}.sqlite"
-        self._lock = path.with_suffix(".lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise OSError(f"{path} belongs to another viewer of this run") from error
+        path = index_path(run, directory)
+        self._lock = claim(path, run)
         return path
 
     def _opened(self, reads: str) -> sqlite3.Connection:
@@ -119,7 +123,7 @@ class Database:
             if version == VERSION and connection.execute("SELECT value FROM about").fetchone() == (reads,):
                 return connection
             connection.close()
-        for ending in ("", "-wal", "-shm"):
+        for ending in ENDINGS:
             Path(f"{self._path}{ending}").unlink(missing_ok=True)
         self._path.touch(mode=0o600)
         connection = self._connected()
@@ -136,9 +140,3 @@ class Database:
         connection.execute("PRAGMA cache_size = -4000")
         connection.execute("PRAGMA temp_store = MEMORY")
         return connection
-
-
-def cache_directory() -> Path:
-    """The directory of indexes in the user's cache (XDG Base Directory Specification)."""
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(home) if Path(home).is_absolute() else Path.home() / ".cache") / "toolwise" / "view"

@@ -83,7 +83,8 @@ class RunIndex:
 
     def scan(self) -> None:
         """Look at the files again."""
-        assert self._reader is not None
+        assert self._reader is not None and self._database is not None
+        self._database.touch()
         if self._reader.scan():
             self._count()
 
