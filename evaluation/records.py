@@ -12,6 +12,7 @@ import numpy as np
 
 from envs.errors import InfrastructureError
 from envs.runtime.atomic import write_file
+from envs.runtime.regular_file import read_text
 from evaluation.intervals import pass_at_k, shares_interval, wilson_interval
 from evaluation.types import CallsPerEpisode, EvaluationRecord, Interval, NeedResults, Problem, Results, SecondsPerEpisode
 from rollout.types import Group, Trajectory
@@ -139,8 +140,9 @@ def _effort(episodes: Sequence[Trajectory]) -> dict[str, Any]:
 
 
 def read_records(path: Path) -> list[EvaluationRecord]:
-    """The records of an `evaluation.json`; none if there is no such file. Raises ValueError for a file of anything else."""
-    return [EvaluationRecord.from_json(record) for record in json.loads(path.read_text())] if path.exists() else []
+    """The records of an `evaluation.json`; none if there is no such file. Raises ValueError for a file of anything else, OSError
+    for what cannot be read or is no regular file."""
+    return [EvaluationRecord.from_json(record) for record in json.loads(read_text(path))] if path.exists() else []
 
 
 def write_records(path: Path, records: Sequence[EvaluationRecord]) -> None:

@@ -15,3 +15,9 @@ def open_file(path: Path) -> BinaryIO:
         opened.close()
         raise OSError(f"{path} is no regular file")
     return opened
+
+
+def read_text(path: Path) -> str:
+    """The text of a file. Raises OSError as `open_file` does, and ValueError for what is no UTF-8."""
+    with open_file(path) as file:
+        return file.read().decode("utf-8")

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from envs.runtime.atomic import write_file
+from envs.runtime.regular_file import open_file, read_text
 from evaluation.pages.document import Plot, figures, listed, page, section, shown, table
 from evaluation.pages.examples import Question, example, find_examples
 from evaluation.pages.plots import Row, rows
@@ -32,14 +33,14 @@ def write_evaluation_page(
     `defaults` are those of its settings, as plain values; `question` reads the text of an episode's prompt.
     """
     records, problems = known_records(directory)
-    texts = directory / "evaluation.md"
+    texts = _text(directory / "evaluation.md", problems)
     sections = [
         section("Results", [results(records)]),
         section("Plots", [figures([*accuracy_plots(records), *referee_plots(records, _med(directory))])]),
         examples(directory, question, problems),
         settings(directory, defaults, problems),
         section("Left out and not readable", [listed([*warnings(records), *named_problems(records), *problems])]),
-        section("Tables as text", [_text(texts)]) if texts.exists() else "",
+        section("Tables as text", [texts] if texts else []),
     ]
     title = records[0].label if records else directory.name
     tasks = ", ".join(dict.fromkeys(record.tasks for record in records))
@@ -123,7 +124,7 @@ def saved_settings(directory: Path, problems: list[str] | None = None) -> dict[s
     """What `config.yaml` says, {} if there is none; None, with a line in `problems`, if it cannot be read."""
     path = directory / "config.yaml"
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+        content = yaml.safe_load(read_text(path)) if path.exists() else {}
         if not isinstance(content, dict):
             raise ValueError("it is no mapping")
     except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
@@ -153,14 +154,22 @@ def named_problems(records: Sequence[EvaluationRecord]) -> list[str]:
 def _med(directory: Path) -> Mapping[str, Any] | None:
     path = directory / "med.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        content = json.loads(read_text(path)) if path.exists() else None
     except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
 
 
-def _text(path: Path) -> str:
-    text = path.read_text(encoding="utf-8", errors="replace")
+def _text(path: Path, problems: list[str]) -> str:
+    """A file of text to unfold, empty if there is none; a line in `problems` if it cannot be read."""
+    try:
+        with open_file(path) as file:
+            text = file.read().decode("utf-8", "replace")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        problems.append(f"{path.name} cannot be read: {error}")
+        return ""
     return f"<details><summary>{shown(path.name)}</summary><pre>{shown(text)}</pre></details>"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from envs.runtime.regular_file import open_file
 from evaluation.pages.document import shown
 from rollout.store import Store
 from rollout.types import Trajectory, Turn, form_episodes
@@ -85,11 +86,16 @@ def _latest_first(store: Store) -> Iterator[str]:
 
 
 def _episodes(store: Store, name: str, broken: list[int]) -> Iterator[Trajectory]:
-    """The episodes of a file, each in one record; `broken` counts the lines that are no record."""
+    """The episodes of a file, each in one record; `broken` counts the lines that are no record, and files that cannot be read."""
 
     def records() -> Iterator[Trajectory]:
         for path in store.paths(name):
-            with path.open(encoding="utf-8", errors="replace") as file:
+            try:
+                file = io.TextIOWrapper(open_file(path), encoding="utf-8", errors="replace")
+            except OSError:
+                broken[0] += 1
+                continue
+            with file:
                 for line in file:
                     try:
                         yield Trajectory.from_json(line)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from envs.runtime.atomic import write_file
+from envs.runtime.regular_file import read_text
 from evaluation.pages.curves import Curve, Mark, curves, short_number
 from evaluation.pages.document import Plot, figures, listed, page, section, table
 from evaluation.pages.evaluation_page import accuracy_plots, examples, known_records, named_problems, results, settings
@@ -85,7 +86,7 @@ def _held_out(run: Path) -> list[Plot]:
     counts: list[dict[str, float]] = []
     for path in sorted(run.glob("checkpoints/cold_start*/state.json")):
         try:
-            state = json.loads(path.read_text())
+            state = json.loads(read_text(path))
             measured = [(number(step), number(accuracy)) for step, accuracy in state.get("history", [])]
             by_ability = [
                 {name: number(right) / number(of) for name, (right, of) in each.items() if number(of) > 0}

@@ -16,6 +16,7 @@ from yaml import YAMLError
 from curation.stored import speaks
 from envs.errors import UsageError
 from envs.protocols.opening import open_protocol
+from envs.runtime.regular_file import open_file
 from interop.exporting.conversation import Conversation, Conversations
 from interop.settings import ExportConfig, Only
 from rollout.store import Store, name_of
@@ -143,7 +144,12 @@ class Source:
             self.notes.add("episodes left out, since one of their chains cannot be read", chains[0].episode_id)
 
     def _records(self, path: Path) -> Iterator[Trajectory]:
-        with path.open("rb") as file:
+        try:
+            opened = open_file(path)
+        except OSError:
+            self.notes.add("files left out, since they cannot be read", path.name)
+            return
+        with opened as file:
             for number, line in enumerate(file, 1):
                 try:
                     yield Trajectory.from_json(line.decode())

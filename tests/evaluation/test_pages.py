@@ -3,6 +3,7 @@ shown as text, counted, or named as missing. Experiments: means over seeds, in t
 
 import importlib.util
 import json
+import os
 import re
 import sys
 from dataclasses import asdict, replace
@@ -22,6 +23,7 @@ from evaluation.records import evaluation_record, write_records
 from evaluation.referee.outcomes import WITHOUT
 from evaluation.referee.report import judged, med_json, referee_json
 from evaluation.settings import EvaluateConfig, FiguresConfig
+from learner.run_files.report import write_report
 from rollout.store import Store
 from rollout.types import Episode, Turn
 
@@ -151,6 +153,19 @@ def test_whatever_a_runs_metrics_are_there_is_a_page(tmp_path, lines, said):
 def test_a_file_that_cannot_be_read_is_named(run, broken):
     (run / broken).write_text("{]")
     assert f"{broken} cannot be read" in page_of(run)
+
+
+def test_nothing_is_waited_for_at_what_is_no_regular_file(run):
+    (run / "checkpoints/cold_start").mkdir(parents=True)
+    names = ("evaluation.json", "config.yaml", "med.json", "evaluation.md", "metrics.jsonl")
+    for name in (*names, "checkpoints/cold_start/state.json", "trajectories/rl_000004.jsonl"):
+        (run / name).unlink(missing_ok=True)
+        os.mkfifo(run / name)
+    for text in (write_report(run).read_text(), write_evaluation_page(run, {}).read_text()):
+        for name in ("evaluation.json", "config.yaml"):
+            assert f"{name} cannot be read: " in text
+        assert "2 lines of trajectory files are broken" in text
+    assert "evaluation.md cannot be read: " in text
 
 
 @pytest.mark.parametrize("state", ['{"history": 3}', '{"history": [], "by_ability": [[1]]}', "[" * 20_000, '{"history": [[1]]}'])

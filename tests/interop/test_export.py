@@ -2,6 +2,8 @@
 
 import base64
 import json
+import os
+import shutil
 import zipfile
 from collections import Counter
 from dataclasses import replace
@@ -74,6 +76,13 @@ def test_inspect_has_a_sample_for_each_episode_and_a_task_has_its_episodes_as_ep
         "images that are missing": "2 (ffffffffffff…, '../../secret')",
         "not read": "rl_000003.w00000000.jsonl.part: a step that is under way, or that was killed",
     }
+
+
+def test_a_file_that_cannot_be_read_is_left_out_and_not_waited_for(hostile_run, tmp_path):
+    run = shutil.copytree(hostile_run, tmp_path / "run")
+    os.mkfifo(run / "trajectories/rl_000003.w00000001.jsonl")
+    done, notes = exported(run, tmp_path / "out", "format=sharegpt")
+    assert (done.episodes > 0, notes["files left out, since they cannot be read"]) == (True, "1 (rl_000003.w00000001.jsonl)")
 
 
 def test_hostile_texts_stay_the_texts_that_they_are(hostile_run, tmp_path):
