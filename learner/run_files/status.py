@@ -77,7 +77,7 @@ class RunStatus:
     - `policy_version`
     - `metrics`: the newest values of some; `curves`: some over the whole stage, in few numbers; `timing_s` of the last step;
       `staleness`: the metrics that have it in their name
-    - `workers`, `episodes`, `failures`, `errors`: see `rollout.cluster.fleet.Fleet.status`
+    - `workers`, `episodes`, `sandboxes`, `failures`, `errors`: see `rollout.cluster.fleet.Fleet.status`
     - `alarms`: `time` and `text` of the newest
     """
 

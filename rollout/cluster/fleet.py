@@ -19,6 +19,7 @@ from rollout.cluster import sandboxes
 from rollout.cluster.collection import Collection
 from rollout.cluster.deaths import reason
 from rollout.cluster.outcomes import Kind, Outcome, Summarised, Whole, Writing
+from rollout.cluster.sandbox_metrics import SandboxCounts
 from rollout.cluster.seats import Seat
 from rollout.cluster.weights import Sender, Weights, warn_of_a_small_store
 from rollout.cluster.worker import RolloutWorker
@@ -58,6 +59,7 @@ class Fleet:
         self._writing: list[Writing] = []
         self._collection: Collection[Any] | None = None
         self.incidents = Incidents()
+        self._sandbox_counts = SandboxCounts()
         self._sandboxes = [sandboxes.spawn(config) for _ in range(config.sandbox_actors)]
         self._seats = [Seat(self._spawn()) for _ in range(config.workers)]
         starts = [actor.ready.remote() for actor in self._sandboxes] + [seat.worker.start.remote() for seat in self._seats]
@@ -135,18 +137,23 @@ class Fleet:
 
     def status(self) -> dict[str, Any]:
         """Where the fleet stands, as plain JSON: `workers` (`wanted`, `ready`, `replaced`), `episodes` of the collection that is
-        under way (`Collection.counts`), None if none is, `failures` by kind and the newest `errors` (`Incidents`).
+        under way (`Collection.counts`), None if none is, `sandboxes` as they were seconds ago (`SandboxCounts.newest`), `failures`
+        by kind and the newest `errors` (`Incidents`).
 
-        It asks nobody, so that any thread may call it at any time.
+        It waits for nobody, so that any thread may call it at any time.
         """
         seats, collection, failures = list(self._seats), self._collection, self.incidents.counts()
         ready = sum(seat.starting is None for seat in seats)
         return {
             "workers": {"wanted": self._config.workers, "ready": ready, "replaced": failures.get("worker", 0)},
             "episodes": collection.counts() if collection is not None else None,
+            "sandboxes": self._sandbox_counts.newest(self._sandboxes or [seat.worker for seat in seats if self._has_pool(seat)]),
             "failures": failures,
             "errors": self.incidents.newest(),
         }
+
+    def _has_pool(self, seat: Seat) -> bool:
+        return self._config.sandboxes_per_worker > 0 and seat.starting is None
 
     def notes(self) -> list[str]:
         """What the workers' policies have to say about how they were asked, each sentence once; a dead worker says nothing."""

@@ -98,6 +98,7 @@ class SandboxActor:
             "packages": packages,
         }
         self._silence_s = silence_s
+        self._metrics = SandboxMetrics(size)
         self._pool: Pool | None = None
         self._starting = asyncio.Lock()
         self._closed = False
@@ -111,7 +112,7 @@ class SandboxActor:
             if self._closed:
                 raise RuntimeError("the sandbox actor is closed")
             if self._pool is None:
-                self._pool = await Pool(**self._settings, observer=SandboxMetrics()).__aenter__()
+                self._pool = await Pool(**self._settings, observer=self._metrics).__aenter__()
             return self._pool
 
     async def ready(self) -> None:
@@ -167,6 +168,10 @@ class SandboxActor:
         done = sum(held.entering.done() for held in self._sessions.values())
         node = ray.get_runtime_context().get_node_id()
         return {"open": done, "waiting": len(self._sessions) - done, "process": os.getpid(), "node": node}
+
+    async def sandboxes(self) -> dict[str, Any]:
+        """`SandboxMetrics.counts` of the pool."""
+        return self._metrics.counts()
 
     async def close(self) -> None:
         """End all sessions and stop the pool."""

@@ -49,6 +49,7 @@ class RolloutWorker:
         self._threads = Threads(config.environment_threads)
         self._recorder = Recorder()
         self._pool: Pool | RemotePool | None = None
+        self._metrics: SandboxMetrics | None = None
         self._policy: Policy | ChatPolicy | None = None
         self._chat: ChatFormat | None = None
         self._running = 0
@@ -82,12 +83,13 @@ class RolloutWorker:
         if self._sandboxes:
             self._pool = await RemotePool(self._sandboxes).__aenter__()
         elif self._config.sandboxes_per_worker:
+            self._metrics = SandboxMetrics(self._config.sandboxes_per_worker)
             pool = Pool(
                 self._config.limits,
                 size=self._config.sandboxes_per_worker,
                 accept_reduced_isolation=self._config.accept_reduced_isolation,
                 packages=self._config.packages,
-                observer=SandboxMetrics(),
+                observer=self._metrics,
             )
             self._pool = await pool.__aenter__()
 
@@ -180,6 +182,10 @@ class RolloutWorker:
             "process": os.getpid(),
             "notes": list(getattr(self._policy, "notes", ())),
         }
+
+    async def sandboxes(self) -> dict[str, Any] | None:
+        """`SandboxMetrics.counts` of the worker's own pool; None if it has none."""
+        return None if self._metrics is None else self._metrics.counts()
 
     async def close(self) -> None:
         """Stop engine and sandbox, once all records are written."""

@@ -146,6 +146,16 @@ def _workers(status: Mapping[str, Any]) -> list[Text]:
     if "policy_version" in status:
         parts.append(f"policy {status['policy_version']}")
     lines = [_labelled("workers", " · ".join(parts))] if parts else []
+    if counts := status.get("sandboxes"):
+        parts = [
+            f"{counts['open']} open",
+            f"{counts['free']} free",
+            f"{counts['waiting']} waiting",
+            f"{counts['restarts']} restarts",
+        ]
+        if counts["answered"] < counts["pools"]:
+            parts.append(f"{counts['answered']} of {counts['pools']} answer")
+        lines.append(_labelled("sandboxes", " · ".join(parts)))
     if staleness := status.get("staleness"):
         lines.append(_labelled("staleness", " · ".join(f"{printable(name)} {value:.3g}" for name, value in staleness.items())))
     return lines

@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from rollout_fakes import ScriptedEngine, group, spec
 
 from envs.errors import UsageError
 from rollout.cluster.fleet import Fleet
+from rollout.cluster.sandbox_metrics import SandboxCounts
 from rollout.cluster.sandboxes import RemotePool, spawn
 from rollout.cluster.worker import RolloutWorker
 from rollout.config import EngineConfig, EpisodeConfig, RolloutConfig
@@ -110,6 +112,15 @@ async def until(actor, condition: Callable[[dict], bool], timeout_s=15.0):
             return False
         await asyncio.sleep(0.05)
     return True
+
+
+def counted(fleet, condition, timeout_s=15.0):
+    """What the fleet's status says of its sandboxes, once that satisfies a condition."""
+    deadline = time.monotonic() + timeout_s
+    while (counts := fleet.status()["sandboxes"]) is None or not condition(counts):
+        assert time.monotonic() < deadline, counts
+        time.sleep(0.05)
+    return counts
 
 
 def dead(actor, timeout_s=15.0):
@@ -297,7 +308,39 @@ async def test_sessions_go_where_the_fewest_are_and_not_to_the_dead(actor):
         assert "ActorDiedError" in result.stderr
 
 
-def test_a_fleet_shares_sandboxes_of_other_nodes_and_survives_their_death(cluster):
+class Asked:
+    """Stands for the handle of an actor: a silent one never answers, which no real one can be made to do in time."""
+
+    def __init__(self, answer=None):
+        self.sandboxes, self._answer = self, answer
+
+    def remote(self):
+        return self
+
+    def future(self):
+        future = Future()
+        if isinstance(self._answer, Exception):
+            future.set_exception(self._answer)
+        elif self._answer is not None:
+            future.set_result(self._answer)
+        return future
+
+
+def test_sandboxes_that_are_dead_or_silent_are_not_waited_for(monkeypatch):
+    counts = SandboxCounts()
+    pools = [{"pool": name, "size": 8, "open": 3, "waiting": waiting, "jails": 2} for name, waiting in (("a", 0), ("b", 5))]
+    actors = [*map(Asked, pools), Asked(ValueError("dead")), Asked()]
+    assert counts.newest(actors) is None
+    monkeypatch.setattr("rollout.cluster.sandbox_metrics.EVERY_S", 0.0)
+    known = counts.newest(actors)
+    assert known == {"pools": 4, "answered": 2, "open": 6, "free": 10, "waiting": 5, "restarts": 0}
+    assert counts.newest(actors[:2])["answered"] == 2  # what was asked before
+    assert counts.newest(actors[:2])["restarts"] == 2
+    assert counts.newest([]) is None
+
+
+def test_a_fleet_shares_sandboxes_of_other_nodes_survives_their_death_and_counts_it(cluster, monkeypatch):
+    monkeypatch.setattr("rollout.cluster.sandbox_metrics.EVERY_S", 0.25)
     config = RolloutConfig(
         engine=EngineConfig(kind=ScriptedEngine.KIND, max_model_len=16384),
         episode=EpisodeConfig(max_tokens=16384),
@@ -322,7 +365,10 @@ def test_a_fleet_shares_sandboxes_of_other_nodes_and_survives_their_death(cluste
             for number in range(6)
         ]
         kills = iter([1])
+        assert counted(fleet, lambda counts: counts["free"] == 4)["restarts"] == 0
         found = fleet.collect(groups, lambda done, text: kill(sandboxes) if done > 4 and next(kills, None) else None)
+        counts = counted(fleet, lambda counts: counts["restarts"] == 1 and counts["open"] == 0)
+        assert counts == {"pools": 1, "answered": 1, "open": 0, "free": 4, "waiting": 0, "restarts": 1}
         episodes = list(episodes_of(found))
         assert {episode.trajectory.stop_reason for episode in episodes} == {StopReason.ANSWERED}
         assert {turn.tool for episode in episodes for turn in episode.trajectory.turns} >= {"code"}
