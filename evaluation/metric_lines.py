@@ -96,14 +96,24 @@ class End(NamedTuple):
 
 def read_end(path: Path, size: int) -> End:
     """What the last `size` bytes of a file hold; nothing if it cannot be read."""
+    lines, whole = _last_lines(path, size)
+    found = [(line, parsed(line)) for line in lines if line.strip()]
+    records = [record for _, record in found if record is not None]
+    half = bool(lines and lines[-1].strip()) and found[-1][1] is None
+    return End(records, len(found) - len(records) - half, half, whole)
+
+
+def read_last(path: Path, size: int) -> Line | None:
+    """The last record among the last `size` bytes of a file; None if there is none, or the file cannot be read."""
+    return next((record for record in map(parsed, reversed(_last_lines(path, size)[0])) if record is not None), None)
+
+
+def _last_lines(path: Path, size: int) -> tuple[list[bytes], bool]:
+    """The lines of the last `size` bytes of a file but for one that begins before them, and whether that is the whole file."""
     try:
         with open_file(path) as file:
             length = file.seek(0, os.SEEK_END)
             file.seek(max(0, length - size))
-            lines = file.read(size).split(b"\n")[1 if length > size else 0 :]
+            return file.read(size).split(b"\n")[1 if length > size else 0 :], length <= size
     except OSError:
-        return End([])
-    found = [(line, parsed(line)) for line in lines if line.strip()]
-    records = [record for _, record in found if record is not None]
-    half = bool(lines and lines[-1].strip()) and found[-1][1] is None
-    return End(records, len(found) - len(records) - half, half, length <= size)
+        return [], True

@@ -9,7 +9,7 @@ from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
-from evaluation.metric_lines import Line, MetricLines, read_end
+from evaluation.metric_lines import Line, MetricLines, read_last
 
 _ABOUT = ("stage", "step", "global_step")
 _LONGEST_NAME = 500
@@ -22,6 +22,7 @@ class Metrics:
 
     def __init__(self, path: Path) -> None:
         self._path, self._lock, self._lines = path, threading.Lock(), MetricLines(path)
+        self._last: tuple[object, tuple[str | None, int | None]] = None, (None, None)
         self._forget()
 
     def answer(self, names: Collection[str] = ()) -> dict[str, Any]:
@@ -44,9 +45,16 @@ class Metrics:
             return {"names": known, "stages": stages, "unreadable": self._lines.broken, "half": self._lines.half}
 
     def last(self) -> tuple[str | None, int | None]:
-        """The stage of the last record, and its step; None without one. Only the end of the file is read."""
-        records = read_end(self._path, _LONGEST_LINE).records
-        return (records[-1]["stage"], records[-1]["step"]) if records else (None, None)
+        """The stage of the last record, and its step; None without one. Only the end of the file is read, if it has changed."""
+        try:
+            stat = self._path.stat()
+            mark = stat.st_ino, stat.st_size, stat.st_mtime_ns
+        except OSError:
+            return None, None
+        if self._last[0] != mark:
+            record = read_last(self._path, _LONGEST_LINE)
+            self._last = mark, (record["stage"], record["step"]) if record is not None else (None, None)
+        return self._last[1]
 
     def _read(self) -> None:
         anew, records = self._lines.read()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,13 +43,26 @@ def find_runs(paths: Sequence[str]) -> list[Path]:
 
 
 def _below(path: Path, depth: int) -> list[Path]:
+    """The runs at a path and so deep below it. A shared disk is asked for listings of directories, not for each of their files."""
     try:
-        here = [path] if any((path / mark).exists() for mark in _MARKS) else []
-        inner = sorted(child for child in path.iterdir() if child.name not in _INNER and child.is_dir()) if depth else []
+        if not depth:
+            return [path] if any((path / mark).exists() for mark in _MARKS) else []
+        with os.scandir(path) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
     except OSError:  # nobody may look into it
         return []
+    here = [path] if any(entry.name in _MARKS for entry in found) else []
+    inner = [entry for entry in found if entry.name not in _INNER and _is_directory(entry)]
     # A link such as `latest` is the run that it points at, and no second one.
-    return here + [run for child in inner for run in _below(child.resolve(), depth - 1)]
+    children = (Path(entry.path).resolve() if entry.is_symlink() else Path(entry.path) for entry in inner)
+    return here + [run for child in children for run in _below(child, depth - 1)]
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 _INNER = {"trajectories", "checkpoints", "wandb", "learned", "tool_outputs", "journal"}

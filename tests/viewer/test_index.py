@@ -376,6 +376,18 @@ def test_a_run_that_cannot_be_indexed_says_so_and_keeps_none_of_the_others(write
     assert shown.get("runs/bad/names")["names"] == []
 
 
+def test_a_run_at_which_nothing_happens_is_looked_at_seldom_until_it_is_asked_for(index):
+    read_all(index)
+    assert index.pause_s == 1
+    for age, pause in ((600, 10), (DAY, 60)):
+        for path in (index._run / "trajectories").glob("*.jsonl"):
+            os.utime(path, (time.time() - age,) * 2)
+        index.scan()
+        assert index.pause_s == pytest.approx(pause, rel=0.1)
+    index.want([], 0)
+    assert index.pause_s == 1
+
+
 def test_files_that_are_hidden_or_whose_names_are_no_text_are_left_out_and_counted(index):
     directory = index._run / "trajectories"
     for name in (b"\xff.jsonl", b"._rl_000000.jsonl", b"a\nb.jsonl.part", b".episodes.jsonl.tmp", b"notes.txt"):

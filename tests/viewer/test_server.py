@@ -410,6 +410,7 @@ def test_the_command_serves_until_it_is_told_to_end(write_run, tmp_path):
 def test_a_link_to_a_run_is_no_second_one(write_run):
     run = write_run("demo", rl_000000=[])
     (run.parent / "latest").symlink_to(run.name)
+    (run.parent / "loop").symlink_to("loop")
     assert find_runs([str(run.parent)]) == find_runs([str(run.parent / "latest")]) == [run]
 
 

@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 PIECE_S = 0.2
 """Time for which one file is read before it is looked whether another one is wanted more."""
 SCAN_S = 1.0
+LONGEST_SCAN_S = 60.0
+"""Files are looked at so often: those of a run that is looked at or written, and those of one at which nothing happens."""
+_ASKED_S = 10.0
 _WAIT_S = 0.02
 
 
@@ -54,6 +57,7 @@ class RunIndex:
         self._wanted: frozenset[str] = frozenset()
         self._episodes = 0
         self._failure: str | None = None
+        self._written: float | None = None
         self._averages: dict[tuple[int, int], tuple[int, Averages]] = {}
         self.asked = 0.0
         """When something of this run was last asked for."""
@@ -87,6 +91,16 @@ class RunIndex:
         self._database.touch()
         if self._reader.scan():
             self._count()
+
+    @property
+    def pause_s(self) -> float:
+        """How long to wait before the files are looked at again: a shared disk is not asked each second for 300 runs that ended.
+
+        Of a run that nobody asks for it is a sixtieth of the time since its newest file was written.
+        """
+        if self._written is None or time.monotonic() - self.asked < _ASKED_S:
+            return SCAN_S
+        return min(max(SCAN_S, (time.time() - self._written) / 60), LONGEST_SCAN_S)
 
     def work(self, stop: Callable[[], bool]) -> bool:
         """Read a piece: of a wanted name, else of the file that was written last. False if there is nothing to read."""
@@ -176,7 +190,8 @@ class RunIndex:
         return self._opened.is_set() and all(state.done for state in states if name_of(Path(state.file)) in names)
 
     def _count(self) -> None:
-        assert self._database is not None
+        assert self._database is not None and self._reader is not None
+        self._written = max((state.mtime / 1e9 for state in self._reader.states.values()), default=None)
         (self._episodes,) = self._database.writer.execute("SELECT count(*) FROM facts").fetchone()
 
 
@@ -238,7 +253,7 @@ class Indexer:
                 try:
                     if not run.is_open:
                         run.open()
-                    if time.monotonic() - looked.get(run, 0.0) > SCAN_S:
+                    if time.monotonic() - looked.get(run, 0.0) > run.pause_s:
                         looked[run] = time.monotonic()
                         run.scan()
                     if run.work(self._is_pressed):
