@@ -197,6 +197,11 @@ def test_broken_lines_of_metrics_are_counted(write, content, said):
     assert (bool(lines["unreadable"]), lines["half"]) == ("unreadable" in said, "half" in said)
 
 
+def test_a_directory_that_holds_nothing_yet_says_so(tmp_path):
+    (tmp_path / "trajectories").mkdir()
+    assert read_standing(str(tmp_path), time.time()).why.startswith("nothing recorded yet, the newest file")
+
+
 @pytest.mark.parametrize("run", ["", "nowhere", "."])
 def test_where_there_is_no_run_one_line_says_what_to_write(tmp_path, monkeypatch, run):
     monkeypatch.chdir(tmp_path)

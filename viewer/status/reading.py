@@ -146,7 +146,8 @@ def _of_another_command(directory: Path, evaluations: list[dict[str, Any]], now:
     parts += [f"{len(evaluations)} evaluation records"] if evaluations else []
     age = elapsed(now - _newest(directory))
     state = State.finished if evaluations else State.unknown
-    return state, f"{' and '.join(parts)}, the newest file written {age} ago; only `train` tells more, in status.json"
+    there = " and ".join(parts) or "nothing recorded yet"
+    return state, f"{there}, the newest file written {age} ago; only `train` tells more, in status.json"
 
 
 def _known_otherwise(directory: Path) -> dict[str, Any]:
