@@ -59,8 +59,8 @@ class Dataset:
     of its pictures if other rows ask the same; None takes all. If a directory has splits, `split` names one of them. `malformed`
     says whether rows that cannot be used are an error or are skipped with a log message; `skipped` counts them, `judged` those that
     need a judge, `blind` those without a picture, `choices` those with options. `tools` are the names of tools that rows may use,
-    None for any. `columns` maps our names of columns to the file's, or a name to None to leave that column out. Columns that are not read are logged. `reading` says what else is done with rows;
-    `left_out` counts those that its form leaves out.
+    None for any. `columns` maps our names of columns to the file's, or a name to None to leave that column out. Columns that are
+    not read are logged. `reading` says what else is done with rows; `left_out` counts those that its form leaves out.
 
     Raises DatasetError if the file is missing, its format or a setting is unknown, rows are malformed, or no row can be used.
     """
@@ -213,7 +213,12 @@ class Dataset:
         image = row.get("image")
         if self._by_index and isinstance(image, str):
             row = dict(row) | {"image": [self._referred(item) for item in listed(image)]}
-        return self._reading.row(row)
+        read = self._reading.row(row)
+        if read is None or not self._reading.form:
+            return read
+        # A form picks columns by their published names: one that `columns` names is read all the same.
+        named = {theirs.partition(".")[0] for _, theirs in self._columns if theirs is not None}
+        return {name: row[name] for name in named if name in row} | read
 
     def _question_of(self, row: Mapping[str, Any]) -> Question:
         made = question(row, self._folder, self._tools, self._columns)

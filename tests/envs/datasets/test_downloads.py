@@ -12,6 +12,7 @@ import pytest
 
 from envs import resolve
 from envs.datasets import Dataset
+from envs.datasets.published import Reading
 from envs.errors import DatasetError, UsageError
 
 ROWS = [{"question": "What is 6 * 7?", "answer": "42"}, {"question": "Grün?", "answer": "no"}]
@@ -77,3 +78,11 @@ def test_line_ends_and_a_byte_order_mark_are_read(tmp_path, name, text, encoding
     (tmp_path / name).write_bytes(text.replace("\n", end).encode(encoding))
     data = Dataset(tmp_path / name)
     assert [(task.question, task.answer) for task in map(data.task, range(len(data)))] == [tuple(row.values()) for row in ROWS]
+
+
+def test_a_published_form_is_read_although_a_column_is_renamed(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"query": "Who?", "loesung": "Ada"}\n')
+    with pytest.raises(DatasetError, match="columns={answer: NAME}"):
+        Dataset(tmp_path / "a.jsonl", reading=Reading(form="mmsearch"))
+    renamed = Dataset(tmp_path / "a.jsonl", reading=Reading(form="mmsearch"), columns={"answer": "loesung"})
+    assert renamed.task(0).answer == "Ada"
