@@ -82,7 +82,7 @@ def test_line_ends_and_a_byte_order_mark_are_read(tmp_path, name, text, encoding
 
 def test_a_published_form_is_read_although_a_column_is_renamed(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"query": "Who?", "loesung": "Ada"}\n')
-    with pytest.raises(DatasetError, match="columns={answer: NAME}"):
+    with pytest.raises(DatasetError, match=r"columns=\{answer: NAME\}"):
         Dataset(tmp_path / "a.jsonl", reading=Reading(form="mmsearch"))
     renamed = Dataset(tmp_path / "a.jsonl", reading=Reading(form="mmsearch"), columns={"answer": "loesung"})
     assert renamed.task(0).answer == "Ada"
