@@ -7,8 +7,11 @@ import re
 
 import hypothesis
 import pytest
+import ray
 from openai_server import Server
 
+from rollout.cluster.connect import join
+from rollout.config import RolloutConfig
 from sandbox.doctor import probe
 from sandbox.types import ACCEPT_REDUCED
 
@@ -53,6 +56,20 @@ def pytest_make_parametrize_id(val: object) -> str | None:
 @pytest.fixture(scope="session")
 def whole(request: pytest.FixtureRequest) -> bool:
     return request.config.getoption("--whole")
+
+
+@pytest.fixture(scope="session")
+def own_ray():
+    """Whatever Ray this process has at its end is ended."""
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def cluster(own_ray):
+    """Ray on this machine, as the commands start it. It stays for the next module that asks; one with a Ray of its own ends it."""
+    if not ray.is_initialized():
+        join(RolloutConfig())
 
 
 @pytest.fixture

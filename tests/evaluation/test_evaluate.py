@@ -3,15 +3,12 @@
 import json
 
 import pytest
-import ray
 
 from configs import compose
 from console import progress
 from evaluation.evaluate import evaluate
 from evaluation.settings import EvaluateConfig
 from evaluation.types import EvaluationRecord
-from rollout.cluster.connect import join
-from rollout.config import RolloutConfig
 from starter.policies import find_policy
 
 
@@ -22,15 +19,6 @@ def run(out, *settings):
 
 def read(out, name):
     return json.loads((out / name).read_text())
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """Ray on this machine, as the commands start it."""
-    ray.shutdown()
-    join(RolloutConfig())
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")

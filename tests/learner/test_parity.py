@@ -6,7 +6,6 @@ One family in the default suite, since a vLLM start takes its time; the others a
 from dataclasses import replace
 
 import pytest
-import ray
 from families import FAMILIES, policy
 
 import toolwise
@@ -17,16 +16,6 @@ from rollout.cluster.connect import server_gpus
 from rollout.config import EngineConfig, RolloutConfig
 
 GOOD = Parity(8, 400, 1e-6, 1e-5, "float32", Sight(1.0, 1.0, 1e-5, True))
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    ours = not ray.is_initialized()
-    if ours:
-        ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
-    if ours:
-        ray.shutdown()
 
 
 def experiment(directory):

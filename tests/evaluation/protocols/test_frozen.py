@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-import ray
 from PIL import Image
 
 from configs import compose, compose_again
@@ -17,8 +16,6 @@ from evaluation.evaluate import evaluate
 from evaluation.protocols import benchmark, examine, freeze, names
 from evaluation.report import markdown
 from evaluation.settings import EvaluateConfig
-from rollout.cluster.connect import join
-from rollout.config import RolloutConfig
 from starter.policies import find_policy
 from toolwise import evaluate as command
 
@@ -226,18 +223,15 @@ def test_the_command_lists_all_names_and_the_nearest(tasks, remedy, tmp_path, ca
     assert [line.partition(" ")[0] for line in capsys.readouterr().out.splitlines()] == [f"bench:{name}:" for name in names()]
 
 
-def test_the_record_holds_the_protocol(vstar, tmp_path, serve):
+def test_the_record_holds_the_protocol(vstar, tmp_path, serve, cluster):
     """An endpoint that is always right, through the real fleet, in each of the referee's settings."""
     server = serve("<answer>A</answer>")
-    ray.shutdown()
-    join(RolloutConfig())
     out = tmp_path / "run"
     config = frozen(
         *("tasks=bench:vstar", f"data={vstar}", f"out={out}", f"policy={server.url}", "policy_model=m", "temperature=0.7"),
         "referee=true",
     )
     evaluation = evaluate(config, find_policy("starter"), progress)
-    ray.shutdown()
     record, *others = json.loads((out / "evaluation.json").read_text())
     assert [other["tasks"].removeprefix("bench:vstar (changed: temperature, ") for other in others] == [
         "tools)",

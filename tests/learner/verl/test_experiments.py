@@ -19,16 +19,6 @@ LR = 1e-3
 EXPERIMENTS = ("grpo", "dapo", "rloo", "reinforce_pp", "gspo")
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    ours = not ray.is_initialized()
-    if ours:
-        ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
-    if ours:
-        ray.shutdown()
-
-
 @pytest.fixture
 def start(cluster, policy_dir):
     """Starts a trainer with a configuration; ends it after the test."""

@@ -92,6 +92,7 @@ def pair(request, tmp_path_factory):
     directory = build(tmp_path_factory.mktemp(request.param), seed=0)
     if request.param == "tied":
         tied(directory)
+    ray.shutdown()
     # "local": without it Ray would join whatever cluster runs on this machine.
     ray.init("local", num_cpus=8, num_gpus=1, resources={"sandbox": 8}, include_dashboard=False, log_to_driver=False)
     started = Pair(directory)

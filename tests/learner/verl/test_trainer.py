@@ -34,16 +34,6 @@ def save(trainer, directory):
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    ours = not ray.is_initialized()
-    if ours:
-        ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
-    if ours:
-        ray.shutdown()
-
-
-@pytest.fixture(scope="module")
 def banned(processor):
     return processor.tokenizer.convert_tokens_to_ids(["<|image_pad|>", "<|video_pad|>", "<|vision_start|>"])
 

@@ -19,6 +19,7 @@ async def test_with_tensor_parallelism_an_update_reaches_every_process(policy_di
         monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
     elif torch.cuda.device_count() < 2:
         pytest.skip("there is one GPU")
+    ray.shutdown()
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, configure_logging=False)
     options = EngineConfig(policy=policy_directory, max_model_len=512, tensor_parallel_size=2)
     policy = await asyncio.to_thread(VllmPolicy, RolloutConfig(engine=options))

@@ -29,6 +29,7 @@ TEXTCRAFT, GSM8K = "rollout_third_party:TextCraft-v0", "rollout_third_party:GSM8
 @pytest.fixture(scope="module", autouse=True)
 def importable():
     """Ray's workers find the module that registers the environments where any user's workers find one: in PYTHONPATH."""
+    ray.shutdown()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), str(Path(__file__).parents[1]))))
         yield
