@@ -28,6 +28,7 @@ from envs.types import SPLITS, Task
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".tsv")
+_PACKED = (".gz", ".zip", ".zst", ".bz2", ".xz", ".7z", ".tar", ".tgz")
 _LONGEST_INDEX = 64  # characters: an image in base64 has more
 _TENTHS = 10
 _KNOWN_PICTURES = 4096  # files known to be whole: neighbouring rows often ask about the same picture
@@ -36,6 +37,16 @@ _KNOWN_PICTURES = 4096  # files known to be whole: neighbouring rows often ask a
 def is_dataset(tasks: str) -> bool:
     """Whether `tasks` names a file of questions, which need not exist, or an existing directory, rather than an environment."""
     return tasks.endswith(SUFFIXES) or Path(tasks).is_dir()
+
+
+def unknown_suffix(path: str | Path) -> str:
+    """What to write in place of a file whose suffix is none of `SUFFIXES`."""
+    name = Path(path).name
+    if name.endswith(_PACKED):
+        return f"{path} is packed: unpack it first, and write the file that was in it"
+    if name.endswith(".csv"):
+        return f"{path}: columns are not read from .csv: write tabs and .tsv, as pandas does with to_csv(sep='\\t', index=False)"
+    return f"{path}: the format is not known; write a file that ends in {' or '.join(SUFFIXES)}"
 
 
 class Dataset:
@@ -47,9 +58,9 @@ class Dataset:
     `split` takes a tenth of the rows for "validation", a tenth for "test", the rest for "train", by checksum of the question, and
     of its pictures if other rows ask the same; None takes all. If a directory has splits, `split` names one of them. `malformed`
     says whether rows that cannot be used are an error or are skipped with a log message; `skipped` counts them, `judged` those that
-    need a judge. `tools` are the names of tools that rows may use, None for any. `columns` maps our names of columns to the file's,
-    or a name to None to leave that column out. Columns that are not read are logged. `reading` says what else is done with rows;
-    `left_out` counts those that its form leaves out.
+    need a judge, `blind` those without a picture, `choices` those with options. `tools` are the names of tools that rows may use,
+    None for any. `columns` maps our names of columns to the file's, or a name to None to leave that column out. Columns that are
+    not read are logged. `reading` says what else is done with rows; `left_out` counts those that its form leaves out.
 
     Raises DatasetError if the file is missing, its format or a setting is unknown, rows are malformed, or no row can be used.
     """
@@ -66,7 +77,7 @@ class Dataset:
     ) -> None:
         self.path = Path(path)
         if not self.path.is_dir() and self.path.suffix not in SUFFIXES:
-            raise DatasetError(f"{path}: the format is not known; write a file that ends in {' or '.join(SUFFIXES)}")
+            raise DatasetError(unknown_suffix(path))
         if not self.path.exists():
             raise DatasetError(f"{path}: there is no such file")
         self._folder = self.path if self.path.is_dir() else self.path.parent
@@ -79,7 +90,7 @@ class Dataset:
         self._reading = reading
         self._by_index: dict[str, int] = {}
         self._unread: set[str] = set()
-        self.judged = self.left_out = 0
+        self.judged = self.left_out = self.blind = self.choices = 0
         if checked:
             self._index()
             return
@@ -170,6 +181,8 @@ class Dataset:
                 continue
             self._unread |= unread(cleaned(read, self._columns))
             self.judged += parsed.scoring.kind in (Kind.JUDGE, Kind.RUBRIC)
+            self.blind += not parsed.shown
+            self.choices += parsed.scoring.kind is Kind.CHOICE
             numbers.append(number)
             checksums.append(checksum(parsed.text))
         return (numbers if split is None else self._of_split(split, numbers, checksums)), bad
@@ -200,7 +213,12 @@ class Dataset:
         image = row.get("image")
         if self._by_index and isinstance(image, str):
             row = dict(row) | {"image": [self._referred(item) for item in listed(image)]}
-        return self._reading.row(row)
+        read = self._reading.row(row)
+        if read is None or not self._reading.form:
+            return read
+        # A form picks columns by their published names: one that `columns` names is read all the same.
+        named = {theirs.partition(".")[0] for _, theirs in self._columns if theirs is not None}
+        return {name: row[name] for name in named if name in row} | read
 
     def _question_of(self, row: Mapping[str, Any]) -> Question:
         made = question(row, self._folder, self._tools, self._columns)

@@ -28,6 +28,16 @@ from envs.runtime.atomic import replaced_file
 Row = Mapping[str, Any]
 _BATCH_ROWS = 64
 _MOST_FIELD_BYTES = 1 << 30
+_HEAD_BYTES = 4096
+_PACKED = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "zip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"7z\xbc\xaf": "7z",
+}
+"""The names of packed forms by the bytes with which they begin."""
 _JSON_MARKS = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[{}\[\]]', re.DOTALL)
 
 
@@ -44,6 +54,7 @@ def open_rows(path: Path, split: str | None) -> Rows:
     if path.is_dir():
         return _ArrowRows(_saved(path, split))
     try:
+        _require_content(path)
         if path.suffix == ".parquet":
             table = _mapped([_as_arrow(path)])
             _require_different(path, table.column_names)
@@ -52,7 +63,34 @@ def open_rows(path: Path, split: str | None) -> Rows:
             return _SpanRows(path, _records, _tsv_parser(path))
         return _SpanRows(path, _elements if path.suffix == ".json" else _lines, _parse_json)
     except (OSError, pyarrow.ArrowException) as error:
-        raise DatasetError(f"{path}: the file cannot be read as {path.suffix[1:]} ({' '.join(str(error).split())})") from None
+        reason = f"the file cannot be read as {path.suffix[1:]} ({' '.join(str(error).split())})"
+        raise DatasetError(f"{path}: {reason}; if it is not whole, download it again") from None
+
+
+def _require_content(path: Path) -> None:
+    """Raises DatasetError if a file's first bytes show that it holds something other than its suffix says."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    packed = next((name for magic, name in _PACKED.items() if head.startswith(magic)), None)
+    header = head.partition(b"\n")[0]
+    found = ""
+    if head.startswith(b"version https://git-lfs.github.com/spec/"):
+        found = "it is Git LFS's pointer to the file: fetch the file itself, with git lfs pull or by downloading it again"
+    elif text[:14].lower().startswith((b"<!doctype html", b"<html", b"<?xml")):
+        found = "it is a web page, an error or a login most likely: download the file itself"
+    elif packed is not None:
+        found = f"it is packed ({packed}): unpack it, and name the file that was in it"
+    elif head.startswith(b"PAR1") and path.suffix != ".parquet":
+        found = "it is parquet: give it the suffix .parquet"
+    elif head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        found = "it is text in UTF-16: save it as UTF-8"
+    elif path.suffix == ".parquet" and text[:1] in (b"{", b"["):
+        found = f"it is JSON: give it the suffix {'.jsonl' if text[:1] == b'{' else '.json'}"
+    elif path.suffix == ".tsv" and b"\t" not in header and header.count(b",") > 1:
+        found = "its columns are separated by commas: write tabs, as pandas does with to_csv(sep='\\t', index=False)"
+    if found:
+        raise DatasetError(f"{path}: {found}")
 
 
 def _require_different(path: Path, names: Sequence[str]) -> None:

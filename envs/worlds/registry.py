@@ -12,7 +12,7 @@ from typing import Any
 import gymnasium
 from cachetools import LRUCache, cached
 
-from envs.datasets import SUFFIXES, Dataset, is_dataset
+from envs.datasets import SUFFIXES, Dataset, is_dataset, unknown_suffix
 from envs.datasets.columns import Renames, renames
 from envs.datasets.published import PLAIN, Reading
 from envs.errors import UsageError
@@ -148,6 +148,8 @@ def resolve(tasks: str, options: dict[str, Any] | None = None) -> tuple[str, dic
             log.warning("%s: %d rows are scored by a judge: write +options.judge='{url: …, model: …}'", tasks, judged)
         return DATASET, options
     if tasks.rpartition(":")[2] not in gymnasium.registry and ":" not in tasks:
+        if Path(tasks).is_file():
+            raise UsageError(unknown_suffix(tasks))
         close = difflib.get_close_matches(tasks, [name for name in gymnasium.registry if name.startswith("toolwise/")], 1, 0)
         raise UsageError(
             f"there is no environment {tasks!r}: did you mean {close[0]}? One of your own is written module:{tasks}, "

@@ -22,7 +22,8 @@ class Benchmark:
     """What is fixed, and what is known of the published files.
 
     `items` is the number of questions that are published and asked. `form`, `prompt` and `scoring` are as in
-    `envs.datasets.published.Reading`. `tools` are those that are on. `judge` is the model that decides, None if rules do. `md5` are
+    `envs.datasets.published.Reading`. `tools` are those that are on. `judge` is the model that decides, None if rules do.
+    `pictures` says whether each question has one. `md5` are
     the published hashes by the name of the file; a file that is not among them has none that is known. `source`, `licence`,
     `scorer`, `prompt_source` and `differs` (what published evaluations do otherwise) are for the reader. The budgets are in tokens
     and turns; `max_pixels` is DeepEyes's and DeepEyesV2's 16384 · 28².
@@ -41,6 +42,7 @@ class Benchmark:
     prompt: str = ""
     scoring: str = ""
     judge: str | None = None
+    pictures: bool = True
     md5: Mapping[str, str] = field(default_factory=dict)
     max_pixels: int = 16384 * 28 * 28
     temperature: float = 0.0

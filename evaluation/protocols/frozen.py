@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from envs import questions_of
-from envs.datasets import SUFFIXES, is_dataset
+from envs.datasets import SUFFIXES, is_dataset, unknown_suffix
 from envs.errors import UsageError
 from evaluation.protocols.benchmark import PREFIX, Benchmark, benchmark, listing, names
 from evaluation.settings import EvaluateConfig
@@ -75,6 +75,8 @@ def freeze(config: EvaluateConfig, overrides: Sequence[str]) -> EvaluateConfig:
     bench = benchmark(config.tasks.removeprefix(PREFIX))
     if not config.data:
         raise UsageError(f"tasks={config.tasks} needs your copy of its file: write data=FILE; it is published at {bench.source}")
+    if Path(config.data).is_file() and not is_dataset(config.data):
+        raise UsageError(f"data={unknown_suffix(config.data)}")
     if not is_dataset(config.data):
         raise UsageError(f"data={config.data}: write a file that ends in {' or '.join(SUFFIXES)}, or a directory of save_to_disk")
     frozen = replace(config, tasks=str(Path(config.data).absolute()), bench=bench.name)
@@ -122,10 +124,13 @@ def examine(config: EvaluateConfig) -> Examination | None:
             f"{config.out} was begun with another file: data={path} had sha256 {config.data_sha256} and now has {sha256}; "
             "write another out="
         )
+    unasked = len(data) - data.choices if bench.scorer.startswith("choice") else 0
     count = f"{len(data)} items" + (f", without {data.left_out} that the benchmark's form leaves out" if data.left_out else "")
     warnings = [
         *([f"{path.name} has {count}, and {bench.items} are published"] if len(data) != bench.items else []),
         *([f"{path.name}: {data.skipped} rows that cannot be used are skipped"] if data.skipped else []),
+        *([f"{path.name}: {data.blind} items have no picture"] if bench.pictures and data.blind else []),
+        *([f"{path.name}: {unasked} items have no options"] if unasked else []),
         *_differing_hash(bench, path, md5, sha256),
         *(f"{setting} is {now}, and the benchmark fixes {fixed}" for setting, (now, fixed) in changes.items()),
     ]

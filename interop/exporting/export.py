@@ -13,7 +13,7 @@ from interop.exporting.messages import MessagesWriter, ShareGptWriter
 from interop.exporting.runs import Source
 from interop.exporting.table import ParquetWriter
 from interop.exporting.writing import Writer
-from interop.settings import ExportConfig, Format
+from interop.settings import ExportConfig, Format, Images
 
 _WRITERS: dict[Format, type[Writer]] = {
     Format.inspect: InspectWriter,
@@ -27,14 +27,17 @@ _WRITERS: dict[Format, type[Writer]] = {
 _READERS = {
     Format.inspect: "inspect view --log-dir {out}",
     Format.atif: "harbor.models.trajectories.Trajectory.model_validate_json, for each file in {out}",
-    Format.messages: "datasets.load_dataset('json', data_files='{out}/messages.jsonl'), for TRL's SFTTrainer",
+    Format.messages: "datasets.load_dataset('json', data_files='{out}/messages.jsonl', split='train'), for TRL's SFTTrainer: "
+    "docs/formats.md has the lines",
     Format.sharegpt: "llamafactory-cli train … dataset_dir={out} media_dir={out} dataset=toolwise",
-    Format.parquet: "datasets.load_dataset('parquet', data_files='{out}/episodes.parquet'), or verl's data.train_files",
+    Format.parquet: "data.train_files={out}/episodes.parquet of verl's SFT trainer, or datasets.load_dataset('parquet', …)",
 }
 
 
 def followed_by(config: ExportConfig) -> str:
     """Who reads what was written, and how."""
+    if config.format is Format.messages and config.images is Images.inline:
+        return f"send the messages of each line of {config.out}/messages.jsonl to an API like OpenAI's"
     return _READERS[config.format].format(out=config.out)
 
 

@@ -5,17 +5,22 @@ from __future__ import annotations
 import base64
 import json
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import IO, Any
 
 from envs.datasets.conversations import PLACEHOLDER
+from envs.errors import UsageError
 from envs.protocols import Protocol
 from interop.exporting.conversation import Conversation, Message, Turn
 from interop.exporting.writing import Writer, dumped, facts
 from interop.settings import Images
 
 BETWEEN_RESULTS = "\n</tool_response>\n<tool_response>\n"
-"""What LLaMA-Factory writes between the results of several calls."""
+"""What LLaMA-Factory, and Qwen's chat templates, write between the results of several calls."""
+RESULT_BEGIN, RESULT_END = "<tool_response>\n", "\n</tool_response>"
+"""What stands around the result of a call in a message of the user."""
 _FACTS = (
     *("name", "step", "episode_id", "task_id", "group_id", "abilities", "needed_tools", "reward", "reward_parts", "answer"),
     *("stop_reason", "source", "seed"),
@@ -51,7 +56,9 @@ class MessagesWriter(_LinesWriter):
     """Writes `messages.jsonl`: `messages`, `images`, and what is known of each episode.
 
     If the policy takes images, each content is a list of parts, as TRL and `datasets` want all of them alike; an image is a part
-    without a source, and its file is the next of `images`. With `images=inline` it is a data URL, as OpenAI's API takes it.
+    without a source, and its file is the next of `images`. What the chat template would not write as it was sampled is text, and
+    a result with images stands in a message of the user: TRL takes no image in a tool's. With `images=inline` an image is a data
+    URL, and calls and results are as OpenAI's API takes them, whatever the template does.
     """
 
     file_name = "messages.jsonl"
@@ -77,15 +84,19 @@ class MessagesWriter(_LinesWriter):
 
     def _turn(self, turn: Turn, sees: bool, inline: bool, structured: bool) -> list[dict[str, Any]]:
         thoughts = {"reasoning_content": turn.reasoning} if turn.reasoning else {}
-        if not structured or not turn.structured:
-            if structured and turn.calls:
-                self.source.notes.add("turns whose calls are text, since written again they would differ from what was sampled")
-            action = Message("assistant", turn.text)
-            shown = [Message("user", message.text, message.images) for message in turn.results]
-            return [
-                {"role": "assistant", "content": self._content(action, sees, inline), **thoughts},
-                *({"role": message.role, "content": self._content(message, sees, inline)} for message in shown),
-            ]
+        written = {"role": "assistant", "content": self._content(Message("assistant", turn.text), sees, inline)}
+        called = self._called(turn, written, sees, inline) if structured and turn.calls else None
+        if called is None:
+            return [written | thoughts, *self._results(turn, (), sees, inline)]
+        return [called | thoughts, *self._results(turn, tuple(use.id for use in turn.calls), sees, inline)]
+
+    def _called(self, turn: Turn, written: Mapping[str, Any], sees: bool, inline: bool) -> dict[str, Any] | None:
+        """The message of a turn with its calls apart; None, and counted, if it is not read as what was sampled, `written`."""
+        if not turn.structured:
+            self.source.notes.add("turns whose calls are text, since written again they would differ from what was sampled")
+            return None
+        said = turn.said.removesuffix("\n")
+        empty = None if inline else [] if sees else ""  # behind a text, be it empty, templates write a line break
         calls = [
             {
                 "id": use.id,
@@ -94,17 +105,39 @@ class MessagesWriter(_LinesWriter):
             }
             for use in turn.calls
         ]
-        said = Message("assistant", turn.said.removesuffix("\n"))
-        answers = list(turn.results) + [Message("tool", "")] * (len(turn.calls) - len(turn.results) if turn.results else 0)
-        if len(turn.results) not in (0, len(turn.calls)):
-            self.source.notes.add("turns whose results stand with their first call, since they cannot be told apart")
-        return [
-            {"role": "assistant", "content": self._content(said, sees, inline), **thoughts, "tool_calls": calls},
-            *(
-                {"role": "tool", "content": self._content(message, sees, inline), "tool_call_id": use.id}
-                for use, message in zip(turn.calls, answers, strict=False)
-            ),
-        ]
+        content = self._content(Message("assistant", said), sees, inline) if said else empty
+        called = {"role": "assistant", "content": content, "tool_calls": calls}
+        if not inline and not self._reads_as(called, written):
+            self.source.notes.add("turns whose calls are text, since the policy's chat template would write tool_calls otherwise")
+            return None
+        return called
+
+    def _reads_as(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+        """Whether the policy's chat template writes the same for two messages of the assistant."""
+        try:
+            return self.source.chat.reply(one) == self.source.chat.reply(other)
+        except UsageError:
+            return False
+
+    def _results(self, turn: Turn, ids: Sequence[str], sees: bool, inline: bool) -> list[dict[str, Any]]:
+        """The messages behind a turn. `ids` are those of the calls that they answer; there are none if its calls are text."""
+        messages: list[dict[str, Any]] = []
+        for message, call in zip_longest(turn.results, ids[: len(turn.results)]):
+            if message.role == "tool" and message.images and not inline:
+                self.source.notes.add("results with images that stand in a message of the user, since TRL takes none in a tool's")
+                frame = ({"type": "text", "text": RESULT_BEGIN}, {"type": "text", "text": message.text + RESULT_END})
+                messages.append({"role": "user", "content": [frame[0], *({"type": "image"} for _ in message.images), frame[1]]})
+                continue
+            role = "tool" if call else "user" if inline else message.role
+            answers = {"tool_call_id": call} if call else {}
+            messages.append({"role": role, "content": self._content(message, sees, inline), **answers})
+        if len(turn.results) in (0, len(ids)) or not ids:
+            return messages
+        self.source.notes.add("turns whose results stand with their first call, since they cannot be told apart")
+        if messages[-1]["role"] == "tool":
+            empty = self._content(Message("tool", ""), sees, inline)
+            messages += [{"role": "tool", "content": empty, "tool_call_id": call} for call in ids[len(turn.results) :]]
+        return messages
 
     def _content(self, message: Message, sees: bool, inline: bool) -> Any:
         if not sees:
@@ -128,9 +161,9 @@ class ShareGptWriter(_LinesWriter):
 
     def row(self, conversation: Conversation) -> dict[str, Any]:
         sees = self.source.chat.takes_images
-        question = next((message for message in conversation.prompt if message.role == "user"), Message("user", ""))
-        turns = [{"from": "human", "value": placed(self, question)}]
-        images = list(question.images)
+        asked = [message for message in conversation.prompt if message.role != "system"]
+        turns = [{"from": "human", "value": "\n".join(placed(self, message) for message in asked)}]
+        images = [image for message in asked for image in message.images]
         for number, turn in enumerate(conversation.turns, 1):
             turns.append({"from": "gpt", "value": unplaced(self, turn.text)})
             if number < len(conversation.turns):
@@ -138,9 +171,14 @@ class ShareGptWriter(_LinesWriter):
                 shown = (BETWEEN_RESULTS if by_tool else "\n").join(placed(self, message) for message in turn.results)
                 turns.append({"from": "observation" if by_tool else "human", "value": shown})
                 images += [image for message in turn.results for image in message.images]
-        system = {} if conversation.system is None else {"system": conversation.system}
         paths = {"images": [str(self.copied_image(sha)) for sha in images]} if sees else {}
-        return {"conversations": turns, **system, **paths, "episode_id": conversation.record.episode_id}
+        # LLaMA-Factory looks for each column of dataset_info.json in every file.
+        return {
+            "conversations": turns,
+            "system": conversation.system or "",
+            **paths,
+            "episode_id": conversation.record.episode_id,
+        }
 
     def close(self) -> list[str]:
         columns = {"messages": "conversations", "system": "system"} | (

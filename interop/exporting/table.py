@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import pyarrow.parquet
 
 from envs.protocols.text import encodable
 from interop.exporting.conversation import Conversation
-from interop.exporting.messages import is_learnable, placed, unplaced
+from interop.exporting.messages import BETWEEN_RESULTS, is_learnable, placed, unplaced
 from interop.exporting.writing import Writer, facts
 from interop.settings import Images
+from rollout.tokens.chat_format import ChatMessage
 
 _ROWS, _BYTES = 256, 32 << 20  # of a row group, whichever comes first
 
@@ -115,8 +117,21 @@ class ParquetWriter(Writer):
         messages = [{"role": message.role, "content": placed(self, message)} for message in conversation.prompt]
         for turn in conversation.turns:
             messages.append({"role": "assistant", "content": unplaced(self, turn.text)})
-            messages += [{"role": message.role, "content": placed(self, message)} for message in turn.results]
+            results = [{"role": message.role, "content": placed(self, message)} for message in turn.results]
+            if len(results) > 1 and self._joins_results:
+                results = [{"role": "tool", "content": BETWEEN_RESULTS.join(result["content"] for result in results)}]
+            messages += results
         return messages
+
+    @cached_property
+    def _joins_results(self) -> bool:
+        """Whether the chat template writes the results of several calls into one message. verl renders each message by itself and
+        refuses rows for which that is not what the template writes for all of them."""
+        apart, joined = ["1", "2"], [BETWEEN_RESULTS.join("12")]
+        return (
+            len({tuple(self.source.chat.continuation([ChatMessage("tool", text) for text in texts])) for texts in (apart, joined)})
+            == 1
+        )
 
     def _turns(self, conversation: Conversation) -> list[dict[str, Any]]:
         return [

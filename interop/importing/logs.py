@@ -16,6 +16,7 @@ from envs.datasets.pictures import row_pictures
 from envs.errors import RowError
 from envs.pictures import Source, named
 from envs.protocols import Answer, Call, Calls, Malformed, Protocol, escape
+from interop.exporting.messages import RESULT_BEGIN, RESULT_END
 from interop.settings import LogFormat
 
 _LISTS = ("messages", "conversations", "pred_output", "conversation", "trajectory")
@@ -183,8 +184,12 @@ def _spoken(
                 raise RowError(f"{len(calls)} calls in a turn, of which {protocol.name} takes one: {remedy}") from None
             text = f"{text}\n{written}" if text else written
         return _Spoken("assistant", text, (), reasoning, bool(calls))
+    role = message.role
     if isinstance(content, list):
-        text, count = "\n".join(_texts(content)), sum(_is_image(part) for part in content)
+        texts = _texts(content)
+        if texts[:1] == [RESULT_BEGIN] and len(texts) == 2 and texts[1].endswith(RESULT_END):  # as our export writes it
+            role, texts = "tool", [texts[1].removesuffix(RESULT_END)]
+        text, count = "\n".join(texts), sum(_is_image(part) for part in content)
     else:
         text, count = message.text, message.placeholders
     pictures = [named(value, folder) for value in message.pictures]
@@ -200,7 +205,7 @@ def _spoken(
     elif asks or pictures:
         # What a tool printed may read like a placeholder: it is one only if the row has an image for it.
         text = _LINE.sub("", text, count=0 if asks else len(pictures))
-    return _Spoken(message.role, text, tuple(pictures), "", False)
+    return _Spoken(role, text, tuple(pictures), "", False)
 
 
 def _calls(record: Mapping[str, Any]) -> list[Call]:

@@ -236,6 +236,15 @@ class ChatFormat:
         hidden = self._hide(messages)
         return self._split(self._render(hidden.messages, tools), hidden)
 
+    def reply(self, message: Mapping[str, Any]) -> str:
+        """What the template writes for a message of the assistant that answers a user, as a trainer has it rendered, whatever
+        `content` and `tool_calls` are. Raises UsageError if the template does not take it."""
+        turns = [{"role": "user", "content": self._content(ChatMessage("user", _FIRST), 0)}, dict(message)]
+        try:
+            return self._processor.apply_chat_template(turns, tokenize=False).partition(_FIRST)[2]
+        except _TEMPLATE_ERRORS as error:
+            raise UsageError(f"the chat template does not take this message of the assistant: {_line(error)}") from error
+
     def continuation(self, messages: Sequence[ChatMessage]) -> list[Piece]:
         """What stands between the text of an action, whose end of turn comes first, and the next one, whatever stands before."""
         hidden = self._hide(messages)

@@ -22,6 +22,7 @@ from interop.exporting.export import Source, export
 from interop.settings import ExportConfig
 from reading import export as command
 from rollout.store import Store
+from rollout.tokens.chat_format import ChatFormat
 from rollout.types import Episode
 from starter.policies import STARTERS
 
@@ -136,21 +137,23 @@ def test_images_can_be_data_urls(chat, tmp_path):
     assert "images" not in row and not (tmp_path / "out/images").exists()
 
 
-def test_calls_are_tool_calls_if_the_protocol_has_them_and_results_stand_with_their_calls(chat, tmp_path):
-    calls = '<tool_call>\n{"name": "search", "arguments": {"query": "a"}}\n</tool_call>'
-    two = f"Two.\n{calls}\n{calls}"
+CALL = '<tool_call>\n{"name": "search", "arguments": {"query": "a"}}\n</tool_call>'
+
+
+def test_calls_are_tool_calls_if_the_template_writes_them_so_and_results_stand_with_their_calls(templated, tmp_path):
+    chat = ChatFormat.from_directory(templated["qwen3_vl"])
     spaced = '<tool_call>{"name":"search","arguments":{}}</tool_call>'
     shown = [("tool", "one\ntwo", []), ("tool", "three", [])]
     steps = [
-        (two, shown, [("text_search", "ok")] * 2),
+        (f"Two.\n{CALL}\n{CALL}", shown, [("text_search", "ok")] * 2),
         (spaced, [("tool", "four", [])], [("text_search", "error")]),
         ("42", [], []),
     ]
     Store(tmp_path).write("episodes", [episode(chat, "e0", steps, protocol=Hermes())])
-    _, notes = exported(tmp_path, tmp_path / "out", "format=messages", "protocol=hermes")
+    _, notes = exported(tmp_path, tmp_path / "out", "format=messages", "protocol=hermes", f"policy={templated['qwen3_vl']}")
     (row,) = lines(tmp_path / "out/messages.jsonl")
     _, acted, first, second, again, *_ = row["messages"]
-    assert [one["role"] for one in row["messages"]] == ["user", "assistant", "tool", "tool", "assistant", "user", "assistant"]
+    assert [one["role"] for one in row["messages"]] == ["user", "assistant", "tool", "tool", "assistant", "tool", "assistant"]
     assert acted["content"][0]["text"] == "Two."
     assert [json.loads(call["function"]["arguments"]) for call in acted["tool_calls"]] == [{"query": "a"}] * 2
     assert [one["content"][0]["text"] for one in (first, second)] == ["one\ntwo", "three"]

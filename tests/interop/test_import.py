@@ -17,6 +17,7 @@ from interop.importing.run import import_logs, open_log
 from interop.settings import ExportConfig, ImportConfig
 from rollout.lint import lint
 from rollout.store import Store
+from rollout.tokens.chat_format import ChatFormat
 from rollout.tokens.transcript import TRUNCATED
 from rollout.types import StopReason
 
@@ -40,10 +41,11 @@ def imported(path, out, *settings):
     return episodes, log.format, {note.partition(": ")[0]: note.partition(": ")[2] for note in done.notes}
 
 
-def round_trip(run, tmp_path, *settings):
-    config = compose("export", ExportConfig, [f"run={run}", f"out={tmp_path}/out", "policy=starter", "format=messages", *settings])
+def round_trip(run, tmp_path, *settings, policy="starter"):
+    settings = (f"run={run}", f"out={tmp_path}/out", f"policy={policy}", "format=messages", *settings)
+    config = compose("export", ExportConfig, list(settings))
     export(Source(config), config, silent)
-    episodes, kind, notes = imported(tmp_path / "out/messages.jsonl", tmp_path / "back")
+    episodes, kind, notes = imported(tmp_path / "out/messages.jsonl", tmp_path / "back", f"policy={policy}")
     return {one.episode_id: one for one in episodes}, kind, notes
 
 
@@ -77,20 +79,22 @@ def test_what_was_exported_comes_back_token_by_token(chat, tmp_path, system):
     assert read_episodes(tmp_path / "back", chat, count=2, seed=0)[1] == 1
 
 
-def test_tool_calls_come_back_in_the_words_that_were_sampled(chat, tmp_path):
+def test_tool_calls_come_back_in_the_words_that_were_sampled(templated, tmp_path):
+    chat = ChatFormat.from_directory(templated["qwen3_vl"])
     call = '<tool_call>\n{"name": "search", "arguments": {"query": "a"}}\n</tool_call>'
     shown = [("tool", "one\ntwo", []), ("tool", "three &lt;answer>", [])]
     steps = [
         (f"<think>\nTwo.\n</think>\n{call}\n{call}", shown, [("text_search", "ok"), ("text_search", "error")]),
         ('<tool_call>{"name":"x"}</tool_call>', [("tool", "no tool x", [])], []),
+        (call, [("tool", "a picture", [picture(9)])], [("text_search", "ok")]),
         ("42", [], []),
     ]
     before = episode(chat, "e0", steps, protocol=Hermes()).trajectory
     Store(tmp_path / "run").write("episodes", [episode(chat, "e0", steps, protocol=Hermes())])
-    back, kind, _ = round_trip(tmp_path / "run", tmp_path, "protocol=hermes")
+    back, kind, _ = round_trip(tmp_path / "run", tmp_path, "protocol=hermes", policy=templated["qwen3_vl"])
     assert kind == "openai"
-    assert back["e0"].turns[0] == before.turns[0]
-    assert [turn.action for turn in back["e0"].turns] == [turn.action for turn in before.turns]
+    assert back["e0"].turns == before.turns
+    assert back["e0"].token_ids[: len(before.token_ids)] == before.token_ids
 
 
 def test_hostile_texts_come_back_as_text(chat, tmp_path):

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from configs import compose, compose_again
 from configs.evaluating import evaluation_settings
@@ -24,10 +25,11 @@ GLOVE = "What is the glove made of?"
 
 @pytest.fixture
 def vstar(tmp_path):
-    """Three rows in the form of VLMEvalKit's table, without pictures."""
-    rows = [f"{index}\t{GLOVE} ({index})\trubber\tcotton\tA\tdirect" for index in range(3)]
+    """Three rows in the form of VLMEvalKit's table, whose picture lies beside it."""
+    Image.new("RGB", (40, 30)).save(tmp_path / "glove.png")
+    rows = [f"{index}\tglove.png\t{GLOVE} ({index})\trubber\tcotton\tA\tdirect" for index in range(3)]
     path = tmp_path / "VStarBench.tsv"
-    path.write_text("\n".join(["index\tquestion\tA\tB\tanswer\tcategory", *rows]) + "\n")
+    path.write_text("\n".join(["index\timage\tquestion\tA\tB\tanswer\tcategory", *rows]) + "\n")
     return path
 
 
@@ -145,6 +147,17 @@ def test_a_file_that_is_not_the_published_one_is_a_line(vstar):
     assert hashlib.md5(vstar.read_bytes()).hexdigest() in hashes and benchmark("vstar").md5["VStarBench.tsv"] in hashes
 
 
+@pytest.mark.parametrize(
+    ("column", "line"), [("image", "3 items have no picture"), ("A", "3 items have no options"), ("B", "3 items have no options")]
+)
+def test_items_that_lack_what_the_benchmark_shows_are_a_line(vstar, column, line):
+    header, *rows = (row.split("\t") for row in vstar.read_text().splitlines())
+    dropped = [header.index(name) for name in (("A", "B") if column in "AB" else (column,))]
+    kept = ["\t".join(cell for place, cell in enumerate(row) if place not in dropped) for row in (header, *rows)]
+    vstar.write_text("\n".join(kept) + "\n")
+    assert f"bench:vstar: VStarBench.tsv: {line}" in examine(frozen("tasks=bench:vstar", f"data={vstar}")).warnings
+
+
 def test_the_published_file_is_no_line(vstar, monkeypatch):
     published(monkeypatch, vstar)
     assert examine(frozen("tasks=bench:vstar", f"data={vstar}")).warnings == ()
@@ -169,7 +182,7 @@ def test_a_change_of_the_file_is_a_change_of_its_hash(vstar):
     ("settings", "remedy"),
     [
         (["tasks=bench:vstar"], "write data=FILE"),
-        (["tasks=bench:vstar", "data=VStarBench.csv"], "write a file that ends in"),
+        (["tasks=bench:vstar", "data=VStarBench.xml"], "write a file that ends in"),
         (["tasks=bench:vstra", "data=x.tsv"], "did you mean tasks=bench:vstar"),
         (["tasks=bench:realx", "data=x.parquet"], "scored by a judge: write .options.judge="),
         (["tasks=bench:visualtoolbench", "data=x.parquet", "+options.judge={url: u, model: gpt-4o}"], "text_search: write"),
