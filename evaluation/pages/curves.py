@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,10 +61,12 @@ def curves(
     bounds: Interval | None = None,
     noted: Sequence[Mark] = (),
     levels: Sequence[Level] = (),
+    places: Mapping[float, str] | None = None,
 ) -> Plot:
     """Curves over steps, with a legend. With `log` the axis is logarithmic, and only values above 0 are drawn.
 
-    `across` names the steps; `bounds` are those of the vertical axis, by default what the values need.
+    `across` names the steps; `places` are those of them that have a name of their own, the others then having none; `bounds` are
+    those of the vertical axis, by default what the values need.
     """
     drawn = [_binned(curve) for curve in content]
     scaled = [_logarithmic(curve) for curve in drawn] if log else drawn
@@ -74,13 +76,15 @@ def curves(
     steps = marks.finite(step for curve in scaled for step in curve.steps) or [0.0]
     bottom = _TOP + _HEIGHT
     y = marks.scale(low, high, bottom, _TOP)
-    first, last = min(steps), max(max(steps), min(steps) + 1)
+    first, last = min(steps), max(steps)
+    if places is None or first == last:
+        last = max(last, first + 1)
+    names = places if places is not None else {tick: f"{tick:,.0f}" for tick in marks.ticks(first, last) if tick == int(tick)}
     x = marks.scale(first, last, _LEFT, _WIDTH - _RIGHT)
     parts = [_grid(y(tick), (_power if log else form)(tick), tick == 0 and not log) for tick in _ticks(low, high, log)]
     parts += [
-        f'<text class="soft" x="{x(tick):.1f}" y="{bottom + 16}" text-anchor="middle">{tick:,.0f}</text>'
-        for tick in marks.ticks(first, last)
-        if tick == int(tick)
+        f'<text class="soft" x="{x(tick):.1f}" y="{bottom + 16}" text-anchor="middle">{marks.short(name)}</text>'
+        for tick, name in names.items()
     ]
     parts.append(f'<text class="soft" x="{_WIDTH - _RIGHT}" y="{bottom + 32}" text-anchor="end">{across}</text>')
     for level in levels:
@@ -102,7 +106,7 @@ def curves(
         level += _LEGEND
     described = "; ".join([*(_described(curve, form) for curve in content), *(f"{m.name} at {m.step:g}" for m in noted)])
     height = max(level - _LEGEND, bottom + 32) + 8
-    return Plot(title, tuple(parts), _WIDTH, height, caption, described, _table(content, across, form))
+    return Plot(title, tuple(parts), _WIDTH, height, caption, described, _table(content, across, form, places or {}))
 
 
 def smoothed(values: Sequence[float], window: int | None = None) -> np.ndarray:
@@ -191,14 +195,14 @@ def _described(curve: Curve, form: marks.Format) -> str:
     return f"{curve.name} from {form(known[0])} to {form(known[-1])}, lowest {form(min(known))}, highest {form(max(known))}"
 
 
-def _table(content: Sequence[Curve], across: str, form: marks.Format) -> tuple[Sequence[str], ...]:
+def _table(content: Sequence[Curve], across: str, form: marks.Format, names: Mapping[float, str]) -> tuple[Sequence[str], ...]:
     """The values at some of the steps: the first, the last, and those between at equal distances."""
     steps = sorted({step for curve in content for step in curve.steps if math.isfinite(step)})
     if not steps:
         return ()
     chosen = sorted({steps[round(at * (len(steps) - 1) / (_LISTED - 1))] for at in range(_LISTED)})
     by_step = [dict(zip(curve.steps, curve.values, strict=True)) for curve in content]
-    lines = [[f"{step:g}", *(_cell(values.get(step), form) for values in by_step)] for step in chosen]
+    lines = [[names.get(step, f"{step:g}"), *(_cell(values.get(step), form) for values in by_step)] for step in chosen]
     return ([across, *(curve.name for curve in content)], *lines)
 
 

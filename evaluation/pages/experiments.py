@@ -144,15 +144,15 @@ def study(experiment: Experiment) -> list[Plot]:
 
 
 def demonstrations(experiments: Mapping[int, Experiment]) -> list[Plot]:
-    """Held-out accuracy after the cold start and after RL against the number of demonstrations, on a logarithmic axis of places."""
+    """Held-out accuracy after the cold start and after RL against the number of demonstrations, on a logarithmic axis."""
     counts = sorted(experiments)
+    places = {math.log10(count): f"{count:,}" for count in counts}
     content = []
     for title, label in (("after RL", "rl"), ("after the cold start", "cold_start")):
         found = [[record.accuracy for seed in experiments[n].seeds if (record := seed.records.get(label))] for n in counts]
         mean, low, high = ([float(each(values)) if values else math.nan for values in found] for each in (np.mean, min, max))
-        content.append(Curve(title, [*map(float, range(1, len(counts) + 1))], mean, low, high, dashed=label != "rl"))
-    names = ", ".join(f"{place}: {count}" for place, count in enumerate(counts, 1))
-    return [curves("Held-out accuracy", content, form=percent, bounds=_SHARE, across=f"demonstrations ({names})")]
+        content.append(Curve(title, list(places), mean, low, high, dashed=label != "rl"))
+    return [curves("Held-out accuracy", content, form=percent, bounds=_SHARE, across="demonstrations", places=places)]
 
 
 def dynamics_table(experiments: Sequence[Experiment]) -> str:

@@ -254,7 +254,15 @@ def test_the_plots_of_an_experiment_have_a_curve_for_what_was_recorded(experimen
         (),
     )
     assert "perception from 1.50" in by_ability(experiment)[0].description
-    assert "after RL from 75 %" in demonstrations({24: experiment})[0].description
+
+
+def test_numbers_of_demonstrations_stand_on_a_logarithmic_axis_by_their_own_names(experiment):
+    (plot,) = demonstrations({24: experiment, 240: experiment, 24_000: experiment})
+    assert "after RL from 75 %" in plot.description
+    assert [line[0] for line in plot.table] == ["demonstrations", "24", "240", "24,000"]
+    named = {name: float(place) for place, name in re.findall(r'x="([\d.]+)"[^>]*middle">([\d,]+)<', "".join(plot.parts))}
+    assert named["24,000"] - named["240"] == pytest.approx(2 * (named["240"] - named["24"]), abs=0.2)
+    assert "24" in "".join(demonstrations({24: experiment})[0].parts)
 
 
 def figures():
