@@ -102,9 +102,9 @@ figures: install
 # The two sequences of docs/pipeline.md, as they stand there.
 PAGE = awk -v w="$(1)" '/^\#\# /{on=($$0==w)} on && /^```bash/{b=1;next} /^```/{b=0} on && b' docs/pipeline.md
 pipeline: install
-	@{ echo "trap 'kill \$$(cat runs/pipeline/server.pid) 2>/dev/null' EXIT"; $(call PAGE,## On the microworld); } | bash -euo pipefail
+	@{ echo "trap 'kill \$$(cat runs/pipeline/server.pid) 2>/dev/null || :' EXIT"; $(call PAGE,## On the microworld); } | bash -euo pipefail
 pipeline-atlas: install
-	@{ echo "trap 'kill \$$(cat runs/pipeline_atlas/server.pid) 2>/dev/null' EXIT"; $(call PAGE,## On Atlas); } | bash -euo pipefail
+	@{ echo "trap 'kill \$$(cat runs/pipeline_atlas/server.pid) 2>/dev/null || :' EXIT"; $(call PAGE,## On Atlas); } | bash -euo pipefail
 
 # The documents as a site that needs no network, in site/.
 docs: .tools/docs/.installed
