@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from shutil import which
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from envs.runtime.progress import Advance, Snapshot
 
 QUIET_SECONDS = 10.0
+CHECKOUTS = ".venv/bin/toolwise"
 
 # A log has no width; tables need one.
 console = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 132)
@@ -27,12 +31,19 @@ def say(text: str) -> None:
     console.print(text, markup=False)
 
 
+def program() -> str:
+    """`toolwise` as it can be called from the present directory."""
+    if os.path.exists(CHECKOUTS):
+        return CHECKOUTS
+    return "toolwise" if which("toolwise") else shlex.quote(os.path.join(os.path.dirname(sys.executable), "toolwise"))
+
+
 def done(wrote: str, command: str, other: str = "") -> None:
     """The last lines of a command: what it wrote, the command that comes next, and perhaps another that may."""
     say(f"wrote {wrote}")
-    say(f"next: .venv/bin/toolwise {command}")
+    say(f"next: {program()} {command}")
     if other:
-        say(f"or: .venv/bin/toolwise {other}")
+        say(f"or: {program()} {other}")
 
 
 def can_draw() -> bool:

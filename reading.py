@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from console import can_draw, console, done, live, progress, say
+from console import can_draw, console, done, live, program, progress, say
 
 if TYPE_CHECKING:
     from viewer.status.reading import Standing
@@ -40,7 +40,7 @@ def status(overrides: Sequence[str]) -> int:
             raise UsageError(f"{written}: format=json shows what they hold") from error
         for line in lines:
             console.print(line, soft_wrap=True)
-        say(f"next: .venv/bin/toolwise {standing.following}")
+        say(f"next: {program()} {standing.following}")
     return 0 if standing.state.is_well else 1
 
 
@@ -132,6 +132,9 @@ def view(overrides: Sequence[str]) -> int:
     paths = [
         argument for argument in overrides if "=" not in argument or "/" in argument.partition("=")[0] or Path(argument).is_dir()
     ]
+    for argument in overrides:
+        if argument.startswith("run="):
+            raise UsageError(f"view takes directories as they are: write `view {argument.removeprefix('run=')}`")
     config = compose("view", ViewConfig, [argument for argument in overrides if argument not in paths])
     if not paths:
         raise UsageError("view takes run directories, or a directory of runs: write `view runs/demo` or `view runs`")

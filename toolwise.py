@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from checks import bench, doctor, lint, named
-from console import can_draw, console, done, live, progress, say
+from console import can_draw, console, done, live, program, progress, say
 from reading import export, import_, report, status, view
 
 if TYPE_CHECKING:
@@ -283,7 +283,7 @@ def serve_search(overrides: Sequence[str]) -> int:
 
     def ready(url: str) -> None:
         say(f"serving {url} (Search-R1's form) until Ctrl-C")
-        say(f"next: .venv/bin/toolwise collect tasks=… +options.text_search={url}")
+        say(f"next: {program()} collect tasks=… +options.text_search={url}")
 
     serve_index(config, ready)
     say("closed")

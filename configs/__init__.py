@@ -131,7 +131,8 @@ def _check(schema: DictConfig, overrides: Sequence[str]) -> None:
         bare = key.lstrip("+")
         free = any(bare.startswith(f"{path}.") for path in free_paths)
         if not separator:
-            raise UsageError(f"cannot read {override!r}: write key=value")
+            hint = f", as in run={override}" if "run" in known and "/" in override else ""
+            raise UsageError(f"cannot read {override!r}: write key=value{hint}")
         if key in CHOICES:
             if value not in choices(key):
                 raise UsageError(f"there is no {key} {value!r}: write one of {', '.join(choices(key))}")

@@ -63,6 +63,8 @@ class Task:
                 raise UsageError(f"task {self.task_id}: {name}={value!r:.100}: write a text, as in {name}={str(value)!r:.100}")
         for name in ("abilities", "needed_tools", "tools"):
             if isinstance(value := getattr(self, name), str):
+                if not value:
+                    raise UsageError(f"task {self.task_id}: {name}='': write {name}=() if there is none")
                 object.__setattr__(self, name, (value,))
         for name in ("images", "views"):
             value = getattr(self, name)

@@ -150,9 +150,11 @@ def resolve(tasks: str, options: dict[str, Any] | None = None) -> tuple[str, dic
     if tasks.rpartition(":")[2] not in gymnasium.registry and ":" not in tasks:
         if Path(tasks).is_file():
             raise UsageError(unknown_suffix(tasks))
-        close = difflib.get_close_matches(tasks, [name for name in gymnasium.registry if name.startswith("toolwise/")], 1, 0)
+        built_in = sorted(name for name in gymnasium.registry if name.startswith("toolwise/"))
+        close = difflib.get_close_matches(tasks, built_in, 1)
+        remedy = f"did you mean {close[0]}?" if close else f"the built-in ones are {', '.join(built_in)}."
         raise UsageError(
-            f"there is no environment {tasks!r}: did you mean {close[0]}? One of your own is written module:{tasks}, "
+            f"there is no environment {tasks!r}: {remedy} One of your own is written module:id, as in my_module:MyEnv-v0, "
             f"and a file of questions ends in {' or '.join(SUFFIXES)}"
         )
     return tasks, options

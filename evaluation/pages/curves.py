@@ -16,7 +16,8 @@ from evaluation.types import Interval
 SMOOTHING_STEPS = 9
 """Steps over which a smoothed curve takes the centred mean, of long runs; of short ones fewer."""
 _WIDTH, _LEFT, _RIGHT, _TOP, _HEIGHT, _LEGEND = 520, 62, 16, 10, 210, 17
-_MOST, _LISTED = 300, 11  # places of a curve that are drawn, and that its table lists
+_MOST, _LISTED = 300, 100  # places of a curve that are drawn, and that its table lists all of
+_SOME = 11  # those that the table of a longer curve lists
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,11 +197,11 @@ def _described(curve: Curve, form: marks.Format) -> str:
 
 
 def _table(content: Sequence[Curve], across: str, form: marks.Format, names: Mapping[float, str]) -> tuple[Sequence[str], ...]:
-    """The values at some of the steps: the first, the last, and those between at equal distances."""
+    """The values at all steps, or at some if they are many: the first, the last, and those between at equal distances."""
     steps = sorted({step for curve in content for step in curve.steps if math.isfinite(step)})
     if not steps:
         return ()
-    chosen = sorted({steps[round(at * (len(steps) - 1) / (_LISTED - 1))] for at in range(_LISTED)})
+    chosen = steps if len(steps) <= _LISTED else sorted({steps[round(at * (len(steps) - 1) / (_SOME - 1))] for at in range(_SOME)})
     by_step = [dict(zip(curve.steps, curve.values, strict=True)) for curve in content]
     lines = [[names.get(step, f"{step:g}"), *(_cell(values.get(step), form) for values in by_step)] for step in chosen]
     return ([across, *(curve.name for curve in content)], *lines)

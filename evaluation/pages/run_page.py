@@ -20,6 +20,10 @@ from evaluation.pages.panels import RL_PANELS, SFT_PANELS, drawn
 from evaluation.report import warnings
 
 PAGE = "report.html"
+_STEPS = (
+    "Steps count from 1, as on the terminal. In metrics.jsonl, the viewer and the names of episodes they count from 0: "
+    "step 1 is rl_000000."
+)
 _STAGES = {"cold_start": "Cold start", "control": "Control: SFT for as long as RL took"}
 _COUNTS = {
     "rollout/infrastructure_failures": "episodes failed for infrastructure reasons and were not learned from",
@@ -55,7 +59,7 @@ def write_run_page(run: Path, defaults: Mapping[str, Any], question: Question | 
 def _lead(run: Path, history: History) -> str:
     """Where the run stands, in a sentence."""
     done = ", ".join(f"{len(lines)} steps of {stage}" for stage, lines in history.stages.items()) or "no step yet"
-    return f"{run}, as it was at {time.strftime('%Y-%m-%d %H:%M:%S %Z')}: {done}. Steps count from 1."
+    return f"{run}, as it was at {time.strftime('%Y-%m-%d %H:%M:%S %Z')}: {done}. {_STEPS}"
 
 
 def _marks(run: Path, history: History) -> list[Mark]:

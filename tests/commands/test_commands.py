@@ -5,11 +5,13 @@ Of each way to end one test starts the real command; the others call the same `m
 import json
 import os
 import subprocess
+import sys
 
 import pytest
 from command_line import ROOT, TOOLWISE, assert_one_line, run, run_here
 
 import toolwise
+from console import program
 from envs.errors import UsageError
 from rollout.store import Store
 from rollout.types import Episode, StopReason, Trajectory, Turn
@@ -43,6 +45,20 @@ def test_an_unknown_experiment_is_answered_with_those_there_are():
 def test_a_missing_model_directory_is_named(tmp_path):
     assert_one_line(run_here("train", f"policy={tmp_path}/none", f"out={tmp_path}/run"), f"{tmp_path}/none", "policy=")
     assert not (tmp_path / "run").exists()
+
+
+def test_view_takes_a_directory_without_a_key():
+    assert_one_line(run_here("view", "run=runs/demo"), "write `view runs/demo`")
+
+
+def test_the_next_command_can_be_called_from_where_the_user_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "")
+    assert program() == os.path.join(os.path.dirname(sys.executable), "toolwise")
+    monkeypatch.setenv("PATH", os.path.dirname(sys.executable))
+    assert program() == "toolwise"
+    monkeypatch.chdir(ROOT)
+    assert program() == ".venv/bin/toolwise"
 
 
 def test_a_row_without_an_answer_is_named(tmp_path):

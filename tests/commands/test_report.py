@@ -29,6 +29,11 @@ def test_an_evaluation_has_the_other_page(tmp_path):
     assert (tmp_path / "evaluation.html").exists()
 
 
+def test_a_directory_alone_is_answered_with_its_setting():
+    with pytest.raises(UsageError, match=r"cannot read 'runs/demo': write key=value, as in run=runs/demo$"):
+        report("runs/demo")
+
+
 @pytest.mark.parametrize("name", ["", "gone"])
 def test_what_is_no_run_is_answered_with_what_to_write(tmp_path, name):
     with pytest.raises(UsageError, match=r"run=.*: write "):

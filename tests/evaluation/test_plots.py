@@ -103,6 +103,14 @@ def test_a_long_curve_is_drawn_in_means_of_neighbours_and_a_short_one_step_by_st
     assert short.count("L") == 4
 
 
+@pytest.mark.parametrize(("steps", "listed"), [(40, 40), (100, 100), (101, 11)])
+def test_a_table_lists_each_step_unless_they_are_many(steps, listed):
+    head, *body = curves("use", [Curve("all", [*range(steps)], [0.5] * steps)]).table
+    assert head == ["step", "all"]
+    assert len(body) == listed
+    assert (body[0][0], body[-1][0]) == ("0", str(steps - 1))
+
+
 def test_smoothing_leaves_out_what_is_not_there():
     assert smoothed([1.0, NAN, 3.0, NAN, NAN], 3) == pytest.approx([1.0, 2.0, 3.0, 3.0, NAN], nan_ok=True)
 

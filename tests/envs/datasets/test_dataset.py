@@ -70,3 +70,9 @@ def test_tasks_may_be_a_file_or_an_environment(tmp_path):
 def test_a_misspelt_environment_is_answered_with_the_nearest():
     with pytest.raises(UsageError, match="did you mean toolwise/Microworld-v0"):
         resolve("toolwise/Microwrld-v0")
+
+
+def test_a_module_without_an_environment_is_answered_with_how_it_is_written():
+    with pytest.raises(UsageError) as refused:
+        resolve("parcels")
+    assert "did you mean" not in str(refused.value) and "as in my_module:MyEnv-v0" in str(refused.value)

@@ -25,7 +25,7 @@ def test_runs_are_listed_and_two_are_chosen_to_compare(look):
     assert (
         re.sub(r"\s+", " ", alpha.inner_text())
         .strip()
-        .startswith("alpha rl 3 / 8 57 1 line unreadable 1 file left out: hidden, or without a printable name base rl page")
+        .startswith("alpha rl 4 / 8 57 1 line unreadable 1 file left out: hidden, or without a printable name base rl page")
     )
     assert "Live" in rows(page).filter(has=page.get_by_role("link", name="growing")).inner_text()
     button = page.get_by_role("button", name="Compare two runs")
@@ -49,12 +49,26 @@ def test_a_run_shows_its_evaluation_and_its_curves(look):
     assert "The alarm of collapse rang at step 2" in page.locator(".warn").inner_text()
     page.get_by_text("metrics.jsonl: 1 line unreadable, the last line half-written").wait_for()
     left_out = "1 line unreadable · 1 file left out: hidden, or without a printable name · 1 episode with texts"
-    page.get_by_text(f"rl step 3 of 8 · 57 episodes · {left_out}").wait_for()
+    page.get_by_text(f"rl: 4 of 8 steps · 57 episodes · {left_out}").wait_for()
     assert page.locator(".chart").first.locator(".alarm").count() == 1
     assert page.locator(".band").count() == 1
     # A value that is no number is a gap.
     entropy = page.locator(".chart", has_text="Entropy").locator(".line")
     assert entropy.get_attribute("d").count("M") == 2
+
+
+def test_a_run_by_itself_offers_no_comparison_in_the_line_of_its_name(look):
+    def alone(route):
+        answer = route.fetch()
+        route.fulfill(response=answer, json={"runs": [run for run in answer.json()["runs"] if run["id"] == "alpha"]})
+
+    look.page.route("**/api/runs", alone)
+    try:
+        page = look.open("/runs/alpha")
+        page.get_by_role("group", name="Evaluation").wait_for()
+        assert page.locator(".view-head").inner_text() == "alpha"
+    finally:
+        look.page.unroute("**/api/runs")
 
 
 def test_the_choices_of_curves_are_in_the_link(look):

@@ -48,15 +48,16 @@ export async function runView(route, signal) {
   }
 
   function drawFacts() {
-    const step = isNumber(about.step) && `${about.stage ?? ""} step ${count(about.step)}`;
     const planned = about.steps_planned && about.stage === "rl" ? ` of ${count(about.steps_planned)}` : "";
+    // Steps are numbered from 0: as many are over as the number after the last one.
+    const over = isNumber(about.step) && `${about.stage ?? ""}: ${count(about.step + 1)}${planned} steps`;
     replace(
       facts,
       joined(
         [
           about.tasks && inline(about.tasks),
           about.policy && ["from ", inline(about.policy)],
-          step && `${step}${planned}`,
+          over,
           plural(indexed.episodes, "episode"),
           ...unread(indexed).map((text) => h("strong", { class: "bad" }, text)),
           ...readings(indexed).map((text) => h("span", { class: "muted" }, text)),
@@ -115,7 +116,7 @@ export async function runView(route, signal) {
 
   const others = runs.filter((/** @type {any} */ one) => one.id !== run);
   const compare =
-    others.length &&
+    others.length > 0 &&
     h(
       "select",
       {
@@ -265,7 +266,7 @@ function curveSection(run, metricsNow, namesNow) {
       replace(
         grid,
         kept,
-        missing.length &&
+        missing.length > 0 &&
           h("p", { class: "muted missing" }, `Not in this stage's metrics: ${missing.map((one) => one.toLowerCase()).join(", ")}.`),
       );
     charts = next;

@@ -2,7 +2,7 @@
 
 import { api } from "../parts/api.js";
 import { h, replace } from "../parts/dom.js";
-import { ago, count } from "../parts/format.js";
+import { ago, count, isNumber } from "../parts/format.js";
 import { table, tags, th, unread } from "../parts/pieces.js";
 import { go, link } from "../parts/route.js";
 import { inline } from "../parts/text.js";
@@ -37,7 +37,7 @@ export async function runsView(_route, signal) {
               th("Compare", "narrow"),
               th("Run"),
               th("Stage"),
-              th("Step", "number"),
+              th("Steps", "number"),
               th("Episodes", "number"),
               th("Evaluated as"),
               th("Tasks"),
@@ -75,7 +75,7 @@ export async function runsView(_route, signal) {
       h(
         "td",
         { class: "number" },
-        count(run.step),
+        count(isNumber(run.step) ? run.step + 1 : run.step),
         run.steps_planned && run.stage === "rl" ? h("span", { class: "muted" }, ` / ${count(run.steps_planned)}`) : null,
       ),
       h(
