@@ -238,7 +238,7 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         """The scripted expert of the current task, written in the protocol. Raises UsageError if the task has none."""
         if self._task is None or self._task.expert is None:
             raise UsageError("this task has no scripted expert: choose another policy")
-        return self._worded(self._task.task_id, self._task.expert(rng))
+        return self._worded(self._task.expert(rng))
 
     def random_actor(self, rng: random.Random) -> Script:
         """A script that answers with a guess at once: the baseline that any policy must beat."""
@@ -361,7 +361,7 @@ class ToolEnv(gymnasium.Env[Observation, str]):
             self._last_image = images[-1]
         return {"text": encodable(text[:MAX_CHARACTERS]), "images": images}
 
-    def _worded(self, task_id: str, script: Script) -> Script:
+    def _worded(self, script: Script) -> Script:
         observation: Any = None
         while True:
             try:
@@ -370,7 +370,8 @@ class ToolEnv(gymnasium.Env[Observation, str]):
                 return
             if not isinstance(turn, str | Calls | Answer):
                 remedy = "yield Calls((Call(…),)), Answer(…) or the text of a turn"
-                raise UsageError(f"task {task_id}: its expert yields {turn!r:.100}: {remedy}")
+                task = self._task.task_id if self._task else "?"
+                raise UsageError(f"task {task}: its expert yields {turn!r:.100}: {remedy}")
             observation = yield turn if isinstance(turn, str) else self.protocol.write(turn)
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
