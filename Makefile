@@ -65,8 +65,8 @@ browser:
 test: install flags browser .tools/inspect/.installed .tools/docs/.installed
 	@$(PYTHON) -m ruff check --quiet . && $(PYTHON) -m ruff format --check --quiet .
 	@.venv/bin/ty check --quiet
-	@# One thread each: two processes with two threads on two cores wait for each other.
-	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	@# One thread each: with two, processes on two cores wait for each other. Three, since tests also wait for starts and deadlines.
+	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m "not slow" --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 # All tests of the sandbox: every attack in all its forms, and soak, leaks and fuzz, which `make test` runs with small counts.
 soak: install
