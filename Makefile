@@ -101,10 +101,13 @@ figures: install
 
 # The two sequences of docs/pipeline.md, as they stand there.
 PAGE = awk -v w="$(1)" '/^\#\# /{on=($$0==w)} on && /^```bash/{b=1;next} /^```/{b=0} on && b' docs/pipeline.md
+# Whatever stops a sequence, the server that it began ends with it.
+RUN = { echo "rm -f $(1)/server.pid; trap '[ ! -f $(1)/server.pid ] || kill \$$(cat $(1)/server.pid) 2>/dev/null || :' EXIT"; $(call PAGE,$(2)); } \
+	| bash -euo pipefail
 pipeline: install
-	@{ echo "trap 'kill \$$(cat runs/pipeline/server.pid) 2>/dev/null || :' EXIT"; $(call PAGE,## On the microworld); } | bash -euo pipefail
-pipeline-atlas: install
-	@{ echo "trap 'kill \$$(cat runs/pipeline_atlas/server.pid) 2>/dev/null || :' EXIT"; $(call PAGE,## On Atlas); } | bash -euo pipefail
+	@$(call RUN,runs/pipeline,## On the microworld)
+pipeline-atlas: install flags $(if $(wildcard runs/smollm2/config.json),,smollm2)
+	@$(call RUN,runs/pipeline_atlas,## On Atlas)
 
 # The documents as a site that needs no network, in site/.
 docs: .tools/docs/.installed

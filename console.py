@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 QUIET_SECONDS = 10.0
 CHECKOUTS = ".venv/bin/toolwise"
 
-# A log has no width; tables need one.
-console = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 132)
+WIDTH = 132
+"""Columns of what is written where there is no terminal: a log has no width; tables need one."""
+console = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else WIDTH)
 
 
 def say(text: str) -> None:

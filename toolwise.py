@@ -8,38 +8,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from checks import bench, doctor, lint, named
-from console import can_draw, console, done, live, program, progress, say
+from console import WIDTH, can_draw, console, done, live, program, progress, say
 from reading import export, import_, report, status, view
+from usage import USAGE, help_of
 
 if TYPE_CHECKING:
     from evaluation.types import EvaluationRecord
     from rollout.collect import CollectConfig
-
-USAGE = """usage: toolwise COMMAND [key=value …]
-
-  train       cold start and reinforcement learning (experiment=demo is what `make demo` runs)
-  cold-start  supervised fine-tuning on verified demonstrations only
-  collect     roll a policy out and write its trajectories, without learning
-  synthesize  demonstrations for a cold start, by teachers behind endpoints or the tasks' expert
-  evaluate    measure a policy on held-out tasks
-  curate      sort questions by what tools add: for RL, for the cold start, for neither
-  index       build an index for the text or the image search: corpus=FILE or gallery=DIR
-  atlas       build the world of real data, toolwise/Atlas-v0, from installed packages
-  model       make a policy: model starter (world=microworld or mixture) is pre-trained, model smollm2 is a real one (make smollm2)
-  serve-search  serve a text index to a fleet, with Ray Serve: index=DIR
-  status      where a run stands: status run=DIR (follow=true: until it ends)
-  report      write one page about a run, also a running one, or an evaluation: report run=DIR
-  export      write a run's episodes for inspect view, Harbor, TRL, LLaMA-Factory, verl: export run=DIR format=inspect
-  import      make a run of others' logs, OpenAI's messages or DeepEyesV2's: import file=FILE
-  view        a local page of runs: curves, groups side by side, pictures, tokens: view runs/demo
-  lint        check the trajectory files of a run: lint PATH
-  bench       measure a part against its peers, in one run: bench NAME (gpu, learner, sandbox, search, view)
-  doctor      say whether this machine can run the sandbox, and what to do if not;
-              doctor policy=DIR: whether its sampler and learner agree, and both see
-              doctor experiment=NAME gpu=h100: what a run needs of GPUs and hosts, and how long a step takes
-
-Every setting can be overridden: toolwise train out=runs/mine rl.steps=50 seed=1
-A command's settings: configs/COMMAND.yaml, whose first line names the class with their meaning and defaults"""
 
 
 def train(overrides: Sequence[str], name: str = "train") -> int:
@@ -318,7 +293,7 @@ def main() -> int:
     A user's mistake is one line on standard error and status 2; a failing cluster one and status 1; SIGINT and SIGTERM one and 130.
     """
     arguments = sys.argv[1:]
-    if not arguments or arguments[0] == "help" or {"-h", "--help"} & set(arguments):
+    if not arguments or arguments[0] in ("help", "-h", "--help"):
         print(USAGE)
         return 0 if arguments else 2
     command = COMMANDS.get(arguments[0])
@@ -329,6 +304,9 @@ def main() -> int:
     from sandbox import SandboxUnavailable
 
     try:
+        if {"-h", "--help"} & set(arguments):
+            say(help_of(arguments[0], arguments[1:], min(console.width, WIDTH)))
+            return 0
         return command(arguments[1:])
     except (UsageError, SandboxUnavailable) as error:
         print(f"toolwise {arguments[0]}: {error}", file=sys.stderr)

@@ -44,8 +44,13 @@ class TaskOptions:
     """Keyword arguments of the environment for each split; held-out tasks must never be trained on."""
 
     train: dict[str, Any] = field(default_factory=lambda: {"split": "train"})
+    """Of the tasks that are learned from."""
+
     validation: dict[str, Any] = field(default_factory=lambda: {"split": "validation"})
+    """Of those that end the cold start."""
+
     test: dict[str, Any] = field(default_factory=lambda: {"split": "test"})
+    """Of those of `evaluation.json`."""
 
 
 EXPERT = "expert"

@@ -32,17 +32,34 @@ class Status(StrEnum):
 
 @dataclass(slots=True)  # not frozen: Hydra could not set the fields from the command line
 class Limits:
-    """The limits of a session, in bytes, seconds and counts; image sides in pixels; `image_pixels` is for all images of a run."""
+    """The limits of a session."""
 
     wall_s: float = 10.0
+    """Longest that one run of code may take, in seconds."""
+
     cpu_s: float = 10.0
+    """CPU time of one run of code, in seconds."""
+
     memory_bytes: int = 1 << 30
+    """Memory of the session, in bytes."""
+
     pids: int = 32
+    """Most processes and threads at a time."""
+
     disk_bytes: int = 64 << 20
+    """Size of the session's files, in bytes."""
+
     output_bytes: int = 64 << 10
+    """What is kept of the output of one run, in bytes."""
+
     images: int = 10
+    """Most images that one run returns."""
+
     image_side: int = 4096
+    """Longest side of such an image, in pixels."""
+
     image_pixels: int = 1 << 24
+    """Pixels of all images of one run."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,44 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import BENCHMARKS, BenchConfig
+from benchmarks import BENCHMARKS
 from configs import compose
-from curation.settings import CurateConfig
-from curation.synthesis.settings import SynthesizeConfig
-from envs.search.building import IndexConfig
-from envs.worlds.atlas.building import AtlasConfig
-from evaluation.settings import EvaluateConfig, ReportConfig
-from interop.settings import ExportConfig, ImportConfig
-from learner.experiment import Experiment
-from rollout.cluster.search_service import ServiceConfig
-from rollout.collect import CollectConfig
-from starter.pretraining import PretrainingConfig
-from starter.smollm2 import SmolLM2Config
 from toolwise import COMMANDS
-from viewer.settings import ViewConfig
-from viewer.status.settings import StatusConfig
+from usage import SETTINGS, help_of, schema
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("[!.]*/README.md")})
-SCHEMAS = {
-    "train": Experiment,
-    "cold-start": Experiment,
-    "collect": CollectConfig,
-    "evaluate": EvaluateConfig,
-    "curate": CurateConfig,
-    "synthesize": SynthesizeConfig,
-    "index": IndexConfig,
-    "atlas": AtlasConfig,
-    "model starter": PretrainingConfig,
-    "model smollm2": SmolLM2Config,
-    "serve-search": ServiceConfig,
-    "report": ReportConfig,
-    "bench": BenchConfig,
-    "status": StatusConfig,
-    "export": ExportConfig,
-    "import": ImportConfig,
-    "view": ViewConfig,
-}
 NAMED = {"bench": tuple(BENCHMARKS), "model": ("starter", "smollm2")}
 """Commands whose first argument is a name."""
 
@@ -91,11 +60,14 @@ def test_every_documented_command_composes():
         assert command in (*COMMANDS, "help"), where
         if command == "view":  # takes paths as well
             arguments = [argument for argument in arguments if "=" in argument]
+        if "--help" in arguments:
+            assert help_of(command, arguments, 132), where
+            continue
         named = arguments.pop(0) if command in NAMED and arguments else None
         assert named in (None, *NAMED.get(command, ()), "NAME"), where
-        for schema in (command, f"{command} {named}"):
-            if schema in SCHEMAS:
-                compose("smollm2" if named == "smollm2" else command.replace("-", "_"), SCHEMAS[schema], arguments)
+        file, path = SETTINGS.get(command) or SETTINGS.get(f"{command} {named}") or ("", "")
+        if file and command != "doctor":  # which takes those of two
+            compose(file, schema(path), arguments)
 
 
 def test_each_command_is_documented():

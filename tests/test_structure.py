@@ -16,6 +16,8 @@ SOURCES = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py
     ROOT / "console.py",
     ROOT / "checks.py",
     ROOT / "reading.py",
+    ROOT / "usage.py",
+    ROOT / "configs/describing.py",
     ROOT / "configs/__init__.py",
 ]
 IMPORTERS = {

@@ -1,0 +1,122 @@
+"""What a command's settings are, with their values and meanings: each meaning is the docstring under the dataclass's field."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import inspect
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+from enum import Enum
+from functools import cache
+from typing import Any, get_args, get_type_hints
+
+from omegaconf import OmegaConf
+
+from configs import DIRECTORY, choices, compose
+from envs.errors import UsageError
+
+_COLUMN = 44
+"""Where meanings begin; beside a setting that is longer, on the next line."""
+
+
+def described(name: str, schema: type, overrides: Sequence[str], parts: Sequence[str], width: int) -> str:
+    """The settings of `schema` as lines `name=value  meaning` of at most `width` characters, a group under a heading.
+
+    The values are those of command `name` with `overrides`; `parts` are the groups and settings to show, with or without what
+    they are beneath; none shows all.
+    Raises UsageError if an override is wrong, and for a part that is none.
+    """
+    entries = [*_choices(name), *_entries(compose(name, schema, overrides))]
+    for part in parts:
+        if not any(_within(path, part) for path, *_ in entries):
+            close = difflib.get_close_matches(part, {name for path, *_ in entries for name in path.split(".")}, 3)
+            groups = dict.fromkeys(path.partition(".")[0] for path, *_ in entries if "." in path)
+            remedy = " or ".join(close) if close else ", ".join(groups) or "--help alone"
+            raise UsageError(f"there is no setting {part!r}: write {remedy}")
+    shown = [entry for entry in entries if not parts or any(_within(entry[0], part) for part in parts)]
+    return "\n".join(_line(*entry, width=width) for entry in shown).strip("\n")
+
+
+def _within(path: str, part: str) -> bool:
+    """Whether a dotted path names `part`, or something beneath it: rl.steps names rl, steps and rl.steps."""
+    return f".{part}." in f".{path}."
+
+
+def _choices(name: str) -> Iterator[tuple[str, str | None, str]]:
+    """The files of settings that a command may begin with."""
+    composed: Any = OmegaConf.load(DIRECTORY / f"{name}.yaml")
+    for default in composed.defaults:
+        for group in default if OmegaConf.is_dict(default) else ():
+            yield str(group), "NAME", f"Settings by name, from configs/{group}/: {', '.join(choices(str(group)))}."
+
+
+def _entries(config: Any, prefix: str = "") -> Iterator[tuple[str, str | None, str]]:
+    """(dotted path, value, meaning) of each setting of a dataclass, single ones before groups; a group's own value is None."""
+    hints, meant = get_type_hints(type(config)), meanings(type(config))
+    fields = sorted(dataclasses.fields(config), key=lambda field: dataclasses.is_dataclass(getattr(config, field.name)))
+    for field in fields:
+        value, path = getattr(config, field.name), f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            yield path, None, meant.get(field.name) or inspect.getdoc(type(value)) or ""
+            yield from _entries(value, f"{path}.")
+        else:
+            meaning, members = meant.get(field.name, ""), _members(hints[field.name])
+            if not all(member in meaning for member in members):
+                meaning += f" One of {', '.join(members)}."
+            yield path, _written(value), meaning.strip()
+
+
+@cache
+def meanings(schema: type) -> dict[str, str]:
+    """The docstring of each field of a dataclass, by name; those of its bases count where it has none of its own."""
+    found: dict[str, str] = {}
+    for base in reversed(schema.__mro__):
+        if not dataclasses.is_dataclass(base):
+            continue
+        (node,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(node, ast.ClassDef)
+        for field, text in zip(node.body, node.body[1:], strict=False):
+            match field, text:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(meaning))):
+                    found[name] = " ".join(meaning.split())
+    return found
+
+
+def _members(hint: Any) -> list[str]:
+    """The values of an enumeration, or of a list of them."""
+    options = get_args(hint) or (hint,)
+    return [str(member.value) for option in options if isinstance(option, type) and issubclass(option, Enum) for member in option]
+
+
+def _written(value: Any) -> str:
+    """A value as it would be written behind `=`."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case Enum():
+            return str(value.value)
+        case list():
+            return f"[{', '.join(_written(one) for one in value)}]"
+        case dict():
+            return f"{{{', '.join(f'{key}: {_written(one)}' for key, one in value.items())}}}"
+        case _ if dataclasses.is_dataclass(value):
+            return _written({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
+    return str(value)
+
+
+def _line(path: str, value: str | None, meaning: str, width: int) -> str:
+    """A setting, or the heading of a group of them."""
+    meaning = re.sub(r"`([^`]*)`", r"\1", meaning)
+    if value is None:
+        return "\n" + textwrap.fill(f"{path}: {meaning}" if meaning else path, width)
+    left = f"  {path}={value}"
+    indent = " " * _COLUMN
+    lines = textwrap.wrap(meaning, width, initial_indent=indent, subsequent_indent=indent)
+    if lines and len(left) < _COLUMN - 1:
+        return "\n".join([left + lines[0][len(left) :], *lines[1:]])
+    return "\n".join([left, *lines])
