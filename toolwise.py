@@ -52,7 +52,7 @@ def cold_start(overrides: Sequence[str]) -> int:
 def collect(overrides: Sequence[str]) -> int:
     """Roll a policy out and write its trajectories."""
     from configs import compose
-    from evaluation.evaluate import summarise
+    from evaluation.evaluate import offered_tools, summarise
     from evaluation.report import table
     from rollout.collect import SCRIPTS, CollectConfig
     from rollout.collect import collect as run
@@ -61,7 +61,7 @@ def collect(overrides: Sequence[str]) -> int:
     count = _announce("collect", config)
     with progress("collect", count) as advance:
         groups = run(config, _directory(config), advance)
-    records = [summarise(config, groups)]
+    records = [summarise(config, groups, offered=offered_tools(config, groups))]
     console.print(table(records))
     following = "evaluate policy=starter" if config.policy in SCRIPTS else f"train policy={config.policy}"
     done(f"{config.out}/trajectories/episodes.jsonl", f"{following} tasks={config.tasks}")
@@ -160,7 +160,8 @@ def _announce(command: str, config: CollectConfig, ways: int = 1) -> int:
         else ""
     )
     count = groups * config.group_size * ways
-    say(f"{command}: {count} episodes of {config.policy} on {config.tasks}{part}, into {config.out}")
+    split = f", split {chosen}" if (chosen := tasks_of(config)[1].get("split")) else ""
+    say(f"{command}: {count} episodes of {config.policy} on {config.tasks}{split}{part}, into {config.out}")
     return count
 
 

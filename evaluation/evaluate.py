@@ -122,6 +122,12 @@ def tools_of(config: EvaluateConfig) -> tuple[str, ...]:
     return tools
 
 
+def offered_tools(config: CollectConfig, groups: Sequence[Group]) -> tuple[str, ...]:
+    """The tools of the tasks; () if no task of `groups` says what it needs, since only an environment that was reset names them."""
+    told = any(chain.needed_tools for episode in episodes_of(groups) for chain in episode.chains)
+    return tool_names(*tasks_of(config)) if told else ()
+
+
 def plan(config: EvaluateConfig, tools: Sequence[str]) -> list[Party]:
     """Who is seen in which settings, the policy that is judged first. Raises UsageError if settings contradict each other."""
     ablation = _ablation(config.ablate)
@@ -173,10 +179,11 @@ def summarise(
     tasks: str | None = None,
     tools: Sequence[str] | None = None,
     settings: Mapping[str, Any] | None = None,
+    offered: Sequence[str] = (),
 ) -> EvaluationRecord:
     """The record of the groups that were collected with `config`; its label names the variant unless that is the full one.
 
-    `tasks` is what it calls them, by default the setting.
+    `tasks` is what it calls them, by default the setting; `offered` as for `evaluation_record`.
     """
     label = config.label or config.policy
     return evaluation_record(
@@ -188,6 +195,7 @@ def summarise(
         temperature=config.temperature,
         tools=tools,
         settings=settings,
+        offered=offered,
     )
 
 
@@ -258,7 +266,9 @@ def _records(
             tasks, settings["protocol"] = seen.name, dict(seen.record)
         if referee is not None and name == FULL:
             settings["referee"] = referee_json(referee, config.label or config.policy)
-        records.append(summarise(config, part, name, tasks=tasks, tools=left, settings=settings))
+        records.append(
+            summarise(config, part, name, tasks=tasks, tools=left, settings=settings, offered=tools if name == FULL else ())
+        )
     return records
 
 

@@ -33,12 +33,14 @@ def evaluation_record(
     temperature: float,
     tools: Sequence[str] | None = None,
     settings: Mapping[str, Any] | None = None,
+    offered: Sequence[str] = (),
 ) -> EvaluationRecord:
     """The record of one policy's episodes. The interval of the accuracy is Wilson's with one episode an item, else
     `shares_interval` over items.
 
-    Episodes that still failed after their retries are left out and counted in `left_out`; `episodes` counts the rest. Raises
-    InfrastructureError if none is left.
+    `tools` are those that are left, as the record has them; needs that none of the `offered` ones meets are a note in its
+    `settings`. Episodes that still failed after their retries are left out and counted in `left_out`; `episodes` counts the rest.
+    Raises InfrastructureError if none is left.
     """
     everything = [episode for group in groups for episode in group.episodes]
     problems = [episode for episode in everything if episode.failed or episode.unplayed]
@@ -49,6 +51,9 @@ def evaluation_record(
             f"{label}: there is no episode to evaluate: all {len(everything)} of them failed after their retries{reason}"
         )
     abilities = sorted({name for item in items for episode in item for name in episode.abilities})
+    settings = dict(settings or {})
+    if unmet := _unmet(items, offered):
+        settings["notes"] = [*settings.get("notes", []), unmet]
     return EvaluationRecord(
         label=label,
         policy=policy,
@@ -56,7 +61,7 @@ def evaluation_record(
         seed=seed,
         temperature=temperature,
         tools=None if tools is None else tuple(tools),
-        settings=dict(settings or {}),
+        settings=settings,
         **_results(items),
         **_effort([episode for item in items for episode in item]),
         left_out=sum(episode.failed for episode in everything),
@@ -64,6 +69,18 @@ def evaluation_record(
         unjudged=sum(int(episode.chains[0].reward_parts.get("judge_no_verdict", 0.0)) for episode in everything),
         problems=tuple(Problem(_name(episode.chains[0]), episode.error or "") for episode in problems[:_MOST_NAMED]),
         by_ability={name: Results(**_results(_of_ability(items, name))) for name in abilities},
+    )
+
+
+def _unmet(items: Items, offered: Sequence[str]) -> str:
+    """A line about the tools that tasks need and that nobody offers; "" if there are none, or no tool at all."""
+    lacking = [needed for item in items if offered and (needed := {*(item[0].needed_tools or ())} - {*offered})]
+    if not lacking:
+        return ""
+    names = ", ".join(sorted(set().union(*lacking)))
+    return (
+        f"{len(lacking)} of {len(items)} tasks need {names}, but the tools are {', '.join(offered)}: "
+        "look at needed_tools of the tasks, and at +options.tools"
     )
 
 

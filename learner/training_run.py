@@ -246,6 +246,7 @@ class TrainingRun:
                 tasks=self.config.tasks,
                 seed=settings.seed,
                 temperature=temperature,
+                offered=self.tools,
             )
             for temperature in settings.temperatures
         ]

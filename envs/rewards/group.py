@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from envs.errors import UsageError
+from envs.runtime.failures import told
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +116,7 @@ def _values(part: GroupPart, members: Sequence[GroupMember]) -> list[float]:
     try:
         values = [float(value) for value in part(members)]
     except Exception as error:
-        line = " ".join(str(error).split())
-        raise UsageError(f"reward: the part {name} failed for a group of {len(members)}: {type(error).__name__}: {line}") from error
+        raise UsageError(f"reward: the part {name} failed for a group of {len(members)}: {told(error)}") from error
     if len(values) != len(members) or not all(map(math.isfinite, values)):
         raise UsageError(
             f"reward: the part {name} returned {values} for a group of {len(members)}: return a finite number for each"

@@ -13,6 +13,7 @@ from envs.errors import InfrastructureError, UsageError
 from envs.rewards.deepeyes import DeepEyesReward
 from envs.rewards.group import GROUP_PARTS, GroupPart, GroupReward, is_group_part
 from envs.rewards.parts import PARTS, Part
+from envs.runtime.failures import told
 from envs.runtime.imports import load, unknown
 from envs.runtime.loops import PerLoop
 from envs.runtime.threads import Threads
@@ -192,10 +193,7 @@ async def _called(function: Callable[[Outcome], Any], name: str, outcome: Outcom
     except (InfrastructureError, UsageError):
         raise
     except Exception as error:
-        line = " ".join(str(error).split())
-        raise UsageError(
-            f"reward: the part {name} failed for task {outcome.task.task_id}: {type(error).__name__}: {line}"
-        ) from error
+        raise UsageError(f"reward: the part {name} failed for task {outcome.task.task_id}: {told(error)}") from error
 
 
 def _names_of(part: Any) -> frozenset[str] | None:

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from envs.errors import UsageError
+from envs.runtime.failures import told
 
 
 def find(setting: str, value: str, known: Mapping[str, str]) -> Any:
@@ -61,8 +62,7 @@ def import_module(module: str, asked: str) -> ModuleType:
 def trouble(module: str, error: Exception) -> str:
     """Why a module cannot be imported, and what to do, as the end of a line."""
     if not isinstance(error, ModuleNotFoundError) or error.name is None:
-        line = " ".join(str(error).split())
-        return f"the module {module} cannot be imported: {type(error).__name__}: {line}"
+        return f"the module {module} cannot be imported: {told(error)}"
     if module == error.name or module.startswith(f"{error.name}."):
         if module.endswith(".py") or "/" in module:
             return f"there is no module {module}: write its name without .py and folders, and put its directory into PYTHONPATH"

@@ -21,6 +21,7 @@ import gymnasium
 from envs.errors import EndpointRefused, InfrastructureError, ItemError, TokenBudgetExceeded, UsageError
 from envs.protocols import Message
 from envs.runtime.deadlines import waiting, within
+from envs.runtime.failures import told
 from envs.runtime.threads import Threads
 from envs.types import Observation, ToolCall, ToolStatus
 from rollout.config import EpisodeConfig
@@ -82,7 +83,7 @@ async def run_episode(
     except UsageError:
         raise
     except Exception as failure:
-        stop, error = StopReason.INFRASTRUCTURE, f"{type(failure).__name__}: {failure}"
+        stop, error = StopReason.INFRASTRUCTURE, told(failure)
         log.warning("episode %s: %s", spec.episode_id, error, exc_info=not isinstance(failure, InfrastructureError))
     finally:
         await run.close()

@@ -200,3 +200,14 @@ def test_problems_beyond_those_that_are_named_are_counted():
     text = markdown([record(groups=grouped(trajectory(), *(replace(REFUSED, group_id=f"r{number}") for number in range(25))))])
     assert text.count("refused (400): filtered") == 21  # 20 and the warning's example
     assert text.splitlines()[-1] == "- rl: and 5 more"
+
+
+def test_needs_that_no_tool_meets_are_a_note():
+    made = record(offered=("text_search", "shelf"))
+    (note,) = made.settings["notes"]
+    assert note.startswith("2 of 4 tasks need code, but the tools are text_search, shelf: ")
+
+
+@pytest.mark.parametrize("offered", [(), ("code", "shelf")], ids=["no tools", "met"])
+def test_needs_that_are_met_or_that_no_tool_could_meet_are_no_note(offered):
+    assert "notes" not in record(offered=offered).settings

@@ -1,0 +1,37 @@
+"""One line for an error that code of the user's raised: what it is, and at which line of which file."""
+
+from __future__ import annotations
+
+import sysconfig
+import traceback
+from pathlib import Path
+
+_OURS = str(Path(__file__).parents[2])
+_FOREIGN = tuple({sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")})
+_PACKAGES = ("site-packages", "dist-packages")
+_ROOMS = (
+    *("sandbox", "envs", "rollout", "evaluation", "curation", "starter", "learner", "viewer", "interop", "benchmarks", "configs"),
+    *("toolwise.py", "checks.py", "reading.py"),
+)
+"""What of the checkout is the project's, not the user's: what stands beside it, such as examples/, may be copied and changed."""
+
+
+def told(error: BaseException) -> str:
+    """The error as one line, as in `IndexError: list index out of range (mine.py, line 14, in tasks)`.
+
+    The place is the innermost one in code of the user's: neither of this project, nor of Python or of an installed package. If
+    there is none, nothing is said of it.
+    """
+    line = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
+    if not frames:
+        return line
+    return f"{line} ({Path(frames[-1].filename).name}, line {frames[-1].lineno}, in {frames[-1].name})"
+
+
+def _is_users(file: str) -> bool:
+    path = Path(file)
+    if not path.is_absolute() or any(part in _PACKAGES for part in path.parts) or file.startswith(_FOREIGN):
+        return False
+    inside = path.is_relative_to(_OURS)
+    return not inside or path.relative_to(_OURS).parts[0] not in _ROOMS
