@@ -56,17 +56,23 @@ def _choices(name: str) -> Iterator[tuple[str, str | None, str]]:
 def _entries(config: Any, prefix: str = "") -> Iterator[tuple[str, str | None, str]]:
     """(dotted path, value, meaning) of each setting of a dataclass, single ones before groups; a group's own value is None."""
     hints, meant = get_type_hints(type(config)), meanings(type(config))
-    fields = sorted(dataclasses.fields(config), key=lambda field: dataclasses.is_dataclass(getattr(config, field.name)))
-    for field in fields:
-        value, path = getattr(config, field.name), f"{prefix}{field.name}"
+    groups: list[tuple[str, Any, str]] = []
+    for field in dataclasses.fields(config):
+        value, path, meaning = getattr(config, field.name), f"{prefix}{field.name}", meant.get(field.name, "")
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            yield path, None, meant.get(field.name) or inspect.getdoc(type(value)) or ""
-            yield from _entries(value, f"{path}.")
-        else:
-            meaning, members = meant.get(field.name, ""), _members(hints[field.name])
-            if not all(member in meaning for member in members):
-                meaning += f" One of {', '.join(members)}."
-            yield path, _written(value), meaning.strip()
+            groups.append((path, value, meaning or inspect.getdoc(type(value)) or ""))
+            continue
+        members = _members(hints[field.name])
+        if not all(member in meaning for member in members):
+            meaning += f" One of {', '.join(members)}."
+        yield path, _written(value), meaning.strip()
+        *_, last = get_args(hints[field.name]) or (None,)
+        entry = field.metadata.get("entry", last)  # of a list or a mapping
+        if isinstance(entry, type) and dataclasses.is_dataclass(entry):
+            groups.append((f"{path}.{'NAME' if isinstance(value, dict) else '[N]'}", entry(), inspect.getdoc(entry) or ""))
+    for path, group, meaning in groups:
+        yield path, None, " ".join(meaning.split())
+        yield from _entries(group, f"{path}.")
 
 
 @cache

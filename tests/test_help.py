@@ -45,6 +45,11 @@ def test_only_what_stands_behind_it_is_shown():
     assert re.findall(r"^  ([\w.]+)=", out, re.MULTILINE) == ["checkpoint.dir", "checkpoint.best", "rollout.episode.max_tokens"]
 
 
+def test_what_each_entry_of_a_mapping_has_is_shown():
+    out = run_here("synthesize", "--help", "teachers").stdout
+    assert re.search(r"^  teachers\.NAME\.price_in=0\.0 +Price of a million", out, re.MULTILINE)
+
+
 def test_the_kind_of_a_model_chooses_its_settings():
     out = run_here("model", "smollm2", "--help").stdout
     assert "settings of toolwise model smollm2" in out

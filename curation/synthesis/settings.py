@@ -79,7 +79,7 @@ class SynthesizeConfig:
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the environment, as in +options.protocol=hermes: the student's protocol is the environment's."""
 
-    teachers: dict[str, Any] = field(default_factory=dict)
+    teachers: dict[str, Any] = field(default_factory=dict, metadata={"entry": TeacherConfig})
     """The teachers by name, each with the settings of a `TeacherConfig`, as in +teachers.gpt.url=https://api.openai.com/v1
     +teachers.gpt.model=gpt-4o."""
 
