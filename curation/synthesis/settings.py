@@ -169,6 +169,19 @@ def _teacher(name: str, given: Any) -> TeacherConfig:
         raise UsageError(f"{where}.url={made.url}: write the address of an endpoint, or expert for the script of the tasks")
     if made.url != EXPERT and not made.model:
         raise UsageError(f"{where} is an endpoint: write +{where}.model=NAME as well, the name by which it knows its model")
-    if made.prompt is not None and not Path(made.prompt).is_file():
-        raise UsageError(f"{where}.prompt={made.prompt}: there is no such file")
+    if made.prompt is not None:
+        prompt_of(made.prompt, where)
     return made
+
+
+def prompt_of(path: str, where: str = "teachers") -> str:
+    """The text of a teacher's prompt. Raises UsageError if the file is missing, is no text in UTF-8, or says nothing."""
+    if not Path(path).is_file():
+        raise UsageError(f"{where}.prompt={path}: there is no such file")
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{where}.prompt={path} is no text in UTF-8 (byte {error.start}): save it as UTF-8") from None
+    if not text.strip():
+        raise UsageError(f"{where}.prompt={path} is empty: leave it out if the protocol's instructions are all that is to be said")
+    return text
