@@ -118,7 +118,7 @@ def synthesize(overrides: Sequence[str]) -> int:
     wrote = "demonstrations.jsonl, rejected.jsonl, synthesis.json, synthesis.md, journal/, trajectories/"
     taken = f"cold_start.demonstrations_file={config.out}/demonstrations.jsonl cold_start.demonstrations={report.all.kept}"
     learn = f"cold-start {taken} tasks={config.tasks} {options_text(config.options)}".rstrip()
-    again = f"synthesize out={config.out} resume=true" if report.not_asked or report.all.rejected.get(Reason.failed) else ""
+    again = f"synthesize out={config.out} resume=true" if report.stopped or report.all.rejected.get(Reason.failed) else ""
     # Of nothing there is nothing to learn: what was rejected says why.
     done(f"{config.out}/: {wrote}", learn if report.all.kept else again or f"view {shlex.quote(config.out)}")
     return 0 if report.all.kept else 1

@@ -22,7 +22,7 @@ class TeacherConfig(EndpointConfig):
     """One teacher: an OpenAI-compatible endpoint, or with url=expert the script that the tasks bring along."""
 
     share: float = 1.0
-    """Its part of the questions, relative to the shares of the others."""
+    """Its part of the questions, relative to the shares of the others; 0 leaves it out, as when a command is resumed without it."""
 
     tool_calls: bool = False
     """Give it the tools through the API and take its `tool_calls`, whatever the student's protocol. false: it writes that protocol
@@ -130,6 +130,8 @@ class SynthesizeConfig:
                 "there is no teacher: write +teachers.NAME.url=https://…/v1 +teachers.NAME.model=…, or +teachers.expert.url=expert "
                 "for the script of the tasks"
             )
+        if not any(teacher.share for teacher in teachers.values()):
+            raise UsageError("every teacher has share=0, so that nobody is asked: write more than 0 for one")
         shares = [("balance.abilities", self.balance.abilities), ("balance.difficulties", self.balance.difficulties)]
         for name, given in shares:
             if any(not share > 0 or math.isinf(share) for share in given.values()):
@@ -157,12 +159,12 @@ def _teacher(name: str, given: Any) -> TeacherConfig:
         made: Any = OmegaConf.to_object(OmegaConf.merge(schema, dict(given)))
     except OmegaConfBaseException as error:
         raise UsageError(f"{where}: {' '.join(str(error).split())}") from error
-    numbers = {"share": made.share, "concurrent": made.concurrent, "attempts": made.attempts, "timeout_s": made.timeout_s}
+    numbers = {"concurrent": made.concurrent, "attempts": made.attempts, "timeout_s": made.timeout_s}
     numbers |= {n: getattr(made, n) for n in ("requests_per_minute", "tokens_per_minute") if getattr(made, n) is not None}
     for setting, value in numbers.items():
         if not 0 < value < math.inf:
             raise UsageError(f"{where}.{setting}={value}: write more than 0")
-    for setting in ("temperature", "price_in", "price_out"):
+    for setting in ("share", "temperature", "price_in", "price_out"):
         if not 0 <= getattr(made, setting) < math.inf:
             raise UsageError(f"{where}.{setting}={getattr(made, setting)}: write at least 0")
     if made.url != EXPERT and not made.url.startswith(("http://", "https://")):

@@ -6,8 +6,8 @@ import pytest
 
 from curation.synthesis.attempts import identity
 from curation.synthesis.ledger import BudgetSpent, Ledger, Pace
-from curation.synthesis.selection import difficulty_of
-from curation.synthesis.settings import SynthesizeConfig
+from curation.synthesis.selection import difficulty_of, never_drawn
+from curation.synthesis.settings import BalanceConfig, SynthesizeConfig
 from curation.synthesis.teachers import divided
 from envs.errors import UsageError
 from envs.protocols import DeepEyes
@@ -127,3 +127,18 @@ def test_the_next_command_learns_nothing_if_nothing_is_kept(tmp_path, capsys):
     teacher = ["+teachers.gpt.url=http://localhost:1/v1", "+teachers.gpt.model=m", "+teachers.gpt.price_out=1", "budget=0"]
     assert synthesize([*teacher, "episodes=2", "rollout.sandboxes_per_worker=0", f"out={out}"]) == 1
     assert capsys.readouterr().out.splitlines()[-1].endswith(f"synthesize out={out} resume=true")
+
+
+def test_what_no_question_is_of_is_said():
+    balance = BalanceConfig(abilities={"vision": 1, "search": 1}, difficulties={"hard": 1})
+    assert never_drawn(balance, {("search", "hard"), ("reasoning", "easy")}) == [
+        "balance.abilities has vision, and no question that was looked at is of that kind: they are of reasoning, search"
+    ]
+    assert never_drawn(balance, ()) == []
+
+
+def test_a_teacher_without_a_share_is_asked_nothing():
+    assert divided({"a": 1.0, "b": 0.0}, 5) == ["a"] * 5
+    teacher = {"url": "expert", "share": 0}
+    with pytest.raises(UsageError, match="every teacher has share=0"):
+        SynthesizeConfig(teachers={"e": teacher}).check()
