@@ -97,7 +97,7 @@ def returned(shown: Sequence[Shown], count: int) -> list[Result]:
     """What each of a turn's calls returned, of the messages that follow it. Raises RowError if they cannot be told apart."""
     parts = [(_RESPONSE.sub(r"\1", one.text.strip()).strip(), one.pictures) for one in shown]
     if count == 1:  # a picture and the text may be messages of their own
-        return [("\n".join(text for text, _ in parts), tuple(picture for _, pictures in parts for picture in pictures))]
+        return [("\n".join(text for text, _ in parts).strip(), tuple(picture for _, pictures in parts for picture in pictures))]
     if len(parts) != count:
         raise RowError(f"a turn makes {count} calls, and {len(parts)} results follow: write a message of the role tool for each")
     return parts
