@@ -140,7 +140,11 @@ def referee_markdown(referee: Referee) -> str:
         parts.append(
             "Each item was answered once: luck decides which are measured as solved without tools; group_size=5 asks more."
         )
-    parts += [f"{name}: {reason}." for name, one in referee.judgements.items() for reason in _missing(one)]
+    missing: dict[str, list[str]] = {}
+    for name, one in referee.judgements.items():
+        for reason in _missing(one):
+            missing.setdefault(reason, []).append(name)
+    parts += [f"{', '.join(labels)}: {reason}." for reason, labels in missing.items()]
     parts += [
         f"{name}: {count} episodes are left out: one of their settings failed." for name, count in referee.left_out.items() if count
     ]
