@@ -173,7 +173,7 @@ def curate(overrides: Sequence[str]) -> int:
     written = options_text({name: value for name, value in config.options.items() if name == "protocol"})
     learn = f"train stages=[rl] tasks={config.out}/rl.parquet policy={directory} {written}".rstrip()
     demonstrate = f"synthesize tasks={config.out}/cold_start.parquet student={directory} {written}+teachers.NAME.url=URL"
-    again = f"curate out={config.out} resume=true thresholds.max_pass_rate_without=1"
+    again = f"curate out={config.out} resume=true" + (" thresholds.max_pass_rate_without=1" if report.is_reliable else "")
     following = {Destination.rl: learn, Destination.cold_start: demonstrate, Destination.dropped: again}
     done(wrote, next((command for place, command in following.items() if report.count(place)), again))
     return 0 if report.is_reliable else 1
