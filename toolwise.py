@@ -22,6 +22,7 @@ def train(overrides: Sequence[str], name: str = "train") -> int:
     from pathlib import Path
 
     from configs import compose, compose_again
+    from configs.values import options_text
     from learner.experiment import Experiment
     from learner.run import run
 
@@ -39,6 +40,7 @@ def train(overrides: Sequence[str], name: str = "train") -> int:
     wrote = f"{path}/: report.html, evaluation.json, metrics.jsonl, trajectories/, checkpoints/, wandb/"
     trained = [record.policy for record in records if record.label in ("cold_start", "rl")]
     tasks = "" if config.tasks == EvaluateConfig.tasks else f"tasks={config.tasks} +options.split=test "
+    tasks += options_text({name: value for name, value in config.options.items() if name != "split"})
     more = f"evaluate policy={trained[-1] if trained else config.policy} {tasks}out={path}/more"
     done(wrote, f"view {shlex.quote(config.out)}", more)
     return _status(records)
@@ -52,6 +54,7 @@ def cold_start(overrides: Sequence[str]) -> int:
 def collect(overrides: Sequence[str]) -> int:
     """Roll a policy out and write its trajectories."""
     from configs import compose
+    from configs.values import options_text
     from evaluation.evaluate import offered_tools, summarise
     from evaluation.report import table
     from rollout.collect import SCRIPTS, CollectConfig
@@ -64,13 +67,16 @@ def collect(overrides: Sequence[str]) -> int:
     records = [summarise(config, groups, offered=offered_tools(config, groups))]
     console.print(table(records))
     following = "evaluate policy=starter" if config.policy in SCRIPTS else f"train policy={config.policy}"
-    done(f"{config.out}/trajectories/episodes.jsonl", f"{following} tasks={config.tasks}")
+    options = options_text({name: value for name, value in config.options.items() if name != "split"})
+    done(f"{config.out}/trajectories/episodes.jsonl", f"{following} tasks={config.tasks} {options}".rstrip())
     return _status(records)
 
 
 def synthesize(overrides: Sequence[str]) -> int:
     """Have teachers demonstrate, and keep what is right; exit status 1 if nothing is."""
     from configs import compose
+    from configs.values import options_text
+    from curation.synthesis.attempts import Reason
     from curation.synthesis.run import Synthesis
     from curation.synthesis.settings import SynthesizeConfig
     from rollout.engines.endpoint import Endpoint
@@ -86,7 +92,10 @@ def synthesize(overrides: Sequence[str]) -> int:
     say(report.to_markdown())
     wrote = "demonstrations.jsonl, rejected.jsonl, synthesis.json, synthesis.md, journal/, trajectories/"
     taken = f"cold_start.demonstrations_file={config.out}/demonstrations.jsonl cold_start.demonstrations={report.all.kept}"
-    done(f"{config.out}/: {wrote}", f"cold-start {taken} tasks={config.tasks}")
+    learn = f"cold-start {taken} tasks={config.tasks} {options_text(config.options)}".rstrip()
+    again = f"synthesize out={config.out} resume=true" if report.stopped or report.all.rejected.get(Reason.failed) else ""
+    # Of nothing there is nothing to learn: what was rejected says why.
+    done(f"{config.out}/: {wrote}", learn if report.all.kept else again or f"view {shlex.quote(config.out)}")
     return 0 if report.all.kept else 1
 
 
@@ -122,6 +131,7 @@ def evaluate(overrides: Sequence[str]) -> int:
 def curate(overrides: Sequence[str]) -> int:
     """Sort questions by what tools add."""
     from configs import compose
+    from configs.values import options_text
     from curation.curate import curate as run
     from curation.selection import Destination
     from curation.settings import CurateConfig
@@ -134,9 +144,13 @@ def curate(overrides: Sequence[str]) -> int:
     for line in report.warnings():
         say(line)
     wrote = f"{config.out}/: rl.parquet, cold_start.parquet, dropped.parquet, plane.png, curation.json, curation.md, trajectories/"
-    learn = f"train stages=[rl] tasks={config.out}/rl.parquet policy={directory}"
-    demonstrate = f"synthesize tasks={config.out}/cold_start.parquet student={directory} +teachers.NAME.url=URL"
-    done(wrote, learn if report.count(Destination.rl) else demonstrate)
+    # Pictures, tools and splits are in the rows; how the policy writes is not.
+    written = options_text({name: value for name, value in config.options.items() if name == "protocol"})
+    learn = f"train stages=[rl] tasks={config.out}/rl.parquet policy={directory} {written}".rstrip()
+    demonstrate = f"synthesize tasks={config.out}/cold_start.parquet student={directory} {written}+teachers.NAME.url=URL"
+    again = f"curate out={config.out} resume=true" + (" thresholds.max_pass_rate_without=1" if report.is_reliable else "")
+    following = {Destination.rl: learn, Destination.cold_start: demonstrate, Destination.dropped: again}
+    done(wrote, next((command for place, command in following.items() if report.count(place)), again))
     return 0 if report.is_reliable else 1
 
 

@@ -11,9 +11,10 @@ import json
 import math
 import os
 import re
+import shlex
 import tempfile
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -24,6 +25,9 @@ from hydra.errors import HydraException
 from envs.errors import UsageError
 
 _QUOTED = re.compile(r"""(["']).*\1""", re.DOTALL)
+_PLAIN = re.compile(r"[\w./:@%+-]+")
+_NO_TEXT = re.compile(r"[-+]?[\d.][\d.e_+-]*|true|false|null|none|[-+]?(?:nan|inf)", re.IGNORECASE)
+_SPECIAL, _ESCAPE = re.compile(r"([][(){}=,: ])"), r"\\\1"
 _ESCAPED = re.compile(r"\\[][(){}=,: ]")
 _PLAIN_LIST = re.compile(r"\[[^][{}\"'\\]*\]")
 _KINDS: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
@@ -131,6 +135,22 @@ def read_value(key: str, text: str, hint: Any, default: Any = None) -> Any:
 def wrong(key: str, text: str, hint: Any) -> UsageError:
     """The error for a value that is not of the setting's type."""
     return UsageError(f"{key}={text}: write {kind_of(hint)}")
+
+
+def options_text(options: Mapping[str, Any]) -> str:
+    """What gives an environment these options on a shell's command line, each with a space behind it."""
+    return "".join(f"{shlex.quote(f'+options.{name}={_text(value, top=True)}')} " for name, value in options.items())
+
+
+def _text(value: Any, *, top: bool = False) -> str:
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{_SPECIAL.sub(_ESCAPE, str(name))}: {_text(part)}' for name, part in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_text, value))}]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    plain = isinstance(value, str) and (top or _PLAIN.fullmatch(value)) and not _NO_TEXT.fullmatch(value)
+    return str(value) if plain else json.dumps(value, ensure_ascii=False)
 
 
 def check_numbers(config: Any) -> None:

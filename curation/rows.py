@@ -47,13 +47,15 @@ class DemonstrationTurn:
 class Demonstration:
     """The turns, the protocol that they are written in, and the system prompt of the conversation itself, if it has one.
 
-    `guides` are the tools; None if they are not known.
+    `guides` are the tools; None if they are not known. `changes` say what is not as it was recorded, each as the end of a
+    sentence about it.
     """
 
     protocol: Protocol
     turns: list[DemonstrationTurn]
     system: str | None = None
     guides: Sequence[ToolGuide] | None = None
+    changes: tuple[str, ...] = ()
 
     def instructions(self, with_tools: bool = True) -> str:
         """As those of the `ToolEnv` in which it was made."""

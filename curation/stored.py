@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from omegaconf import OmegaConf
 
+from curation.forms import Form, same
 from curation.verify import is_verified
+from envs import resolve
 from envs.errors import UsageError
+from envs.protocols import Answer, Calls, Protocol
 from rollout.store import Store
 from rollout.tokens.chat_format import ChatFormat
 from rollout.types import Episode, Trajectory
@@ -34,10 +39,13 @@ def is_stored(path: str | Path) -> bool:
     return '"token_ids"' in line and '"loss_mask"' in line
 
 
-def read_episodes(path: str | Path, chat: ChatFormat, *, count: int | None, seed: int) -> tuple[list[Episode], int]:
+def read_episodes(
+    path: str | Path, chat: ChatFormat, *, count: int | None, seed: int, form: Form | None = None
+) -> tuple[list[Episode], int]:
     """`count` of the verified episodes, drawn by `seed` without replacement, None for all; and how many were not verified.
 
-    Raises UsageError if there are fewer, if the files are broken, and if they were recorded in the tokens of another policy.
+    `form` is how the policy speaks. Raises UsageError if there are fewer, if the files are broken, and if they were recorded in
+    the tokens of another policy or in another protocol.
     """
     path = Path(path)
     try:
@@ -58,7 +66,47 @@ def read_episodes(path: str | Path, chat: ChatFormat, *, count: int | None, seed
     drawn = [verified[place] for place in chosen]
     for episode in drawn[:_COMPARED]:
         _require_same_tokens(path, episode.trajectory, chat)
+    if form is not None:
+        _require_same_protocol(path, drawn, form)
     return drawn, len(episodes) - len(verified)
+
+
+def _require_same_protocol(path: Path, episodes: Sequence[Episode], form: Form) -> None:
+    """Raise UsageError if the episodes were recorded in another protocol: by the settings of their run, or if those do not say,
+    because their turns are other actions."""
+    theirs, own = _form_of_run(path if path.is_dir() else _directory(path)), form.protocol
+    if theirs is not None and same(theirs.protocol, own):
+        return
+    if theirs is None and all(_reads(episode.trajectory, own) for episode in episodes):
+        return
+    name = "another protocol" if theirs is None else f"the protocol {theirs.protocol.name}"
+    options = " with other options" if theirs is not None and theirs.protocol.name == own.name else ""
+    raise UsageError(
+        f"{path} is recorded in {name}, and the tasks have {own.name}{options}: collect it with the same +options.protocol=, or "
+        "write `toolwise export run=DIR format=messages images=inline only=right` and give the file that this writes: its "
+        "conversations are learned in the tasks' protocol"
+    )
+
+
+def _form_of_run(directory: Path) -> Form | None:
+    """How the policy of a run spoke; None if its settings do not say, or name tasks that are not there any more."""
+    settings = directory / "config.yaml"
+    if not settings.is_file():
+        return None
+    config = OmegaConf.to_container(OmegaConf.load(settings))
+    if not isinstance(config, dict) or not config.get("tasks"):
+        return None
+    try:
+        return Form.of(resolve(str(config["tasks"]), {str(name): value for name, value in (config.get("options") or {}).items()}))
+    except UsageError:
+        return None
+
+
+def _reads(trajectory: Trajectory, protocol: Protocol) -> bool:
+    """Whether the protocol reads the turns as those that they were: calls, and at the end the answer."""
+    actions = [protocol.parse(turn.action) for turn in trajectory.turns]
+    called = all(isinstance(action, Calls) for action, turn in zip(actions, trajectory.turns, strict=True) if turn.tool_calls)
+    return called and isinstance(actions[-1], Answer) and actions[-1].text == (trajectory.answer or "").strip()
 
 
 def _directory(path: Path) -> Path:

@@ -237,7 +237,7 @@ class ToolEnv(gymnasium.Env[Observation, str]):
     def expert(self, rng: random.Random) -> Script:
         """The scripted expert of the current task, written in the protocol. Raises UsageError if the task has none."""
         if self._task is None or self._task.expert is None:
-            raise UsageError("this task has no scripted expert: choose another policy")
+            raise UsageError("this task has no scripted expert: choose another policy, or another teacher")
         return self._worded(self._task.expert(rng))
 
     def random_actor(self, rng: random.Random) -> Script:

@@ -10,6 +10,7 @@ from math import prod
 
 import numpy as np
 
+from curation.forms import Form
 from curation.recorded import read_demonstrations
 from curation.stored import is_stored, named_by, read_episodes
 from curation.verify import is_verified
@@ -68,9 +69,10 @@ def collect_rehearsal(training: TrainingRun) -> list[Episode]:
         return list(training.store.read("rehearsal"))
     if not settings.rehearsal_tasks or not settings.rehearsal_batch_size:
         return []
-    specs = group_specs(
-        "rehearsal", resolve(settings.rehearsal_tasks), groups=settings.rehearsal, seed=training.config.seed, actor="expert"
-    )
+    # In the protocol that the policy is to speak: it would learn both otherwise.
+    protocol = training.config.options.get("protocol")
+    tasks = resolve(settings.rehearsal_tasks, {} if protocol is None else {"protocol": protocol})
+    specs = group_specs("rehearsal", tasks, groups=settings.rehearsal, seed=training.config.seed, actor="expert")
     kept = [episode for episode in episodes_of(training.rollout(specs)) if is_verified(episode.trajectory)]
     if not kept:
         raise UsageError(
@@ -141,14 +143,21 @@ def _made(training: TrainingRun, name: str, source: DemonstrationSource) -> list
     if source.path == EXPERT:
         return _played(training, name, source.demonstrations or settings.demonstrations)
     chat = ChatFormat.from_directory(training.policy_dir)
-    path = named_by(source.path)
+    path, form = named_by(source.path), Form.of(training.tasks("train"))
     if is_stored(path):
-        episodes, left_out = read_episodes(path, chat, count=source.demonstrations, seed=seed)
+        episodes, left_out = read_episodes(path, chat, count=source.demonstrations, seed=seed, form=form)
         if left_out:
             training.say(f"{source.path}: {left_out} episodes are no verified demonstrations and are left out")
         return episodes
-    episode_config = training.config.rollout.episode
-    return read_demonstrations(path, chat, episode_config, count=source.demonstrations, seed=seed, malformed=settings.malformed)
+    return read_demonstrations(
+        path,
+        chat,
+        training.config.rollout.episode,
+        count=source.demonstrations,
+        seed=seed,
+        malformed=settings.malformed,
+        form=form,
+    )
 
 
 def _played(training: TrainingRun, name: str, wanted: int) -> list[Episode]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from envs import resolve
+from envs.datasets import is_dataset
 from envs.errors import UsageError
 from envs.rewards import open_group_reward
 from envs.runtime.imports import import_path
@@ -146,6 +147,12 @@ class ColdStartConfig:
     """overall: the cold start ends when accuracy over all held-out tasks has stopped rising, and keeps the weights with the best;
     ability: when no ability's accuracy rises any more, and it keeps those with the best mean over abilities. A rise of an ability
     is also more than the standard error of its measurement, since of few episodes chance alone would make a new best."""
+
+    @property
+    def asks_the_expert(self) -> bool:
+        """Whether the tasks' script demonstrates."""
+        alone = not self.sources and self.demonstrations_file is None
+        return alone or any(source.path == EXPERT for source in self.sources)
 
     def check_sources(self) -> None:
         """Raise UsageError if there is no such file of demonstrations, or a weight or a number makes no sense."""
@@ -328,6 +335,11 @@ class Experiment:
             raise UsageError("rl.group_size=1: a part of the reward compares the episodes of a group: write 2 or more")
         if Stage.cold_start in self.stages and Stage.cold_start not in finished:
             self.cold_start.check_sources()
+            if self.cold_start.asks_the_expert and is_dataset(self.tasks):
+                raise UsageError(
+                    f"{self.tasks} is a file of questions, which has no scripted expert to learn from: write "
+                    "cold_start.demonstrations_file=FILE, cold_start.sources='[{path: …}]', or stages=[rl]"
+                )
         longest, room = self.rollout.episode.max_tokens, self.rollout.engine.max_model_len
         if longest > room:
             raise UsageError(f"rollout.episode.max_tokens={longest} is more than rollout.engine.max_model_len={room}: lower it")

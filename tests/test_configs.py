@@ -4,6 +4,7 @@ stands, mistakes get one line."""
 import math
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from configs import choices, compose, compose_again
-from configs.values import check_numbers, check_out, read_value
+from configs.values import check_numbers, check_out, options_text, read_value
 from curation.settings import CurateConfig
 from envs.errors import UsageError
 from evaluation.settings import EvaluateConfig
@@ -269,3 +270,17 @@ def test_a_resumed_run_reads_overrides_as_the_first_one_did(tmp_path):
     saved = tmp_path / "config.yaml"
     saved.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
     assert compose_again(saved, Experiment, [*OPTIONS, "resume=true"]).options == config.options
+
+
+def test_options_are_written_as_they_are_read():
+    options = {
+        "protocol": {"hermes": {"answer": "tag"}},
+        "tools": ["code", "my_module:my_tool"],
+        "reward": [{"accuracy": 1.0}, {"my_module:part": -0.2}],
+        "judge": {"url": "http://x:80/v1?a=b,c", "model": "Q 7"},
+        "prompt": "a=b, {c} 'd'",
+        "name": "5",
+        "split": None,
+        "strict": True,
+    }
+    assert compose("collect", CollectConfig, shlex.split(options_text(options))).options == options

@@ -20,7 +20,7 @@ from curation.synthesis.attempts import AGAIN, Attempt, Reason, identity, judged
 from curation.synthesis.journal import Lines, Replies
 from curation.synthesis.ledger import BudgetSpent, Ledger
 from curation.synthesis.report import Report, lines_by, whole
-from curation.synthesis.selection import Selection, difficulty_of, select
+from curation.synthesis.selection import Selection, difficulty_of, never_drawn, select
 from curation.synthesis.settings import SynthesizeConfig
 from curation.synthesis.teachers import Connect, Teacher, divided
 from envs import questions_of, resolve
@@ -130,6 +130,7 @@ class Synthesis:
         self._failures_in_a_row, self._stopped, self._played = 0, "", False
         self._refusals: dict[str, int] = {}  # of teachers that have refused whatever they were asked by this command
         self._given_up: dict[str, str] = {}
+        self._drawn = {(attempt.ability, attempt.difficulty) for attempt in attempts.values()}
 
     async def _run(self, advance: Advance) -> None:
         rollout, task = self._config.rollout, asyncio.current_task()
@@ -167,7 +168,8 @@ class Synthesis:
 
     def _handed_over(self) -> list[Unit]:
         """The questions of teachers that refuse all and that were not put to them, divided among the others by their shares."""
-        shares = {name: teacher.share for name, teacher in self._teachers.items() if name not in self._given_up}
+        others = ((name, teacher.share) for name, teacher in self._teachers.items() if name not in self._given_up)
+        shares = {name: share for name, share in others if share}
         asked = self._attempts.keys() | self._failed.keys()
         left = [unit for unit in self.units if unit.teacher in self._given_up and unit.spec.episode_id not in asked]
         if self._stopped or not shares:
@@ -202,7 +204,9 @@ class Synthesis:
             return True  # its episode says what is wrong with it
         finally:
             await driven.close()
-        return self._selection.wants(_ability(info.get("abilities", ())), self._difficulty(unit, info.get("needed_tools")))
+        cell = _ability(info.get("abilities", ())), self._difficulty(unit, info.get("needed_tools"))
+        self._drawn.add(cell)
+        return self._selection.wants(*cell)
 
     async def _ask(self, teacher: Teacher, unit: Unit) -> None:
         """Play one demonstration, again if our infrastructure fails, and keep what came of it."""
@@ -349,7 +353,7 @@ class Synthesis:
             longest=max((attempt.tokens for attempt in kept), default=0),
             budget=config.budget,
             token_budget=config.token_budget,
-            notes=getattr(self, "_notes", []),
+            notes=[*getattr(self, "_notes", []), *never_drawn(config.balance, self._drawn)],
         )
         write_file(self._out / "synthesis.json", report.to_json())
         write_file(self._out / "synthesis.md", report.to_markdown())

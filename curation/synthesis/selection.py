@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from curation.synthesis.attempts import Attempt, Reason
-from curation.synthesis.settings import SynthesizeConfig
+from curation.synthesis.settings import BalanceConfig, SynthesizeConfig
 from envs.datasets.columns import absent, number, text
 
 Cell = tuple[str | None, str | None]
@@ -90,6 +90,19 @@ def select(config: SynthesizeConfig, attempts: Iterable[Attempt]) -> tuple[Selec
         if reason is not None:
             rejected.append((attempt, reason, attempt.detail))
     return selection, rejected
+
+
+def never_drawn(balance: BalanceConfig, drawn: Collection[tuple[str, str]]) -> list[str]:
+    """A line for the abilities, and one for the difficulties, that have shares and of which no question is, of those `drawn`."""
+    lines = []
+    for place, (setting, shares) in enumerate([("abilities", balance.abilities), ("difficulties", balance.difficulties)]):
+        there = {cell[place] for cell in drawn}
+        if drawn and (missing := sorted(map(str, shares.keys() - there))):
+            lines.append(
+                f"balance.{setting} has {', '.join(missing)}, and no question that was looked at is of that kind: they are of "
+                f"{', '.join(sorted(there))}"
+            )
+    return lines
 
 
 def _quotas(config: SynthesizeConfig) -> dict[Cell, int]:

@@ -22,7 +22,7 @@ class TeacherConfig(EndpointConfig):
     """One teacher: an OpenAI-compatible endpoint, or with url=expert the script that the tasks bring along."""
 
     share: float = 1.0
-    """Its part of the questions, relative to the shares of the others."""
+    """Its part of the questions, relative to the shares of the others; 0 leaves it out, as when a command is resumed without it."""
 
     tool_calls: bool = False
     """Give it the tools through the API and take its `tool_calls`, whatever the student's protocol. false: it writes that protocol
@@ -130,6 +130,8 @@ class SynthesizeConfig:
                 "there is no teacher: write +teachers.NAME.url=https://…/v1 +teachers.NAME.model=…, or +teachers.expert.url=expert "
                 "for the script of the tasks"
             )
+        if not any(teacher.share for teacher in teachers.values()):
+            raise UsageError("every teacher has share=0, so that nobody is asked: write more than 0 for one")
         shares = [("balance.abilities", self.balance.abilities), ("balance.difficulties", self.balance.difficulties)]
         for name, given in shares:
             if any(not share > 0 or math.isinf(share) for share in given.values()):
@@ -157,18 +159,31 @@ def _teacher(name: str, given: Any) -> TeacherConfig:
         made: Any = OmegaConf.to_object(OmegaConf.merge(schema, dict(given)))
     except OmegaConfBaseException as error:
         raise UsageError(f"{where}: {' '.join(str(error).split())}") from error
-    numbers = {"share": made.share, "concurrent": made.concurrent, "attempts": made.attempts, "timeout_s": made.timeout_s}
+    numbers = {"concurrent": made.concurrent, "attempts": made.attempts, "timeout_s": made.timeout_s}
     numbers |= {n: getattr(made, n) for n in ("requests_per_minute", "tokens_per_minute") if getattr(made, n) is not None}
     for setting, value in numbers.items():
         if not 0 < value < math.inf:
             raise UsageError(f"{where}.{setting}={value}: write more than 0")
-    for setting in ("temperature", "price_in", "price_out"):
+    for setting in ("share", "temperature", "price_in", "price_out"):
         if not 0 <= getattr(made, setting) < math.inf:
             raise UsageError(f"{where}.{setting}={getattr(made, setting)}: write at least 0")
     if made.url != EXPERT and not made.url.startswith(("http://", "https://")):
         raise UsageError(f"{where}.url={made.url}: write the address of an endpoint, or expert for the script of the tasks")
     if made.url != EXPERT and not made.model:
         raise UsageError(f"{where} is an endpoint: write +{where}.model=NAME as well, the name by which it knows its model")
-    if made.prompt is not None and not Path(made.prompt).is_file():
-        raise UsageError(f"{where}.prompt={made.prompt}: there is no such file")
+    if made.prompt is not None:
+        prompt_of(made.prompt, where)
     return made
+
+
+def prompt_of(path: str, where: str = "teachers") -> str:
+    """The text of a teacher's prompt. Raises UsageError if the file is missing, is no text in UTF-8, or says nothing."""
+    if not Path(path).is_file():
+        raise UsageError(f"{where}.prompt={path}: there is no such file")
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{where}.prompt={path} is no text in UTF-8 (byte {error.start}): save it as UTF-8") from None
+    if not text.strip():
+        raise UsageError(f"{where}.prompt={path} is empty: leave it out if the protocol's instructions are all that is to be said")
+    return text

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from curation.synthesis.journal import Replies
 from curation.synthesis.ledger import Ledger, Pace
-from curation.synthesis.settings import EXPERT, TeacherConfig
+from curation.synthesis.settings import EXPERT, TeacherConfig, prompt_of
 from envs.protocols import encodable
 from envs.protocols.protocol import Schema
 from envs.runtime.chat_endpoint import Message, Reply
@@ -46,7 +45,7 @@ class Teacher:
         connect: Connect,
     ) -> None:
         self.name, self.config, self.thoughts = name, config, thoughts
-        self.prompt = None if config.prompt is None else Path(config.prompt).read_text()
+        self.prompt = None if config.prompt is None else prompt_of(config.prompt)
         self.policy = None if config.url == EXPERT else connect(config)
         self._ledger, self._replies, self._count = ledger, replies, count
         self._requests, self._tokens = Pace(config.requests_per_minute), Pace(config.tokens_per_minute)

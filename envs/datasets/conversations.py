@@ -45,6 +45,8 @@ class Message:
     pictures: tuple[Any, ...] = ()
     acts: bool = False
     """Whether it is an assistant's and calls a tool."""
+    calls: bool = False
+    """Whether it does so apart from its text, as through OpenAI's API."""
 
     @property
     def placeholders(self) -> int:
@@ -197,7 +199,8 @@ def _message(record: Any) -> Message:
     if thoughts and _ROLES[role] == "assistant":
         text = f"<think>\n{thoughts}\n</think>\n{text}"
     text = "\n".join(part for part in (text, *written) if part)
-    return Message(_ROLES[role], text, pictures, _ROLES[role] == "assistant" and (bool(written) or bool(_ACTS.search(text))))
+    acts = _ROLES[role] == "assistant"
+    return Message(_ROLES[role], text, pictures, acts and (bool(written) or bool(_ACTS.search(text))), acts and bool(written))
 
 
 def _call(record: Any) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from cachetools import LRUCache
 
-from envs.datasets.columns import cleaned, renames, unread
+from envs.datasets.columns import NAMES, absent, cleaned, number_of, renames, unread
 from envs.datasets.formats import question
 from envs.datasets.pictures import listed
 from envs.datasets.published import PLAIN, Reading
@@ -218,6 +218,13 @@ class Dataset:
             return read
         # A form picks columns by their published names: one that `columns` names is read all the same.
         named = {theirs.partition(".")[0] for _, theirs in self._columns if theirs is not None}
+        if not any(name in NAMES["images"] or number_of(name) for name in (*read, *dict(self._columns))):
+            lost = next((name for name in NAMES["images"] if not absent(row.get(name))), None)
+            if lost is not None:
+                raise RowError(
+                    f"the form {self._reading.form} does not read the column {lost}, and the row has no other picture: write "
+                    f"columns={{images: {lost}}} to read it, or columns={{{lost}: null}} to leave it out"
+                )
         return {name: row[name] for name in named if name in row} | read
 
     def _question_of(self, row: Mapping[str, Any]) -> Question:

@@ -132,7 +132,10 @@ def examine(config: EvaluateConfig) -> Examination | None:
         *([f"{path.name}: {data.blind} items have no picture"] if bench.pictures and data.blind else []),
         *([f"{path.name}: {unasked} items have no options"] if unasked else []),
         *_differing_hash(bench, path, md5, sha256),
-        *(f"{setting} is {now}, and the benchmark fixes {fixed}" for setting, (now, fixed) in changes.items()),
+        *(
+            f"{setting} is {now}, and the benchmark {'has none' if fixed is None else f'fixes {fixed}'}"
+            for setting, (now, fixed) in changes.items()
+        ),
     ]
     settings = bench.settings()
     shown = {

@@ -67,12 +67,17 @@ class Judgement:
     """The referee's figures of one policy. What its items do not allow is None: no label, or no item on one of the two sides.
 
     `ambiguous` is the number of items that are solved without tools neither seldom nor mostly, and so are in no figure that is
-    `measured`. `also_without`: of what the policy solves with a call, the share that it solves without tools as well (arXiv
-    2606.02357). `difference`: accuracy with tools minus without.
+    `measured`; `unsolved` and `solved` are those on the two sides, `needed` and `not_needed` those by label. `also_without`: of
+    what the policy solves with a call, the share that it solves without tools as well (arXiv 2606.02357). `difference`: accuracy
+    with tools minus without.
     """
 
     items: int
     ambiguous: int
+    unsolved: int
+    solved: int
+    needed: int
+    not_needed: int
     accuracy: Figure
     accuracy_without: Figure
     difference: Difference
@@ -84,15 +89,19 @@ class Judgement:
 
 def judge(outcomes: Outcomes) -> Judgement:
     """All figures. Raises ValueError if there is no item."""
-    hard, easy = outcomes.measured
+    (hard, easy), (needed, not_needed) = outcomes.measured, outcomes.labelled
     return Judgement(
         items=len(outcomes.task_ids),
         ambiguous=int((~hard & ~easy).sum()),
+        unsolved=int(hard.sum()),
+        solved=int(easy.sum()),
+        needed=int(needed.sum()),
+        not_needed=int(not_needed.sum()),
         accuracy=figure_of(outcomes.correct_N),
         accuracy_without=figure_of(outcomes.without_N),
         difference=paired_difference(outcomes.without_N, outcomes.correct_N),
         also_without=also_without(outcomes),
-        adaptiveness_labelled=adaptiveness(outcomes.called_N, *outcomes.labelled),
+        adaptiveness_labelled=adaptiveness(outcomes.called_N, needed, not_needed),
         adaptiveness_measured=adaptiveness(outcomes.called_N, hard, easy),
         tool_effect=tool_effect(outcomes),
     )

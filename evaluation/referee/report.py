@@ -41,7 +41,8 @@ class Setting:
 class Referee:
     """What the referee found: a judgement by the label of each party, the settings of the policy that is judged, with what
     `evaluation.ablation` says of them, and MED if checkpoints were compared. `left_out` counts episodes by party: they failed in
-    one of its settings. `left_out_of_med` counts those that failed for one of the checkpoints."""
+    one of its settings. `left_out_of_med` counts those that failed for one of the checkpoints. `one_sample` says that each
+    item was answered once in each setting."""
 
     judgements: Mapping[str, Judgement]
     settings: Mapping[str, Setting]
@@ -50,6 +51,7 @@ class Referee:
     med: Med | None
     left_out: Mapping[str, int]
     left_out_of_med: int = 0
+    one_sample: bool = False
 
 
 def judged(groups: Mapping[str, Mapping[str, Sequence[Group]]], checkpoints: Sequence[str] = ()) -> Referee:
@@ -74,6 +76,7 @@ def judged(groups: Mapping[str, Mapping[str, Sequence[Group]]], checkpoints: Seq
         med=found,
         left_out={label: full[label] - len(by_variant[FULL]) for label, by_variant in pairs.items()},
         left_out_of_med=left_out_of_med,
+        one_sample=all(len(group.episodes) == 1 for group in next(iter(groups.values()))[FULL]),
     )
 
 
@@ -133,6 +136,15 @@ def referee_markdown(referee: Referee) -> str:
     parts = ["## Was it worth it?", _table(_COLUMNS, [_judgement_row(name, one) for name, one in referee.judgements.items()])]
     ambiguous = {name: one.ambiguous for name, one in referee.judgements.items() if one.ambiguous}
     parts += [f"{name}: need is ambiguous for {count} items, which no measured figure has." for name, count in ambiguous.items()]
+    if referee.one_sample:
+        parts.append(
+            "Each item was answered once: luck decides which are measured as solved without tools; group_size=5 asks more."
+        )
+    missing: dict[str, list[str]] = {}
+    for name, one in referee.judgements.items():
+        for reason in _missing(one):
+            missing.setdefault(reason, []).append(name)
+    parts += [f"{', '.join(labels)}: {reason}." for reason, labels in missing.items()]
     parts += [
         f"{name}: {count} episodes are left out: one of their settings failed." for name, count in referee.left_out.items() if count
     ]
@@ -195,6 +207,24 @@ def _judgement_row(name: str, judgement: Judgement) -> list[str]:
         _adaptiveness(judgement.adaptiveness_measured),
         *effects,
     ]
+
+
+def _missing(judgement: Judgement) -> list[str]:
+    """Why figures are "–"."""
+    reasons = []
+    if judgement.also_without is None:
+        reasons.append("nothing is solved with a call")
+    if not judgement.needed + judgement.not_needed:
+        reasons.append("no item says which tools it needs (needed_tools), so there is no adaptiveness by label")
+    elif judgement.adaptiveness_labelled is None:
+        kind = "needs a tool" if judgement.needed else "needs none"
+        reasons.append(f"each item that is labelled {kind}, and adaptiveness by label is of both kinds")
+    if judgement.tool_effect is None:
+        reasons.append(
+            f"{judgement.unsolved} items are unsolved without tools and {judgement.solved} are solved, and adaptiveness as "
+            "measured and the tool effect are of both kinds"
+        )
+    return reasons
 
 
 def _med_rows(med: Med) -> list[list[str]]:

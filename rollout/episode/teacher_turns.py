@@ -24,7 +24,7 @@ def text_turn(protocol: Protocol, text: str, reasoning: str, thoughts: Thoughts)
         action = protocol.parse(text)
         return text if isinstance(action, Malformed) else protocol.write(action)
     own = THOUGHTS_BEGIN.search(text) or THOUGHTS_END.search(text)
-    return text if own or thoughts is Thoughts.text else _thoughts(reasoning) + text
+    return text if own or thoughts is Thoughts.text else as_thoughts(reasoning) + text
 
 
 def native_turn(protocol: Protocol, reply: Reply, thoughts: Thoughts) -> tuple[str, int]:
@@ -56,10 +56,10 @@ def native_turn(protocol: Protocol, reply: Reply, thoughts: Thoughts) -> tuple[s
 
 def _chosen(reasoning: str, said: str, thoughts: Thoughts) -> str:
     parts = {Thoughts.keep: (reasoning, said), Thoughts.text: (said,), Thoughts.drop: ()}[thoughts]
-    return _thoughts("\n\n".join(part.strip() for part in parts if part.strip()))
+    return as_thoughts("\n\n".join(part.strip() for part in parts if part.strip()))
 
 
-def _thoughts(text: str) -> str:
+def as_thoughts(text: str) -> str:
     """Thoughts between tags: none in the text may end them."""
     inside = THOUGHTS_END.sub("", THOUGHTS_BEGIN.sub("", text)).strip()
     return f"<think>\n{inside}\n</think>\n" if inside else ""

@@ -6,10 +6,13 @@ import pytest
 
 from curation.synthesis.attempts import identity
 from curation.synthesis.ledger import BudgetSpent, Ledger, Pace
-from curation.synthesis.selection import difficulty_of
+from curation.synthesis.selection import difficulty_of, never_drawn
+from curation.synthesis.settings import BalanceConfig, SynthesizeConfig
 from curation.synthesis.teachers import divided
+from envs.errors import UsageError
 from envs.protocols import DeepEyes
 from rollout.tokens.chat_format import ChatMessage
+from toolwise import synthesize
 
 
 def code(source, thoughts=""):
@@ -100,3 +103,42 @@ async def test_a_request_waits_for_room_that_others_may_leave_and_fails_if_none_
     assert (ended, ledger.tokens) == ([1, 2, 3], 60)
     with pytest.raises(BudgetSpent, match="60 tokens of token_budget=100 are spent"):
         await ask(4, 60, 10)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"\xff\xfeU", "is no text in UTF-8 .byte 0.: save it as UTF-8"),
+        (b" \n", "is empty: leave it out"),
+        (None, "there is no such file"),
+    ],
+)
+def test_a_prompt_that_says_nothing_is_refused_before_anybody_is_asked(tmp_path, content, complaint):
+    path = tmp_path / "prompt.txt"
+    if content is not None:
+        path.write_bytes(content)
+    teacher = {"url": "http://localhost:1/v1", "model": "m", "prompt": str(path)}
+    with pytest.raises(UsageError, match=rf"teachers\.gpt\.prompt=.*{complaint}"):
+        SynthesizeConfig(teachers={"gpt": teacher}).check()
+
+
+def test_the_next_command_learns_nothing_if_nothing_is_kept(tmp_path, capsys):
+    out = tmp_path / "out"
+    teacher = ["+teachers.gpt.url=http://localhost:1/v1", "+teachers.gpt.model=m", "+teachers.gpt.price_out=1", "budget=0"]
+    assert synthesize([*teacher, "episodes=2", "rollout.sandboxes_per_worker=0", f"out={out}"]) == 1
+    assert capsys.readouterr().out.splitlines()[-1].endswith(f"synthesize out={out} resume=true")
+
+
+def test_what_no_question_is_of_is_said():
+    balance = BalanceConfig(abilities={"vision": 1, "search": 1}, difficulties={"hard": 1})
+    assert never_drawn(balance, {("search", "hard"), ("reasoning", "easy")}) == [
+        "balance.abilities has vision, and no question that was looked at is of that kind: they are of reasoning, search"
+    ]
+    assert never_drawn(balance, ()) == []
+
+
+def test_a_teacher_without_a_share_is_asked_nothing():
+    assert divided({"a": 1.0, "b": 0.0}, 5) == ["a"] * 5
+    teacher = {"url": "expert", "share": 0}
+    with pytest.raises(UsageError, match="every teacher has share=0"):
+        SynthesizeConfig(teachers={"e": teacher}).check()

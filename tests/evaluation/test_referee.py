@@ -151,6 +151,23 @@ def test_a_bar_in_a_name_does_not_end_its_cell():
     assert "| a\\|b | 2 |" in told
 
 
+def test_why_a_figure_is_missing_is_said():
+    alike = np.ones((2, 1, 3), dtype=int)
+    alike[:, :, 2] = 0
+    told = referee_markdown(judged({"p": variants_of(alike)}))
+    assert "Each item was answered once" in told
+    assert "p: 2 items are unsolved without tools and 0 are solved" in told and "no item says" not in told
+    bare = {name: [unlabelled(group) for group in part] for name, part in variants_of(np.zeros((2, 2, 3), dtype=int)).items()}
+    told = referee_markdown(judged({"p": bare}))
+    assert "p: nothing is solved with a call." in told and "p: no item says which tools it needs (needed_tools)" in told
+    assert "answered once" not in told
+
+
+def unlabelled(group):
+    episodes = [replace(one, chains=tuple(replace(chain, needed_tools=None) for chain in one.chains)) for one in group.episodes]
+    return replace(group, episodes=tuple(episodes))
+
+
 def test_an_item_that_failed_for_one_checkpoint_is_in_none_of_meds_figures():
     table = np.ones((3, 1, 3), dtype=int)
     broken = variants_of(table)

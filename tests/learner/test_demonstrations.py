@@ -73,6 +73,24 @@ def test_rehearsal_without_a_verified_episode_is_answered_in_one_line(config):
         collect_rehearsal(training)
 
 
+def test_rehearsal_is_in_the_protocol_of_the_tasks(config):
+    training = start(replace(config, options={"protocol": "hermes"}))
+    collect_rehearsal(training)
+    assert {spec.env_kwargs["protocol"] for specs in training.fleet.collected for spec in specs} == {"hermes"}
+
+
+def test_a_file_is_learned_in_the_protocol_of_the_tasks(config, tmp_path):
+    path = tmp_path / "sft.json"
+    turns = ["What is 3 + 4?", "<code>\n```python\nprint(7)\n```\n</code>", "7", "<answer>7</answer>"]
+    messages = [{"role": "assistant" if place % 2 else "user", "content": text} for place, text in enumerate(turns)]
+    path.write_text(json.dumps([{"messages": messages}]))
+    config = with_cold_start(config, demonstrations=1, demonstrations_file=str(path))
+    training = start(replace(config, options={"protocol": "hermes"}))
+    training.policy_dir = find_policy("starter")
+    (episode,) = collect_demonstrations(training).episodes
+    assert episode.trajectory.turns[0].action == ('<tool_call>\n{"name": "code", "arguments": {"code": "print(7)"}}\n</tool_call>')
+
+
 @pytest.mark.parametrize("changes", [{"rehearsal_tasks": None}, {"rehearsal_batch_size": 0}])
 def test_rehearsal_may_be_left_out(config, changes):
     training = start(with_cold_start(config, **changes))

@@ -9,7 +9,16 @@ from scripted import settings
 
 from envs.errors import UsageError
 from learner.config import LearnerConfig, Precision, VerlSettings
-from learner.experiment import AlarmAction, AlarmConfig, Experiment, RLConfig, Stage, TrackingConfig
+from learner.experiment import (
+    AlarmAction,
+    AlarmConfig,
+    ColdStartConfig,
+    DemonstrationSource,
+    Experiment,
+    RLConfig,
+    Stage,
+    TrackingConfig,
+)
 from learner.verl.configuration.passthrough import check_reward_keys
 from rollout.config import EngineConfig, EpisodeConfig, RolloutConfig
 from rollout.episode.environments import make
@@ -135,3 +144,16 @@ def test_a_reward_that_compares_a_group_needs_one(tmp_path):
     config = replace(settings(tmp_path), rl=RLConfig(group_size=1), learner=whitened, options=reward)
     with pytest.raises(UsageError, match=r"rl.group_size=1: a part of the reward compares .*: write 2 or more"):
         config.check()
+
+
+def test_a_file_of_questions_has_no_expert_to_learn_from(tmp_path):
+    tasks, file = tmp_path / "q.jsonl", tmp_path / "sft.json"
+    tasks.write_text("{}\n")
+    file.write_text("[]")
+    with pytest.raises(UsageError, match=r"no scripted expert .* cold_start\.demonstrations_file=FILE, .* or stages=\[rl\]"):
+        Experiment(tasks=str(tasks)).check()
+    mixed = ColdStartConfig(sources=[DemonstrationSource(str(file)), DemonstrationSource("expert")])
+    with pytest.raises(UsageError, match="no scripted expert"):
+        Experiment(tasks=str(tasks), cold_start=mixed).check()
+    Experiment(tasks=str(tasks), cold_start=ColdStartConfig(demonstrations_file=str(file))).check()
+    Experiment(tasks=str(tasks), stages=[Stage.rl]).check()

@@ -430,3 +430,14 @@ def test_two_answers_of_tir_are_those_that_its_authors_correct():
     row = {"task": "ocr", "prompt": "Which brand?", "answer": "mobil", "image_1": "data/ocr/60.jpg"}
     assert tir(row)["answer"] == "mobi"
     assert tir(row | {"image_1": "data/ocr/160.jpg"})["answer"] == "mobil"
+
+
+def test_a_picture_that_a_form_does_not_read_is_named(tmp_path):
+    (tmp_path / "red.png").write_bytes(png())
+    path = tmp_path / "mmsearch.jsonl"
+    path.write_text(json.dumps({"query": "What is it?", "img": "red.png", "gt_answer": "x"}) + "\n")
+    options = {"path": str(path), "form": "mmsearch", "scoring": "exact"}
+    with pytest.raises(DatasetError, match=r"does not read the column img, .* write columns=\{images: img\}"):
+        questions_of("toolwise/Dataset-v0", options)
+    assert len(questions_of("toolwise/Dataset-v0", options | {"columns": {"images": "img"}}).task(0).images) == 1
+    assert not questions_of("toolwise/Dataset-v0", options | {"columns": {"img": None}}).task(0).images
