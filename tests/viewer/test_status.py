@@ -197,6 +197,30 @@ def test_broken_lines_of_metrics_are_counted(write, content, said):
     assert (bool(lines["unreadable"]), lines["half"]) == ("unreadable" in said, "half" in said)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (json.dumps([record()])[:40], "evaluation.json cannot be read: it is half-written, or no JSON: "),
+        ("", "evaluation.json cannot be read: it is half-written, or no JSON: "),
+        ("{}", "evaluation.json cannot be read: it is no list of records"),
+        (json.dumps([record(), 7]), "evaluation.json: 1 of its 2 entries are no records"),
+        (json.dumps([record()]), ""),
+    ],
+)
+def test_what_is_not_read_of_an_evaluation_is_said(write, content, said):
+    for files in ({"config": None}, {"status": status(state="finished")}):
+        standing = read_standing(str(write(evaluation=content, **files)), NOW)
+        lines = [line for line in text(told(standing, NOW)).splitlines() if line.startswith("evaluation.json")]
+        assert len(lines) == bool(said) and all(line.startswith(said) for line in lines)
+        assert (standing.to_json()["evaluations_unread"] or "") == "".join(lines)
+
+
+def test_an_evaluation_that_is_no_regular_file_is_not_waited_for(write):
+    os.mkfifo(write(status=status(state="finished")) / "evaluation.json")
+    unread = read_standing(str(write()), NOW).unread
+    assert unread is not None and unread.endswith("evaluation.json is no regular file")
+
+
 def test_a_directory_that_holds_nothing_yet_says_so(tmp_path):
     (tmp_path / "trajectories").mkdir()
     assert read_standing(str(tmp_path), time.time()).why.startswith("nothing recorded yet, the newest file")
