@@ -290,6 +290,18 @@ def test_two_runs_are_compared(look):
     page.locator(".side").nth(1).wait_for()
 
 
+def test_a_legend_names_the_step_of_a_value_if_its_curve_ends_before_the_others(look):
+    page = look.open("/compare?a=alpha&b=beta")
+    reward = page.locator(".chart").first
+    assert texts(reward, ".legend .entry") == ["alpha: all episodes\n0.900", "beta: all episodes\n0.550\nat step 1"]
+    plot = page.get_by_role("slider", name="Reward by step")
+    assert plot.get_attribute("aria-valuetext") == "step 3: alpha: all episodes 0.900, beta: all episodes 0.550 at step 1"
+    plot.focus()
+    page.keyboard.press("ArrowLeft")
+    assert reward.locator(".chart-step").inner_text() == "step 2"
+    assert texts(reward, ".legend .entry") == ["alpha: all episodes\n0.725", "beta: all episodes\n–"]
+
+
 def test_one_run_is_compared_with_itself_at_another_step(look):
     page = look.open("/compare?a=alpha&b=alpha&name_a=rl_000000&task=digits")
     page.get_by_label("Episodes of the second run").select_option("rl_000003")
