@@ -48,6 +48,7 @@ def test_a_run_shows_its_evaluation_and_its_curves(look):
     assert [title for title in titles if title in expected] == expected
     assert {"Sampler − learner", "Time"} < set(titles)
     assert "The alarm of collapse rang at step 2" in page.locator(".warn").inner_text()
+    assert page.get_by_text("Steps count from 0").is_visible()
     page.get_by_text("metrics.jsonl: 1 line unreadable, the last line half-written").wait_for()
     left_out = "1 line unreadable · 1 file left out: hidden, or without a printable name · 1 episode with texts"
     page.get_by_text(f"rl: 4 of 8 steps · 57 episodes · {left_out}").wait_for()
