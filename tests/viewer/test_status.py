@@ -145,6 +145,14 @@ def record(**changes):
     return {"label": "base", "accuracy": 0.498, "ci95": [0.449, 0.546], "episodes": 400, "left_out": 0} | changes
 
 
+def test_a_value_that_the_last_step_does_not_have_is_marked_as_an_earlier_one(write):
+    curves = {"critic/score/mean": [0.1, 0.888], "by_need/needed/tool_use": [0.25, 0.5]}
+    shown = text(page(status(curves=curves), NOW)).splitlines()
+    (reward,) = [line for line in shown if line.startswith("reward")]
+    (use,) = [line for line in shown if line.startswith("used if needed")]
+    assert reward.endswith("  0.888") and use.endswith("50.0 %  earlier")
+
+
 def test_of_a_run_without_a_report_the_other_files_tell(write):
     lines = [{"stage": "rl", "step": step, "global_step": step, "critic/score/mean": step / 9, "x": None} for step in range(9)]
     lines[4]["critic/score/mean"] = float("nan")
