@@ -9,9 +9,11 @@ from console import console, done, progress, say
 
 def lint(overrides: Sequence[str]) -> int:
     """Check trajectory files; exit status 1 if they have problems."""
+    from contextlib import suppress
     from pathlib import Path
 
     from envs.errors import UsageError
+    from envs.runtime.regular_file import open_file
     from rollout.lint import lint as find_problems
 
     remedy = "write a run directory, its trajectories/ or one .jsonl file, as in `lint runs/demo`"
@@ -20,12 +22,17 @@ def lint(overrides: Sequence[str]) -> int:
     path = Path(overrides[0])
     path = path / "trajectories" if (path / "trajectories").is_dir() else path
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
-    if not files or not all(file.suffix == ".jsonl" and file.is_file() for file in files):
+    if path.exists() and not path.is_dir() and not path.is_file():
+        raise UsageError(f"{path} is no regular file: {remedy}")
+    if not files or (files == [path] and not (path.suffix == ".jsonl" and path.is_file())):
         raise UsageError(f"there is no trajectory file (*.jsonl) at {path}: {remedy}")
     problems = find_problems(path)
     for problem in problems:
         say(problem)
-    records = sum(file.read_bytes().count(b"\n") for file in files)
+    records = 0
+    for file in files:
+        with suppress(OSError), open_file(file) as opened:  # one that cannot be read is among the problems
+            records += sum(line.endswith(b"\n") for line in opened)
     say(f"{path}: problems: {len(problems)}, records: {records}, files: {len(files)}")
     if unfinished := [file.name for file in sorted(path.glob("*.jsonl.part"))]:
         say(f"not read: {', '.join(unfinished)}: a step that is under way, or that was killed; resume=true runs it again")

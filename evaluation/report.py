@@ -9,6 +9,10 @@ from rich.table import Table
 from evaluation.types import EvaluationRecord, Results
 
 _WARNING, _FAILURE = 0.01, 0.1
+_NEEDS = {
+    "needed": ("  accuracy if a tool is needed", "  used a tool if one is needed"),
+    "not_needed": ("  accuracy if none is needed", "  used a tool if none is needed"),
+}
 _REALX = ("perception", "reasoning", "search", "integration")  # in RealX-Bench's order
 
 
@@ -66,7 +70,8 @@ def is_reliable(records: Sequence[EvaluationRecord]) -> bool:
 
 
 def table(records: Sequence[EvaluationRecord]) -> Table:
-    """The records side by side, a column each: all tasks together, then each ability."""
+    """The records side by side, a column each: all tasks together, then each ability. If no record knows of a task whether it needs
+    a tool, there are no rows by need."""
     named = dict.fromkeys(record.tasks for record in records if "protocol" in record.settings)
     result = Table(title=", ".join(named) or "Held-out tasks", title_justify="left")
     result.add_column("")
@@ -77,12 +82,17 @@ def table(records: Sequence[EvaluationRecord]) -> Table:
     for ability in (None, *abilities):
         parts = [record if ability is None else record.by_ability.get(ability) for record in records]
         result.add_section()
-        result.add_row(
-            f"[bold]{ability or 'all'}[/bold]: accuracy (95 %)", *(_accuracy_text(part, counted=bool(ability)) for part in parts)
-        )
+        # A number that is the same everywhere stands once, so that four records fit into 132 columns.
+        counts = {part.episodes for part in parts if part is not None} if ability else set()
+        same = f" ({counts.pop()} episodes)" if len(counts) == 1 else ""
+        accuracies = (_accuracy_text(part, counted=bool(counts)) for part in parts)
+        result.add_row(f"[bold]{ability or 'all'}[/bold]{same}: accuracy (95 %)", *accuracies)
+        known = {need: names for need, names in _NEEDS.items() if any(part and need in part.by_need for part in parts)}
+        for need, (name, _) in known.items():
+            result.add_row(name, *(_by_need_text(part, need, "accuracy") for part in parts))
         result.add_row("  calls per episode: mean (variance)", *map(_calls_text, parts))
-        for need, name in (("needed", "  used a tool if one is needed"), ("not_needed", "  used a tool if none is needed")):
-            result.add_row(name, *(_tool_use_text(part, need) for part in parts))
+        for need, (_, name) in known.items():
+            result.add_row(name, *(_by_need_text(part, need, "tool_use") for part in parts))
     if any(record.unplayed or record.left_out or record.unjudged for record in records):
         result.add_section()
         result.add_row("not played: counted as wrong", *(str(record.unplayed) for record in records))
@@ -102,6 +112,6 @@ def _calls_text(results: Results | None) -> str:
     return "–" if results is None else f"{results.calls_per_episode.mean:.2f} ({results.calls_per_episode.var:.2f})"
 
 
-def _tool_use_text(results: Results | None, need: str) -> str:
+def _by_need_text(results: Results | None, need: str, field: str) -> str:
     part = None if results is None else results.by_need.get(need)
-    return "–" if part is None else f"{100 * part.tool_use:.1f} % of {part.episodes}"
+    return "–" if part is None else f"{100 * getattr(part, field):.1f} % of {part.episodes}"

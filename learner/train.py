@@ -202,11 +202,11 @@ def _reference(training: TrainingRun) -> str:
 
 
 def _require(draw: Draw, step: int) -> list[EpisodeSummary]:
-    """The episodes to learn from. Raises FleetError if there are none."""
+    """The episodes to learn from. Raises FleetError, which counts steps from 1 as the terminal does, if there are none."""
     if not draw.examples:
         last = draw.outcomes[-1]
         reason = last.error or f"cut off by {last.cut}: raise it"
-        raise FleetError(f"RL step {step}: no episode can be learned from; the last one: {reason}")
+        raise FleetError(f"RL step {step + 1}: no episode can be learned from; the last one: {reason}")
     return draw.examples
 
 

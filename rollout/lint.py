@@ -12,6 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from envs.runtime.regular_file import open_file
 from rollout.store import name_of
 from rollout.tokens.chat_format import ChatFormat
 from rollout.types import Trajectory
@@ -26,8 +27,8 @@ def lint(path: str | Path, chat: ChatFormat | None = None) -> list[str]:
     many sampled runs of tokens as turns; versions never fall, but may rise within a run, while which new weights arrived; the
     images that its turns were shown are the last of its images; every image is there and is what its name says. With `chat`, there
     are as many placeholders as the images take. The chains of an episode follow each other, each once; they carry the same outcome;
-    no turn is in two of them. The episodes of a group share their prompt, in whichever shards of a name they are. Raises
-    FileNotFoundError.
+    no turn is in two of them. The episodes of a group share their prompt, in whichever shards of a name they are. A file that
+    cannot be read, or is no regular one, is a problem of its own and is not waited for. Raises FileNotFoundError if there is none.
     """
     path = Path(path)
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
@@ -35,11 +36,17 @@ def lint(path: str | Path, chat: ChatFormat | None = None) -> list[str]:
         raise FileNotFoundError(f"there is no trajectory file (*.jsonl) in {path}")
     images: dict[Path, str | None] = {}
     known: defaultdict[str, _Known] = defaultdict(_Known)
-    return [
-        f"{file.name}:{number}: {problem}"
-        for file in files
-        for number, problem in _lint_file(file, chat, images, known[name_of(file)])
-    ]
+    problems = []
+    for file in files:
+        try:
+            with open_file(file) as opened:
+                content = opened.read()
+        except OSError as error:
+            problems.append(f"{file.name}: it cannot be read: {error}")
+            continue
+        found = _lint_file(content, file.parent / "images", chat, images, known[name_of(file)])
+        problems += [f"{file.name}:{number}: {problem}" for number, problem in found]
+    return problems
 
 
 @dataclass(slots=True)
@@ -50,14 +57,16 @@ class _Known:
     prompts: dict[str, list[int]] = field(default_factory=dict)
 
 
-def _lint_file(path: Path, chat: ChatFormat | None, images: dict[Path, str | None], known: _Known) -> list[tuple[int, str]]:
+def _lint_file(
+    content: bytes, directory: Path, chat: ChatFormat | None, images: dict[Path, str | None], known: _Known
+) -> list[tuple[int, str]]:
     """Line numbers, in order, and the problem of each."""
     problems: list[tuple[int, str]] = []
     records: list[tuple[int, Trajectory]] = []
     # Not splitlines: text of an observation may hold separators that JSON does not escape.
-    for number, line in enumerate(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"), start=1):
+    for number, line in enumerate(content.removesuffix(b"\n").split(b"\n"), start=1):
         try:
-            records.append((number, Trajectory.from_json(line)))
+            records.append((number, Trajectory.from_json(line.decode("utf-8"))))
         except ValueError as error:
             problems.append((number, str(error)))
     for episode_id, group in groupby(records, key=lambda record: record[1].episode_id):
@@ -72,7 +81,7 @@ def _lint_file(path: Path, chat: ChatFormat | None, images: dict[Path, str | Non
             for problem in (
                 *_lint_chain(chains, place),
                 *_lint_turns(chain, is_last=place == len(chains) - 1),
-                *_lint_images(chain, path.parent / "images", chat, images),
+                *_lint_images(chain, directory, chat, images),
             ):
                 problems.append((number, f"{episode_id}: {problem}"))
     return sorted(problems, key=lambda problem: problem[0])
@@ -147,8 +156,11 @@ def _lint_placeholders(chain: Trajectory, directory: Path, chat: ChatFormat) -> 
 def _lint_image(path: Path, sha: str) -> str | None:
     if not re.fullmatch("[0-9a-f]{64}", sha):
         return f"image name {sha!r} is not a sha256"
-    if not path.exists():
+    try:
+        with open_file(path) as file:
+            digest = hashlib.sha256(file.read()).hexdigest()
+    except FileNotFoundError:
         return f"image {path.name} is missing"
-    if hashlib.sha256(path.read_bytes()).hexdigest() != sha:
-        return f"image {path.name} is not what its name says"
-    return None
+    except OSError as error:
+        return f"image {path.name} cannot be read: {error}"
+    return None if digest == sha else f"image {path.name} is not what its name says"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ import uvicorn
 
 from envs.errors import UsageError
 from viewer.app import Viewer, application
-from viewer.index.cache import OLD_S, cache_directory, prune
+from viewer.index.cache import OLD_S, Pruned, cache_directory, prune, prune_temporary
 from viewer.runs import find_runs
 from viewer.security import is_loopback, own_token
 from viewer.settings import ViewConfig
@@ -47,12 +48,17 @@ def serve(paths: Sequence[str], config: ViewConfig, say: Callable[[str], None]) 
 
 
 def prune_cache(kept: Sequence[Path], say: Callable[[str], None]) -> None:
-    """Remove indexes that nobody needs from the user's cache, but not those of the `kept` runs, and say so."""
-    pruned = prune(cache_directory(), kept, time.time())
+    """Remove indexes that nobody needs from the user's cache, but not those of the `kept` runs, and temporary ones that killed
+    viewers left, and say so."""
+    cache, temporary = cache_directory(), Path(tempfile.gettempdir())
+    why = f"of runs that are gone or were not looked at for {OLD_S / 86400:.0f} days"
+    _say_pruned(prune(cache, kept, time.time()), f"{why} from {cache}", say)
+    _say_pruned(prune_temporary(temporary), f"of viewers that were killed from {temporary}", say)
+
+
+def _say_pruned(pruned: Pruned, of: str, say: Callable[[str], None]) -> None:
     if pruned.count:
-        indexes = "index" if pruned.count == 1 else "indexes"
-        why = f"of runs that are gone or were not looked at for {OLD_S / 86400:.0f} days"
-        say(f"removed {pruned.count} {indexes} ({pruned.size / 1e6:.1f} MB) {why} from {cache_directory()}")
+        say(f"removed {pruned.count} {'index' if pruned.count == 1 else 'indexes'} ({pruned.size / 1e6:.1f} MB) {of}")
 
 
 def listening(host: str, port: int) -> socket.socket:

@@ -10,11 +10,11 @@ from typing import BinaryIO
 
 def open_file(path: Path) -> BinaryIO:
     """A file for reading. Raises OSError, also for what is no regular file: at a FIFO or a device one would wait for ever."""
-    opened = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
-    if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
-        opened.close()
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
         raise OSError(f"{path} is no regular file")
-    return opened
+    return os.fdopen(descriptor, "rb")
 
 
 def read_text(path: Path) -> str:

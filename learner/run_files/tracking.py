@@ -6,15 +6,26 @@ import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from envs.runtime.atomic import write_file
+from evaluation.metric_lines import Line, parsed
 from evaluation.pages.history import ROLLED_BACK
 from learner.experiment import TrackingConfig
 from learner.run_files.episode_table import episode_rows
 from learner.run_files.wandb_run import WandbRun
 from rollout.summary import EpisodeSummary
 from rollout.tokens.prompts import Questions
+
+
+class _Divided(NamedTuple):
+    """The lines of `metrics.jsonl` before a step of all stages, and the records from it on; how many other lines are no records of
+    such a step, and whether the last one is `half`-written."""
+
+    before: list[bytes]
+    undone: list[Line]
+    broken: int
+    half: bool
 
 
 class Tracker:
@@ -80,34 +91,42 @@ class Tracker:
             self._wandb.alert(title, text)
 
     def drop_from(self, global_step: int) -> None:
-        """Remove the lines of `global_step` and later from `metrics.jsonl`, and a last one that a crash cut short."""
-        kept, _ = self._divided(global_step)
-        if kept is not None:
-            write_file(self.path, "".join(f"{line}\n" for line in kept))
+        """Remove the lines of `global_step` and later from `metrics.jsonl`, and those that are no records: it says how many they
+        are, and whether a crash cut the last one short."""
+        if not self.path.exists():
+            return
+        lines = self._divided(global_step)
+        write_file(self.path, b"".join(line + b"\n" for line in lines.before))
+        parts = [f"{lines.broken} {'line' if lines.broken == 1 else 'lines'} without a record"] if lines.broken else []
+        parts += ["the last line, which is half-written"] if lines.half else []
+        if parts:
+            self._say(f"{self.path}: dropped {' and '.join(parts)}")
 
     def set_aside(self, global_step: int, rollback: int) -> None:
         """Copy the lines of `global_step` and later, which a rollback undoes, to `rolled_back.jsonl`, with the rollback's number.
 
         Those of a number are copied once.
         """
-        path, (_, undone) = self._out / ROLLED_BACK, self._divided(global_step)
+        path, undone = self._out / ROLLED_BACK, self._divided(global_step).undone if self.path.exists() else []
         kept = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in kept if json.loads(line)["rollback"] != rollback]
-        added = [json.dumps({"rollback": rollback, **json.loads(line)}) for line in undone]
+        added = [json.dumps({"rollback": rollback, **record}) for record in undone]
         write_file(path, "".join(f"{line}\n" for line in [*kept, *added]))
 
-    def _divided(self, global_step: int) -> tuple[list[str] | None, list[str]]:
-        """The lines before `global_step`, None without a file, and those from it on."""
-        if not self.path.exists():
-            return None, []
-        kept, undone = [], []
-        for line in self.path.read_text().splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
-            (kept if record["global_step"] < global_step else undone).append(line)
-        return kept, undone
+    def _divided(self, global_step: int) -> _Divided:
+        before: list[bytes] = []
+        undone: list[Line] = []
+        broken, (*lines, last) = 0, self.path.read_bytes().split(b"\n")
+        for line in [*lines, last] if parsed(last) else lines:
+            record = parsed(line)
+            step = None if record is None else record.get("global_step")
+            if record is None or not isinstance(step, int):
+                broken += bool(line.strip())
+            elif step < global_step:
+                before.append(line)
+            else:
+                undone.append(record)
+        return _Divided(before, undone, broken, half=bool(last.strip()) and parsed(last) is None)
 
     def summarise(self, values: dict[str, Any]) -> None:
         """Put the end results into the run's W&B summary."""

@@ -187,7 +187,7 @@ def _log(
             cells: Any = [[wandb.Image(cell) if hasattr(cell, "convert") else cell for cell in row] for row in rows]
             shown[name] = wandb.Table(columns=[*columns], data=cells, allow_mixed_types=True)
         except Exception as error:
-            note(f"W&B: the table of step {record['step']} was left out: {type(error).__name__}: {_line(error)}")
+            note(f"W&B: the table of step {record['step'] + 1} was left out: {type(error).__name__}: {_line(error)}")
     run.log(record | shown)
 
 

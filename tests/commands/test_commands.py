@@ -180,6 +180,16 @@ def test_lint_takes_one_path(arguments):
         toolwise.lint(arguments)
 
 
+def test_lint_waits_at_no_fifo(written_run, tmp_path, capsys):
+    os.mkfifo(tmp_path / "fifo.jsonl")
+    with pytest.raises(UsageError, match=r"fifo.jsonl is no regular file: write a run directory"):
+        toolwise.lint([str(tmp_path / "fifo.jsonl")])
+    os.mkfifo(written_run / "trajectories/fifo.jsonl")
+    assert toolwise.lint([str(written_run)]) == 1
+    problem, counts = capsys.readouterr().out.splitlines()
+    assert problem.startswith("fifo.jsonl: it cannot be read: ") and counts.endswith(": problems: 1, records: 2, files: 2")
+
+
 def test_lint_refuses_what_holds_no_trajectories(tmp_path):
     (tmp_path / "evaluation.json").write_text("[]")
     for path in (tmp_path, tmp_path / "evaluation.json"):

@@ -149,6 +149,27 @@ def test_records_are_shown_side_by_side():
     assert all(part in text for part in ("100.0 %", "25.0 %", "0.50 (0.25)", "–"))
 
 
+def test_the_table_has_accuracy_and_use_by_need_and_no_such_rows_if_no_need_is_known():
+    def rows(*records):
+        console = Console(width=132, record=True, file=io.StringIO())
+        console.print(table(records))
+        cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in console.export_text().splitlines() if "│" in line]
+        return {name: values for name, *values in reversed(cells)}
+
+    old = replace(record("old"), by_need={})
+    known = rows(record(), old)
+    assert known["accuracy if a tool is needed"] == known["used a tool if one is needed"] == ["50.0 % of 2", "–"]
+    assert known["accuracy if none is needed"] == known["used a tool if none is needed"] == ["100.0 % of 1", "–"]
+    assert not [name for name in rows(replace(old, by_ability={})) if "needed" in name]
+
+
+def test_the_figures_of_four_records_stand_on_one_line_each_at_132_columns():
+    console = Console(width=132, record=True, file=io.StringIO())
+    console.print(table([record(label) for label in ("base", "cold_start", "rl", "control")]))
+    row = next(line for line in console.export_text().splitlines() if "search (2 episodes): accuracy (95 %)" in line)
+    assert row.count(" % (") == 4
+
+
 def test_the_markdown_table_has_realx_benchs_order():
     groups = grouped(trajectory(group="a", abilities=("integration", "search", "own", "perception")))
     header, _, row = markdown([record(groups=groups)]).splitlines()

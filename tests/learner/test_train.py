@@ -61,7 +61,7 @@ def test_it_begins_with_the_cold_started_weights_and_a_fresh_optimizer(config):
 
 def test_a_step_in_which_every_episode_failed_stops_the_run(config):
     training = start(config, lambda spec, steps: episode(spec, error="no machine left" if steps == 1 else None))
-    with pytest.raises(FleetError, match="RL step 1: no episode can be learned from; the last one: no machine left"):
+    with pytest.raises(FleetError, match="RL step 2: no episode can be learned from; the last one: no machine left"):
         run_rl(training)
     assert len(metrics(training)) == 1
 

@@ -1,6 +1,7 @@
 """The linter finds what does not keep the contract of a trajectory file, and nothing in a file that does."""
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -104,3 +105,22 @@ def test_chains_that_do_not_belong_together_are_found(tmp_path, changes, problem
     problems = chains(tmp_path, **changes)
     assert all(line.startswith("run.jsonl:2: g-0: ") for line in problems)
     assert any(problem in line for line in problems), problems
+
+
+def test_what_is_no_readable_file_is_a_problem_and_not_waited_for(tmp_path):
+    directory = tmp_path / "trajectories"
+    path = Store(tmp_path).write("sound", [Episode((trajectory(images=("0" * 64,)),), {})])
+    (directory / "images").mkdir()
+    os.mkfifo(directory / "images" / f"{'0' * 64}.png")
+    os.mkfifo(directory / "fifo.jsonl")
+    (directory / "folder.jsonl").mkdir()
+    (directory / "gone.jsonl").symlink_to(tmp_path / "nothing")
+    (directory / "latin.jsonl").write_bytes(b"\xff\n" + path.read_bytes())
+    problems = [line.partition(": ") for line in lint(directory)]
+    named = {name: problem for name, _, problem in problems if name != "latin.jsonl:2"}
+    assert len(problems) == 6
+    assert named["fifo.jsonl"].endswith("fifo.jsonl is no regular file")
+    assert named["folder.jsonl"].endswith("folder.jsonl is no regular file")
+    assert "No such file" in named["gone.jsonl"]
+    assert "0xff" in named["latin.jsonl:1"]
+    assert "cannot be read" in named["sound.jsonl:1"]

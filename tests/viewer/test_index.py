@@ -172,6 +172,7 @@ def test_a_lock_that_is_removed_while_it_is_awaited_is_made_again(tmp_path, monk
 
 def test_what_was_removed_is_said_in_one_line(index, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     shutil.copytree(tmp_path / "cache", tmp_path / "toolwise" / "view")
     said = []
     prune_cache([index._run], said.append)

@@ -145,6 +145,14 @@ def record(**changes):
     return {"label": "base", "accuracy": 0.498, "ci95": [0.449, 0.546], "episodes": 400, "left_out": 0} | changes
 
 
+def test_a_value_that_the_last_step_does_not_have_is_marked_as_an_earlier_one(write):
+    curves = {"critic/score/mean": [0.1, 0.888], "by_need/needed/tool_use": [0.25, 0.5]}
+    shown = text(page(status(curves=curves), NOW)).splitlines()
+    (reward,) = [line for line in shown if line.startswith("reward")]
+    (use,) = [line for line in shown if line.startswith("used if needed")]
+    assert reward.endswith("  0.888") and use.endswith("50.0 %  earlier")
+
+
 def test_of_a_run_without_a_report_the_other_files_tell(write):
     lines = [{"stage": "rl", "step": step, "global_step": step, "critic/score/mean": step / 9, "x": None} for step in range(9)]
     lines[4]["critic/score/mean"] = float("nan")
@@ -195,6 +203,30 @@ def test_broken_lines_of_metrics_are_counted(write, content, said):
     assert [line for line in text(told(standing, NOW)).splitlines() if "metrics.jsonl" in line] == [said] * bool(said)
     lines = standing.to_json()["metrics_lines"]
     assert (bool(lines["unreadable"]), lines["half"]) == ("unreadable" in said, "half" in said)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (json.dumps([record()])[:40], "evaluation.json cannot be read: it is half-written, or no JSON: "),
+        ("", "evaluation.json cannot be read: it is half-written, or no JSON: "),
+        ("{}", "evaluation.json cannot be read: it is no list of records"),
+        (json.dumps([record(), 7]), "evaluation.json: 1 of its 2 entries are no records"),
+        (json.dumps([record()]), ""),
+    ],
+)
+def test_what_is_not_read_of_an_evaluation_is_said(write, content, said):
+    for files in ({"config": None}, {"status": status(state="finished")}):
+        standing = read_standing(str(write(evaluation=content, **files)), NOW)
+        lines = [line for line in text(told(standing, NOW)).splitlines() if line.startswith("evaluation.json")]
+        assert len(lines) == bool(said) and all(line.startswith(said) for line in lines)
+        assert (standing.to_json()["evaluations_unread"] or "") == "".join(lines)
+
+
+def test_an_evaluation_that_is_no_regular_file_is_not_waited_for(write):
+    os.mkfifo(write(status=status(state="finished")) / "evaluation.json")
+    unread = read_standing(str(write()), NOW).unread
+    assert unread is not None and unread.endswith("evaluation.json is no regular file")
 
 
 def test_a_directory_that_holds_nothing_yet_says_so(tmp_path):

@@ -1,7 +1,7 @@
-"""The indexes in the user's cache: which file is whose, who uses it, and which ones are removed.
+"""The indexes in the user's cache, and temporary ones: which file is whose, who uses it, and which ones are removed.
 
 Beside each index lies its lock, held (flock) by the viewer that uses it. The lock's text is the name of the machine and, on the
-next line, the run's directory; its time is that of the last use.
+next line, the run's directory; its time is that of the last use. A temporary index has a directory of its own.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import fcntl
 import hashlib
 import os
 import re
+import shutil
 import socket
+import stat
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +23,9 @@ OLD_S = 30 * 86400.0
 """An index that was not used for so long is removed."""
 ENDINGS = ("", "-wal", "-shm")
 """SQLite's files of an index."""
+TEMPORARY = "toolwise-view-"
+"""What the name of a temporary index's directory begins with."""
+TEMPORARY_INDEX = "index.sqlite"
 _LOCK = re.compile(r".*-[0-9a-f]{16}\.lock", re.DOTALL)
 _LONGEST = 1 << 16
 
@@ -82,6 +87,24 @@ def prune(directory: Path, kept: Collection[Path], now: float) -> Pruned:
             if _is_useless(path, lock, now) and _hold(lock) and _is_useless(path, lock, now):
                 sizes.append(_removed(path.with_suffix(".sqlite")))
                 path.unlink()
+    return Pruned(len(sizes), sum(sizes))
+
+
+def prune_temporary(directory: Path) -> Pruned:
+    """Remove the temporary indexes in a directory that killed viewers left there: this user's, made on this machine, whose lock
+    was held once and is held no more. Without a lock, or with an empty one, a viewer may just be making it: it stays."""
+    sizes = []
+    for place in sorted(directory.glob(f"{TEMPORARY}*")):
+        with suppress(OSError):
+            about = place.lstat()
+            if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid():
+                continue
+            with (place / TEMPORARY_INDEX).with_suffix(".lock").open("r+b") as lock:
+                host = lock.read(_LONGEST).partition(b"\n")[0]
+                if host == os.fsencode(socket.gethostname()) and _hold(lock):
+                    size = _removed(place / TEMPORARY_INDEX)
+                    shutil.rmtree(place)
+                    sizes.append(size)
     return Pruned(len(sizes), sum(sizes))
 
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from viewer.index.cache import ENDINGS, cache_directory, claim, index_path
+from viewer.index.cache import ENDINGS, TEMPORARY, TEMPORARY_INDEX, cache_directory, claim, index_path
 
 VERSION = 4
 FILE_BITS, LINE_BITS = 12, 22
@@ -67,8 +67,13 @@ class Database:
             self._writer = self._opened(reads)
         except (OSError, sqlite3.Error) as error:
             self.temporary = " ".join(str(error).split())
-            self._directory = tempfile.TemporaryDirectory(prefix="toolwise-view-")
-            self._path = Path(self._directory.name, "index.sqlite")
+            self._directory = tempfile.TemporaryDirectory(prefix=TEMPORARY)
+            self._path = Path(self._directory.name, TEMPORARY_INDEX)
+            if self._lock is not None:
+                self._lock.close()
+                self._lock = None
+            with suppress(OSError):  # where locks do not work nobody removes it after a kill
+                self._lock = claim(self._path, run)
             self._writer = self._opened(reads)
 
     @property
@@ -103,10 +108,10 @@ class Database:
         """Close the file; one in a temporary directory is removed."""
         for connection in (*self._readers, self._writer):
             connection.close()
-        if self._lock is not None:
-            self._lock.close()
         if self._directory is not None:
             self._directory.cleanup()
+        if self._lock is not None:
+            self._lock.close()
 
     def _claimed(self, run: Path, directory: Path) -> Path:
         """The path of the index, if no other process writes to it. Raises OSError."""

@@ -120,6 +120,8 @@ def _curves(status: Mapping[str, Any], look: Look) -> list[Text]:
         line.append(f"{drawn:<{width}}", "cyan")
         value = metrics.get(row.metric, curves[row.metric][-1])
         line.append(f"  {row.shown(value):>7}", "bold")
+        if row.metric not in metrics:
+            line.append("  earlier", "dim")  # the last step has no such value
         if row.beside in metrics:
             line.append(f"  var {row.shown(metrics[row.beside])}", "dim")
         lines.append(line)

@@ -53,13 +53,14 @@ class State(Enum):
 @dataclass(frozen=True, slots=True)
 class Standing:
     """Where a run stands: its `state` and why in one line, what `status.json` has (or what other files tell of it), the records of
-    `evaluation.json`, and the command that comes next."""
+    `evaluation.json`, what of that file is not read and why, None if it is whole or not there, and the command that comes next."""
 
     run: str
     state: State
     why: str
     status: dict[str, Any] = field(default_factory=dict)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
+    unread: str | None = None
     following: str = ""
 
     def metrics(self) -> End:
@@ -75,6 +76,7 @@ class Standing:
             "why": self.why,
             "next": self.following,
             "evaluations": self.evaluations,
+            "evaluations_unread": self.unread,
             "metrics_lines": {"unreadable": metrics.broken, "half": metrics.half, "whole": metrics.whole},
             "status": self.status,
         }
@@ -87,7 +89,7 @@ def read_standing(run: str, now: float) -> Standing:
         raise UsageError(f"run= is missing: write {_RUNS}")
     if not directory.is_dir():
         raise UsageError(f"run={run}: there is no such directory: write {_RUNS}")
-    status, evaluations = _status_file(directory), _evaluations(directory)
+    status, (evaluations, unread) = _status_file(directory), _evaluations(directory)
     config = _settings(directory)
     if status is not None:
         state, why = _reported(status, now)
@@ -96,11 +98,11 @@ def read_standing(run: str, now: float) -> Standing:
     elif "rl" in config:
         status = _known_otherwise(directory)
         state, why = _unreported(directory, config, now)
-    elif evaluations or (directory / "trajectories").is_dir():
+    elif evaluations or unread or (directory / "trajectories").is_dir():
         state, why = _of_another_command(directory, evaluations, now)
     else:
         raise UsageError(f"run={run}: there is no run in it: write {_RUNS}")
-    return Standing(run, state, why, status or {}, evaluations, _following(run, state, trained="rl" in config))
+    return Standing(run, state, why, status or {}, evaluations, unread, _following(run, state, trained="rl" in config))
 
 
 def reported_state(directory: Path, now: float) -> State | None:
@@ -193,12 +195,22 @@ def _status_file(directory: Path) -> dict[str, Any] | None:
     return status if all(_is_number(number) and abs(number) < _LATEST for number in numbers) else None
 
 
-def _evaluations(directory: Path) -> list[dict[str, Any]]:
-    records = _json(directory / "evaluation.json")
-    if not isinstance(records, list):
-        return []
+def _evaluations(directory: Path) -> tuple[list[dict[str, Any]], str | None]:
+    """The records of evaluation.json, and what of it is not read; none and None if there is no such file."""
+    try:
+        with open_file(directory / "evaluation.json") as file:
+            entries = json.loads(file.read())
+    except FileNotFoundError:
+        return [], None
+    except (OSError, ValueError, RecursionError) as error:
+        why = "" if isinstance(error, OSError) else "it is half-written, or no JSON: "
+        return [], f"evaluation.json cannot be read: {why}{printable(error)}"
+    if not isinstance(entries, list):
+        return [], "evaluation.json cannot be read: it is no list of records"
     names = ("label", "accuracy", "ci95", "episodes", "left_out")
-    return [{name: record.get(name) for name in names} for record in records if isinstance(record, dict)]
+    records = [{name: entry.get(name) for name in names} for entry in entries if isinstance(entry, dict)]
+    others = len(entries) - len(records)
+    return records, f"evaluation.json: {others} of its {len(entries)} entries are no records" if others else None
 
 
 def _settings(directory: Path) -> dict[str, Any]:

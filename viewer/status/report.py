@@ -31,7 +31,8 @@ def told(standing: Standing, now: float) -> list[Text]:
     ):
         if entries:
             lines += [Text(), Text(f"{title}:", "bold"), *(Text(f"  {entry}") for entry in entries)]
-    lines += [Text(), *_told_broken(standing.metrics())]
+    unread = [Text(standing.unread, "dim")] if standing.unread else []
+    lines += [Text(), *unread, *_told_broken(standing.metrics())]
     return [*_without_gaps(lines), Text()]
 
 

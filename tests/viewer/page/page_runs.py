@@ -145,8 +145,8 @@ def _record(label: str, accuracy: float) -> dict[str, Any]:
         "calls_per_episode": {"mean": 0.5, "var": 0.25},
     }
     need = {
-        "needed": {"episodes": 100, "accuracy": accuracy, "tool_use": 0.9},
-        "not_needed": {"episodes": 100, "accuracy": accuracy, "tool_use": 0.1},
+        "needed": {"episodes": 100, "accuracy": accuracy - 0.2, "tool_use": 0.9},
+        "not_needed": {"episodes": 100, "accuracy": accuracy + 0.2, "tool_use": 0.1},
     }
     return {
         "label": label,

@@ -41,12 +41,14 @@ def test_a_run_shows_its_evaluation_and_its_curves(look):
     page = look.open("/runs/alpha")
     table = page.get_by_role("group", name="Evaluation")
     assert "75.0% 69.0%–81.0%" in table.inner_text()
-    assert re.sub(r"\s+", " ", rows(table).nth(1).inner_text()) == "rl 1.0 200 75.0% 69.0%–81.0% 0.50, 0.25 90.0% 10.0% 75.0%"
+    row = re.sub(r"\s+", " ", rows(table).nth(1).inner_text())
+    assert row == "rl 1.0 200 75.0% 69.0%–81.0% 0.50, 0.25 90.0% 10.0% 55.0% 95.0% 75.0%"
     titles = texts(page, ".chart-title bdi")
     expected = ["Reward", "Accuracy", "Calls per episode", "Use of tools", "Tools", "Failed calls", "Sampled tokens"]
     assert [title for title in titles if title in expected] == expected
     assert {"Sampler − learner", "Time"} < set(titles)
     assert "The alarm of collapse rang at step 2" in page.locator(".warn").inner_text()
+    assert page.get_by_text("Steps count from 0").is_visible()
     page.get_by_text("metrics.jsonl: 1 line unreadable, the last line half-written").wait_for()
     left_out = "1 line unreadable · 1 file left out: hidden, or without a printable name · 1 episode with texts"
     page.get_by_text(f"rl: 4 of 8 steps · 57 episodes · {left_out}").wait_for()
@@ -287,6 +289,18 @@ def test_two_runs_are_compared(look):
     assert look.address == "/compare?a=alpha&b=beta&task=sum"
     look.open(look.address)
     page.locator(".side").nth(1).wait_for()
+
+
+def test_a_legend_names_the_step_of_a_value_if_its_curve_ends_before_the_others(look):
+    page = look.open("/compare?a=alpha&b=beta")
+    reward = page.locator(".chart").first
+    assert texts(reward, ".legend .entry") == ["alpha: all episodes\n0.900", "beta: all episodes\n0.550\nat step 1"]
+    plot = page.get_by_role("slider", name="Reward by step")
+    assert plot.get_attribute("aria-valuetext") == "step 3: alpha: all episodes 0.900, beta: all episodes 0.550 at step 1"
+    plot.focus()
+    page.keyboard.press("ArrowLeft")
+    assert reward.locator(".chart-step").inner_text() == "step 2"
+    assert texts(reward, ".legend .entry") == ["alpha: all episodes\n0.725", "beta: all episodes\n–"]
 
 
 def test_one_run_is_compared_with_itself_at_another_step(look):

@@ -39,17 +39,19 @@ export function chart(first) {
   const guide = svg("line", { class: "guide", y1: MARGIN.top, y2: HEIGHT - MARGIN.bottom, visibility: "hidden" });
   const dots = svg("g");
 
-  /** Shows the values of the step `at`, or of the last one. */
+  /** Shows the values of the step `at`, or the last one of each series, with its step if that is not the chart's last one. */
   function read() {
     const step = at === null ? null : steps[at];
     where.textContent = step === null || step === undefined ? "" : `step ${step}`;
     const said = data.series.map((one) => {
       const index = step === null ? lastValue(one.values) : one.steps.indexOf(step);
-      return { one, value: index < 0 ? null : one.values[index], spread: index < 0 ? null : one.spread?.[index] };
+      if (index < 0) return { one, value: null, spread: null, earlier: null };
+      const earlier = step === null && one.steps[index] !== steps.at(-1) ? `at step ${one.steps[index]}` : null;
+      return { one, value: one.values[index], spread: one.spread?.[index], earlier };
     });
     replace(
       legend,
-      said.map(({ one, value, spread }, index) =>
+      said.map(({ one, value, spread, earlier }, index) =>
         h(
           "span",
           { class: "entry" },
@@ -60,11 +62,12 @@ export function chart(first) {
           ),
           h("bdi", null, one.label),
           h("b", null, number(value), isNumber(spread) && ` ± ${number(spread)}`),
+          earlier && h("span", { class: "muted" }, earlier),
         ),
       ),
     );
     plot.setAttribute("aria-valuenow", String(at ?? Math.max(0, steps.length - 1)));
-    const values = said.map(({ one, value }) => `${one.label} ${number(value)}`).join(", ");
+    const values = said.map(({ one, value, earlier }) => [one.label, number(value), earlier].filter(Boolean).join(" ")).join(", ");
     plot.setAttribute("aria-valuetext", `step ${step ?? steps.at(-1) ?? 0}: ${values}`);
     guide.setAttribute("visibility", step === null ? "hidden" : "visible");
     dots.replaceChildren();
@@ -81,9 +84,9 @@ export function chart(first) {
   let up = () => null;
 
   function draw() {
-    if (width < 60) return;
     const { series, log = false, smooth = 0 } = data;
     steps = [...new Set(series.flatMap((one) => one.steps))].sort((a, b) => a - b);
+    if (width < 60) return;
     if (at !== null && at >= steps.length) at = null;
     const all = series.flatMap((one) =>
       one.values.flatMap((value, index) =>

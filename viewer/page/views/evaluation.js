@@ -31,14 +31,14 @@ function accuracy(record) {
  */
 export function evaluationTable(records, label = "Evaluation") {
   const abilities = [...new Set(records.flatMap((record) => Object.keys(record.by_ability ?? {})))];
-  const needs = records.some((record) => record.by_need);
+  const needs = records.some((record) => Object.keys(record.by_need ?? {}).length);
   const head = [
     th("Policy"),
     th("Temperature", "number"),
     th("Episodes", "number"),
     h("th", { scope: "colgroup", colspan: 2 }, "Accuracy, 95 % interval"),
     th("Calls: mean, variance", "number"),
-    needs && [th("Use if needed", "number"), th("Use if not needed", "number")],
+    needs && ["Use if needed", "Use if not needed", "Accuracy: tool needed", "Accuracy: not needed"].map((name) => th(name, "number")),
     abilities.map((name) => h("th", { scope: "col", class: "number" }, "Accuracy: ", inline(name))),
   ];
   return table(
@@ -59,7 +59,10 @@ export function evaluationTable(records, label = "Evaluation") {
           fixed(record.calls_per_episode?.mean),
           h("span", { class: "muted" }, `, ${fixed(record.calls_per_episode?.var)}`),
         ),
-        needs && ["needed", "not_needed"].map((need) => h("td", { class: "number" }, percent(record.by_need?.[need]?.tool_use))),
+        needs &&
+          ["tool_use", "accuracy"].flatMap((figure) =>
+            ["needed", "not_needed"].map((need) => h("td", { class: "number" }, percent(record.by_need?.[need]?.[figure]))),
+          ),
         abilities.map((name) => h("td", { class: "number" }, percent(record.by_ability?.[name]?.accuracy))),
       ),
     ),

@@ -181,6 +181,7 @@ function curveSection(run, metricsNow, namesNow) {
   });
   const options = h("datalist", { id: "metric-names" });
   const notes = h("div");
+  const counting = h("p", { class: "muted" }, "Steps count from 0, as in metrics.jsonl; on the terminal and in the report from 1.");
   const broken = h("p", { class: "muted" });
   const grid = h("div", { class: "charts" });
   const element = h(
@@ -188,6 +189,7 @@ function curveSection(run, metricsNow, namesNow) {
     { "aria-labelledby": "h-curves" },
     h("h2", { id: "h-curves" }, "Curves"),
     h("div", { class: "toolbar" }, stageChoice.element, smooth.element, metric, options),
+    counting,
     notes,
     broken,
     grid,
@@ -210,6 +212,7 @@ function curveSection(run, metricsNow, namesNow) {
     const left = unshown(metricsNow());
     replace(broken, left);
     broken.hidden = !left;
+    counting.hidden = !stageName;
     if (!stageName) {
       replace(grid, h("p", { class: "muted" }, "No metrics yet: this is no run of toolwise train, or its first step is not over."));
       return;
