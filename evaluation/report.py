@@ -79,6 +79,9 @@ def table(records: Sequence[EvaluationRecord]) -> Table:
         of = f" of {record.dispatched}" if record.left_out else ""
         result.add_column(f"{record.label}\n({record.episodes}{of} episodes)", justify="right")
     abilities = sorted({ability for record in records for ability in record.by_ability})
+    # The only ability of all tasks would say all once more.
+    everywhere = all({part.episodes for part in record.by_ability.values()} == {record.episodes} for record in records)
+    everything = f"all ({abilities.pop()})" if len(abilities) == 1 and everywhere else "all"
     for ability in (None, *abilities):
         parts = [record if ability is None else record.by_ability.get(ability) for record in records]
         result.add_section()
@@ -86,7 +89,7 @@ def table(records: Sequence[EvaluationRecord]) -> Table:
         counts = {part.episodes for part in parts if part is not None} if ability else set()
         same = f" ({counts.pop()} episodes)" if len(counts) == 1 else ""
         accuracies = (_accuracy_text(part, counted=bool(counts)) for part in parts)
-        result.add_row(f"[bold]{ability or 'all'}[/bold]{same}: accuracy (95 %)", *accuracies)
+        result.add_row(f"[bold]{ability or everything}[/bold]{same}: accuracy (95 %)", *accuracies)
         known = {need: names for need, names in _NEEDS.items() if any(part and need in part.by_need for part in parts)}
         for need, (name, _) in known.items():
             result.add_row(name, *(_by_need_text(part, need, "accuracy") for part in parts))

@@ -232,3 +232,10 @@ def test_needs_that_no_tool_meets_are_a_note():
 @pytest.mark.parametrize("offered", [(), ("code", "shelf")], ids=["no tools", "met"])
 def test_needs_that_are_met_or_that_no_tool_could_meet_are_no_note(offered):
     assert "notes" not in record(offered=offered).settings
+
+
+def test_the_only_ability_of_all_tasks_is_not_told_twice():
+    console = Console(width=132, record=True, file=io.StringIO())
+    console.print(table([record(groups=grouped(trajectory([CODE], "a"), trajectory([], "b")))]))
+    (line,) = (line for line in console.export_text().splitlines() if "accuracy (95 %)" in line)
+    assert "all (faking): accuracy (95 %)" in line
