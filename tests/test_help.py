@@ -14,8 +14,9 @@ from usage import ABOUT, SETTINGS, schema
 WIDTH = 132
 
 
-def test_it_names_each_command():
-    result = run_here("help")
+@pytest.mark.parametrize("argument", ["help", "--help", "-h"])
+def test_it_names_each_command(argument):
+    result = run_here(argument)
     assert result.returncode == 0
     assert re.findall(r"^  ([a-z-]+) ", result.stdout, re.MULTILINE) == [*COMMANDS] == [*ABOUT]
 

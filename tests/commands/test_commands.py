@@ -17,15 +17,6 @@ from rollout.store import Store
 from rollout.types import Episode, StopReason, Trajectory, Turn
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("help",), ("collect", "--help")], ids=" ".join)
-def test_help_names_every_command(arguments):
-    result = run(*arguments)
-    assert result.returncode == 0
-    assert all(
-        command in result.stdout for command in ("train", "cold-start", "collect", "evaluate", "curate", "model", "lint", "doctor")
-    )
-
-
 def test_an_unknown_command_is_answered_with_those_there_are():
     assert_one_line(run("trian"), "trian", "train")
 

@@ -72,7 +72,7 @@ async def test_a_killed_zygote_costs_its_sessions_one_failure_each() -> None:
             assert (await session.run("x = 1")).status is Status.OK
             running = asyncio.create_task(session.run("import time; time.sleep(5)"))
             await asyncio.sleep(0.1)
-            _kill_zygote(before)
+            await _kill_zygote(before)
             assert (await running).status is Status.SANDBOX_FAILURE
             again = await session.run("'x' in dir()")
             assert (again.status, again.stdout) == (Status.OK, "False\n")
@@ -94,7 +94,7 @@ async def test_a_killed_nsjail_is_replaced() -> None:
 async def test_a_session_that_is_opened_while_the_jail_is_replaced_waits_for_the_new_one() -> None:
     others = _named("nsjail")
     async with Pool(LIMITS, size=8) as pool:
-        _kill_zygote(others)
+        await _kill_zygote(others)
         await asyncio.sleep(0.1)
 
         async def use() -> Status:
@@ -112,7 +112,7 @@ async def test_a_caller_that_is_cancelled_while_the_jail_is_replaced_does_not_le
     before, others = (descendants(), zombies()), _named("nsjail")
     async with Pool(LIMITS, size=1) as pool, pool.session() as session:
         for _ in range(3):
-            _kill_zygote(others)
+            await _kill_zygote(others)
             await asyncio.sleep(0.05)
             task = asyncio.create_task(session.run("1"))
             await asyncio.sleep(0.05)  # nsjail runs, and the zygote in it is importing
@@ -223,8 +223,11 @@ def _command(pid: int) -> str | None:
         return None
 
 
-def _kill_zygote(others: set[int]) -> None:
+async def _kill_zygote(others: set[int]) -> None:
     """Kills the jailed PID 1 of the nsjail that is not among `others`. Numbers wrap round: the newest need not be the highest."""
+    async with asyncio.timeout(10):
+        while len(_named("nsjail") - others) > 1:  # one that was killed before takes a moment to end
+            await asyncio.sleep(0.01)
     (own,) = _named("nsjail") - others
     children = [pid for pid in descendants(own) if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1] == str(own)]
     for pid in children:
