@@ -122,12 +122,13 @@ def host_pid(pool: AttackedPool | Pool) -> int:
 
 
 def descendants(root: int | None = None) -> set[int]:
-    """The processes below `root`, by default below this one. Threads and zombies do not count."""
+    """The processes below `root`, by default below this one, without those of a Ray that other tests left for the next ones: they
+    come and go. Threads and zombies do not count."""
     parents = _parents()
     found: set[int] = set()
     frontier = {root or os.getpid()}
     while frontier:
-        frontier = {pid for pid, parent in parents.items() if parent in frontier}
+        frontier = {pid for pid, parent in parents.items() if parent in frontier and not (root is None and _is_rays(pid))}
         found |= frontier
     return found
 
@@ -159,6 +160,14 @@ def _parents() -> dict[int, int]:
             if state != "Z":
                 parents[int(name)] = int(parent)
     return parents
+
+
+def _is_rays(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as command:
+            return b"/site-packages/ray/" in command.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def _name(pid: int) -> str:
