@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,15 @@ _HURRY = """() => {
         window[name] = (call, wait, ...rest) => set(call, wait / 5, ...rest);
     }
 }"""
+
+
+def until(page: Any, true: str, arg: Any = None) -> None:
+    """Waits until the JavaScript `true` is. Playwright's own `wait_for_function` evaluates text within the page from its second
+    try on, which the page's content policy forbids."""
+    deadline = time.monotonic() + 30
+    while not page.evaluate(true, arg):
+        assert time.monotonic() < deadline, true
+        page.wait_for_timeout(20)
 
 
 class Looked:

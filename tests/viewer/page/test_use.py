@@ -5,7 +5,7 @@ import json
 from urllib.parse import quote
 
 import pytest
-from page_looks import NARROW
+from page_looks import NARROW, until
 from page_runs import HOSTILE, LONG_TOKENS, append_step, make_run
 
 GROUP = "/runs/alpha/group/rl_000001-digits?name=rl_000001"
@@ -60,7 +60,7 @@ def test_keys_lead_from_the_runs_to_the_tokens_and_back(look):
     page.keyboard.press("Escape")
     page.locator(".filters").wait_for()
     assert look.address == "/runs/alpha/tasks?name=rl_000000&q=digit"
-    page.wait_for_function("document.activeElement.textContent === 'What digit is on the plate?'")
+    until(page, "document.activeElement.textContent === 'What digit is on the plate?'")
 
 
 def test_the_keys_are_listed(look):
@@ -84,7 +84,7 @@ def test_a_running_training_is_followed_without_losing_the_place(look):
     chart = page.locator(".chart").first.element_handle()
     append_step(look.runs / "begun", 2)
     page.locator(".table-box a", has_text="rl_000002").wait_for()
-    page.wait_for_function("document.querySelector('.plot').getAttribute('aria-valuemax') === '2'")
+    until(page, "document.querySelector('.plot').getAttribute('aria-valuemax') === '2'")
     assert page.evaluate("one => one.isConnected", chart)
     assert page.evaluate("scrollY") == 300
     assert focused(page) == "rl_000001"
@@ -156,4 +156,4 @@ def test_thirty_thousand_tokens_are_scrolled(look):
     page.keyboard.press("End")
     page.locator(f'[data-t="{LONG_TOKENS - 1}"].at').wait_for()
     assert page.locator(".readout").inner_text().startswith("Token 29,999:")
-    page.wait_for_function("!document.querySelector('[data-t=\"0\"]')")
+    until(page, "!document.querySelector('[data-t=\"0\"]')")

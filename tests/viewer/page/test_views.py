@@ -4,6 +4,7 @@ restores a view. Chromium shows it; any error of its console fails the test, and
 import re
 
 import pytest
+from page_looks import until
 from page_runs import EPISODES, TASKS, step_of
 
 
@@ -16,7 +17,7 @@ def rows(page):
 
 
 def wait_rows(page, count):
-    page.wait_for_function("n => document.querySelectorAll('.results tbody tr').length === n", arg=count)
+    until(page, "n => document.querySelectorAll('.results tbody tr').length === n", arg=count)
 
 
 def test_runs_are_listed_and_two_are_chosen_to_compare(look):
@@ -169,7 +170,7 @@ def test_rows_are_sorted_by_their_headings_and_paged(look):
     heading = page.get_by_role("columnheader", name="Reward")
     for sort, order in (("-reward", "descending"), ("reward", "ascending")):
         heading.get_by_role("button").click()
-        page.wait_for_function("order => document.querySelector('th[aria-sort]')?.getAttribute('aria-sort') === order", arg=order)
+        until(page, "order => document.querySelector('th[aria-sort]')?.getAttribute('aria-sort') === order", arg=order)
         assert look.address == f"/runs/alpha/tasks?name=rl_000001&sort={sort}"
         rewards = [float(text.split()[0]) for text in texts(page, ".results tbody td:nth-child(5)")]
         assert rewards == sorted(rewards, reverse=sort.startswith("-"))
@@ -208,7 +209,7 @@ def test_a_group_stands_side_by_side(look):
     page.get_by_role("button", name="Episode 4: wrong").click()
     assert look.address.endswith("&episode=rl_000001-digits-3")
     page = look.open(look.address)
-    page.wait_for_function("document.activeElement?.dataset.episode === 'rl_000001-digits-3'")
+    until(page, "document.activeElement?.dataset.episode === 'rl_000001-digits-3'")
 
 
 def test_an_image_is_enlarged_and_escape_closes_it(look):
@@ -224,7 +225,7 @@ def test_an_image_is_enlarged_and_escape_closes_it(look):
 def test_tokens_are_coloured_by_each_figure(look):
     page = look.open("/runs/alpha/tokens/rl_000001-digits-0?name=rl_000001")
     sampled = EPISODES_OF[0].loss_mask
-    page.wait_for_function("n => document.querySelectorAll('.token-text .token').length === n", arg=len(sampled))
+    until(page, "n => document.querySelectorAll('.token-text .token').length === n", arg=len(sampled))
     assert page.locator(".token-text .plus-2").count() == sum(sampled)
     figures = {
         "Log-probability": (r"log-probability −?\d", ".token-text [class*=level-]"),
@@ -233,7 +234,7 @@ def test_tokens_are_coloured_by_each_figure(look):
     }
     for name, (said, coloured) in figures.items():
         page.get_by_role("button", name=name).click()
-        page.wait_for_function("selector => document.querySelectorAll(selector).length > 0", arg=coloured)
+        until(page, "selector => document.querySelectorAll(selector).length > 0", arg=coloured)
         assert page.locator(coloured).count() == sum(sampled)
         page.locator(".token-text .token").nth(sampled.index(1)).hover()
         assert re.search(said, page.locator(".readout").inner_text())
@@ -342,7 +343,7 @@ def test_what_the_learner_recorded_colours_the_tokens(look):
     token.hover()
     assert "+0.50" in page.locator(".readout").inner_text()
     page.get_by_role("button", name="Advantage").click()
-    page.wait_for_function("document.querySelectorAll('.token-text [class*=minus-]').length > 0")
+    until(page, "document.querySelectorAll('.token-text [class*=minus-]').length > 0")
     assert page.locator(".token-text [class*=plus-]").count() > 0
     look.open("/runs/alpha/group/rl_000003-digits?name=rl_000003")
     page.locator(".episode").first.get_by_text("+0.13").wait_for()
