@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -35,14 +36,20 @@ RETIRED = (
 
 def compose[T](name: str, schema: type[T], overrides: Sequence[str]) -> T:
     """The settings of command `name` as an instance of its dataclass. Raises UsageError if an override is wrong."""
-    ConfigStore.instance().store(name="schema", node=schema)
     given = _read(schema, overrides)
+    chosen = tuple(text for text in overrides if text.partition("=")[0] in CHOICES)
+    return _instance(deepcopy(_chosen(name, schema, chosen)), schema, given)
+
+
+@cache
+def _chosen(name: str, schema: type, chosen: tuple[str, ...]) -> DictConfig:
+    """The settings of a command with those of the files that are `chosen`, to be copied and not changed: Hydra takes its time."""
+    ConfigStore.instance().store(name="schema", node=schema)
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(DIRECTORY)):
-            config = hydra_compose(config_name=name, overrides=[text for text in overrides if text.partition("=")[0] in CHOICES])
+            return hydra_compose(config_name=name, overrides=list(chosen))
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(_line(error)) from error
-    return _instance(config, schema, given)
 
 
 def compose_again[T](saved: Path, schema: type[T], overrides: Sequence[str], of_run: Mapping[str, Any] | None = None) -> T:
