@@ -16,6 +16,7 @@ from typing import Any, get_args, get_type_hints
 from omegaconf import OmegaConf
 
 from configs import DIRECTORY, choices, compose
+from configs.values import written
 from envs.errors import UsageError
 
 _COLUMN = 44
@@ -65,7 +66,7 @@ def _entries(config: Any, prefix: str = "") -> Iterator[tuple[str, str | None, s
         members = _members(hints[field.name])
         if not all(member in meaning for member in members):
             meaning += f" One of {', '.join(members)}."
-        yield path, _written(value), meaning.strip()
+        yield path, written(value, top=True), meaning.strip()
         *_, last = get_args(hints[field.name]) or (None,)
         entry = field.metadata.get("entry", last)  # of a list or a mapping
         if isinstance(entry, type) and dataclasses.is_dataclass(entry):
@@ -95,24 +96,6 @@ def _members(hint: Any) -> list[str]:
     """The values of an enumeration, or of a list of them."""
     options = get_args(hint) or (hint,)
     return [str(member.value) for option in options if isinstance(option, type) and issubclass(option, Enum) for member in option]
-
-
-def _written(value: Any) -> str:
-    """A value as it would be written behind `=`."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return str(value).lower()
-        case Enum():
-            return str(value.value)
-        case list():
-            return f"[{', '.join(_written(one) for one in value)}]"
-        case dict():
-            return f"{{{', '.join(f'{key}: {_written(one)}' for key, one in value.items())}}}"
-        case _ if dataclasses.is_dataclass(value):
-            return _written({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
-    return str(value)
 
 
 def _line(path: str, value: str | None, meaning: str, width: int) -> str:

@@ -1,4 +1,4 @@
-"""Reads the value of one `key=value` as the type that the setting has, and checks the range of numbers and where `out` is.
+"""Reads the value of one `key=value` as the type that the setting has, writes one, and checks the range of numbers and `out`.
 
 A text is taken as it stands: Hydra's grammar, in which `=`, `,`, brackets and letters of other scripts have to be quoted, reads
 only what is no text. A value that is quoted as a whole, or that escapes such a character with a backslash, is read as Hydra does.
@@ -139,14 +139,19 @@ def wrong(key: str, text: str, hint: Any) -> UsageError:
 
 def options_text(options: Mapping[str, Any]) -> str:
     """What gives an environment these options on a shell's command line, each with a space behind it."""
-    return "".join(f"{shlex.quote(f'+options.{name}={_text(value, top=True)}')} " for name, value in options.items())
+    return "".join(f"{shlex.quote(f'+options.{name}={written(value, top=True)}')} " for name, value in options.items())
 
 
-def _text(value: Any, *, top: bool = False) -> str:
+def written(value: Any, *, top: bool = False) -> str:
+    """What stands for a value behind `=`, or within a list or a mapping unless it is at the `top`: `read_value` reads it back."""
+    if isinstance(value, Enum):
+        value = value.value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{_SPECIAL.sub(_ESCAPE, str(name))}: {_text(part)}' for name, part in value.items())}}}"
+        return f"{{{', '.join(f'{_SPECIAL.sub(_ESCAPE, str(name))}: {written(part)}' for name, part in value.items())}}}"
     if isinstance(value, list | tuple):
-        return f"[{','.join(map(_text, value))}]"
+        return f"[{','.join(map(written, value))}]"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     plain = isinstance(value, str) and (top or _PLAIN.fullmatch(value)) and not _NO_TEXT.fullmatch(value)

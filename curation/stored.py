@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from curation.forms import Form, same
 from curation.verify import is_verified
@@ -89,16 +91,16 @@ def _require_same_protocol(path: Path, episodes: Sequence[Episode], form: Form) 
 
 
 def _form_of_run(directory: Path) -> Form | None:
-    """How the policy of a run spoke; None if its settings do not say, or name tasks that are not there any more."""
+    """How the policy of a run spoke; None if its settings do not say, are broken, or name tasks that are not there any more."""
     settings = directory / "config.yaml"
     if not settings.is_file():
         return None
-    config = OmegaConf.to_container(OmegaConf.load(settings))
-    if not isinstance(config, dict) or not config.get("tasks"):
-        return None
     try:
+        config = OmegaConf.to_container(OmegaConf.load(settings))
+        if not isinstance(config, dict) or not config.get("tasks"):
+            return None
         return Form.of(resolve(str(config["tasks"]), {str(name): value for name, value in (config.get("options") or {}).items()}))
-    except UsageError:
+    except (UsageError, OSError, OmegaConfBaseException, YAMLError):
         return None
 
 

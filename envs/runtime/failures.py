@@ -11,7 +11,7 @@ _FOREIGN = tuple({sysconfig.get_paths()[name] for name in ("stdlib", "purelib", 
 _PACKAGES = ("site-packages", "dist-packages")
 _ROOMS = (
     *("sandbox", "envs", "rollout", "evaluation", "curation", "starter", "learner", "viewer", "interop", "benchmarks", "configs"),
-    *("toolwise.py", "checks.py", "reading.py"),
+    *("toolwise.py", "checks.py", "console.py", "reading.py", "usage.py"),
 )
 """What of the checkout is the project's, not the user's: what stands beside it, such as examples/, may be copied and changed."""
 

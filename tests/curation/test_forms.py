@@ -165,7 +165,7 @@ def stored(tmp_path, chat, settings):
     )
     Store(tmp_path).write("episodes", [episode])
     if settings:
-        (tmp_path / "config.yaml").write_text(json.dumps(settings))
+        (tmp_path / "config.yaml").write_text(settings if isinstance(settings, str) else json.dumps(settings))
     return tmp_path
 
 
@@ -175,7 +175,9 @@ def stored(tmp_path, chat, settings):
         ({"tasks": "toolwise/Basics-v0"}, "the protocol deepeyes"),
         ({}, "another protocol"),
         ({"tasks": "gone:Env-v0"}, "another protocol"),
+        ("tasks: [", "another protocol"),
     ],
+    ids=["of the run", "no settings", "tasks that are gone", "broken settings"],
 )
 def test_stored_episodes_of_another_protocol_are_refused(tmp_path, chat, settings, name):
     run = stored(tmp_path, chat, settings)

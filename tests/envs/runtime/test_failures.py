@@ -51,3 +51,8 @@ def test_a_copied_example_is_the_users():
     names = {}
     exec(source, names)
     assert error_of(names["f"]) == "KeyError: 'x' (mine.py, line 2, in f)"
+
+
+def test_every_room_of_the_project_is_known():
+    rooms = {path.parent.name for path in ROOT.glob("*/__init__.py")} | {path.name for path in ROOT.glob("*.py")}
+    assert rooms == {*_ROOMS}
