@@ -29,7 +29,7 @@ libraries:
 	fi
 
 .venv/.installed-$(GROUP): requirements/$(GROUP).txt pyproject.toml sandbox/packages.txt | .tools/bin/uv libraries
-	@echo "installing Python packages into .venv (about 6.5 GB)"
+	@echo "installing Python packages into .venv (about 7 GB)"
 	@[ -x $(PYTHON) ] || $(UV) venv --quiet --python 3.12 .venv
 	@VIRTUAL_ENV=.venv $(UV) pip sync --quiet --compile-bytecode --require-hashes requirements/$(GROUP).txt
 	@VIRTUAL_ENV=.venv $(UV) pip install --quiet --no-deps --editable .

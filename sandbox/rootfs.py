@@ -78,10 +78,14 @@ def key(packages: Sequence[str] = ()) -> str:
     return hashlib.sha256(recipe.encode()).hexdigest()[:16]
 
 
+def site_packages(root: Path) -> Path:
+    """The directory of the installed packages in a built environment."""
+    return root / "python" / "lib" / PYTHON / "site-packages"
+
+
 def versions(root: Path) -> dict[str, str]:
     """The packages installed in a built environment: version by package name."""
-    site_packages = root / "python" / "lib" / PYTHON / "site-packages"
-    installed = {_normalised(each.name): each.version for each in importlib.metadata.distributions(path=[str(site_packages)])}
+    installed = {_normalised(each.name): each.version for each in importlib.metadata.distributions(path=[str(site_packages(root))])}
     return dict(sorted(installed.items()))
 
 
@@ -147,7 +151,7 @@ def _copy_python(target: Path) -> None:
 
 def _install(requirements: Sequence[str], python: Path) -> None:
     """Installs with the first installer that works: the checkout's uv, another uv, this interpreter's pip."""
-    target = python / "lib" / PYTHON / "site-packages"
+    target = site_packages(python.parent)
     # Copies, not hard links: our permissions must not leak into uv's cache.
     for_uv = ["pip", "install", "--python", sys.executable, "--link-mode", "copy", "--compile-bytecode"]
     checkout_uv = Path(__file__).resolve().parents[1] / ".tools/bin/uv"
@@ -195,7 +199,7 @@ def _prepare_fonts(staging: Path) -> None:
     python = staging / "python"
     environment = {"LD_LIBRARY_PATH": str(python / "lib"), "OPENBLAS_NUM_THREADS": "1"}
     command = [str(python / "bin" / PYTHON), "-I", "-c"]
-    fonts.prepare(staging, python / "lib" / PYTHON / "site-packages", command, environment)
+    fonts.prepare(staging, site_packages(staging), command, environment)
 
 
 def _make_readable(staging: Path) -> None:

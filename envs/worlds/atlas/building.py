@@ -54,7 +54,8 @@ class AtlasConfig:
 def build_atlas(config: AtlasConfig, on_progress: Callable[[int, str], None] = lambda done, text: None) -> int:
     """Builds Atlas; returns the number of questions. `on_progress` gets the number of templates that are done.
 
-    Raises UsageError if a package or the flags are missing, or if `config.out` exists.
+    Raises UsageError if the profiles' package or the flags are missing, or if `config.out` exists; SandboxUnavailable if the jail's
+    packages cannot be installed.
     """
     profiles, photos = countries(), photographs()
     known = flags(Path(config.flags), profiles)

