@@ -5,6 +5,8 @@ SHELL := /bin/bash
 UV := .tools/bin/uv
 PYTHON := .venv/bin/python
 GROUP ?= cpu
+# Some containers set it; without bytecode each of the many processes would compile this repository anew.
+unexport PYTHONDONTWRITEBYTECODE
 # For nsjail and for vLLM on CPU.
 LIBRARIES := libnl-route-3-200 libnuma1
 FLAGS := iso-flags-png-320x240

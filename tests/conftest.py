@@ -27,6 +27,7 @@ hypothesis.settings.register_profile("toolwise, whole", UNHURRIED)
 hypothesis.settings.load_profile("toolwise")
 
 # `make test` gives whole files to its processes, in the order in which they are collected: folders, then the files beside them.
+OWN_RAY = ("tests/rollout/cluster/test_lost_node.py", "tests/rollout/cluster/test_sandboxes.py")
 LONG_AND_LAST = ("tests/test_book.py", "tests/test_docs.py", "tests/viewer/page/")
 
 
@@ -42,8 +43,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of the files that would come last, the long ones come first: else one process ends with them while the other has no more."""
-    items.sort(key=lambda item: not item.nodeid.startswith(LONG_AND_LAST))
+    """Of the files that would come last, the long ones come first: else one process ends with them while the other has no more.
+    Before them come those with a Ray of their own: they would end the one that the others share."""
+    items.sort(key=lambda item: (not item.nodeid.startswith(OWN_RAY), not item.nodeid.startswith(LONG_AND_LAST)))
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
@@ -66,10 +68,15 @@ def own_ray():
 
 
 @pytest.fixture(scope="module")
-def cluster(own_ray):
-    """Ray on this machine, as the commands start it. It stays for the next module that asks; one with a Ray of its own ends it."""
+def cluster(own_ray, pytestconfig):
+    """Ray on this machine, as the commands start it, whose workers find the modules that tests share. It stays for the next module
+    that asks; one with a Ray of its own ends it."""
     if not ray.is_initialized():
-        join(RolloutConfig())
+        # Inherited by the workers. A runtime_env would cost each of them the start of a process, where some are started in advance.
+        with pytest.MonkeyPatch.context() as patch:
+            found = (pytestconfig.rootpath, *pytestconfig.getini("pythonpath"))
+            patch.setenv("PYTHONPATH", os.pathsep.join(map(str, found)))
+            join(RolloutConfig())
 
 
 @pytest.fixture

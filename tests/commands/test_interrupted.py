@@ -1,5 +1,6 @@
 """A long evaluation loses nothing: what was answered before SIGTERM is on disk, `resume=true` asks only the rest, and a question
-that the endpoint refuses is one named outcome among the others. With the real command, against a server on loopback."""
+that the endpoint refuses is one named outcome among the others. With the real command, against a server on loopback; what is
+resumed is played on the Ray that the tests share."""
 
 import json
 import re
@@ -8,7 +9,7 @@ import subprocess
 import threading
 
 import pytest
-from command_line import ROOT, TOOLWISE, run
+from command_line import ROOT, TOOLWISE, run_here
 from openai_server import Server
 
 COUNT = 9
@@ -61,10 +62,10 @@ def test_what_was_answered_is_on_disk(interrupted):
     assert len(records) == COUNT - 1
 
 
-def test_the_rest_is_asked_and_the_refused_question_is_named(interrupted):
+def test_the_rest_is_asked_and_the_refused_question_is_named(interrupted, cluster):
     place, _, _, asked = interrupted
     del asked[:]
-    result = run("evaluate", f"out={place / 'run'}", "resume=true")
+    result = run_here("evaluate", f"out={place / 'run'}", "resume=true")
     assert asked == [SLOW]
     (record,) = json.loads((place / "run/evaluation.json").read_text())
     assert (record["episodes"], record["accuracy"], record["left_out"], record["unplayed"]) == (COUNT, 8 / 9, 0, 1)

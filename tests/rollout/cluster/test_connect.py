@@ -14,15 +14,6 @@ from rollout.cluster.connect import join
 from rollout.config import EngineConfig, RolloutConfig
 
 
-@pytest.fixture
-def cluster():
-    """Ray on this machine, as the commands start it."""
-    ray.shutdown()
-    join(RolloutConfig())
-    yield
-    ray.shutdown()
-
-
 def test_a_driver_that_gets_sigterm_can_close_what_it_holds(cluster):
     """Ray's own handler would print a stack and die."""
     never = ray.remote(num_cpus=0)(lambda: time.sleep(60)).remote()

@@ -11,7 +11,7 @@ from rollout.cluster.deaths import in_one_line
 
 
 @pytest.fixture(scope="module")
-def ranks():
+def ranks(cluster):
     """Two processes, of which the second was killed."""
 
     class Rank:
@@ -21,13 +21,11 @@ def ranks():
         def lose_peer(self):
             raise RuntimeError("connection closed by peer")
 
-    ray.shutdown()
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
     ranks = [ray.remote(Rank).options(num_cpus=0.1).remote() for _ in range(2)]
     processes = ray.get([rank.process.remote() for rank in ranks])
     os.kill(processes[1], signal.SIGKILL)
     yield ranks
-    ray.shutdown()
+    ray.kill(ranks[0])
 
 
 @pytest.mark.parametrize("by_its_peer", [False, True])

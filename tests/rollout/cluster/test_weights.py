@@ -12,7 +12,6 @@ import pytest
 import ray
 import torch
 from rollout_fakes import RefusingEngine, spec
-from rollout_mortal import Mortal
 from transformers import AutoModelForImageTextToText
 
 from envs.errors import FleetError, InfrastructureError
@@ -131,7 +130,7 @@ def test_a_worker_that_is_killed_amid_an_update_is_replaced_by_one_with_the_new_
         RolloutConfig(
             sandboxes_per_worker=0,
             cpus_per_worker=0.5,
-            engine=EngineConfig(kind=Mortal.KIND, policy=policy_directory, max_model_len=512),
+            engine=EngineConfig(kind="rollout_mortal:Mortal", policy=policy_directory, max_model_len=512),
             episode=EpisodeConfig(max_tokens=400, max_action_tokens=16),
         )
     )

@@ -2,12 +2,9 @@
 and rolloutlib's GSM8K, one turn whose observation is a chat. They are played by a model behind an endpoint whose replies
 are scripted, also on a real worker through `evaluate`, and by random samples of the action space."""
 
-import os
-from pathlib import Path
 
 import gymnasium
 import pytest
-import ray
 from rollout_fakes import spec
 
 from configs import compose
@@ -22,18 +19,7 @@ from rollout.episode.environments import adapt, make
 from rollout.episode.loop import run_episode
 from rollout.types import StopReason
 
-ROOT = Path(__file__).parents[3]
 TEXTCRAFT, GSM8K = "rollout_third_party:TextCraft-v0", "rollout_third_party:GSM8K-v0"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def importable():
-    """Ray's workers find the module that registers the environments where any user's workers find one: in PYTHONPATH."""
-    ray.shutdown()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), str(Path(__file__).parents[1]))))
-        yield
-    ray.shutdown()
 
 
 async def test_a_game_of_many_turns_is_won(chat, serve):
@@ -54,7 +40,7 @@ async def test_a_game_of_many_turns_is_won(chat, serve):
     assert (trajectory.reward, trajectory.correct, trajectory.stop_reason) == (1.0, True, StopReason.ANSWERED)
 
 
-def test_a_chat_of_one_turn_is_measured(tmp_path, policy_directory, serve):
+def test_a_chat_of_one_turn_is_measured(cluster, tmp_path, policy_directory, serve):
     server = serve("It is \\boxed{42}.", "It is 41.")
     settings = [f"tasks={GSM8K}", f"policy={server.url}", "policy_model=m", "episodes=2", "group_size=2", f"out={tmp_path}/run"]
     config = compose("evaluate", EvaluateConfig, [*settings, "rollout.sandboxes_per_worker=0"])
