@@ -2,6 +2,7 @@
 and modules stay short."""
 
 import ast
+import functools
 import importlib
 import subprocess
 import sys
@@ -37,6 +38,7 @@ IMPORTERS = {
 }
 
 
+@functools.cache
 def imported(path):
     """Top-level names of the modules that a file imports anywhere in it."""
     names = set()

@@ -25,7 +25,7 @@ def read(out, name):
 def expert(cluster, tmp_path_factory):
     """The expert on all four abilities, with each tool taken away."""
     out = tmp_path_factory.mktemp("expert") / "run"
-    run(out, "policy=expert", "tasks=toolwise/Mixture-v0", "episodes=48", "ablate=true")
+    run(out, "policy=expert", "tasks=toolwise/Mixture-v0", "episodes=24", "ablate=true")
     return out
 
 
@@ -33,7 +33,7 @@ def expert(cluster, tmp_path_factory):
 def swapped(cluster, tmp_path_factory):
     """The expert with what its tools return hidden."""
     out = tmp_path_factory.mktemp("swapped") / "run"
-    run(out, "policy=expert", "tasks=toolwise/Mixture-v0", "episodes=48", "ablate=outputs")
+    run(out, "policy=expert", "tasks=toolwise/Mixture-v0", "episodes=24", "ablate=outputs")
     return out
 
 

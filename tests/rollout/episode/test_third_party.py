@@ -2,7 +2,6 @@
 and rolloutlib's GSM8K, one turn whose observation is a chat. They are played by a model behind an endpoint whose replies
 are scripted, also on a real worker through `evaluate`, and by random samples of the action space."""
 
-
 import gymnasium
 import pytest
 from rollout_fakes import spec
