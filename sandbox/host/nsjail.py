@@ -23,7 +23,8 @@ from sandbox.types import SandboxUnavailable
 _UNPRIVILEGED_ID = 65534
 _INNER_ID = "1000"
 _JAIL_MODULES = (
-    "wire.py", "confinement.py", "cells.py", "advice.py", "pictures.py", "shown.py", "libraries.py", "interpreter.py", "zygote.py",
+    "wire.py", "pages.py", "confinement.py", "cells.py", "advice.py", "pictures.py", "shown.py", "libraries.py", "interpreter.py",
+    "zygote.py",
 )  # fmt: skip
 _CODE = "/opt/toolwise"
 _START = f"import sys; sys.path.append({_CODE!r}); from sandbox.jailed.zygote import main; main()"

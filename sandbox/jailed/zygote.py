@@ -25,7 +25,7 @@ import socket
 import sys
 from typing import Any, NoReturn
 
-from sandbox.jailed import confinement, interpreter, wire
+from sandbox.jailed import confinement, interpreter, pages, wire
 
 
 def main() -> NoReturn:
@@ -37,6 +37,7 @@ def main() -> NoReturn:
         importlib.import_module(module)
     gc.collect()
     gc.freeze()  # a collection in a child would touch, and so copy, every page
+    pages.collapse()
     _serve(control, settings)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -40,6 +41,14 @@ async def test_a_new_session_in_a_used_slot_starts_empty() -> None:
                 result = await session.run("import os\n'x' in dir(), os.listdir('/work'), 'y' in os.environ")
                 assert result.stdout == "(False, [], False)\n"
                 await session.run("x = 1; open('/work/x', 'w').close(); os.environ['y'] = '1'; import builtins; builtins.x = 1")
+
+
+@pytest.mark.skipif(tuple(map(int, os.uname().release.split(".")[:2])) < (6, 1), reason="this kernel collapses no pages on request")
+async def test_what_sessions_are_forked_from_is_mostly_in_huge_pages() -> None:
+    """For each small page, a fork and its end take time."""
+    async with Pool(LIMITS, size=1):
+        sizes = [dict(re.findall(r"(\w+): +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text())) for pid in descendants()]
+    assert max(int(size["AnonHugePages"]) / int(size["Anonymous"]) for size in sizes if int(size["Anonymous"]) > 50_000) > 0.4
 
 
 async def test_user_code_is_main(session: Session) -> None:
