@@ -21,6 +21,8 @@ from envs.errors import UsageError
 
 _COLUMN = 44
 """Where meanings begin; beside a setting that is longer, on the next line."""
+_OF_LIST = ".[N]"
+"""The end of the path of a list's entries, which have no names of their own to be written by."""
 
 
 def described(name: str, schema: type, overrides: Sequence[str], parts: Sequence[str], width: int) -> str:
@@ -70,7 +72,7 @@ def _entries(config: Any, prefix: str = "") -> Iterator[tuple[str, str | None, s
         *_, last = get_args(hints[field.name]) or (None,)
         entry = field.metadata.get("entry", last)  # of a list or a mapping
         if isinstance(entry, type) and dataclasses.is_dataclass(entry):
-            groups.append((f"{path}.{'NAME' if isinstance(value, dict) else '[N]'}", entry(), inspect.getdoc(entry) or ""))
+            groups.append((path + (".NAME" if isinstance(value, dict) else _OF_LIST), entry(), inspect.getdoc(entry) or ""))
     for path, group, meaning in groups:
         yield path, None, " ".join(meaning.split())
         yield from _entries(group, f"{path}.")
@@ -101,9 +103,11 @@ def _members(hint: Any) -> list[str]:
 def _line(path: str, value: str | None, meaning: str, width: int) -> str:
     """A setting, or the heading of a group of them."""
     meaning = re.sub(r"`([^`]*)`", r"\1", meaning)
+    _, _, name = path.partition(f"{_OF_LIST}.")
     if value is None:
+        path = f"an entry of {path.removesuffix(_OF_LIST)}, {{name: value, …}}" if path.endswith(_OF_LIST) else path
         return "\n" + textwrap.fill(f"{path}: {meaning}" if meaning else path, width)
-    left = f"  {path}={value}"
+    left = f"  {name}: {value}" if name else f"  {path}={value}"
     indent = " " * _COLUMN
     lines = textwrap.wrap(meaning, width, initial_indent=indent, subsequent_indent=indent)
     if lines and len(left) < _COLUMN - 1:

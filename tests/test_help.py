@@ -51,6 +51,12 @@ def test_what_each_entry_of_a_mapping_has_is_shown():
     assert re.search(r"^  teachers\.NAME\.price_in=0\.0 +Price of a million", out, re.MULTILINE)
 
 
+def test_an_entry_of_a_list_is_shown_as_it_is_written():
+    out = run_here("train", "--help", "sources").stdout
+    assert re.search(r"^an entry of cold_start\.sources, \{name: value, …\}: One of", out, re.MULTILINE)
+    assert re.search(r"^  path: expert +A file of conversations", out, re.MULTILINE)
+
+
 def test_the_kind_of_a_model_chooses_its_settings():
     out = run_here("model", "smollm2", "--help").stdout
     assert "settings of toolwise model smollm2" in out
