@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import run_here
 
 pytestmark = pytest.mark.timeout(600)  # the fixture's run and its repetition count as part of the first test
 
@@ -44,8 +45,9 @@ def command(out, steps, *more):
 
 
 @pytest.fixture(scope="module")
-def interrupted(tmp_path_factory):
-    """The directory of a run that was killed in its last step and resumed, and the metrics that it had when it was killed."""
+def interrupted(cluster, tmp_path_factory):
+    """The directory of a run that was killed in its last step and resumed, and the metrics that it had when it was killed. What
+    is resumed runs on the Ray that the tests share."""
     out = tmp_path_factory.mktemp("run") / "first"
     process = subprocess.Popen(command(out, STEPS), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -57,7 +59,7 @@ def interrupted(tmp_path_factory):
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert len(before) == STEPS - 1
-    result = subprocess.run(command(out, STEPS, "resume=true"), cwd=ROOT, capture_output=True, text=True, timeout=280)
+    result = run_here("train", f"out={out}", f"rl.steps={STEPS}", *SETTINGS, "resume=true")
     assert result.returncode == 0, result.stdout + result.stderr
     return out, before
 

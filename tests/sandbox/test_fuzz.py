@@ -31,8 +31,8 @@ from sandbox.jailed import wire
 from sandbox.process import Ending, Process
 
 # (short, whole)
-CELLS = (100, 10_000)
-WIRE = (60, 10_000)
+CELLS = (60, 10_000)
+WIRE = (40, 10_000)
 PARSER = (500, 20_000)
 
 LIMITS = Limits(

@@ -32,7 +32,7 @@ from sandbox.host import jail
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 # (short, whole)
-TURNS = (1500, 100_000)
+TURNS = (1000, 100_000)
 CONCURRENT = (16, 64)
 SEED = 20
 TURNS_PER_KILL = 60  # on average

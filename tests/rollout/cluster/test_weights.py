@@ -12,6 +12,7 @@ import pytest
 import ray
 import torch
 from rollout_fakes import RefusingEngine, spec
+from rollout_mortal import Mortal, told
 from transformers import AutoModelForImageTextToText
 
 from envs.errors import FleetError, InfrastructureError
@@ -122,33 +123,43 @@ def test_if_no_worker_takes_an_update_the_run_ends_in_one_line(cluster):
     fleet.shutdown()
 
 
-def test_a_worker_that_is_killed_amid_an_update_is_replaced_by_one_with_the_new_weights(
-    cluster, policy_directory, other_policy_directory, chat
-):
-    model = AutoModelForImageTextToText.from_pretrained(other_policy_directory, dtype=torch.float32)
+def sampled_after_a_kill(kind, directory, state):
+    """The tokens, and those that were sampled with their log-probabilities, of an episode after an update amid which the fleet's
+    only worker was killed."""
     fleet = Fleet(
         RolloutConfig(
             sandboxes_per_worker=0,
             cpus_per_worker=0.5,
-            engine=EngineConfig(kind="rollout_mortal:Mortal", policy=policy_directory, max_model_len=512),
+            engine=EngineConfig(kind=kind, policy=str(directory), max_model_len=512),
             episode=EpisodeConfig(max_tokens=400, max_action_tokens=16),
         )
     )
     try:
         process = ray.get(fleet.seats[0].worker.health.remote())["process"]
-        Path(policy_directory, "fuse").touch()
-        fleet.publish(model.state_dict(), 5)
+        Path(directory, "deadly").touch()
+        fleet.publish(state, 5)
         assert ray.get(fleet.seats[0].worker.health.remote())["process"] != process
         (group,) = fleet.collect([GroupSpec("g", (spec(turns=0),))])
     finally:
         fleet.shutdown()
-        Path(policy_directory, "fuse").unlink(missing_ok=True)
+        Path(directory, "deadly").unlink(missing_ok=True)
     trajectory = group.episodes[0].trajectory
     sampled = torch.tensor(trajectory.loss_mask, dtype=torch.bool)
     assert {version for version, mine in zip(trajectory.versions, sampled, strict=True) if mine} == {5}
-    ids = torch.tensor([trajectory.token_ids])
+    return torch.tensor([trajectory.token_ids]), sampled, torch.tensor(trajectory.logprobs)[sampled]
+
+
+def test_a_worker_that_is_killed_amid_an_update_is_replaced_by_one_with_the_new_weights(cluster, tmp_path):
+    _, _, log_probs = sampled_after_a_kill(Mortal.KIND, tmp_path, STATE)
+    assert log_probs.tolist() == pytest.approx([told(STATE)] * len(log_probs))
+
+
+@pytest.mark.slow
+def test_a_worker_of_vllm_that_is_killed_amid_an_update_is_too(cluster, policy_directory, other_policy_directory, chat):
+    model = AutoModelForImageTextToText.from_pretrained(other_policy_directory, dtype=torch.float32)
+    ids, sampled, log_probs = sampled_after_a_kill("rollout_mortal_vllm:Mortal", policy_directory, model.state_dict())
     with torch.no_grad():
         logits = model(input_ids=ids).logits[0]
     logits[:, banned_token_ids(chat.tokenizer, model.config)] = -torch.inf
-    log_probs = torch.log_softmax(logits[:-1], dim=-1).gather(1, ids[0, 1:, None])[:, 0]
-    assert torch.tensor(trajectory.logprobs)[sampled].tolist() == pytest.approx(log_probs[sampled[1:]].tolist(), abs=1e-4)
+    expected = torch.log_softmax(logits[:-1], dim=-1).gather(1, ids[0, 1:, None])[:, 0]
+    assert log_probs.tolist() == pytest.approx(expected[sampled[1:]].tolist(), abs=1e-4)
