@@ -1,7 +1,7 @@
 """Huge pages for memory that is about to be shared by many forks.
 
 A fork copies an entry for each page of anonymous memory, and its end drops each again: 34,000 small ones for a process that has
-imported pandas and sympy. Where a child writes, it gets small pages again, of its own: it takes no more memory than before.
+imported pandas and sympy. Where a child writes, it gets small pages again, of its own: a session takes hardly more memory.
 """
 
 from __future__ import annotations

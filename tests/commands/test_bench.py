@@ -49,7 +49,12 @@ def test_one_round_writes_every_figure_with_both_sides(tmp_path, monkeypatch, ca
             ["text_build", "text_query_p50", "text_query_p99", "text_memory"],
             marks=pytest.mark.slow,  # five processes, of which three compile bm25s's loops
         ),
-        (image_search.measure, 300, ["image_query_p50", "image_top5"]),
+        pytest.param(
+            image_search.measure,
+            300,
+            ["image_query_p50", "image_top5"],
+            marks=pytest.mark.slow,  # the peer compares with every picture
+        ),
         (view.measure, 400, ["first_view", "filter", "filter_worst", "search"]),
     ],
 )

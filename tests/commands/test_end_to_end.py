@@ -22,14 +22,14 @@ from command_line import run_here
 pytestmark = pytest.mark.timeout(600)  # the fixture's run and its repetition count as part of the first test
 
 ROOT = Path(__file__).parents[2]
-COLD_STEPS = 40
+COLD_STEPS = 32
 # Killed in the last step, it goes on from the checkpoint before the step that it had finished, and so repeats that one.
 STEPS, CHECKPOINT_EVERY = 4, 2
 SETTINGS = [
     "tracking.mode=offline",
     "stages=[cold_start,rl,control]",
     "cold_start.demonstrations=48",
-    "cold_start.rehearsal=64",
+    "cold_start.rehearsal=32",
     f"cold_start.max_steps={COLD_STEPS}",
     f"cold_start.evaluate_every={COLD_STEPS // 2}",
     "cold_start.validation_episodes=16",

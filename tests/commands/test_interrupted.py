@@ -1,14 +1,16 @@
 """A long evaluation loses nothing: what was answered before SIGTERM is on disk, `resume=true` asks only the rest, and a question
-that the endpoint refuses is one named outcome among the others. With the real command, against a server on loopback; what is
-resumed is played on the Ray that the tests share."""
+that the endpoint refuses is one named outcome among the others. With the real command, against a server on loopback, on the
+Ray that the tests share."""
 
 import json
+import os
 import re
 import signal
 import subprocess
 import threading
 
 import pytest
+import ray
 from command_line import ROOT, TOOLWISE, run_here
 from openai_server import Server
 
@@ -17,7 +19,7 @@ SLOW, REFUSED = 7, 3
 
 
 @pytest.fixture(scope="module")
-def interrupted(tmp_path_factory):
+def interrupted(cluster, tmp_path_factory):
     """A command that was ended amid its work: its directory, exit status, what it said, and the numbers that were asked."""
     place = tmp_path_factory.mktemp("interrupted")
     rows = [{"question": f"What is {number} + 5?", "answer": str(number + 5)} for number in range(COUNT)]
@@ -36,7 +38,12 @@ def interrupted(tmp_path_factory):
     server = Server(reply)
     settings = [f"tasks={place / 'q.jsonl'}", f"policy={server.url}", "policy_model=m", f"out={place / 'run'}"]
     process = subprocess.Popen(
-        [*TOOLWISE, "evaluate", *settings], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*TOOLWISE, "evaluate", *settings],
+        cwd=ROOT,
+        env=os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     episodes = place / "run/trajectories/episodes.jsonl"
     try:
@@ -62,7 +69,7 @@ def test_what_was_answered_is_on_disk(interrupted):
     assert len(records) == COUNT - 1
 
 
-def test_the_rest_is_asked_and_the_refused_question_is_named(interrupted, cluster):
+def test_the_rest_is_asked_and_the_refused_question_is_named(interrupted):
     place, _, _, asked = interrupted
     del asked[:]
     result = run_here("evaluate", f"out={place / 'run'}", "resume=true")

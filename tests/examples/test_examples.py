@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import ray
 from openai_server import Server
 
 ROOT = Path(__file__).parents[2]
@@ -34,12 +35,14 @@ def test_it_runs(name, said):
     assert [text for text in said if text not in result.stdout] == []
 
 
-def test_an_endpoint_is_measured(tmp_path):
+def test_an_endpoint_is_measured(cluster, tmp_path):
+    """On the Ray that the tests share, by its address, as on a cluster."""
     server = Server("7")
     try:
         script = [EXAMPLES / "evaluate_endpoint.sh", server.url, "model", "episodes=4", "tasks=toolwise/Reasoning-v0"]
         toolwise = str(Path(sys.executable).with_name("toolwise"))
-        result = run(*script, f"out={tmp_path}/endpoint", TOOLWISE=toolwise, OPENAI_API_KEY="none")
+        places = {"TOOLWISE": toolwise, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+        result = run(*script, f"out={tmp_path}/endpoint", **places, OPENAI_API_KEY="none")
     finally:
         server.close()
     assert result.returncode == 0, result.stderr
