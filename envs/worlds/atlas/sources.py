@@ -1,7 +1,7 @@
 """The sources of Atlas, read from installed packages: country profiles, flags, photographs, handwritten digits.
 
-Photographs and digits lie in packages that the jail has. Beside the commands the same packages would be imported by whoever uses
-transformers, which takes each process two seconds.
+Photographs and digits are read from the jail's packages: if they were installed beside the commands too, transformers would import
+them in every process.
 """
 
 from __future__ import annotations
