@@ -49,7 +49,7 @@ class EngineConfig:
     """Skip CUDA graphs. A CPU engine always does."""
     cpu_threads: int = 1
     """Threads of a CPU engine's forward pass. One is fastest for a few million parameters: a barrier costs more than it saves."""
-    cpu_cache_gib: int = 1
+    cpu_cache_gib: float = 1.0
     """Key-value cache of a CPU engine in GiB."""
     seed: int = 0
     """Seed of the engine itself; each request carries its own."""

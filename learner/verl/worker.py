@@ -13,18 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from fsspec.core import url_to_fs
-from tensordict import TensorDict
-from torch.distributed.fsdp import CPUOffloadPolicy
-from transformers import AutoProcessor
-from verl.single_controller.base.decorator import Dispatch, register
-from verl.utils import tensordict_utils as tu
-from verl.utils.checkpoint.checkpoint_manager import BaseCheckpointManager
-from verl.utils.device import get_device_name
-from verl.utils.distributed import initialize_global_process_group_ray
-from verl.workers.engine.fsdp import transformer_impl
-from verl.workers.engine_workers import TrainingWorker
+
+from envs.runtime.garbage import permanent
+
+with permanent():  # Ray imports this module in each rank's process
+    import torch
+    from tensordict import TensorDict
+    from torch.distributed.fsdp import CPUOffloadPolicy
+    from transformers import AutoProcessor
+    from verl.single_controller.base.decorator import Dispatch, register
+    from verl.utils import tensordict_utils as tu
+    from verl.utils.checkpoint.checkpoint_manager import BaseCheckpointManager
+    from verl.utils.device import get_device_name
+    from verl.utils.distributed import initialize_global_process_group_ray
+    from verl.workers.engine.fsdp import transformer_impl
+    from verl.workers.engine_workers import TrainingWorker
 
 from learner.batch import Batch
 from learner.config import LearnerConfig

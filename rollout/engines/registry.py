@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from envs.runtime.garbage import permanent
 from envs.runtime.imports import find
 from rollout.config import EngineConfig, RolloutConfig
 from rollout.policy import ChatPolicy, Policy
@@ -25,7 +26,8 @@ ENGINES = {
 
 def find_engine(kind: str) -> Callable[[RolloutConfig, int], Policy | ChatPolicy]:
     """The class of an engine. Raises UsageError if there is no such name, module or class."""
-    return find("rollout.engine.kind", kind, ENGINES)
+    with permanent():
+        return find("rollout.engine.kind", kind, ENGINES)
 
 
 def weights_dtype(config: EngineConfig) -> str:

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import logging
 import os
+from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
@@ -24,7 +25,7 @@ if not torch.cuda.is_available():
     torch._dynamo.config.disable = os.environ["TORCH_COMPILE_DISABLE"] == "1"
 
 from transformers import AutoConfig, AutoTokenizer
-from vllm import EngineArgs
+from vllm import EngineArgs, ModelRegistry
 from vllm.v1.engine.llm_engine import LLMEngine
 
 from envs.errors import UsageError
@@ -91,8 +92,9 @@ def build_engine(config: EngineConfig) -> LLMEngine:
     if on_cpu:
         # The number of threads is a property of the calling thread, which is the one that runs the forward passes.
         torch.set_num_threads(config.cpu_threads)
-        options |= {"kv_cache_memory_bytes": config.cpu_cache_gib << 30, "block_size": config.block_size or 32}
+        options |= {"kv_cache_memory_bytes": int(config.cpu_cache_gib * 2**30), "block_size": config.block_size or 32}
         options |= whole_prompts(config)
+        _import_here(model_config.architectures or ())
     else:
         options |= {"gpu_memory_utilization": config.gpu_memory_utilization}
         if config.block_size:
@@ -135,6 +137,17 @@ def build_engine(config: EngineConfig) -> LLMEngine:
             os.environ.pop("LD_PRELOAD", None)
         else:
             os.environ["LD_PRELOAD"] = preload
+
+
+def _import_here(architectures: Iterable[str]) -> None:
+    """Have vLLM import the models' modules in this process.
+
+    It asks a new process first what a model can do, to keep CUDA out of this one, and remembers the answer in its cache: without
+    CUDA, the first engine of an architecture would wait some ten seconds for nothing.
+    """
+    for name in architectures:
+        if name in ModelRegistry.models:
+            ModelRegistry.register_model(name, ModelRegistry.models[name].load_model_cls())
 
 
 def image_cache_bytes(config: RolloutConfig, processor: Any) -> int:

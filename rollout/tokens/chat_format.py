@@ -17,6 +17,7 @@ import tokenizers
 
 from envs.errors import UsageError
 from envs.protocols.tags import THOUGHTS_BEGIN, THOUGHTS_END
+from envs.runtime.garbage import permanent
 from rollout.tokens.image_layout import image_layout
 from rollout.tokens.images import EncodedImage
 
@@ -108,10 +109,11 @@ class ChatFormat:
     @classmethod
     def from_directory(cls, directory: str | Path) -> ChatFormat:
         """The chat format of a policy in the Hugging Face layout. Raises UsageError if its files cannot be read."""
-        from transformers import AutoProcessor
-
         try:
-            processor = AutoProcessor.from_pretrained(str(directory))
+            with permanent():
+                from transformers import AutoProcessor
+
+                processor = AutoProcessor.from_pretrained(str(directory))
         except Exception as error:  # whatever a library finds wrong with somebody's files
             raise UsageError(f"the tokenizer or processor in {directory} cannot be read: {_line(error)}") from error
         return cls(processor)

@@ -37,6 +37,7 @@ SETTINGS = [
     "rl.group_size=4",
     f"rl.checkpoint_every={CHECKPOINT_EVERY}",
     "evaluation.episodes=12",
+    "rollout.engine.cpu_cache_gib=0.125",
 ]
 
 

@@ -19,7 +19,7 @@ GOOD = Parity(8, 400, 1e-6, 1e-5, "float32", Sight(1.0, 1.0, 1e-5, True))
 
 
 def experiment(directory):
-    return Experiment(policy=str(directory), rollout=RolloutConfig(engine=EngineConfig(max_sequences=16)))
+    return Experiment(policy=str(directory), rollout=RolloutConfig(engine=EngineConfig(max_sequences=16, cpu_cache_gib=0.125)))
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,9 @@ def _serve(directory):
 
     threads = torch.get_num_threads()
     with contextlib.redirect_stderr(io.StringIO()):
-        policy = VllmPolicy(RolloutConfig(engine=EngineConfig(policy=directory, max_model_len=1024, max_sequences=128)))
+        policy = VllmPolicy(
+            RolloutConfig(engine=EngineConfig(policy=directory, max_model_len=1024, max_sequences=128, cpu_cache_gib=0.125))
+        )
     yield policy
     asyncio.run(policy.close())
     torch.set_num_threads(threads)

@@ -94,7 +94,7 @@ def verl_config(config: RolloutConfig, on_cpu: bool) -> Any:
             options["mm_processor_cache_gb"] = engine.image_cache_bytes / 2**30
     batches: dict[str, Any] = {"max_num_batched_tokens": engine.max_batched_tokens}
     if on_cpu:
-        options["kv_cache_memory_bytes"] = engine.cpu_cache_gib << 30
+        options["kv_cache_memory_bytes"] = int(engine.cpu_cache_gib * 2**30)
         options["worker_extension_cls"] = "rollout.engines.verl.cpu_worker.CpuWorkerExtension"
         batches = whole_prompts(engine)
         if engine.tensor_parallel_size == 1:

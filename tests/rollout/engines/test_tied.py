@@ -62,7 +62,9 @@ async def test_after_an_update_a_tied_policy_is_the_new_one(save, images, tmp_pa
     chat = ChatFormat.from_directory(str(tmp_path))
     transcript = Transcript(chat, max_tokens=400)
     show(transcript, "What is to be seen here?", [picture(number) for number in range(images)])
-    policy = await asyncio.to_thread(VllmPolicy, RolloutConfig(engine=EngineConfig(policy=str(tmp_path), max_model_len=512)))
+    policy = await asyncio.to_thread(
+        VllmPolicy, RolloutConfig(engine=EngineConfig(policy=str(tmp_path), max_model_len=512, cpu_cache_gib=0.125))
+    )
     try:
         with torch.no_grad():
             for weight in model.parameters():
@@ -78,7 +80,7 @@ async def test_after_an_update_a_tied_policy_is_the_new_one(save, images, tmp_pa
 async def test_an_engine_serves_nothing_after_an_update_that_lacks_a_weight(tmp_path):
     state = save_text(tmp_path).from_pretrained(tmp_path, dtype=torch.float32).state_dict()
     del state["lm_head.weight"], state["model.layers.1.mlp.down_proj.weight"]
-    options = EngineConfig(policy=str(tmp_path), max_model_len=512, extra={"served_model_name": "tiny"})
+    options = EngineConfig(policy=str(tmp_path), max_model_len=512, cpu_cache_gib=0.125, extra={"served_model_name": "tiny"})
     policy = await asyncio.to_thread(VllmPolicy, RolloutConfig(engine=options))
     assert policy._engine.model_config.served_model_name == "tiny"
     with pytest.raises(InfrastructureError, match=r"has no model\.layers\.1\.mlp\.down_proj\.weight, and 1 are missing"):

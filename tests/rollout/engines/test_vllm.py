@@ -129,7 +129,7 @@ async def test_on_a_cpu_prompts_that_do_not_fit_into_one_step_wait_for_the_next(
 def starter():
     """The shipped policy and its chat format: it writes actions, and ends them."""
     directory = find_policy("starter")
-    policy = VllmPolicy(RolloutConfig(engine=EngineConfig(policy=directory, max_model_len=1024)))
+    policy = VllmPolicy(RolloutConfig(engine=EngineConfig(policy=directory, max_model_len=1024, cpu_cache_gib=0.125)))
     yield policy, ChatFormat.from_directory(directory)
     asyncio.run(policy.close())
 

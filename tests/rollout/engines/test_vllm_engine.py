@@ -3,6 +3,8 @@
 import logging
 
 import pytest
+from transformers import AutoConfig
+from vllm import ModelRegistry
 
 from envs.errors import UsageError
 from rollout.config import EngineConfig, EpisodeConfig, RolloutConfig
@@ -33,6 +35,12 @@ def test_other_options_are_answered_with_what_to_write(extra, answer):
     with pytest.raises(UsageError) as error:
         check_extra(extra)
     assert str(error.value) == answer
+
+
+def test_what_a_model_can_do_is_found_out_in_this_process(engine):
+    """vLLM's registry has the class itself, not a name for another process to import."""
+    (name,) = AutoConfig.from_pretrained(engine._config.policy).architectures
+    assert ModelRegistry.models[name].model_cls.__name__ == name
 
 
 def test_wrong_options_are_found_before_the_engine_starts():
