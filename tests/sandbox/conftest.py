@@ -12,7 +12,8 @@
 
 Each attack through the `session` fixture has four forms: in a slot that has never held a session and in one that has just held a
 session which left much behind, of a pool of root's and of an ordinary user's. `--whole` runs all four; without it each attack
-runs in two that differ in both, and the next attack in the other two.
+runs in two that differ in both, and the next attack in the other two. Attempts that fail and leave nothing share a session, that
+of `lasting_session`, in the same forms.
 """
 
 from __future__ import annotations
@@ -40,10 +41,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = []
     for item in items:
         params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-        if isinstance(params.get("session"), str):
+        form = params.get("session") or params.get("lasting_session")
+        if isinstance(form, str):
             attack = re.sub(r"\b(root|unprivileged|fresh|reused)\b", "", item.nodeid)
             number = attacks.setdefault(attack, len(attacks))
-            matching = (params["pool"] == "root") == (params["session"] == "fresh")
+            matching = (params["pool"] == "root") == (form == "fresh")
             if matching == bool(number % 2):
                 left_out.append(item)
     for item in left_out:
@@ -75,21 +77,45 @@ def pytest_pyfunc_call() -> Generator[None, object, object]:
         pytest.skip(str(reason))
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session", params=[pytest.param("root", marks=_NEEDS_ROOT), "unprivileged"])
-async def pool(request: pytest.FixtureRequest) -> AsyncIterator[AttackedPool | Pool]:
-    """A pool of root, and one of an ordinary user, which runs in a separate process if root runs the tests."""
+@contextlib.asynccontextmanager
+async def _opened(pool: Pool | contextlib.AbstractAsyncContextManager[UnprivilegedPool]) -> AsyncIterator[AttackedPool | Pool]:
     async with contextlib.AsyncExitStack() as stack:
         try:
             with temptation():  # a fixture for the whole run is made before the one for a test
-                elsewhere = AS_ROOT and request.param == "unprivileged"
-                own = Pool(LIMITS, size=4, accept_reduced_isolation=False)
-                pool = await stack.enter_async_context(UnprivilegedPool.start(LIMITS) if elsewhere else own)
+                opened = await stack.enter_async_context(pool)
         except SandboxUnavailable as reason:
             pytest.skip(str(reason))
+        yield opened
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def own_pool() -> AsyncIterator[AttackedPool | Pool]:
+    """A pool of the user who runs the tests."""
+    async with _opened(Pool(LIMITS, size=4, accept_reduced_isolation=False)) as pool:
         yield pool
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def unprivileged_pool() -> AsyncIterator[AttackedPool | Pool]:
+    """A pool of an ordinary user, in a separate process, where root runs the tests."""
+    async with _opened(UnprivilegedPool.start(LIMITS)) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="session", params=[pytest.param("root", marks=_NEEDS_ROOT), "unprivileged"])
+def pool(request: pytest.FixtureRequest) -> AttackedPool | Pool:
+    """A pool of root, and one of an ordinary user. Both stay for the next file."""
+    elsewhere = AS_ROOT and request.param == "unprivileged"
+    return request.getfixturevalue("unprivileged_pool" if elsewhere else "own_pool")
 
 
 @pytest_asyncio.fixture(loop_scope="session", params=["fresh", "reused"])
 async def session(request: pytest.FixtureRequest, pool: AttackedPool | Pool) -> AsyncIterator[AttackedSession]:
+    async with session_in(pool, request.param) as session:
+        yield session
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session", params=["fresh", "reused"])
+async def lasting_session(request: pytest.FixtureRequest, pool: AttackedPool | Pool) -> AsyncIterator[AttackedSession]:
     async with session_in(pool, request.param) as session:
         yield session

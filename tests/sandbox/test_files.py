@@ -14,9 +14,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 @pytest.mark.parametrize("kind", ["S_IFBLK", "S_IFCHR"])
 @pytest.mark.parametrize("place", ["/work", "/tmp", "/dev/shm"])
-async def test_no_device_can_be_made(session: Session, place: str, kind: str) -> None:
+async def test_no_device_can_be_made(lasting_session: Session, place: str, kind: str) -> None:
     code = f"import os, stat; os.mknod('{place}/device', 0o600 | stat.{kind}, os.makedev(8, 0))"
-    assert "PermissionError" in (await session.run(code)).stderr
+    assert "PermissionError" in (await lasting_session.run(code)).stderr
 
 
 @pytest.mark.parametrize("place", ["/work", "/tmp", "/dev/shm"])
@@ -34,8 +34,8 @@ async def test_a_library_it_wrote_cannot_be_loaded(session: Session) -> None:
     assert "failed to map segment" in (await session.run(code)).stderr
 
 
-async def test_a_file_of_ours_cannot_be_linked_into_its_directory(session: Session) -> None:
-    assert "OSError" in (await session.run("import os; os.link('/opt/python/bin/python3.12', '/work/python')")).stderr
+async def test_a_file_of_ours_cannot_be_linked_into_its_directory(lasting_session: Session) -> None:
+    assert "OSError" in (await lasting_session.run("import os; os.link('/opt/python/bin/python3.12', '/work/python')")).stderr
 
 
 @pytest.mark.parametrize(
@@ -53,21 +53,21 @@ async def test_a_file_of_ours_cannot_be_linked_into_its_directory(session: Sessi
     ids=["mode", "owner", "times", "name", "existence", "length", "attributes", "replacement"],
 )
 @pytest.mark.parametrize("path", ["/opt/toolwise/sandbox/jailed/interpreter.py", "/opt/python/bin/python3.12", "/lib64/libc.so.6"])
-async def test_a_file_of_ours_cannot_be_changed(session: Session, path: str, change: str) -> None:
-    result = await session.run(f"import os; open('/work/mine', 'w').close(); path = {path!r}; {change}")
+async def test_a_file_of_ours_cannot_be_changed(lasting_session: Session, path: str, change: str) -> None:
+    result = await lasting_session.run(f"import os; open('/work/mine', 'w').close(); path = {path!r}; {change}")
     assert result.status is Status.EXCEPTION
     assert "OSError" in result.stderr or "PermissionError" in result.stderr
 
 
 @pytest.mark.parametrize("change", ["os.unlink(path)", "os.chmod(path, 0)", "os.chown(path, 1000, 1000)"])
 @pytest.mark.parametrize("device", ["null", "zero", "full", "random", "urandom"])
-async def test_a_device_of_the_host_cannot_be_changed(session: Session, device: str, change: str) -> None:
-    assert "Error" in (await session.run(f"import os; path = '/dev/{device}'; {change}")).stderr
-    assert (await session.run(f"import os; os.stat('/dev/{device}').st_mode & 0o777 == 0o666")).stdout == "True\n"
+async def test_a_device_of_the_host_cannot_be_changed(lasting_session: Session, device: str, change: str) -> None:
+    assert "Error" in (await lasting_session.run(f"import os; path = '/dev/{device}'; {change}")).stderr
+    assert (await lasting_session.run(f"import os; os.stat('/dev/{device}').st_mode & 0o777 == 0o666")).stdout == "True\n"
 
 
-async def test_entropy_cannot_be_credited(session: Session) -> None:
-    assert "PermissionError" in (await session.run("import fcntl; fcntl.ioctl(open('/dev/urandom'), 0x5204)")).stderr
+async def test_entropy_cannot_be_credited(lasting_session: Session) -> None:
+    assert "PermissionError" in (await lasting_session.run("import fcntl; fcntl.ioctl(open('/dev/urandom'), 0x5204)")).stderr
 
 
 async def test_a_sparse_file_cannot_be_huge(session: Session) -> None:
@@ -116,8 +116,8 @@ async def test_names_that_are_not_text_do_no_harm(session: Session) -> None:
 
 
 @pytest.mark.parametrize("name", ["/proc/self/fd/3", "/proc/self/root/etc/shadow", "/proc/self/cwd/../etc", "/proc/1/root/etc"])
-async def test_no_link_of_proc_leads_out(session: Session, name: str) -> None:
-    assert (await session.run(f"open({name!r}).read()")).status is Status.EXCEPTION
+async def test_no_link_of_proc_leads_out(lasting_session: Session, name: str) -> None:
+    assert (await lasting_session.run(f"open({name!r}).read()")).status is Status.EXCEPTION
 
 
 async def test_a_loop_of_symlinks_is_an_error_of_the_code(session: Session) -> None:
@@ -139,5 +139,6 @@ async def test_the_working_directory_can_be_removed(session: Session) -> None:
 
 
 @pytest.mark.parametrize("place", ["/work", "/tmp", "/dev/shm", "/mnt", "/proc"])
-async def test_a_mount_cannot_be_taken_away(session: Session, place: str) -> None:
-    assert "OSError" in (await session.run(f"import os\ntry: os.rmdir({place!r})\nexcept OSError as error: raise OSError")).stderr
+async def test_a_mount_cannot_be_taken_away(lasting_session: Session, place: str) -> None:
+    code = f"import os\ntry: os.rmdir({place!r})\nexcept OSError as error: raise OSError"
+    assert "OSError" in (await lasting_session.run(code)).stderr

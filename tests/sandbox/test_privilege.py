@@ -91,13 +91,13 @@ SYSTEM_CALLS = {
 
 
 @pytest.mark.parametrize("attempt", SYSTEM_CALLS.values(), ids=SYSTEM_CALLS)
-async def test_the_system_call_is_denied(session: Session, attempt: str) -> None:
-    result = await session.run(CALL + attempt)
+async def test_the_system_call_is_denied(lasting_session: Session, attempt: str) -> None:
+    result = await lasting_session.run(CALL + attempt)
     assert result.stdout == "'EPERM'\n", result.stderr
 
 
-async def test_clone3_is_not_there(session: Session) -> None:
-    assert (await session.run(CALL + "call(435, ctypes.create_string_buffer(88), 88)")).stdout == "'ENOSYS'\n"
+async def test_clone3_is_not_there(lasting_session: Session) -> None:
+    assert (await lasting_session.run(CALL + "call(435, ctypes.create_string_buffer(88), 88)")).stdout == "'ENOSYS'\n"
 
 
 async def test_calls_by_their_x32_numbers_kill(session: Session) -> None:
@@ -106,18 +106,18 @@ async def test_calls_by_their_x32_numbers_kill(session: Session) -> None:
     assert "SIGSYS" in result.stderr
 
 
-async def test_every_set_of_capabilities_is_empty(session: Session) -> None:
+async def test_every_set_of_capabilities_is_empty(lasting_session: Session) -> None:
     code = "{line.split()[1] for line in open('/proc/self/status') if line.startswith('Cap')}"
-    assert (await session.run(code)).stdout == "{'0000000000000000'}\n"
+    assert (await lasting_session.run(code)).stdout == "{'0000000000000000'}\n"
 
 
-async def test_no_new_privileges_is_set_and_a_filter_is_active(session: Session) -> None:
+async def test_no_new_privileges_is_set_and_a_filter_is_active(lasting_session: Session) -> None:
     code = "[line.split()[1] for line in open('/proc/self/status') if line.startswith(('NoNewPrivs', 'Seccomp:'))]"
-    assert (await session.run(code)).stdout == "['1', '2']\n"
+    assert (await lasting_session.run(code)).stdout == "['1', '2']\n"
 
 
-async def test_it_cannot_become_root(session: Session) -> None:
-    assert "OSError" in (await session.run("import os; os.setuid(0)")).stderr
+async def test_it_cannot_become_root(lasting_session: Session) -> None:
+    assert "OSError" in (await lasting_session.run("import os; os.setuid(0)")).stderr
 
 
 # All files below /proc/self that any kernel lets a process write, with what would gain something: a longer life when memory ends,
@@ -132,7 +132,7 @@ OWN_FILES = {
 
 
 @pytest.mark.parametrize("place", ["/proc/self", "/proc/thread-self", "/proc/{pid}/task/{pid}", "/proc/self/root/proc/self"])
-async def test_no_file_about_itself_can_be_written(session: Session, place: str) -> None:
+async def test_no_file_about_itself_can_be_written(lasting_session: Session, place: str) -> None:
     code = f"""
 import os
 written = []
@@ -143,7 +143,7 @@ for name, text in {OWN_FILES!r}.items():
         except OSError: continue
         written.append(name)
 written, int(open('/proc/self/oom_score_adj').read())"""
-    assert (await session.run(code)).stdout == "([], 1000)\n"
+    assert (await lasting_session.run(code)).stdout == "([], 1000)\n"
 
 
 async def test_no_child_of_its_is_spared_when_memory_runs_out(session: Session) -> None:
@@ -154,9 +154,9 @@ subprocess.run([sys.executable, '-c', read], capture_output=True, text=True).std
     assert (await session.run(code)).stdout == "'1000\\n'\n"
 
 
-async def test_its_proc_cannot_be_made_writable(session: Session) -> None:
+async def test_its_proc_cannot_be_made_writable(lasting_session: Session) -> None:
     code = "call(165, b'none', b'/proc', b'', 32, b''), call(165, b'proc', b'/tmp', b'proc', 0, b''), call(166, b'/proc', 0)"
-    assert (await session.run(CALL + code)).stdout == "('EPERM', 'EPERM', 'EPERM')\n"
+    assert (await lasting_session.run(CALL + code)).stdout == "('EPERM', 'EPERM', 'EPERM')\n"
 
 
 # Calls that give a process more of a processor or a disk than others get.
@@ -178,12 +178,12 @@ OUTRUN = {
 
 
 @pytest.mark.parametrize("attempt", OUTRUN.values(), ids=OUTRUN)
-async def test_it_cannot_outrun_others(session: Session, attempt: str) -> None:
-    assert (await session.run(CALL + attempt)).stdout in ("'EPERM'\n", "'EACCES'\n")
+async def test_it_cannot_outrun_others(lasting_session: Session, attempt: str) -> None:
+    assert (await lasting_session.run(CALL + attempt)).stdout in ("'EPERM'\n", "'EACCES'\n")
 
 
-async def test_a_device_cannot_be_made(session: Session) -> None:
-    assert "PermissionError" in (await session.run("import os; os.mknod('/tmp/mem', 0o20666, os.makedev(1, 1))")).stderr
+async def test_a_device_cannot_be_made(lasting_session: Session) -> None:
+    assert "PermissionError" in (await lasting_session.run("import os; os.mknod('/tmp/mem', 0o20666, os.makedev(1, 1))")).stderr
 
 
 async def test_a_file_it_wrote_cannot_be_executed(session: Session) -> None:
