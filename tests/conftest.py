@@ -4,12 +4,14 @@ Hypothesis with new examples."""
 import enum
 import os
 import re
+from collections.abc import Generator
 
 import hypothesis
 import pytest
 import ray
 from openai_server import Server
 
+from envs.runtime.garbage import permanent
 from rollout.cluster.connect import join
 from rollout.config import RolloutConfig
 from sandbox.doctor import probe
@@ -41,6 +43,13 @@ def pytest_configure(config: pytest.Config) -> None:
         hypothesis.settings.load_profile("toolwise, whole")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collecting imports all that the tests use."""
+    with permanent():
+        return (yield)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of the files that would come last, the long ones come first: else one process ends with them while the other has no more.
@@ -49,10 +58,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
-    """Objects are named by their repr without an address: pytest-xdist needs the same names in every process."""
+    """Objects are named by their repr without an address: pytest-xdist needs the same names in every process. Of long ones pytest
+    counts the cases."""
     if val is None or isinstance(val, str | bytes | int | float | type | enum.Enum | re.Pattern):
         return None
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(val))
+    name = re.sub(r" at 0x[0-9a-f]+", "", repr(val))
+    return name if len(name) <= 100 else None
 
 
 @pytest.fixture(scope="session")

@@ -133,7 +133,7 @@ def _row(template: Template, split: str, number: int, draft: Draft, directory: P
     names = []
     for index, image in enumerate(draft.images, 1):
         names.append(f"images/{split}-{number}-{index}.png")
-        image.save(directory / names[-1])
+        image.save(directory / names[-1], compress_level=3)  # half the time of the default, for hardly more bytes
     return {
         "question": draft.question,
         "answer": draft.answer,
