@@ -11,7 +11,7 @@ import pytest
 import ray
 from openai_server import Server
 
-from envs.runtime.garbage import permanent
+from envs.runtime.garbage import importing
 from rollout.cluster.connect import join
 from rollout.config import RolloutConfig
 from sandbox.doctor import probe
@@ -46,7 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """Collecting imports all that the tests use."""
-    with permanent():
+    with importing():
         return (yield)
 
 

@@ -21,7 +21,7 @@ from ray.exceptions import RayTaskError
 from ray.util.placement_group import placement_group
 
 from envs.errors import InfrastructureError
-from envs.runtime.garbage import permanent
+from envs.runtime.garbage import importing
 from learner.batch import Batch
 from learner.config import LearnerConfig
 from learner.trainer import Trainer
@@ -64,7 +64,7 @@ class VerlTrainer(Trainer):
             environment["OMP_WAIT_POLICY"] = "PASSIVE"
         os.environ.setdefault("VERL_LOGGING_LEVEL", "WARNING")
         # Imported late: verl settles on a platform while it is imported, and warns of every engine that is not installed.
-        with permanent(), warnings.catch_warnings(action="ignore", category=UserWarning):
+        with importing(), warnings.catch_warnings(action="ignore", category=UserWarning):
             from verl.single_controller.ray import RayClassWithInitArgs, RayResourcePool, RayWorkerGroup
 
             from learner.verl.worker import LearnerWorker

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from fsspec.core import url_to_fs
 
-from envs.runtime.garbage import permanent
+from envs.runtime.garbage import importing
 
-with permanent():  # Ray imports this module in each rank's process
+with importing():  # Ray imports this module in each rank's process
     import torch
     from tensordict import TensorDict
     from torch.distributed.fsdp import CPUOffloadPolicy

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from envs.runtime.garbage import permanent
+from envs.runtime.garbage import importing
 from envs.runtime.imports import find
 from rollout.config import EngineConfig, RolloutConfig
 from rollout.policy import ChatPolicy, Policy
@@ -26,7 +26,7 @@ ENGINES = {
 
 def find_engine(kind: str) -> Callable[[RolloutConfig, int], Policy | ChatPolicy]:
     """The class of an engine. Raises UsageError if there is no such name, module or class."""
-    with permanent():
+    with importing():
         return find("rollout.engine.kind", kind, ENGINES)
 
 

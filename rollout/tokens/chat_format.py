@@ -17,7 +17,7 @@ import tokenizers
 
 from envs.errors import UsageError
 from envs.protocols.tags import THOUGHTS_BEGIN, THOUGHTS_END
-from envs.runtime.garbage import permanent
+from envs.runtime.garbage import importing
 from rollout.tokens.image_layout import image_layout
 from rollout.tokens.images import EncodedImage
 
@@ -110,7 +110,7 @@ class ChatFormat:
     def from_directory(cls, directory: str | Path) -> ChatFormat:
         """The chat format of a policy in the Hugging Face layout. Raises UsageError if its files cannot be read."""
         try:
-            with permanent():
+            with importing():
                 from transformers import AutoProcessor
 
                 processor = AutoProcessor.from_pretrained(str(directory))

@@ -54,6 +54,10 @@ async def test_what_sessions_are_forked_from_is_mostly_in_huge_pages() -> None:
     assert max(int(size["AnonHugePages"]) / int(size["Anonymous"]) for size in sizes if int(size["Anonymous"]) > 50_000) > 0.4
 
 
+async def test_garbage_is_collected(session: Session) -> None:
+    assert (await session.run("import gc; gc.isenabled()")).stdout == "True\n"
+
+
 async def test_user_code_is_main(session: Session) -> None:
     assert (
         await session.run("class A: pass\nimport pickle\n__name__, type(pickle.loads(pickle.dumps(A()))) is A")
