@@ -117,5 +117,6 @@ async def session(request: pytest.FixtureRequest, pool: AttackedPool | Pool) -> 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session", params=["fresh", "reused"])
 async def lasting_session(request: pytest.FixtureRequest, pool: AttackedPool | Pool) -> AsyncIterator[AttackedSession]:
+    """One for all attempts of a module: each fails, and leaves nothing that another could meet."""
     async with session_in(pool, request.param) as session:
         yield session
