@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import logging
@@ -143,11 +144,13 @@ def _import_here(architectures: Iterable[str]) -> None:
     """Have vLLM import the models' modules in this process.
 
     It asks a new process first what a model can do, to keep CUDA out of this one, and remembers the answer in its cache: without
-    CUDA, the first engine of an architecture would wait some ten seconds for nothing.
+    CUDA, the first engine of an architecture would wait some ten seconds for nothing. What cannot be imported is left to it: it
+    says so when it asks.
     """
     for name in architectures:
         if name in ModelRegistry.models:
-            ModelRegistry.register_model(name, ModelRegistry.models[name].load_model_cls())
+            with contextlib.suppress(Exception):
+                ModelRegistry.register_model(name, ModelRegistry.models[name].load_model_cls())
 
 
 def image_cache_bytes(config: RolloutConfig, processor: Any) -> int:

@@ -243,9 +243,9 @@ async def _kill_zygote(others: set[int]) -> None:
     """Kills the jailed PID 1 of the nsjail that is not among `others`. Numbers wrap round: the newest need not be the highest."""
     async with asyncio.timeout(10):
         # One that was killed before takes a moment to end, and what nsjail starts has its name for a moment.
-        while len(own_ones := _named("nsjail") - others) != 1:
+        while len(found := _named("nsjail") - others) != 1:
             await asyncio.sleep(0.01)
-    (own,) = own_ones
+    (own,) = found
     children = [pid for pid in descendants(own) if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1] == str(own)]
     for pid in children:
         os.kill(pid, signal.SIGKILL)
