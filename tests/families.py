@@ -214,10 +214,11 @@ def _qwen3_5(directory: Path) -> Any:
     text = {
         "num_hidden_layers": 4,
         "head_dim": 64,
-        "linear_key_head_dim": 32,
-        "linear_value_head_dim": 32,
+        "linear_key_head_dim": 128,
+        "linear_value_head_dim": 128,
         "linear_num_key_heads": 2,
         "linear_num_value_heads": 4,
+        "mamba_ssm_dtype": "float32",  # as published: vLLM keeps the state in it
     }
     rope = {"mrope_section": [4, 2, 2], "mrope_interleaved": True, "partial_rotary_factor": 0.25}
     return _qwen_vl(directory, "Qwen3_5", "qwen3_vl", "Qwen3VLProcessor", 16, text, vision, rope)

@@ -7,13 +7,17 @@ imported when they are needed: vLLM takes seconds to import, and the driver need
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
+from envs.errors import UsageError
 from envs.runtime.garbage import importing
 from envs.runtime.imports import find
 from rollout.config import EngineConfig, RolloutConfig
 from rollout.policy import ChatPolicy, Policy
+
+log = logging.getLogger(__name__)
 
 ENGINES = {
     "vllm": "rollout.engines.vllm:VllmPolicy",
@@ -37,6 +41,31 @@ def weights_dtype(config: EngineConfig) -> str:
     from transformers import AutoConfig  # imported late: it takes seconds
 
     return str(AutoConfig.from_pretrained(config.policy).dtype or "float32").removeprefix("torch.")
+
+
+def keeps_prefixes(config: EngineConfig, on_cpu: bool) -> bool:
+    """Whether an engine of vLLM keeps what earlier turns computed: not on a CPU if the model has a state, which is said.
+
+    Raises UsageError if it cannot compute the policy with these settings at all.
+    """
+    if not (on_cpu and has_state(config.policy)):
+        return config.prefix_caching
+    if weights_dtype(config) != "bfloat16":
+        raise UsageError(
+            f"{config.policy} has layers with a state, which vLLM computes on a CPU in bfloat16 only: "
+            "write rollout.engine.dtype=bfloat16"
+        )
+    if config.prefix_caching:
+        # It could only if it computed prompts in parts: see `whole_prompts`.
+        log.warning("on a CPU vLLM keeps no prefixes of a model with a state: rollout.engine.prefix_caching=true has no effect")
+    return False
+
+
+def has_state(policy_dir: str) -> bool:
+    """Whether a policy has layers with a state that runs from token to token (Qwen3.5's gated delta rule)."""
+    from transformers import AutoConfig  # imported late: it takes seconds
+
+    return "linear_attention" in (getattr(AutoConfig.from_pretrained(policy_dir).get_text_config(), "layer_types", None) or ())
 
 
 def whole_prompts(config: EngineConfig) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from vllm.v1.engine.llm_engine import LLMEngine
 from envs.errors import UsageError
 from rollout.config import EngineConfig, RolloutConfig
 from rollout.engines.banned_tokens import BANNED_KEY, BannedTokens
-from rollout.engines.registry import weights_dtype, whole_prompts
+from rollout.engines.registry import has_state, keeps_prefixes, weights_dtype, whole_prompts
 from rollout.engines.vllm_weights import WeightReceiver
 from rollout.tokens.chat_format import banned_token_ids
 
@@ -112,7 +112,7 @@ def build_engine(config: EngineConfig) -> LLMEngine:
         seed=config.seed,
         max_model_len=config.max_model_len,
         max_num_seqs=config.max_sequences,
-        enable_prefix_caching=config.prefix_caching,
+        enable_prefix_caching=keeps_prefixes(config, on_cpu),
         tensor_parallel_size=config.tensor_parallel_size,
         # Graphs of a GPU's kernels are on unless the user says otherwise.
         enforce_eager=config.enforce_eager or on_cpu,
@@ -130,7 +130,10 @@ def build_engine(config: EngineConfig) -> LLMEngine:
     )
     preload, set_num_threads = os.environ.get("LD_PRELOAD"), torch.set_num_threads
     try:
-        return LLMEngine.from_engine_args(arguments)
+        engine = LLMEngine.from_engine_args(arguments)
+        if on_cpu and has_state(config.policy):
+            engine.collective_rpc("empty_new_blocks")
+        return engine
     finally:
         # vLLM disables the one for good, and sets the other for its own workers: what environments start must not inherit it.
         torch.set_num_threads = set_num_threads

@@ -1,4 +1,4 @@
-"""How vLLM's own worker takes new weights."""
+"""What vLLM's own worker is told besides: new weights, and to empty memory before it is used anew."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 from vllm.platforms import current_platform
+from vllm.v1.kv_cache_interface import FullAttentionSpec
 
 # vLLM warns of each layer that an update gave nothing: rotary embeddings, which have no weights, and output layers that are tied to
 # the embedding. Weights that are really missing are an error here.
@@ -20,7 +21,7 @@ logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").addFilter
 class WeightReceiver:
     """Mixed into vLLM's worker, of which there is one for each GPU; several are processes of their own.
 
-    What they are then sent is the pickled `state`, which for weights in shared memory is their handle.
+    What they are then sent is pickled, which for weights in shared memory is their handle.
     """
 
     model_runner: Any
@@ -41,6 +42,28 @@ class WeightReceiver:
             repack_tied(model, loaded)
         if model_config.quantization is None and (missing := {name for name, _ in model.named_parameters()} - loaded):
             raise ValueError(f"an update of the weights has no {min(missing)}, and {len(missing)} are missing in all")
+
+    def empty_new_blocks(self) -> None:
+        """For a model with a state on a CPU: empty the blocks of attention's cache before a request is given them.
+
+        Its layers with a state keep that in the same memory, as float32. vLLM empties such blocks on GPUs; on CPUs it relies on a
+        probability of 0 for what lies behind a sequence, which times a NaN of old bits is NaN.
+        """
+        runner = self.model_runner
+        places = []
+        for group in runner._kv_cache_spec_attn_group_iterator():
+            spec = group.kv_cache_spec
+            if isinstance(spec, FullAttentionSpec):
+                size = runner._kernel_block_sizes[group.kv_cache_group_id]
+                dim = group.backend.get_kv_cache_block_dim(size, spec.num_kv_heads, spec.head_size)
+                layers = runner.compilation_config.static_forward_context
+                places += [(layers[name].kv_cache, dim, spec.block_size // size) for name in group.layer_names]
+
+        def empty(block_ids: list[int]) -> None:
+            for cache, dim, parts in places:
+                cache.index_fill_(dim, torch.tensor([block * parts + part for block in block_ids for part in range(parts)]), 0)
+
+        runner._zero_block_ids = empty
 
 
 def repack_tied(model: torch.nn.Module, loaded: Set[str]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import gymnasium
 
+from envs.errors import InfrastructureError
 from envs.protocols import Protocol as EnvProtocol
 from envs.protocols.tags import THOUGHTS_BEGIN, scan
 from envs.types import Observation, Script
@@ -60,6 +62,11 @@ class PolicyActor:
                 seed=self._seeds.getrandbits(31),
                 stop=self._stop,
             )
+            if not all(map(math.isfinite, piece.logprobs)):
+                raise InfrastructureError(
+                    "a token was sampled with a log-probability that is no number: weights of the policy have become infinite or "
+                    "NaN, or the engine cannot compute this model"
+                )
             pieces.append(piece)
             sampled += piece.token_ids
             if not self._goes_on(piece, sampled, transcript):

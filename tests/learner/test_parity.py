@@ -94,6 +94,16 @@ def test_sampler_and_learner_agree(cluster, tmp_path, name):
 
 
 @pytest.mark.slow
+def test_layers_with_a_state_are_sampled_in_16_bits_on_a_cpu_whatever_its_memory_held_before(cluster, tmp_path):
+    config = experiment(policy("qwen3_5", tmp_path))
+    config.rollout.engine.dtype = "bfloat16"
+    found = measure(config)
+    print(f"\n{found}")
+    assert (found.arithmetic, found.problems) == ("16 bits", [])
+    assert found.sight is not None
+
+
+@pytest.mark.slow
 def test_the_command_names_a_blind_learner(cluster, tmp_path, capsys):
     settings = [f"policy={policy('qwen2_5_vl', tmp_path)}", "learner.kind=blind:Blind"]
     assert toolwise.doctor(settings) == 1

@@ -1,20 +1,18 @@
 """Attention over packed sequences, for transformers' attention interface: no padding and no mask of tokens × tokens.
 
-The sequences of a micro-batch lie one behind the other in a single row. Text layers take their borders from `use`, which the engine
-calls before each forward pass, since not every model hands them on; vision towers bring their own (`cu_seqlens`). The kernel is
-flash-attention's where that package is installed, PyTorch's `torch.nn.attention.varlen` on other GPUs, both for 16-bit numbers, and
-`scaled_dot_product_attention` over batches of about equally long sequences for everything else. With Ulysses sequence parallelism
-(Jacobs et al. 2023, arXiv:2309.14509) a rank holds a part of the tokens outside attention, and a part of the heads inside.
+The sequences of a micro-batch lie one behind the other in a single row. Text layers take their borders from `packing.use`; vision
+towers bring their own (`cu_seqlens`). The kernel is flash-attention's where that package is installed, PyTorch's
+`torch.nn.attention.varlen` on other GPUs, both for 16-bit numbers, and `scaled_dot_product_attention` over batches of about equally
+long sequences for everything else. With Ulysses sequence parallelism (Jacobs et al. 2023, arXiv:2309.14509) a rank holds a part of
+the tokens outside attention, and a part of the heads inside.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from functools import cached_property
 from importlib.util import find_spec
 from inspect import signature
-from itertools import pairwise
 from sys import modules
 from typing import Any
 
@@ -26,108 +24,25 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from transformers import AttentionInterface, PreTrainedModel
 
 from envs.errors import UsageError
+from learner.verl.model import recurrence
+from learner.verl.model.packing import Packing, in_batches, in_use
 
 TEXT = "toolwise_packed"
 TOWER = "toolwise_packed_flash"
 """The names under which transformers knows the function; from one with "flash" in it towers expect that it takes `cu_seqlens`."""
 
 LAYERS = {"full_attention", "sliding_attention", "attention"}
-"""Kinds of layers that stay within a sequence here. Recurrent ones would run on into the next."""
+"""Kinds of layers whose attention can be packed. `recurrence` sees to those whose state would run on into the next sequence."""
 
 BIDIRECTIONAL = {"gemma3", "gemma4", "gemma4_unified", "paligemma"}
 """Models whose image tokens see each other in both directions, by a mask that packed attention does not build."""
-
-LENGTH_RATIO = 1.15
-"""Sequences share a batch of SDPA if none is longer than the shortest by more than this factor: of 1, 1.15, 1.3, 2 the fastest."""
 
 _flash_attention = find_spec("flash_attn")
 HAS_FLASH_ATTENTION = _flash_attention is not None and _flash_attention.origin is not None
 """Whether flash-attention 2 is installed; version 4 puts other kernels into a folder of the same name, which is no package."""
 
 
-class Packing:
-    """Where the sequences of a row of tokens lie. `offsets` has shape (sequences + 1,), from 0 to the number of tokens."""
-
-    def __init__(self, offsets: torch.Tensor) -> None:
-        self.offsets = offsets.to(torch.int32)
-        self.ends: list[int] = offsets.tolist()
-        self.longest = max((end - start for start, end in pairwise(self.ends)), default=0)
-
-    @cached_property
-    def equal(self) -> Batches:
-        """Sequences of equal length together."""
-        return Batches(self, 1.0)
-
-    @cached_property
-    def similar(self) -> Batches:
-        """Sequences of about equal length together, the shorter ones lengthened: what is later is not seen by causal attention."""
-        return Batches(self, LENGTH_RATIO)
-
-
-class Batches:
-    """Sequences sorted by length into batches: `index` gathers the tokens of all batches, `inverse` finds each token among them.
-
-    `shapes` holds (sequences, length) of each batch. A lengthened sequence repeats its last token.
-    """
-
-    def __init__(self, packing: Packing, ratio: float) -> None:
-        spans = sorted(pairwise(packing.ends), key=lambda span: span[1] - span[0])
-        batches: list[list[tuple[int, int]]] = []
-        for start, end in spans:
-            if end == start:
-                continue
-            if not batches or end - start > ratio * (batches[-1][0][1] - batches[-1][0][0]):
-                batches.append([])
-            batches[-1].append((start, end))
-        self.shapes = [(len(batch), batch[-1][1] - batch[-1][0]) for batch in batches]
-        index, inverse, at = [], torch.empty(packing.ends[-1], dtype=torch.long), 0
-        for batch, (_, length) in zip(batches, self.shapes, strict=True):
-            for start, end in batch:
-                index.append(torch.arange(start, start + length).clamp_(max=end - 1))
-                inverse[start:end] = torch.arange(at, at + end - start)
-                at += length
-        device = packing.offsets.device
-        self.index = torch.cat(index).to(device) if index else torch.empty(0, dtype=torch.long, device=device)
-        self.inverse = inverse.to(device)
-
-
-class _Gather(torch.autograd.Function):
-    """Tokens → batches. Repeated tokens get no gradient of their own: causal attention gives them none."""
-
-    @staticmethod
-    def forward(ctx: Any, tokens: torch.Tensor, batches: Batches) -> torch.Tensor:
-        ctx.batches = batches
-        return tokens.index_select(0, batches.index)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return gradients[0].index_select(0, ctx.batches.inverse), None
-
-
-class _Return(torch.autograd.Function):
-    """Batches → tokens."""
-
-    @staticmethod
-    def forward(ctx: Any, batched: torch.Tensor, batches: Batches) -> torch.Tensor:
-        ctx.batches = batches
-        return batched.index_select(0, batches.inverse)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
-        (gradient,) = gradients
-        spread = gradient.new_zeros(len(ctx.batches.index), *gradient.shape[1:])
-        spread[ctx.batches.inverse] = gradient
-        return spread, None
-
-
-_in_use: Packing | None = None
 _of_towers: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-
-
-def use(offsets: torch.Tensor) -> None:
-    """The sequences of the next forward pass and of its backward pass; with Ulysses, of all its ranks' tokens together."""
-    global _in_use
-    _in_use = Packing(offsets)
 
 
 def packed_attention(
@@ -160,8 +75,7 @@ def packed_attention(
         # Imported late, here and below: verl settles on a platform while it is imported.
         from verl.utils.ulysses import get_ulysses_sequence_parallel_group
 
-        assert _in_use is not None, "learner.verl.model.attention.use(offsets) comes before a forward pass"
-        packing, group = _in_use, get_ulysses_sequence_parallel_group()
+        packing, group = in_use(), get_ulysses_sequence_parallel_group()
     if group is not None:
         ranks, heads = dist.get_world_size(group), key.shape[1]
         if heads % ranks:
@@ -219,21 +133,19 @@ def _sdpa(
     window: int | None,
 ) -> torch.Tensor:
     """The same with PyTorch's dense attention, batch by batch."""
-    batches = packing.similar if causal else packing.equal
-    sizes = [count * length for count, length in batches.shapes]
-    parts = []
-    for (count, length), *three in zip(
-        batches.shapes, *(_Gather.apply(x, batches).split(sizes) for x in (query, key, value)), strict=True
-    ):
-        q, k, v = (x.unflatten(0, (count, length)).transpose(1, 2) for x in three)
-        mask = None
+
+    def attend(*three: torch.Tensor) -> torch.Tensor:
+        q, k, v = (x.transpose(1, 2) for x in three)
+        length, mask = q.shape[2], None
         if window is not None and window < length:
             mask = torch.ones(length, length, dtype=torch.bool, device=q.device).tril_().triu_(1 - window)
-        part = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=causal and mask is None, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+        grouped = q.shape[1] != k.shape[1]
+        attended = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=causal and mask is None, scale=scale, enable_gqa=grouped
         )
-        parts.append(part.transpose(1, 2).flatten(0, 1))
-    return _Return.apply(torch.cat(parts) if parts else query, batches)
+        return attended.transpose(1, 2)
+
+    return in_batches(attend, (query, key, value), packing.similar if causal else packing.equal)
 
 
 def _exchange(tensor: torch.Tensor, split: int, join: int, group: dist.ProcessGroup) -> torch.Tensor:
@@ -268,11 +180,13 @@ def _is_replaced(kind: Any) -> bool:
 def install(model: PreTrainedModel) -> None:
     """Let the layers of a model use `packed_attention`. Raises UsageError if they cannot."""
     text = model.config.get_text_config()
-    odd = set(getattr(text, "layer_types", None) or ()) - LAYERS
+    recurrent = recurrence.install(model)
+    odd = set(getattr(text, "layer_types", None) or ()) - LAYERS - recurrent
     if odd or model.config.model_type in BIDIRECTIONAL:
         reason = f"layers of {', '.join(sorted(odd))}" if odd else "image tokens that see each other in both directions"
         raise UsageError(f"{model.config.model_type} has {reason}, which the learner cannot compute packed: train another policy")
-    if not getattr(model, "_supports_attention_backend", False):
+    # transformers says it of no model with a state, though their attention asks the interface as well.
+    if not (recurrent or getattr(model, "_supports_attention_backend", False)):
         raise UsageError(f"{type(model).__name__} has attention of its own, which cannot be packed: train another policy")
     text._attn_implementation_internal = TEXT
     for layer in model.modules():

@@ -20,7 +20,7 @@ from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, convert_weight_keys, unfuse_moe_params
 
 from envs.errors import UsageError
-from learner.verl.model import attention
+from learner.verl.model import attention, packing
 from learner.verl.model.adapters import merged_weights
 from learner.verl.model.head import Head, Sampled
 
@@ -61,7 +61,7 @@ class PackedEngine(FSDPEngineWithLMHead):
         return unfuse_moe_params(local, self.model_config.hf_config.model_type)
 
     def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict[str, Any], dict[str, Any]]:
-        """verl's inputs of one pass; besides, tells attention and the output layer what they are to work on."""
+        """verl's inputs of one pass; besides, tells the layers and the output layer what they are to work on."""
         for option in WITHOUT:
             if tu.get_non_tensor_data(data=micro_batch, key=option, default=False):
                 raise UsageError(
@@ -70,7 +70,7 @@ class PackedEngine(FSDPEngineWithLMHead):
         inputs, outputs = super().prepare_model_inputs(micro_batch)
         tokens: Any = micro_batch["input_ids"]
         offsets, padding = tokens.offsets(), outputs["pad_size"]
-        attention.use(F.pad(offsets, (0, 1), value=int(offsets[-1]) + padding) if padding else offsets)
+        packing.use(F.pad(offsets, (0, 1), value=int(offsets[-1]) + padding) if padding else offsets)
         wanted = F.pad(_next_is_trained(micro_batch["loss_mask"]), (0, padding))
         if self.use_ulysses_sp:
             wanted = slice_input_tensor(wanted, dim=0, padding=False)

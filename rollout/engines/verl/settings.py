@@ -10,7 +10,7 @@ from typing import Any
 
 from envs.errors import UsageError
 from rollout.config import RolloutConfig
-from rollout.engines.registry import weights_dtype, whole_prompts
+from rollout.engines.registry import has_state, weights_dtype, whole_prompts
 from rollout.tokens.chat_format import banned_token_ids
 
 _MIB = 1 << 20
@@ -80,6 +80,10 @@ def verl_config(config: RolloutConfig, on_cpu: bool) -> Any:
     if image_processor is not None and "Qwen2VLImageProcessor" not in type(image_processor).__name__:
         raise UsageError(
             f"verl's servers take images of the Qwen-VL families only, not of {model.model_type}: write rollout.engine.kind=vllm"
+        )
+    if on_cpu and has_state(engine.policy):
+        raise UsageError(
+            f"{engine.policy} has layers with a state, which verl's servers do not serve on a CPU: write rollout.engine.kind=vllm"
         )
     hybrid = config.servers == 0
     options: dict[str, Any] = {

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from transformers import Gemma3Config, PreTrainedConfig, Qwen2Config
 
 from envs.errors import UsageError
-from learner.verl.model import attention
+from learner.verl.model import attention, packing, recurrence
 
 LENGTHS = [5, 1, 17, 5, 40, 18, 6, 1]
 
@@ -31,7 +31,7 @@ def test_sequences_do_not_see_each_other(causal, window, lengths):
     module = torch.nn.Module()
     module.is_causal = causal
     tower = {} if causal else {"cu_seq_lens_q": offsets.int()}
-    attention.use(offsets)
+    packing.use(offsets)
     found, _ = attention.packed_attention(module, *packed, None, scaling=0.3, sliding_window=window, **tower)
     parts = [alone(*three, causal, window) for three in zip(*(x.split(lengths, dim=2) for x in apart), strict=True)]
     expected = torch.cat(parts, dim=2).transpose(1, 2)
@@ -45,16 +45,22 @@ def test_sequences_do_not_see_each_other(causal, window, lengths):
 
 @pytest.mark.parametrize("change", [{"dropout": 0.1}, {"softcap": 50.0}, {"s_aux": torch.zeros(4)}])
 def test_attention_that_packed_sequences_do_not_have_is_refused(change):
-    attention.use(torch.tensor([0, 4]))
+    packing.use(torch.tensor([0, 4]))
     three = [torch.randn(1, 2, 4, 8) for _ in range(3)]
     with pytest.raises(UsageError, match="train another policy"):
         attention.packed_attention(torch.nn.Module(), *three, None, **change)
 
 
 def test_tokens_beyond_the_sequences_are_refused():
-    attention.use(torch.tensor([0, 4]))
+    packing.use(torch.tensor([0, 4]))
     with pytest.raises(UsageError, match="attends to 6 tokens, the micro-batch has 4"):
         attention.packed_attention(torch.nn.Module(), *[torch.randn(1, 2, 6, 8) for _ in range(3)], None)
+
+
+def test_a_state_that_would_run_through_a_part_of_the_tokens_is_refused():
+    packing.use(torch.tensor([0, 4]))
+    with pytest.raises(UsageError, match=r"given 3 tokens, the micro-batch has 4: .* ulysses_sequence_parallel_size above 1"):
+        recurrence.with_borders(torch.nn.Module(), (), {"hidden_states": torch.randn(1, 3, 8)})
 
 
 @pytest.mark.parametrize(
@@ -79,7 +85,7 @@ def test_models_that_cannot_be_packed_are_refused(config, reason):
 def test_the_kernel_of_gpus_equals_dense_attention(window):
     torch.manual_seed(0)
     three = [torch.randn(1, heads, sum(LENGTHS), 64, device="cuda") for heads in (4, 2, 2)]
-    attention.use(torch.tensor([0, *LENGTHS], device="cuda").cumsum(0))
+    packing.use(torch.tensor([0, *LENGTHS], device="cuda").cumsum(0))
     grads, outputs = [], []
     for kind in torch.float32, torch.bfloat16:
         leaves = [x.detach().to(kind).requires_grad_() for x in three]

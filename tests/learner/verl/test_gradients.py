@@ -61,6 +61,7 @@ FAMILIES = {
     "qwen2_vl": Family(policy="qwen2_vl", ulysses=False),
     "qwen2_5_vl": Family(),
     "qwen3_vl, layers computed again": Family(policy="qwen3_vl", learner={"gradient_checkpointing": True}),
+    "qwen3_5, layers computed again": Family(policy="qwen3_5", learner={"gradient_checkpointing": True}, ulysses=False),
     "idefics3": Family(policy="idefics3", ulysses=False),
     "internvl": Family(policy="internvl", ulysses=False),
 }

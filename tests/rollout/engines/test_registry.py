@@ -2,11 +2,12 @@
 
 import pytest
 from rollout_fakes import ScriptedEngine
+from transformers import Qwen3_5Config
 
 from envs.errors import UsageError
 from rollout.config import EngineConfig, RolloutConfig
 from rollout.engines.endpoint import Endpoint
-from rollout.engines.registry import crowded_images, find_engine
+from rollout.engines.registry import crowded_images, find_engine, keeps_prefixes
 
 
 def test_names_and_import_paths_are_found():
@@ -48,3 +49,12 @@ def test_images_of_which_too_many_may_be_due_at_once_on_a_cpu_are_named(image_to
     assert (line is not None) == crowded
     if line is not None:
         assert "write rollout.engine.max_batched_tokens=131072, rollout.episodes_per_worker=8 or" in line
+
+
+def test_layers_with_a_state_keep_no_prefixes_on_a_cpu_and_are_computed_in_16_bits(tmp_path, caplog):
+    Qwen3_5Config().save_pretrained(tmp_path)
+    engine = EngineConfig(policy=str(tmp_path), dtype="bfloat16")
+    assert (keeps_prefixes(engine, on_cpu=True), keeps_prefixes(engine, on_cpu=False)) == (False, True)
+    assert "rollout.engine.prefix_caching=true has no effect" in caplog.text
+    with pytest.raises(UsageError, match="in bfloat16 only"):
+        keeps_prefixes(EngineConfig(policy=str(tmp_path), dtype="float32"), on_cpu=True)

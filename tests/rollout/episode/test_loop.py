@@ -3,6 +3,7 @@ tools of one episode do not delay another, and a plain Gymnasium environment rol
 
 import asyncio
 import io
+import math
 import sys
 import threading
 from contextlib import nullcontext
@@ -211,6 +212,16 @@ async def test_a_failure_that_is_not_the_models_is_infrastructure(chat, trouble)
     episode = await run(spec(trouble=trouble, text="broken pipe"), ScriptedPolicy(chat), chat)
     assert episode.trajectory.stop_reason is StopReason.INFRASTRUCTURE
     assert episode.error is not None
+
+
+async def test_weights_that_are_no_numbers_are_named(chat):
+    class Diverged(ScriptedPolicy):
+        async def generate(self, *given, **options):
+            return replace(sampled := await super().generate(*given, **options), logprobs=[math.nan] * len(sampled.logprobs))
+
+    episode = await run(spec(), Diverged(chat), chat)
+    assert episode.trajectory.stop_reason is StopReason.INFRASTRUCTURE
+    assert "weights of the policy have become infinite or NaN" in episode.error
 
 
 async def test_scripts_are_recorded_in_the_students_tokens_as_version_0(chat):
