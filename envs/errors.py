@@ -7,6 +7,7 @@
     ├── RowError                    one row of a file cannot be used; a DatasetError names the file and the number
     │   └── PictureError            a picture is missing, broken or too large
     ├── InfrastructureError         a machine, a process or a service failed: the episode is run again
+    │   ├── EngineStopped           a worker's engine has failed: another worker takes its place
     │   └── FleetError              infrastructure failed after all retries: the run stops
     ├── SearchUnavailable           a search gave no answer: an observation, and the episode goes on
     ├── EndpointFailed              an OpenAI-compatible endpoint gave no usable answer, after all attempts
@@ -53,6 +54,10 @@ class PictureError(RowError):
 
 class InfrastructureError(ToolwiseError):
     """A machine, a process or a service failed, not the model: the episode is run again and never enters any statistics."""
+
+
+class EngineStopped(InfrastructureError):
+    """The engine of a worker has failed, and the worker with it; the message says why."""
 
 
 class FleetError(InfrastructureError):

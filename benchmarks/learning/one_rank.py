@@ -48,7 +48,7 @@ def batch(lengths: Sequence[int], words: int, prompt: float = 0.5) -> Batch:
 
 
 def start(policy_dir: Path, config: LearnerConfig) -> Any:
-    """The rank: a `LearnerWorker` that is alone."""
+    """A rank that is alone."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -58,9 +58,9 @@ def start(policy_dir: Path, config: LearnerConfig) -> Any:
         VERL_PLATFORM="cpu", VERL_USE_EXTERNAL_MODULES="rollout.engines.verl.cpu_platform", VERL_LOGGING_LEVEL="ERROR"
     )
     # Imported late: verl settles on a platform while it is imported.
-    from learner.verl.worker import LearnerWorker
+    from learner.verl.worker import Rank
 
-    return LearnerWorker(str(policy_dir), config, 0, [])
+    return Rank(str(policy_dir), config, 0, [])
 
 
 def supervised_step(rank: Any, batch: Batch, share: np.ndarray, micro_batch_tokens: int) -> None:

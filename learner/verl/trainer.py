@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from fsspec.core import url_to_fs
 from ray.exceptions import RayTaskError
 from ray.util.placement_group import placement_group
 
-from envs.errors import InfrastructureError
+from envs.errors import FleetError, ToolwiseError
 from envs.runtime.garbage import importing
 from learner.batch import Batch
 from learner.config import LearnerConfig
@@ -88,13 +87,13 @@ class VerlTrainer(Trainer):
             worker_env=environment,
             device_name="cuda" if config.gpus_per_worker else "cpu",
         )
-        self._ranks: int = self._group.data_parallel_size()[0]
+        self._ranks: int = self._on_ranks("data_parallel_size")[0]
 
     def log_probs(self, batch: Batch, with_entropy: bool = True) -> tuple[np.ndarray, np.ndarray | None]:
         """See `Trainer.log_probs`. Natural logarithm, float32."""
         shares = divide(batch, np.arange(len(batch)), self._ranks)
         settings = self._settings(batch, shares) | {"calculate_entropy": with_entropy}
-        parts = [part for part in self._group.infer(self._put(batch), shares, settings) if part is not None]
+        parts = [part for part in self._on_ranks("infer", self._put(batch), shares, settings) if part is not None]
         starts = np.concatenate([[0], batch.lengths_N.cumsum()])
         log_probs, entropies = np.zeros(starts[-1], np.float32), np.zeros(starts[-1], np.float32)
         for share, (log_probs_part, entropies_part) in zip(shares, parts, strict=True):
@@ -115,7 +114,7 @@ class VerlTrainer(Trainer):
         shares = divide(batch, np.arange(len(batch)), self._ranks)
         settings = self._settings(batch, shares) | {"temperature": 1.0}
         loss = "supervised_sequence" if per_sequence else "supervised"
-        metrics, used = _first_and_used(self._group.update(loss, self._put(batch), shares, settings, lr))
+        metrics, used = _first_and_used(self._on_ranks("update", loss, self._put(batch), shares, settings, lr))
         return {"train/loss": metrics["loss"], "train/grad_norm": metrics["grad_norm"], "train/lr": lr} | used
 
     def policy_step(self, batch: Batch, advantages: np.ndarray, lr: float) -> dict[str, float]:
@@ -157,8 +156,7 @@ class VerlTrainer(Trainer):
             files=self._files and self._files.with_others(batch.learned(advantages, np.flatnonzero(~taught))),
         )
         self._files = None
-        with _in_one_line():
-            metrics, used = _first_and_used(self._group.update("policy", self._put(batch), shares, settings, lr, targets))
+        metrics, used = _first_and_used(self._on_ranks("update", "policy", self._put(batch), shares, settings, lr, targets))
         self._sent = None  # the step's tokens and images need not stay in memory while the next one is played
         shown = {name: value for name, value in metrics.items() if name.startswith(("actor/", "rollout/", "rollout_corr/"))}
         return (
@@ -188,15 +186,15 @@ class VerlTrainer(Trainer):
     def refer_to(self, policy_dir: str) -> None:
         """See `Trainer`. An adapter is compared with the policy that it adapts, whatever the directory."""
         if needs_reference(self.config) and not has_adapter(self.config):
-            self._group.refer_to(policy_dir)
+            self._on_ranks("refer_to", policy_dir)
 
     def share_weights(self, dtype: str) -> Weights:
         """See `Trainer`. Rank 0 gathers one weight after the other, so that no process ever holds a second copy of them all."""
-        return self._group.share_weights(dtype)[0]
+        return self._on_ranks("share_weights", dtype)[0]
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """A copy of all weights, whole, float32, under the names of a Hugging Face checkpoint: for whoever looks at them."""
-        weights: Weights = self._group.share_weights("float32", aside=True)[0]
+        weights: Weights = self._on_ranks("share_weights", "float32", True)[0]
         return {name: tensor.clone() for name, tensor in weights.tensors().items()}
 
     def ranks(self) -> Ranks:
@@ -214,13 +212,11 @@ class VerlTrainer(Trainer):
         fs, path = url_to_fs(str(directory))
         if fs.exists(f"{path}/training"):
             raise FileExistsError(f"{directory} holds a checkpoint already")
-        with _in_one_line():
-            self._group.save(_seen_by_workers(directory), done)
+        self._on_ranks("save", _seen_by_workers(directory), done)
 
     def finish_saving(self) -> None:
         """See `Trainer.finish_saving`."""
-        with _in_one_line():
-            self._group.finish_saving()
+        self._on_ranks("finish_saving")
 
     def load(self, directory: str | Path) -> None:
         """Continue from a checkpoint of `save`; with as many workers as then, bit for bit as if training had not stopped.
@@ -230,12 +226,11 @@ class VerlTrainer(Trainer):
         fs, path = url_to_fs(str(directory))
         if not (fs.exists(f"{path}/training/.metadata") or fs.exists(f"{path}/optimizer/optimizer.pt")):
             raise FileNotFoundError(f"{directory} is not a checkpoint: it has no training/.metadata")
-        with _in_one_line():
-            self._group.load(_seen_by_workers(directory))
+        self._on_ranks("load", _seen_by_workers(directory))
 
     def reset_optimizer(self) -> None:
         """Forget the optimizer's moments, as when RL follows supervised training."""
-        self._group.reset_optimizer()
+        self._on_ranks("reset_optimizer")
 
     @property
     def actors(self) -> list[Any]:
@@ -248,6 +243,24 @@ class VerlTrainer(Trainer):
             ray.kill(worker)
         for reserved in self._pool.pgs or ():
             ray.util.remove_placement_group(reserved)
+
+    def _on_ranks(self, call: str, *arguments: Any) -> Any:
+        """What all ranks answer to a call of `LearnerWorker`.
+
+        Raises what a rank raised on purpose, without the traceback that Ray puts into its message, and FleetError if a GPU is full.
+        """
+        try:
+            return getattr(self._group, call)(*arguments)
+        except RayTaskError as error:
+            if isinstance(error.cause, ToolwiseError):
+                raise error.cause from None
+            if isinstance(error.cause, torch.OutOfMemoryError):
+                raise FleetError(
+                    f"the learner's GPU is full: {str(error.cause).partition('. GPU')[0]}: lower learner.micro_batch_tokens="
+                    f"{self.config.micro_batch_tokens}, or spread the learner over more GPUs (learner.workers, topology=); "
+                    "resume=true goes on from the last checkpoint"
+                ) from error
+            raise
 
     def _put(self, batch: Batch) -> ray.ObjectRef:
         """The batch in Ray's object store; asked twice for the same batch, it is sent once."""
@@ -266,17 +279,6 @@ class VerlTrainer(Trainer):
             "mini_batch_size": size * self._ranks,
             "mini_batches": mini_batches,
         }
-
-
-@contextmanager
-def _in_one_line() -> Generator[None]:
-    """Raise what a worker raised on purpose, without the traceback that Ray puts into its message."""
-    try:
-        yield
-    except RayTaskError as error:
-        if isinstance(error.cause, InfrastructureError):
-            raise error.cause from None
-        raise
 
 
 def _first_and_used(of_ranks: Sequence[dict[str, float] | None]) -> tuple[dict[str, float], dict[str, float]]:

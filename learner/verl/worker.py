@@ -61,7 +61,7 @@ LOSSES = {"supervised": supervised_loss, "supervised_sequence": supervised_seque
 _on_all_ranks = register(dispatch_mode=Dispatch.ONE_TO_ALL)  # ty: ignore[missing-attribute]
 
 
-class LearnerWorker(WeightSender, TrainingWorker):
+class Rank(WeightSender, TrainingWorker):
     """One rank. `policy_dir` is in the Hugging Face layout; `banned_token_ids` are taken out of the distribution."""
 
     engine: Any
@@ -306,6 +306,24 @@ class LearnerWorker(WeightSender, TrainingWorker):
         else:
             settings = settings | {"temperature": settings.get("temperature") or float(temperatures[0])}
         return tu.get_tensordict(tensors, settings)
+
+
+class LearnerWorker(Rank):
+    """A rank as an actor of Ray, of whose constructor's errors Ray keeps the text alone: the first call raises them."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self._failure: Exception | None = None
+        try:
+            super().__init__(*arguments, **named)
+        except Exception as error:
+            self._failure = error
+
+    @_on_all_ranks
+    def data_parallel_size(self) -> int:
+        """See `Rank`, and raises what went wrong before."""
+        if self._failure is not None:
+            raise self._failure
+        return super().data_parallel_size()
 
 
 def _is_a_most(name: str) -> bool:

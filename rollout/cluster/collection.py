@@ -15,7 +15,7 @@ from typing import Protocol
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from envs.errors import FleetError, UsageError
+from envs.errors import EngineStopped, FleetError, UsageError
 from envs.runtime.progress import Advance, Incidents
 from rollout.cluster.deaths import is_death, reason
 from rollout.cluster.outcomes import Kind, Outcome
@@ -137,9 +137,9 @@ class Collection[E: Outcome]:
             self._look_for_the_late(now)
 
     def _look_for_the_late(self, now: float) -> None:
-        for dispatch in [dispatch for dispatch in self._under_way if now > dispatch.due]:
-            self._under_way.discard(dispatch)
-            self._lost(dispatch, "a worker did not answer in time")
+        while late := next((dispatch for dispatch in self._under_way if now > dispatch.due), None):
+            self._under_way.discard(late)
+            self._lost(late, "a worker did not answer in time")
         waited_for = [seat for seat in self._fleet.seats if seat.starting is not None and now > seat.due]
         if waited_for and len(waited_for) == len(self._fleet.seats):
             raise FleetError(
@@ -164,6 +164,9 @@ class Collection[E: Outcome]:
         error = future.exception()
         if isinstance(error, RayActorError):
             self._lost(dispatch, f"a worker died: {reason(error)}")
+            return
+        if isinstance(error, RayTaskError) and isinstance(error.cause, EngineStopped):
+            self._lost(dispatch, f"a worker's engine failed: {error.cause}")
             return
         if dispatch.is_current:
             dispatch.seat.load -= 1
@@ -191,10 +194,13 @@ class Collection[E: Outcome]:
             self._settle(spec, reply, dispatch)
 
     def _lost(self, dispatch: Dispatch, error: str) -> None:
-        """The worker is gone with this episode. Other calls to it fail the same way; only the first replaces it."""
+        """The worker is gone with this episode, and for the same reason with all others that it runs."""
+        others = [other for other in self._under_way if other.worker is dispatch.worker]
+        self._under_way.difference_update(others)
         if dispatch.is_current:
             self._replace(dispatch.seat, error)
-        self._retry(dispatch.spec, self._kind.failed(dispatch.spec, error))
+        for one in (dispatch, *others):
+            self._retry(one.spec, self._kind.failed(one.spec, error))
 
     def _replace(self, seat: Seat, error: str) -> None:
         log.warning("%s: it is replaced", error)

@@ -33,14 +33,14 @@ _DEATHS = (
     RpcError,
     WorkerCrashedError,
 )
+_ENDED = r"killed by `ray\.kill`"
 _REASONS = (
     (r"running low on memory|OutOfMemory", "Ray killed it because the memory of its node was nearly full"),
     (
         r"killed by the OOM killer|SIGKILL",
         "it was killed, perhaps because memory ran out (the kernel's log would say so)",
     ),
-    (r"killed by `ray\.kill`", "it was ended"),
-    (r"exit_actor", "it left, since it could no longer work"),
+    (_ENDED, "it was ended"),
     (r"node (?:has died|is dead|was terminated|died)|NodeDied", "its node is gone"),
 )
 _MOST = 300
@@ -67,7 +67,8 @@ def _death_among(actors: Sequence[Any]) -> RayError | None:
         try:
             ray.get(answer, timeout=_ANSWER_S)
         except RayActorError as error:
-            return error
+            if not re.search(_ENDED, str(error)):  # the run has ended by now, and its processes with it
+                return error
         except RayError:
             continue  # busy, or broken in another way
     return None

@@ -8,11 +8,8 @@ import os
 from collections.abc import Collection, Sequence
 from typing import Any
 
-import ray
-import ray.actor
-
 import envs  # noqa: F401  registers the environments
-from envs.errors import UsageError
+from envs.errors import EngineStopped, UsageError
 from envs.runtime.threads import Threads
 from rollout.cluster.recorder import Recorder
 from rollout.cluster.sandbox_metrics import SandboxMetrics
@@ -38,7 +35,7 @@ log = logging.getLogger(__name__)
 class RolloutWorker:
     """Serves one policy to many episodes. Calls that are made before `start` has finished wait for it.
 
-    A worker whose engine has failed exits, so that the fleet replaces it: an engine cannot be trusted after an error.
+    A worker whose engine has failed says so, and the fleet replaces it: an engine cannot be trusted after an error.
     `sandboxes` are the handles of the fleet's sandbox actors; without any, the worker holds its own pool.
     """
 
@@ -98,7 +95,7 @@ class RolloutWorker:
         make = find_engine(engine.kind)
         try:
             policy = make(self._config, version)
-        except (OSError, ValueError, LookupError, TypeError, ImportError, AttributeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, ImportError, AttributeError, RuntimeError) as error:
             # What a library finds wrong with a policy's files; the log has the whole of it.
             log.warning("rollout.engine.kind=%s did not start", engine.kind, exc_info=True)
             reason = " ".join(str(error).split())[:300] or type(error).__name__
@@ -113,7 +110,7 @@ class RolloutWorker:
     async def run(self, spec: EpisodeSpec) -> Episode:
         """Run one episode; if it is unfinished after `group_s`, and that is set, it ends as ABORTED.
 
-        Raises UsageError if its environment cannot be made or used.
+        Raises UsageError if its environment cannot be made or used, EngineStopped if the engine has failed.
         """
         await self._ready
         task = asyncio.create_task(self._episode(spec))
@@ -123,9 +120,8 @@ class RolloutWorker:
             task.cancel()  # also if this call itself is cancelled: nobody waits for the episode any more
         episode = await task
         if self._policy is not None and not self._policy.healthy:
-            log.error("the engine has failed: this worker exits")
             await self._recorder.drain()
-            ray.actor.exit_actor()
+            raise EngineStopped(episode.error or "the engine has failed")
         return episode
 
     async def play(self, spec: EpisodeSpec, shard: Shard, last: bool) -> tuple[EpisodeSummary, Sequences | None]:

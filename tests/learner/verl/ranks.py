@@ -40,7 +40,7 @@ def learn(directories, name, rank, ranks, place, recompute_old=False, ulysses=1)
     worker.worker_config = with_ulysses
     for directory in directories:
         batch, policy_dir, advantages, banned, config = pickle.loads((directory / "case.pickle").read_bytes())
-        learner = worker.LearnerWorker(str(policy_dir), config, 0, banned)
+        learner = worker.Rank(str(policy_dir), config, 0, banned)
         gradients = {}
 
         def step(engine=learner.engine, gradients=gradients):

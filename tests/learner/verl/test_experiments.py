@@ -2,6 +2,7 @@
 
 from copy import copy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from configs import compose
+from envs.errors import FleetError, UsageError
 from learner.batch import Batch
 from learner.config import LearnerConfig, VerlSettings
 from learner.experiment import Experiment
@@ -55,6 +57,7 @@ def begin(made_once, policy_dir):
             LearnerWorker.__init__(worker, policy_dir=str(policy_dir), config=config, seed=0, banned_token_ids=[])
 
         ray.get([worker.__ray_call__.remote(begin_anew) for worker in trainer._group.workers])
+        trainer._on_ranks("data_parallel_size")
         trainer.refer_to(str(policy_dir))
         return trainer
 
@@ -68,6 +71,24 @@ def batch(make_episode, picture):
         make_episode([picture(seed // 4)] if seed < 7 else [], seed, group=f"group-{seed // 4}", reward=seed % 2)
         for seed in range(8)
     )
+
+
+def test_a_rank_that_cannot_be_made_says_why_as_it_would_here(begin):
+    with pytest.raises(UsageError, match="write true, the learner always packs sequences") as raised:
+        begin(LearnerConfig(verl=VerlSettings(model={"use_remove_padding": False})))
+    assert "Traceback" not in str(raised.value)
+
+
+def test_a_gpu_that_is_full_is_one_line(begin, monkeypatch):
+    trainer = begin(LearnerConfig(micro_batch_tokens=999))
+    (rank,) = trainer.actors
+
+    def fill(worker):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of …")
+
+    monkeypatch.setattr(trainer, "_group", SimpleNamespace(infer=lambda: ray.get(rank.__ray_call__.remote(fill))))
+    with pytest.raises(FleetError, match=r"GPU is full: .*Tried to allocate 2.00 GiB: lower learner.micro_batch_tokens=999"):
+        trainer._on_ranks("infer")
 
 
 def sampled_by(trainer, batch):

@@ -24,8 +24,7 @@ def ranks(cluster):
     ranks = [ray.remote(Rank).options(num_cpus=0.1).remote() for _ in range(2)]
     processes = ray.get([rank.process.remote() for rank in ranks])
     os.kill(processes[1], signal.SIGKILL)
-    yield ranks
-    ray.kill(ranks[0])
+    return ranks
 
 
 @pytest.mark.parametrize("by_its_peer", [False, True])
@@ -38,6 +37,9 @@ def test_a_death_is_one_line(ranks, by_its_peer):
     assert "process" in line and line.endswith("resume=true goes on from the last checkpoint")
 
 
-def test_a_bug_keeps_its_traceback(ranks):
+def test_a_bug_keeps_its_traceback_though_the_run_ends_its_processes(ranks):
     with pytest.raises(RuntimeError, match="connection closed"), in_one_line(ranks[:1]):
-        ray.get(ranks[0].lose_peer.remote())
+        try:
+            ray.get(ranks[0].lose_peer.remote())
+        finally:
+            ray.kill(ranks[0])

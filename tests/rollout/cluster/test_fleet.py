@@ -172,6 +172,8 @@ def test_a_worker_whose_engine_has_failed_is_replaced(cluster, tmp_path):
     (tmp_path / "fuse").touch()
     assert reasons(collect(fleet, groups(3, 2))) == {StopReason.ANSWERED}
     assert ray.get(fleet.seats[0].worker.health.remote())["process"] != process
+    (told,) = (one["reason"] for one in fleet.status()["errors"] if one["kind"] == "worker")
+    assert told.startswith("a worker's engine failed: InfrastructureError: the engine has stopped")
     fleet.shutdown()
     with pytest.raises(RuntimeError, match="was shut down"):
         fleet.collect(groups(3, 2))
