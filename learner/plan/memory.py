@@ -58,7 +58,7 @@ def learner_parts(architecture: Architecture, config: LearnerConfig, images: Ima
     sharding = shards(config)
     trained = trained_parameters(architecture, config)
     weight_bytes = {"fp32": 4, "float32": 4, "bf16": 2, "bfloat16": 2}[str(engine.get("model_dtype", "fp32"))]
-    # Gradients and AdamW's moments are of the weights' type, but PEFT keeps its adapters in float32.
+    # Gradients and AdamW's moments are of the weights' type, but adapters are float32.
     gradient_bytes = 4 if config.verl.model.get("lora_rank") else weight_bytes
     moments = 2 if "8bit" in str(config.verl.optimizer.get("optimizer", "")).lower() else 2 * gradient_bytes
     # verl's param_offload and optimizer_offload move both back for a step; PyTorch's offload policy leaves them on the host.

@@ -46,6 +46,18 @@ class PackedEngine(FSDPEngineWithLMHead):
         attention.install(module)
         return module
 
+    def _build_lora_module(self, module: torch.nn.Module) -> torch.nn.Module:
+        """verl's adapter, in float32 whatever the type of the weights that it adapts.
+
+        verl gives it theirs, as FSDP of old wanted it. In bfloat16 steps of 1e-5 are rounded away where a number is larger than a
+        few thousandths, and AdamW's second moment, of which a step keeps 0.999, cannot decay.
+        """
+        module = super()._build_lora_module(module)
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+        return module
+
     def get_per_tensor_param(self, layered_summon: bool = False, base_sync_done: bool = False, **kwargs: Any) -> tuple[Any, Any]:
         """verl's names and weights, and no adapter beside them: it is merged into them."""
         if self._is_lora:
