@@ -25,7 +25,7 @@ with importing():  # Ray imports this module in each rank's process
     from verl.single_controller.base.decorator import Dispatch, register
     from verl.utils import tensordict_utils as tu
     from verl.utils.checkpoint.checkpoint_manager import BaseCheckpointManager
-    from verl.utils.device import get_device_name
+    from verl.utils.device import get_device_name, get_torch_device
     from verl.utils.distributed import initialize_global_process_group_ray
     from verl.workers.engine.fsdp import transformer_impl
     from verl.workers.engine_workers import TrainingWorker
@@ -180,6 +180,7 @@ class Rank(WeightSender, TrainingWorker):
     @_on_all_ranks
     def save(self, directory: str, done: Callable[[], None]) -> None:
         """See `Checkpointer.save`."""
+        get_torch_device().synchronize()  # what verl offloads may still be on its way to the host, where it is read
         self.checkpointer.save(directory, BaseCheckpointManager.get_rng_state(), done)
 
     @_on_all_ranks
@@ -190,10 +191,15 @@ class Rank(WeightSender, TrainingWorker):
     @_on_all_ranks
     def load(self, directory: str) -> None:
         """See `Checkpointer.load`; a rank whose random state was not saved keeps its own."""
+        get_torch_device().synchronize()  # as before a save
         if Path(directory, older_checkpoints.PARTS[1]).exists():
             random_state = older_checkpoints.load(self.module, self.engine.optimizer, Path(directory), self.rank)
         else:
             random_state = self.checkpointer.load(directory)
+        if self.engine.is_param_offload_enabled != self.engine.is_optimizer_offload_enabled:
+            # Moments are read to where the weights are, and these wait elsewhere.
+            device = "cpu" if self.engine.is_optimizer_offload_enabled else get_device_name()
+            self.engine.to(device, model=False, grad=False)
         if random_state is not None:
             BaseCheckpointManager.load_rng_state(random_state)
 
