@@ -27,6 +27,7 @@ if not torch.cuda.is_available():
 
 from transformers import AutoConfig, AutoTokenizer
 from vllm import EngineArgs, ModelRegistry
+from vllm.platforms import current_platform
 from vllm.v1.engine.llm_engine import LLMEngine
 
 from envs.errors import UsageError
@@ -84,9 +85,16 @@ def check_extra(extra: dict[str, Any]) -> None:
 
 
 def build_engine(config: EngineConfig) -> LLMEngine:
-    """Start the engine. Its forward passes run on the calling thread. Raises UsageError for wrong `extra`, and what vLLM raises."""
+    """Start the engine. Its forward passes run on the calling thread.
+
+    Raises UsageError for wrong `extra` and for vLLM's build for another device, and what vLLM raises.
+    """
     check_extra(config.extra)
     on_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
+    if on_cpu != current_platform.is_cpu():
+        # PyTorch's build is the same: nothing else tells, and an engine meant for a GPU would sample on the CPU.
+        device, group = ("a CPU", "cpu") if on_cpu else ("a GPU", "gpu")
+        raise UsageError(f"the engine is to run on {device}, and the vLLM that is installed cannot: make install GROUP={group}")
     model_config = AutoConfig.from_pretrained(config.policy)
     multimodal = getattr(model_config, "image_token_id", None) is not None
     options: dict[str, Any] = {"max_num_batched_tokens": config.max_batched_tokens}

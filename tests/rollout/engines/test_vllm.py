@@ -8,9 +8,10 @@ import torch._dynamo.utils
 from rollout_fakes import picture, show
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from envs.errors import InfrastructureError
+from envs.errors import InfrastructureError, UsageError
 from rollout.config import EngineConfig, RolloutConfig
 from rollout.engines.vllm import VllmPolicy
+from rollout.engines.vllm_engine import build_engine
 from rollout.episode.environments import make
 from rollout.tokens.chat_format import ChatFormat, banned_token_ids
 from rollout.tokens.images import ImageEncoder
@@ -244,3 +245,9 @@ async def test_an_engine_failure_reaches_every_caller(fresh_engine, prompts, mon
     with pytest.raises(InfrastructureError):
         await asyncio.wait_for(fresh_engine.publish({}, 9), 60)
     assert not fresh_engine.healthy
+
+
+def test_a_build_of_vllm_for_another_device_is_refused(monkeypatch):
+    monkeypatch.setattr("rollout.engines.vllm_engine.torch.cuda.is_available", lambda: True)
+    with pytest.raises(UsageError, match=r"to run on a GPU, .* make install GROUP=gpu"):
+        build_engine(EngineConfig(policy="unread"))
