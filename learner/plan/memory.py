@@ -13,6 +13,10 @@ from learner.config import LearnerConfig, Precision
 from learner.plan.architecture import Architecture
 from rollout.config import RolloutConfig
 
+PINNED = 2
+"""By so much larger, at most, is on the host what is offloaded: PyTorch rounds each pinned tensor up to a power of two. For
+Qwen2.5-VL-7B it is 1.9 (https://github.com/pytorch/pytorch/issues/150517)."""
+
 CONTEXT_BYTES = 2_500_000_000
 """CUDA's and NCCL's own memory in one process."""
 
@@ -57,9 +61,7 @@ def learner_parts(architecture: Architecture, config: LearnerConfig, images: Ima
     compute = 4 if config.precision is Precision.float32 else 2
     sharding = shards(config)
     trained = trained_parameters(architecture, config)
-    weight_bytes = {"fp32": 4, "float32": 4, "bf16": 2, "bfloat16": 2}[str(engine.get("model_dtype", "fp32"))]
-    # Gradients and AdamW's moments are of the weights' type, but adapters are float32.
-    gradient_bytes = 4 if config.verl.model.get("lora_rank") else weight_bytes
+    weight_bytes, gradient_bytes = _number_bytes(config)
     moments = 2 if "8bit" in str(config.verl.optimizer.get("optimizer", "")).lower() else 2 * gradient_bytes
     # verl's param_offload and optimizer_offload move both back for a step; PyTorch's offload policy leaves them on the host.
     on_gpu = 0 if engine.get("offload_policy") else 1
@@ -105,10 +107,18 @@ def kept_while_sampling(architecture: Architecture, config: LearnerConfig) -> fl
 
 def learner_host_bytes(architecture: Architecture, config: LearnerConfig) -> float:
     """Memory of one rank on its host: what is offloaded, a checkpoint on its way to disk, and 3 GB for the process."""
-    trained, engine = trained_parameters(architecture, config), config.verl.engine
-    weights = 4 * architecture.parameters if engine.get("param_offload") or engine.get("offload_policy") else 0
-    moments = 8 * trained if engine.get("optimizer_offload") or engine.get("offload_policy") else 0
-    return (weights + moments + 12 * trained) / shards(config) + 3e9
+    engine, (weight_bytes, gradient_bytes) = config.verl.engine, _number_bytes(config)
+    weights, moments = weight_bytes * architecture.parameters, 2 * gradient_bytes * trained_parameters(architecture, config)
+    offloaded = (weights if engine.get("param_offload") or engine.get("offload_policy") else 0) + (
+        moments if engine.get("optimizer_offload") or engine.get("offload_policy") else 0
+    )
+    return (PINNED * offloaded + weights + moments) / shards(config) + 3e9
+
+
+def _number_bytes(config: LearnerConfig) -> tuple[int, int]:
+    """Bytes of a weight, and of its gradient, of whose type AdamW's moments are as well: the weight's, but adapters are float32."""
+    weight = {"fp32": 4, "float32": 4, "bf16": 2, "bfloat16": 2}[str(config.verl.engine.get("model_dtype", "fp32"))]
+    return weight, 4 if config.verl.model.get("lora_rank") else weight
 
 
 def engine_parts(architecture: Architecture, config: RolloutConfig) -> list[Part]:

@@ -9,7 +9,7 @@ from envs.errors import UsageError
 from learner.config import LearnerConfig, Precision, VerlSettings
 from learner.experiment import Experiment
 from learner.plan.architecture import Architecture
-from learner.plan.memory import Images, cache_bytes_per_token, learner_parts, trained_parameters
+from learner.plan.memory import Images, cache_bytes_per_token, learner_host_bytes, learner_parts, trained_parameters
 from learner.plan.plan import PlanConfig, plan
 
 RECIPES = ["qwen2_5_vl_3b", "qwen2_5_vl_7b", "qwen2_5_vl_7b_lora", "qwen2_5_vl_32b", "qwen3_vl_8b"]
@@ -51,6 +51,16 @@ def test_lora_trains_its_matrices_alone(seven_billion):
     config = LearnerConfig(verl=VerlSettings(model={"lora_rank": 8}))
     widths = 2 * (3584 + 3584) + 2 * (3584 + 512) + 3 * (3584 + 18944)
     assert trained_parameters(seven_billion, config) == 28 * 8 * widths
+
+
+def test_what_is_offloaded_takes_twice_its_size_on_the_host(seven_billion):
+    """Beside a copy of weights and moments on its way to disk, and 3 GB of the process."""
+    parameters, offloads = 8_292_166_656, {"param_offload": True, "optimizer_offload": True}
+    assert learner_host_bytes(seven_billion, LearnerConfig()) == 12 * parameters + 3e9
+    assert learner_host_bytes(seven_billion, LearnerConfig(verl=VerlSettings(engine=offloads))) == 36 * parameters + 3e9
+    adapted = LearnerConfig(verl=VerlSettings(engine=offloads | {"model_dtype": "bf16"}, model={"lora_rank": 8}))
+    moments = 8 * trained_parameters(seven_billion, adapted)
+    assert learner_host_bytes(seven_billion, adapted) == 3 * (2 * parameters + moments) + 3e9
 
 
 def test_keys_and_values_are_those_of_the_model(seven_billion):
