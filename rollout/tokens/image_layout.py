@@ -135,3 +135,13 @@ def find_runs(token_ids: Sequence[int], runs: Sequence[Sequence[int]], token_id:
         starts.append(position)
         position += len(run)
     return starts
+
+
+def join_runs(token_ids: Sequence[int], runs: Sequence[Sequence[int]], token_id: Any) -> list[int]:
+    """A sequence with the one placeholder `token_id` in place of each run, as its chat template wrote it. Raises as `find_runs`."""
+    joined: list[int] = []
+    end = 0
+    for start, run in zip(find_runs(token_ids, runs, token_id), runs, strict=True):
+        joined += [*token_ids[end:start], token_id]
+        end = start + len(run)
+    return [*joined, *token_ids[end:]]

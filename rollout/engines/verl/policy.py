@@ -15,7 +15,9 @@ from ray.exceptions import RayActorError, RayError
 
 from envs.errors import InfrastructureError, UsageError
 from rollout.config import RolloutConfig
+from rollout.engines.verl.prompts import Prompts
 from rollout.engines.verl.servers import host
+from rollout.tokens.image_layout import image_layout
 from rollout.tokens.images import EncodedImage
 from rollout.types import Generation
 
@@ -64,13 +66,15 @@ class VerlPolicy:
     ) -> Generation:
         """Sample one turn. Temperature 0 is greedy.
 
-        Raises InfrastructureError if the server is gone or fails, ValueError if the prompt leaves no room.
+        Raises InfrastructureError if the server is gone or fails, ValueError if the prompt leaves no room or its placeholders do
+        not match the images, here or in the server.
         """
         shared, request = self._shared, self._session or uuid.uuid4().hex
         room = shared.config.engine.max_model_len - len(token_ids)
         if room < 1:
             raise ValueError(f"the prompt has {len(token_ids)} tokens and leaves no room: max_model_len is {room + len(token_ids)}")
         limit = min(max_tokens, room)
+        prompt = shared.prompts.joined(token_ids, images)
         pictures = [image.image for image in images] or None
         sampled: list[int] = []
         logprobs: list[float] = []
@@ -87,8 +91,14 @@ class VerlPolicy:
                 "include_stop_str_in_output": True,
                 "detokenize": bool(stop),
                 "skip_special_tokens": False,
+                **shared.prompts.checked([*token_ids, *sampled], images),
             }
-            output = await self._ask(request, [*token_ids, *sampled], sampling, pictures)
+            output = await self._ask(request, [*prompt, *sampled], sampling, pictures)
+            if shared.prompts.refused(output.token_ids):
+                raise ValueError(
+                    f"the server lays images out as the transcript does not: {shared.config.engine.policy} must be the same for "
+                    "servers and workers, and rollout.engine.extra must leave its processor as it is"
+                )
             sampled += output.token_ids
             logprobs += output.log_probs or []
             versions += [shared.stamped(output)] * len(output.token_ids)
@@ -131,10 +141,12 @@ class _Shared:
     """What all sessions of a worker share."""
 
     def __init__(self, config: RolloutConfig, version: int, client: Any) -> None:
-        from transformers import AutoTokenizer
+        from transformers import AutoProcessor
 
         self.config, self.version = config, version
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(config.engine.policy)
+        processor: Any = AutoProcessor.from_pretrained(config.engine.policy)
+        self._tokenizer: Any = getattr(processor, "tokenizer", processor)
+        self.prompts = Prompts(image_layout(processor))
         self._client = client
         self.client()
 

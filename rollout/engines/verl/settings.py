@@ -62,7 +62,7 @@ def check_transport(config: RolloutConfig, on_cpu: bool) -> None:
 def verl_config(config: RolloutConfig, on_cpu: bool) -> Any:
     """verl's configuration of the servers (an OmegaConf tree): its own defaults, and ours where the two have the same meaning.
 
-    Raises UsageError for a policy whose images verl's servers cannot be sent, and for wrong `extra`.
+    Raises UsageError for wrong `extra`, and on a CPU for a policy with layers that have a state.
     """
     import verl
     from hydra import compose, initialize_config_dir
@@ -76,11 +76,6 @@ def verl_config(config: RolloutConfig, on_cpu: bool) -> Any:
     engine = config.engine
     processor, model = AutoProcessor.from_pretrained(engine.policy), AutoConfig.from_pretrained(engine.policy)
     image_processor = getattr(processor, "image_processor", None)
-    # verl joins the placeholders of an image to one, which vLLM spreads again, for this class of image processors only.
-    if image_processor is not None and "Qwen2VLImageProcessor" not in type(image_processor).__name__:
-        raise UsageError(
-            f"verl's servers take images of the Qwen-VL families only, not of {model.model_type}: write rollout.engine.kind=vllm"
-        )
     if on_cpu and has_state(engine.policy):
         raise UsageError(
             f"{engine.policy} has layers with a state, which verl's servers do not serve on a CPU: write rollout.engine.kind=vllm"
@@ -93,6 +88,8 @@ def verl_config(config: RolloutConfig, on_cpu: bool) -> Any:
         "block_size": engine.block_size or (32 if on_cpu else None),
     }
     if image_processor is not None:
+        # Behind the other: what it refuses with is a token that nobody may sample.
+        options["logits_processors"].append("rollout.engines.verl.prompt_check:PromptCheck")
         options["limit_mm_per_prompt"] = {"image": engine.max_images, "video": 0}
         if engine.image_cache_bytes is not None:
             options["mm_processor_cache_gb"] = engine.image_cache_bytes / 2**30

@@ -1,23 +1,29 @@
 """A turn that updates cut off is one turn: it ends where an uncut one would, each token has the version that sampled it, and no
-part draws the random numbers of another. Settings reach verl's own, and what cannot be served is refused in one line.
+part draws the random numbers of another. Each image is sent as one placeholder, and a server that sees another prompt is heard.
+Settings reach verl's own, and what cannot be served is refused in one line.
 
 The servers themselves are in `tests/learner/verl/test_servers.py`: they take minutes to start.
 """
 
-import json
-import os
 from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
+from families import policy
+from rollout_fakes import picture, show
 
 from envs.errors import UsageError
 from rollout.config import EngineConfig, RolloutConfig
+from rollout.engines.banned_tokens import BannedTokens
 from rollout.engines.verl import settings
 from rollout.engines.verl.policy import VerlPolicy
+from rollout.engines.verl.prompt_check import PromptCheck
+from rollout.engines.verl.prompts import Prompts
 from rollout.engines.verl.servers import Servers
 from rollout.engines.verl.settings import check_transport, environment, verl_config
 from rollout.policy import HasSessions
+from rollout.tokens.chat_format import ChatFormat
+from rollout.tokens.transcript import Transcript
 
 
 class Client:
@@ -81,6 +87,39 @@ async def test_each_part_goes_on_behind_the_one_before_within_the_limit(ask):
     assert (len(turn.token_ids), turn.finish_reason) == (6, "length")
 
 
+@pytest.fixture
+def tiled(tmp_path):
+    """A policy with tiles: its settings, its chat format, and a transcript that shows an image."""
+    directory = str(policy("idefics3", tmp_path))
+    chat = ChatFormat.from_directory(directory)
+    transcript = Transcript(chat, max_tokens=400)
+    show(transcript, "What is to be seen?", [picture(0, 112, 84)])
+    return RolloutConfig(engine=EngineConfig(kind="verl", policy=directory, max_model_len=512)), chat, transcript
+
+
+async def test_each_part_shows_an_image_as_one_placeholder_and_says_what_its_prompt_should_be(tiled):
+    config, chat, transcript = tiled
+    client = Client(chat, ("abc", 1), ("defgh", 2))
+    turn = await VerlPolicy(config, 0, client).generate(
+        transcript.token_ids, transcript.images, max_tokens=999, temperature=1.0, seed=3
+    )
+    prompts = Prompts(chat.images)
+    joined = prompts.joined(transcript.token_ids, transcript.images)
+    assert joined.count(chat.image_token) == 1
+    for (_, prompt, sampling), sampled in zip(client.asked, ([], turn.token_ids[:3]), strict=True):
+        assert prompt == [*joined, *sampled]
+        assert sampling.items() >= prompts.checked([*transcript.token_ids, *sampled], transcript.images).items()
+        # verl, which is sent fewer tokens than the model is given, would allow more.
+        assert sampling["max_tokens"] == 512 - len(transcript.token_ids) - len(sampled)
+
+
+async def test_what_a_server_refuses_is_an_error(tiled):
+    config, chat, transcript = tiled
+    client = Client(chat, ([chat.image_token], 1))
+    with pytest.raises(ValueError, match="lays images out as the transcript does not"):
+        await VerlPolicy(config, 0, client).generate(transcript.token_ids, transcript.images, max_tokens=4, temperature=1.0, seed=3)
+
+
 async def test_the_end_of_turn_at_the_limit_is_a_stop(ask, chat):
     _, turn, _ = await ask(([65, chat.end_of_turn], 1), max_tokens=2)
     assert turn.finish_reason == "stop"
@@ -106,6 +145,9 @@ def test_settings_reach_verl(policy_directory, monkeypatch):
     assert (rollout.checkpoint_engine.backend, rollout.enable_sleep_mode, rollout.enforce_eager) == ("nccl", False, False)
     assert rollout.engine_kwargs.vllm.limit_mm_per_prompt == {"image": 3, "video": 0}
     assert 261 in rollout.engine_kwargs.vllm.additional_config["banned_token_ids"]
+    assert list(rollout.engine_kwargs.vllm.logits_processors) == [
+        f"{one.__module__}:{one.__qualname__}" for one in (BannedTokens, PromptCheck)
+    ]
     assert "worker_extension_cls" not in rollout.engine_kwargs.vllm  # on GPUs verl's own
     shared = hybrid.actor_rollout_ref.rollout
     assert (shared.checkpoint_engine.backend, shared.enable_sleep_mode, shared.free_cache_engine) == ("naive", True, True)
@@ -119,17 +161,6 @@ def test_servers_on_gpus_of_their_own_need_cupy_for_updates_alone(policy_directo
     with pytest.raises(UsageError, match="cupy-cuda13x: install it") if refused else nullcontext():
         check_transport(config, on_cpu)
     assert verl_config(config, on_cpu).actor_rollout_ref.rollout.checkpoint_engine.backend == ("gloo" if on_cpu else "naive")
-
-
-def test_images_that_verl_does_not_join_are_refused(policy_directory, tmp_path):
-    for name in os.listdir(policy_directory):
-        (tmp_path / name).symlink_to(os.path.join(policy_directory, name))
-    settings = json.loads((tmp_path / "processor_config.json").read_text())
-    settings["image_processor"]["image_processor_type"] = "SiglipImageProcessor"
-    (tmp_path / "processor_config.json").unlink()
-    (tmp_path / "processor_config.json").write_text(json.dumps(settings))
-    with pytest.raises(UsageError, match=r"write rollout\.engine\.kind=vllm"):
-        verl_config(RolloutConfig(engine=EngineConfig(kind="verl", policy=str(tmp_path))), on_cpu=True)
 
 
 def test_servers_on_the_learners_gpus_need_a_learner():
