@@ -15,18 +15,19 @@ from torch.distributed.tensor import DTensor
 from verl.utils.device import get_device_id
 
 from envs.errors import UsageError
+from learner.verl.model.rounding import to_dtype
 
 PREFIX = "base_model.model."
 """What PEFT puts before the names of the model that it wraps."""
 
 
-def merged_weights(module: Any) -> Iterator[tuple[str, torch.Tensor]]:
+def merged_weights(module: Any, dtype: torch.dtype | None = None) -> Iterator[tuple[str, torch.Tensor]]:
     """Names and whole weights of a sharded PEFT model, one after the other; all ranks must walk through them together.
 
-    Raises UsageError as `scalings`.
+    `dtype` as of `merged`. Raises UsageError as `scalings`.
     """
     weights, device = module.state_dict(), torch.device(get_device_id())
-    return merged(weights, lambda name: _whole(weights[name], device), scalings(module))
+    return merged(weights, lambda name: _whole(weights[name], device), scalings(module), dtype)
 
 
 def scalings(module: torch.nn.Module) -> dict[str, float]:
@@ -44,11 +45,15 @@ def scalings(module: torch.nn.Module) -> dict[str, float]:
 
 
 def merged(
-    names: Iterable[str], read: Callable[[str], torch.Tensor], scaling_of: dict[str, float]
+    names: Iterable[str],
+    read: Callable[[str], torch.Tensor],
+    scaling_of: dict[str, float],
+    dtype: torch.dtype | None = None,
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Names and weights of the policy with its adapter: W + scaling · B · A where a layer has one.
 
-    `names` are PEFT's, `read` gives a whole tensor, `scaling_of` is what `scalings` found.
+    `names` are PEFT's, `read` gives a whole tensor, `scaling_of` is what `scalings` found. `dtype` is the type in which adapted
+    weights are going to be used, None for their own: they are rounded to it as in `rounding`, all others are left as they are.
     """
     for name in names:
         if ".lora_" in name:
@@ -57,7 +62,8 @@ def merged(
         layer = name.removesuffix(".base_layer.weight")
         if layer != name and layer in scaling_of:
             down, up = read(f"{layer}.lora_A.default.weight"), read(f"{layer}.lora_B.default.weight")
-            weight = (weight.float() + scaling_of[layer] * (up.float() @ down.float())).to(weight.dtype)
+            summed = weight.float() + scaling_of[layer] * (up.float() @ down.float())
+            weight = to_dtype(summed, dtype or weight.dtype, layer)
         yield name.removeprefix(PREFIX).replace(".base_layer.", "."), weight
 
 

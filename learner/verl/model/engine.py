@@ -29,9 +29,10 @@ WITHOUT = ("use_fused_kernels", "calculate_sum_pi_squared", "distillation_use_to
 
 
 class PackedEngine(FSDPEngineWithLMHead):
-    """One rank's model. `head` is its output layer."""
+    """One rank's model. `head` is its output layer, `served_dtype` the type in which samplers are going to use its weights."""
 
     head: Head
+    served_dtype: torch.dtype | None = None
 
     def _build_module(self) -> torch.nn.Module:
         if not self.use_remove_padding:
@@ -61,7 +62,7 @@ class PackedEngine(FSDPEngineWithLMHead):
     def get_per_tensor_param(self, layered_summon: bool = False, base_sync_done: bool = False, **kwargs: Any) -> tuple[Any, Any]:
         """verl's names and weights, and no adapter beside them: it is merged into them."""
         if self._is_lora:
-            return merged_weights(self.module), None
+            return merged_weights(self.module, self.served_dtype), None
         if torch.distributed.get_world_size() == 1 and get_device_name() == "cpu":
             return self._lone_weights(), None
         return super().get_per_tensor_param(layered_summon=layered_summon, base_sync_done=base_sync_done, **kwargs)

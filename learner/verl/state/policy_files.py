@@ -108,7 +108,7 @@ class PolicyFiles:
 
     def _in_files(self, of_module: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Weights of the module as the policy's files have them: names, shapes and dtype."""
-        plain = dict(merged(of_module, of_module.__getitem__, self._scalings))
+        plain = dict(merged(of_module, of_module.__getitem__, self._scalings, self._dtype))
         converted = revert_weight_conversion(self._module, plain)
         return {
             name: tensor.to(self._dtype if tensor.is_floating_point() else tensor.dtype).contiguous()

@@ -59,6 +59,7 @@ class WeightSender:
     @register(dispatch_mode=Dispatch.ONE_TO_ALL, blocking=False)  # ty: ignore[missing-attribute]
     async def update_weights(self, global_steps: int | None = None, mode: str = "auto") -> dict[str, Any]:
         """Send all weights as version `global_steps`: in the servers' dtype, or, if they share this GPU, as they are."""
+        self.engine.served_dtype = self._dtype
         if self._hybrid is not None:
             await ActorRolloutRefWorker.update_weights(self._hybrid, global_steps, mode)
             return {}

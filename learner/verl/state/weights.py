@@ -26,6 +26,7 @@ class Publisher:
 
         `aside`: they are not what engines are given, whose versions therefore stay as they are.
         """
+        self._engine.served_dtype = getattr(torch, dtype)
         if self._rank == 0:
             if aside:
                 self._aside = Sender()
