@@ -33,13 +33,13 @@ def build(directory, *, hidden=32, vocabulary=100, tied=False, dtype="float32"):
 class Learner:
     """One rank's part of the model in training."""
 
-    def __init__(self, policy_dir, dtype="auto"):
+    def __init__(self, policy_dir, dtype="auto", optimizer=torch.optim.AdamW):
         self.module = AutoModelForCausalLM.from_pretrained(policy_dir, dtype=torch.float32)
         mesh = init_device_mesh("cpu", (dist.get_world_size(),))
         for layer in self.module.model.layers:
             fully_shard(layer, mesh=mesh)
         fully_shard(self.module, mesh=mesh)
-        self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=LR)
+        self.optimizer = optimizer(self.module.parameters(), lr=LR)
         self.scheduler = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, 0.9)
         files = PolicyFiles(self.module, policy_dir, dtype, tied=self.module.config.tie_word_embeddings)
         self.checkpointer = Checkpointer(self.module, self.optimizer, self.scheduler, files)
@@ -110,6 +110,22 @@ def train(rank, policy_dir, load, steps, save):
         losses.append(learner.step(steps[-1] + 1))  # while it is written
         learner.checkpointer.finish()
     return losses, random_state
+
+
+def in_8_bits(rank, policy_dir, load, steps, save):
+    """The same with torchao's moments; returns the losses and the kinds of first moments, before the first step."""
+    from torchao.optim import AdamW8bit
+
+    torch._dynamo.config.disable = True  # it would compile its step for a minute
+    learner = Learner(policy_dir, optimizer=AdamW8bit)
+    if load:
+        learner.checkpointer.load(str(load))
+    moments = [kept["exp_avg"].to_local() for kept in learner.optimizer.state.values()]
+    losses = [learner.step(seed) for seed in steps]
+    if save:
+        learner.save(save, Path(save, "done").touch)
+        learner.checkpointer.finish()
+    return losses, {type(moment).__name__ for moment in moments}
 
 
 def in_memory(rank, policy_dir):

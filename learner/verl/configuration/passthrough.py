@@ -8,11 +8,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from envs.errors import UsageError
 from learner.verl.configuration.fields import check_names, flat
+from learner.verl.configuration.installed import check_installed
 
 if TYPE_CHECKING:
     from learner.config import LearnerConfig
@@ -236,7 +236,7 @@ def check(config: LearnerConfig) -> None:
         size = engine.get(name, 1)
         if (0 < size < config.workers and config.workers % size) or (name.startswith("ulysses") and config.workers % size):
             raise UsageError(f"learner.verl.engine.{name}={size} does not divide learner.workers={config.workers}")
-    _check_installed(config)
+    check_installed(config.verl)
 
 
 def check_reward_keys(config: LearnerConfig, names: Collection[str] | None) -> None:
@@ -347,18 +347,6 @@ def _unknown(path: str, value: Any, known: Iterable[Any]) -> None:
     close = difflib.get_close_matches(str(value), names, 1)
     remedy = f"did you mean {close[0]}?" if close else f"write {' or '.join(names)}"
     raise UsageError(f"learner.verl.{path}={value}: verl has no such choice here: {remedy}")
-
-
-def _check_installed(config: LearnerConfig) -> None:
-    packages = {
-        "optimizer.optimizer_impl": config.verl.optimizer.get("optimizer_impl"),
-        "model.external_lib": config.verl.model.get("external_lib"),
-        "model.use_liger=true": "liger_kernel" if config.verl.model.get("use_liger") else None,
-        "model.lora_rank": "peft" if has_adapter(config) else None,
-    }
-    for path, module in packages.items():
-        if module and find_spec(module.partition(".")[0]) is None:
-            raise UsageError(f"learner.verl.{path} needs the package {module.partition('.')[0]}, which is not installed")
 
 
 def _shown(value: Any) -> str:

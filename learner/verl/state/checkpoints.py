@@ -20,6 +20,7 @@ from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader, Fsspec
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, TensorStorageMetadata
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from envs.errors import InfrastructureError
@@ -86,7 +87,7 @@ class Checkpointer:
         dcp.load(state, storage_reader=reader, process_group=self._group)
         self._optimizer.state.clear()
         for parameter, names in moments.items():
-            self._optimizer.state[parameter] = {key: state[name] for key, name in names.items()}
+            self._optimizer.state[parameter] = {key: self._as_kept(parameter, key, state[name]) for key, name in names.items()}
         if "schedule" in others:
             self._load_schedule(*pickle.loads(state["schedule"]))
         random_state = state.get(f"random.{self._rank}")
@@ -101,7 +102,7 @@ class Checkpointer:
         state: dict[str, Any] = {f"{WEIGHT}{name}": tensor for name, tensor in weights(self._module).items()}
         for name, parameter in self._module.named_parameters():
             for key, value in self._optimizer.state.get(parameter, {}).items():
-                state[f"{MOMENT}{name}.{key}"] = value
+                state[f"{MOMENT}{name}.{key}"] = _plain(value)
         rates = [group["lr"] for group in self._optimizer.param_groups]
         state["schedule"] = pickle.dumps((rates, self._scheduler.state_dict() if self._scheduler else None))
         return state
@@ -121,6 +122,15 @@ class Checkpointer:
             return torch.empty_like(parameter, dtype=dtype, requires_grad=False)
         on_device = any(group.get("fused") or group.get("capturable") for group in self._optimizer.param_groups)
         return torch.empty(entry.size, dtype=dtype, device=parameter.device if on_device else "cpu")
+
+    def _as_kept(self, parameter: torch.Tensor, key: str, value: Any) -> Any:
+        """A value as the optimizer keeps it: what `_plain` made of torchao's moments is rounded to 8 bits again."""
+        make = getattr(self._optimizer, "_new_buffer", None)
+        if make is None or not isinstance(value, torch.Tensor) or key == "step" or value.shape != parameter.shape:
+            return value
+        moment = make(parameter, key == "exp_avg")  # the second one has no sign
+        _local(moment).copy_(_local(value))
+        return moment
 
     def _write(self, copied: dict[str, Any], directory: str, done: Callable[[], None]) -> None:
         """In the background: write all shards, then the policy of them, then say that the checkpoint is whole."""
@@ -146,6 +156,21 @@ class Checkpointer:
             reasons = [reason or _line(error, self._rank)]
         if failures := [reason for reason in reasons if reason is not None]:
             raise InfrastructureError(f"a checkpoint could not be written: {failures[0]}")
+
+
+def _plain(value: Any) -> Any:
+    """A moment of 8 bits (torchao's) as float32: its blocks would not fit the shards of another number of ranks."""
+    if not isinstance(value, torch.Tensor) or type(local := _local(value)) is torch.Tensor:
+        return value
+    plain = local.dequantize()
+    if not isinstance(value, DTensor):
+        return plain
+    place = value.device_mesh, value.placements
+    return DTensor.from_local(plain, *place, run_check=False, shape=value.shape, stride=value.stride())
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -45,6 +45,19 @@ def test_training_goes_on_on_any_number_of_ranks(policy_dir, tmp_path):
     assert (first / "done").exists()
 
 
+@pytest.mark.slow
+def test_moments_of_8_bits_go_on_on_another_number_of_ranks(tmp_path):
+    pytest.importorskip("torchao", reason="torchao is not installed, which keeps moments in 8 bits")
+    policy_dir, saved = ranks.build(tmp_path / "policy", hidden=128), tmp_path / "saved"
+    saved.mkdir()
+    whole, _ = ranks.run(1, ranks.in_8_bits, policy_dir, None, [1, 2, 3, 4], None)[0]
+    before, none = ranks.run(1, ranks.in_8_bits, policy_dir, None, [1, 2], saved)[0]
+    after, kinds = ranks.run(2, ranks.in_8_bits, policy_dir, saved, [3, 4], None)[0]
+    assert before == whole[:2]
+    assert after == pytest.approx(whole[2:], rel=1e-3)
+    assert (none, kinds) == (set(), {"OptimState8bit", "Tensor"})
+
+
 def test_a_url_holds_what_a_directory_holds(policy_dir):
     losses, names, repeated = ranks.run(1, ranks.in_memory, policy_dir)[0]
     assert names == ["step_1"]

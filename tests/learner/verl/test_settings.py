@@ -81,6 +81,9 @@ def test_every_named_path_exists():
         ("algorithm.rollout_correction={rollout_rs: token_k9, rollout_rs_threshold: 2.0}", "did you mean token_k"),
         ("engine.ulysses_sequence_parallel_size=2", "does not divide learner.workers=1"),
         ("optimizer.optimizer_impl=no_such_package.optim", "needs the package no_such_package, which is not installed"),
+        ("optimizer.optimizer_impl=torch.optimizers", "cannot be imported"),
+        ("optimizer.optimizer_impl=bitsandbytes.optim", "write torchao.optim, with optimizer=AdamW8bit"),
+        ("optimizer.optimizer=AdamW8", "torch.optim has no such optimizer: did you mean AdamW?"),
     ],
 )
 def test_a_mistake_gets_one_line(override, answer):
@@ -126,7 +129,7 @@ def test_settings_reach_verls_dataclasses(policy_dir):
         verl=VerlSettings(
             engine={"fsdp_size": 2, "param_offload": True, "mixed_precision": {"reduce_dtype": "bf16"}, "qat": {"group_size": 32}},
             model={"lora_rank": 8, "exclude_modules": ".*visual.*", "override_config": {"sliding_window": 7}},
-            optimizer={"optimizer": "AdamW8bit", "override_optimizer_config": {"amsgrad": True}},
+            optimizer={"optimizer": "NAdam", "override_optimizer_config": {"amsgrad": True}},
             actor={"policy_loss": {"loss_mode": "gspo"}, "loss_agg_mode": "seq-mean-token-mean"},
             algorithm={"rollout_correction": {"rollout_is": "token"}, "kl_ctrl": {"kl_coef": 0.01}},
         ),
@@ -139,7 +142,7 @@ def test_settings_reach_verls_dataclasses(policy_dir):
     assert (model.lora_rank, model.exclude_modules) == (8, ".*visual.*")
     assert model.override_config == {"sliding_window": 7, "attn_implementation": "sdpa"}
     assert (optimizer.optimizer, optimizer.override_optimizer_config, optimizer.weight_decay) == (
-        "AdamW8bit",
+        "NAdam",
         {"amsgrad": True},
         0.1,
     )
