@@ -6,6 +6,7 @@ E (episodes) and N (sequences) are those of `learner.batch`.
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -37,6 +38,8 @@ from learner.verl.shares import FILLER, divide, mini_batches_of
 from rollout.cluster.weights import Weights
 from rollout.engines.verl.servers import Ranks
 from rollout.learned import LearnedFiles
+
+log = logging.getLogger(__name__)
 
 
 class VerlTrainer(Trainer):
@@ -108,14 +111,17 @@ class VerlTrainer(Trainer):
         """One optimizer step on the negative log-likelihood of the sampled tokens, at temperature 1: its mean over all of them, or
         the mean over sequences of each one's mean.
 
-        Returns `train/loss`, `train/grad_norm` (before clipping), `train/lr`, and `perf/…` as `policy_step`.
+        Returns `train/loss`, `train/grad_norm` (before clipping), `train/lr`, `train/skipped_updates` (1 if the gradient was not
+        finite: then nothing was learned), and `perf/…` as `policy_step`.
         """
         _require_trained_tokens(batch)
         shares = divide(batch, np.arange(len(batch)), self._ranks)
         settings = self._settings(batch, shares) | {"temperature": 1.0}
         loss = "supervised_sequence" if per_sequence else "supervised"
         metrics, used = _first_and_used(self._on_ranks("update", loss, self._put(batch), shares, settings, lr))
-        return {"train/loss": metrics["loss"], "train/grad_norm": metrics["grad_norm"], "train/lr": lr} | used
+        shown = {f"train/{name}": metrics[name] for name in ("loss", "grad_norm", "skipped_updates")}
+        _warn_of_skipped(metrics)
+        return shown | {"train/lr": lr} | used
 
     def policy_step(self, batch: Batch, advantages: np.ndarray, lr: float) -> dict[str, float]:
         """`ppo_epochs` passes in `mini_batches` optimizer steps each on the policy objective, by default clipped, mean over tokens.
@@ -126,6 +132,7 @@ class VerlTrainer(Trainer):
 
         Returns the means over the steps of verl's `actor/pg_loss`, `actor/ppo_kl`, `actor/pg_clipfrac`, `actor/pg_clipfrac_lower`,
         `actor/grad_norm` (before clipping), `actor/entropy_loss` if there is an entropy bonus, and `actor/lr`;
+        `actor/skipped_updates`, the number of optimizer steps that were left out, since their gradient was not finite;
         `actor/computed_sequences`, the share that was computed; and over the sampled tokens of those, before the update:
         `actor/entropy`, and `rollout/logprob_gap` and `rollout/logprob_gap_max`, the mean and largest absolute difference of the
         learner's and the sampler's log-probabilities. Besides: with a reference policy `actor/kl_loss` or
@@ -157,6 +164,7 @@ class VerlTrainer(Trainer):
         )
         self._files = None
         metrics, used = _first_and_used(self._on_ranks("update", "policy", self._put(batch), shares, settings, lr, targets))
+        _warn_of_skipped(metrics)
         self._sent = None  # the step's tokens and images need not stay in memory while the next one is played
         shown = {name: value for name, value in metrics.items() if name.startswith(("actor/", "rollout/", "rollout_corr/"))}
         return (
@@ -164,6 +172,7 @@ class VerlTrainer(Trainer):
             | used
             | {
                 "actor/grad_norm": metrics["grad_norm"],
+                "actor/skipped_updates": metrics["skipped_updates"],
                 "actor/lr": lr,
                 "actor/computed_sequences": float(taught.mean()),
             }
@@ -286,6 +295,15 @@ def _first_and_used(of_ranks: Sequence[dict[str, float] | None]) -> tuple[dict[s
     metrics = [one for one in of_ranks if one is not None]
     used = {name: max(one[name] for one in metrics) for name in metrics[0] if name.startswith("perf/")}
     return metrics[0], {name: value for name, value in used.items() if value > 0}
+
+
+def _warn_of_skipped(metrics: dict[str, float]) -> None:
+    if metrics["skipped_updates"]:
+        log.warning(
+            "%d optimizer steps were left out, since their gradient was not finite: if it goes on, lower the learning rate, or go "
+            "back to an earlier checkpoint",
+            metrics["skipped_updates"],
+        )
 
 
 def _seen_by_workers(directory: str | Path) -> str:

@@ -6,6 +6,7 @@ One process per rank. Every call reaches all ranks with the same arguments; each
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -123,6 +124,7 @@ class Rank(WeightSender, TrainingWorker):
     ) -> dict[str, float] | None:
         """Optimizer steps over this rank's rows with one of the `LOSSES`; metrics are means over the steps.
 
+        Steps whose gradient is not finite, which verl leaves out, are `skipped_updates`, and not in the mean of `grad_norm`.
         None on ranks that only help another one.
         """
         for group in self.engine.optimizer.param_groups:
@@ -152,7 +154,10 @@ class Rank(WeightSender, TrainingWorker):
             self.recording.write(files, groups_R, fetched, advantages_S, rows.loss_mask_S, log_probs)
         metrics = tu.get(output, "metrics")
         steps = {name: float(np.max(value) if _is_a_most(name) else np.mean(value)) for name, value in metrics.items()}
-        return steps | measured
+        norms = np.atleast_1d(metrics["grad_norm"])
+        finite = norms[np.isfinite(norms)]
+        taken = {"grad_norm": float(finite.mean()) if len(finite) else math.nan, "skipped_updates": float(len(norms) - len(finite))}
+        return steps | measured | taken
 
     @_on_all_ranks
     def refer_to(self, policy_dir: str) -> None:

@@ -38,7 +38,8 @@ _REASONS = (
     (r"running low on memory|OutOfMemory", "Ray killed it because the memory of its node was nearly full"),
     (
         r"killed by the OOM killer|SIGKILL",
-        "it was killed, perhaps because memory ran out (the kernel's log would say so)",
+        "it was killed, perhaps because memory ran out (the kernel's log would say so), or crashed (its own log there: "
+        "/tmp/ray/session_latest/logs/worker-*-{pid}.err)",
     ),
     (_ENDED, "it was ended"),
     (r"node (?:has died|is dead|was terminated|died)|NodeDied", "its node is gone"),
@@ -90,4 +91,4 @@ def reason(error: BaseException) -> str:
     facts = dict(re.findall(r"^\t(class_name|pid|ip): (.+)$", text, re.MULTILINE))
     who = facts.get("class_name", "").rpartition(".")[2]
     place = f"process {facts['pid']} on {facts['ip']}: " if {"pid", "ip"} <= facts.keys() else ""
-    return f"{who + ', ' if who and place else ''}{place}{why}"
+    return f"{who + ', ' if who and place else ''}{place}{why.format(pid=facts.get('pid', '*'))}"

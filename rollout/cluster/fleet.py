@@ -76,7 +76,7 @@ class Fleet:
         except RayTaskError as error:
             raise error.cause or error from error
         except RayActorError as error:
-            raise FleetError(f"a worker died while it started: {error}") from error
+            raise FleetError(f"a worker died while it started: {reason(error)}") from error
         finally:
             if sys.exception() is not None:
                 self._kill()

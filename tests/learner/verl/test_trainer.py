@@ -3,6 +3,7 @@
 One group of one worker serves all fast tests, so each begins by going back to the state and the settings that it was started with.
 """
 
+import math
 import pickle
 import subprocess
 import sys
@@ -170,6 +171,17 @@ def test_the_loss_per_sequence_is_the_mean_of_the_sequences_means(trainer, batch
 def test_supervised_steps_lower_the_loss(trainer, batch):
     losses = [trainer.supervised_step(batch, LR)["train/loss"] for _ in range(6)]
     assert losses[-1] < losses[0] - 0.3
+
+
+def test_steps_that_are_left_out_are_counted_and_said(trainer, batch, caplog):
+    before, _ = trainer.log_probs(batch)
+    advantages = batch.rewards_E - 0.5
+    advantages[0] = np.inf
+    metrics = trainer.policy_step(batch, advantages, LR)
+    assert (metrics["actor/skipped_updates"], math.isnan(metrics["actor/grad_norm"])) == (1, True)
+    assert "1 optimizer steps were left out" in caplog.text
+    np.testing.assert_array_equal(trainer.log_probs(batch)[0], before)
+    assert trainer.policy_step(batch, batch.rewards_E - 0.5, LR)["actor/skipped_updates"] == 0
 
 
 def test_a_frozen_vision_tower_stays_and_the_rest_moves(trainer, batch):
