@@ -71,7 +71,8 @@ PUBLISHED: dict[str, Callable[[], Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """Sizes of a model. `layer_parameters` and `embedding_parameters` are those of one layer and of one table of embeddings."""
+    """Sizes of a model. `layer_parameters` and `embedding_parameters` are those of one layer and of one table of embeddings;
+    `attention_layers` are those of the `layers` that keep keys and values of every token."""
 
     name: str
     parameters: int
@@ -79,6 +80,7 @@ class Architecture:
     layer_parameters: int
     embedding_parameters: int
     layers: int
+    attention_layers: int
     hidden: int
     inner: int
     query_width: int
@@ -114,6 +116,7 @@ class Architecture:
         in_vision = {name: size for name, size in sizes.items() if any(part in name for part in ("visual.", "vision_"))}
         layer = sum(size for name, size in sizes.items() if _LAYER in name and name not in in_vision)
         head_width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        kinds = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
         seen: dict[str, int] = {}
         if vision is not None:
             merge, patch = getattr(vision, "spatial_merge_size", 1), vision.patch_size
@@ -131,6 +134,7 @@ class Architecture:
             layer_parameters=layer,
             embedding_parameters=model.get_input_embeddings().weight.numel(),
             layers=text.num_hidden_layers,
+            attention_layers=sum(kind != "linear_attention" for kind in kinds),
             hidden=text.hidden_size,
             inner=text.intermediate_size,
             query_width=text.num_attention_heads * head_width,

@@ -138,7 +138,7 @@ def engine_parts(architecture: Architecture, config: RolloutConfig) -> list[Part
 
 def cache_bytes_per_token(architecture: Architecture, across: int) -> float:
     """Keys and values of one token on one GPU, 16 bits each."""
-    return 2 * 2 * architecture.layers * architecture.key_value_width / across
+    return 2 * 2 * architecture.attention_layers * architecture.key_value_width / across
 
 
 def shards(config: LearnerConfig) -> int:

@@ -236,7 +236,7 @@ def check(config: LearnerConfig) -> None:
         size = engine.get(name, 1)
         if (0 < size < config.workers and config.workers % size) or (name.startswith("ulysses") and config.workers % size):
             raise UsageError(f"learner.verl.engine.{name}={size} does not divide learner.workers={config.workers}")
-    check_installed(config.verl)
+    check_installed(config.verl.model, config.verl.optimizer)
 
 
 def check_reward_keys(config: LearnerConfig, names: Collection[str] | None) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from transformers import Qwen3_5Config
 
 from configs import compose
 from envs.errors import UsageError
@@ -66,6 +67,12 @@ def test_what_is_offloaded_takes_twice_its_size_on_the_host(seven_billion):
 def test_keys_and_values_are_those_of_the_model(seven_billion):
     assert cache_bytes_per_token(seven_billion, 1) == 28 * 2 * 4 * 128 * 2
     assert cache_bytes_per_token(seven_billion, 2) == 28 * 2 * 4 * 128
+
+
+def test_layers_with_a_state_keep_no_keys_and_values():
+    text = {"num_hidden_layers": 8, "hidden_size": 64, "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 100}
+    config = Qwen3_5Config(text_config=text, vision_config={"depth": 1})
+    assert cache_bytes_per_token(Architecture.of_config("tiny", config), 1) == 2 * (2 * 2 * 64 * 2)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
