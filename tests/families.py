@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Tokenizer
 
@@ -43,11 +44,15 @@ SIGHT = {"depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 2
 
 @dataclass(frozen=True)
 class Family:
-    """How to build the tiny policy of one family: `build` writes all but the weights and returns the model."""
+    """How to build the tiny policy of one family: `build` writes all but the weights and returns the model.
+
+    `turned`: whether its published files have the stacked experts turned round, which transformers does not write.
+    """
 
     name: str
     build: Callable[[Path], Any]
     sees: bool = True
+    turned: bool = False
 
 
 def policy(name: str, directory: str | Path, seed: int = 0) -> Path:
@@ -61,6 +66,10 @@ def policy(name: str, directory: str | Path, seed: int = 0) -> Path:
             if parameter.dim() < 2:
                 parameter.data += 0.1 * torch.randn_like(parameter)
     model.save_pretrained(directory)
+    if FAMILIES[name].turned:
+        weights = load_file(directory / "model.safetensors")
+        turned = {key: weight.mT.contiguous() if ".experts." in key else weight for key, weight in weights.items()}
+        save_file(turned, directory / "model.safetensors", metadata={"format": "pt"})
     return directory
 
 
@@ -157,6 +166,23 @@ def _qwen3(directory: Path) -> Any:
     return _model(transformers.Qwen3Config(**_sizes(tokenizer), head_dim=32, **TEXT), "Qwen3ForCausalLM", tokenizer)
 
 
+EXPERTS = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 96,
+    "decoder_sparse_step": 1,
+    "norm_topk_prob": True,
+}
+
+
+def _qwen3_moe(directory: Path) -> Any:
+    """Each layer has four experts, of which a token takes two."""
+    tokenizer = _qwen_tokenizer("qwen3")
+    tokenizer.save_pretrained(directory)
+    config = transformers.Qwen3MoeConfig(**_sizes(tokenizer), head_dim=32, **EXPERTS, **TEXT)
+    return _model(config, "Qwen3MoeForCausalLM", tokenizer)
+
+
 # Vision, one run of placeholders an image, M-RoPE.
 
 
@@ -206,6 +232,13 @@ def _qwen3_vl(directory: Path) -> Any:
     text = {"head_dim": 32, "num_hidden_layers": 3}
     rope = {"mrope_section": [6, 5, 5], "mrope_interleaved": True}
     return _qwen_vl(directory, "Qwen3VL", "qwen3_vl", "Qwen3VLProcessor", 16, text, vision, rope)
+
+
+def _qwen3_vl_moe(directory: Path) -> Any:
+    vision = {"out_hidden_size": 64, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
+    text = {"head_dim": 32, "num_hidden_layers": 3} | EXPERTS
+    rope = {"mrope_section": [6, 5, 5], "mrope_interleaved": True}
+    return _qwen_vl(directory, "Qwen3VLMoe", "qwen3_vl", "Qwen3VLProcessor", 16, text, vision, rope)
 
 
 def _qwen3_5(directory: Path) -> Any:
@@ -309,9 +342,11 @@ FAMILIES = {
         Family("llama", _llama, sees=False),
         Family("qwen2", _qwen2, sees=False),
         Family("qwen3", _qwen3, sees=False),
+        Family("qwen3_moe", _qwen3_moe, sees=False),
         Family("qwen2_vl", _qwen2_vl),
         Family("qwen2_5_vl", _qwen2_5_vl),
         Family("qwen3_vl", _qwen3_vl),
+        Family("qwen3_vl_moe", _qwen3_vl_moe, turned=True),
         Family("qwen3_5", _qwen3_5),
         Family("idefics3", _idefics3),
         Family("internvl", _internvl),

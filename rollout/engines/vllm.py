@@ -11,7 +11,7 @@ Weights change only between requests: an update waits until nothing is in flight
 from __future__ import annotations
 
 # First of all, since it sets what vLLM reads while it is imported.
-from rollout.engines.vllm_engine import build_engine, image_cache_bytes
+from rollout.engines.vllm_engine import build_engine, image_cache_bytes, settings_at_hand
 
 # isort: split
 import asyncio
@@ -208,7 +208,8 @@ class VllmPolicy:
             return
         ready.put(None)
         try:
-            self._serve()
+            with settings_at_hand(self._engine.vllm_config):
+                self._serve()
             self._fail(InfrastructureError("it was closed"))
         except BaseException as failure:
             log.exception("the engine has stopped")

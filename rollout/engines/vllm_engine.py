@@ -27,6 +27,7 @@ if not torch.cuda.is_available():
 
 from transformers import AutoConfig, AutoTokenizer
 from vllm import EngineArgs, ModelRegistry
+from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.platforms import current_platform
 from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -138,7 +139,9 @@ def build_engine(config: EngineConfig) -> LLMEngine:
     )
     preload, set_num_threads = os.environ.get("LD_PRELOAD"), torch.set_num_threads
     try:
-        engine = LLMEngine.from_engine_args(arguments)
+        settings = arguments.create_engine_config()
+        with settings_at_hand(settings):
+            engine = LLMEngine.from_vllm_config(settings, disable_log_stats=True)
         if on_cpu and has_state(config.policy):
             engine.collective_rpc("empty_new_blocks")
         return engine
@@ -149,6 +152,11 @@ def build_engine(config: EngineConfig) -> LLMEngine:
             os.environ.pop("LD_PRELOAD", None)
         else:
             os.environ["LD_PRELOAD"] = preload
+
+
+def settings_at_hand(settings: VllmConfig) -> contextlib.AbstractContextManager[None]:
+    """For what computes with an engine on a CPU: vLLM's experts in float32 ask for the settings while they do."""
+    return set_current_vllm_config(settings) if current_platform.is_cpu() else contextlib.nullcontext()
 
 
 def _import_here(architectures: Iterable[str]) -> None:

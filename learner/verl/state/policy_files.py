@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 from fsspec.core import url_to_fs
+from safetensors import safe_open
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
@@ -76,6 +77,7 @@ class PolicyFiles:
         self._config = json.loads((self._policy_dir / "config.json").read_text())
         self._dtype_name = _own_dtype(self._config) if dtype == "auto" else dtype
         self._dtype = getattr(torch, self._dtype_name)
+        self._found = _shapes(self._policy_dir)
         # Settled now: in the background, the sharded engine may be about to swap its parameters.
         self._files = _files(self._sources(set(module._tied_weights_keys or ()) if tied else set()))
 
@@ -111,9 +113,15 @@ class PolicyFiles:
         plain = dict(merged(of_module, of_module.__getitem__, self._scalings, self._dtype))
         converted = revert_weight_conversion(self._module, plain)
         return {
-            name: tensor.to(self._dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
+            name: self._turned(name, tensor).to(self._dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
             for name, tensor in converted.items()
         }
+
+    def _turned(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor as the policy's own files have it: of some families transformers turns stacked experts round while it reads
+        them (Qwen3-VL-MoE), and does not turn them back."""
+        found = self._found.get(name)
+        return tensor.mT if tensor.dim() == 3 and found != tensor.shape and found == tensor.mT.shape else tensor
 
     def _write(self, file: Any, training: str, sources: list[Source]) -> None:
         """One file in the format of safetensors, whose own writer would hold all of it in memory."""
@@ -155,6 +163,15 @@ def _files(sources: Iterator[Source]) -> dict[str, list[Source]]:
     if len(files) == 1:
         return {"model.safetensors": files[0]}
     return {f"model-{number:05}-of-{len(files):05}.safetensors": members for number, members in enumerate(files, 1)}
+
+
+def _shapes(directory: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of what is in a policy's files, by name."""
+    shapes = {}
+    for path in directory.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as tensors:
+            shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118  it is no dictionary
+    return shapes
 
 
 def _own_dtype(config: dict[str, Any]) -> str:

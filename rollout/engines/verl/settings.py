@@ -62,7 +62,7 @@ def check_transport(config: RolloutConfig, on_cpu: bool) -> None:
 def verl_config(config: RolloutConfig, on_cpu: bool) -> Any:
     """verl's configuration of the servers (an OmegaConf tree): its own defaults, and ours where the two have the same meaning.
 
-    Raises UsageError for wrong `extra`, and on a CPU for a policy with layers that have a state.
+    Raises UsageError for wrong `extra`, and for what vLLM's servers cannot compute on a CPU.
     """
     import verl
     from hydra import compose, initialize_config_dir
@@ -79,6 +79,11 @@ def verl_config(config: RolloutConfig, on_cpu: bool) -> Any:
     if on_cpu and has_state(engine.policy):
         raise UsageError(
             f"{engine.policy} has layers with a state, which verl's servers do not serve on a CPU: write rollout.engine.kind=vllm"
+        )
+    if on_cpu and getattr(model.get_text_config(), "num_experts", 0) and weights_dtype(engine) == "float32":
+        raise UsageError(
+            f"{engine.policy} has experts, which verl's servers do not compute in float32 on a CPU: write "
+            "rollout.engine.kind=vllm, or rollout.engine.dtype=bfloat16"
         )
     hybrid = config.servers == 0
     options: dict[str, Any] = {

@@ -13,7 +13,10 @@ import numpy as np
 import torch
 from PIL import Image
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
-from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl  # noqa: F401  before verl changes it for the sake of Qwen2-VL
+
+# Before verl changes them for the sake of their kin.
+from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl  # noqa: F401
+from transformers.models.qwen3_vl_moe import modeling_qwen3_vl_moe  # noqa: F401
 
 from envs.errors import UsageError
 from rollout.tokens.image_layout import ImageLayout

@@ -12,8 +12,9 @@ import time
 import checkpoint_ranks as ranks
 import pytest
 import torch
+from families import policy
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.core_model_loading import Chunk, WeightConverter
 
 from benchmarks.learning.checkpoint_peak import peaks
@@ -118,6 +119,16 @@ def test_weights_that_files_join_are_converted_together(policy_dir):
     assert {name: tuple(tensor.shape) for source in together for name, tensor in source.targets.items()} == {
         f"model.layers.{layer}.mlp.gate_up.weight": (128, 32) for layer in (0, 1)
     }
+
+
+def test_experts_that_are_turned_round_when_they_are_read_are_written_as_they_were(tmp_path):
+    directory = policy("qwen3_vl_moe", tmp_path)
+    model = AutoModelForImageTextToText.from_pretrained(directory)
+    files = policy_files.PolicyFiles(model, directory, "auto", tied=False)
+    written = {name: target.shape for sources in files._files.values() for one in sources for name, target in one.targets.items()}
+    assert written == {name: tensor.shape for name, tensor in load_file(directory / "model.safetensors").items()}
+    name = "model.language_model.layers.0.mlp.experts.down_proj"
+    assert tuple(model.get_parameter(name).shape) == (4, 64, 96) != tuple(written[name])
 
 
 def test_checkpoints_of_version_0_1_are_read(policy_dir, tmp_path):

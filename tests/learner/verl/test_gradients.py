@@ -58,10 +58,12 @@ FAMILIES = {
     "qwen2, layers computed again": Family(Qwen2ForCausalLM, Qwen2Config(**SIZES), learner={"gradient_checkpointing": True}),
     "qwen2 with a sliding window": Family(Qwen2ForCausalLM, Qwen2Config(**SIZES, **WINDOW)),
     "qwen3": Family(policy="qwen3"),
+    "qwen3_moe": Family(policy="qwen3_moe"),
     "qwen2_vl": Family(policy="qwen2_vl", ulysses=False),
     "qwen2_5_vl": Family(),
     "qwen3_vl, layers computed again": Family(policy="qwen3_vl", learner={"gradient_checkpointing": True}),
     "qwen3_5, layers computed again": Family(policy="qwen3_5", learner={"gradient_checkpointing": True}, ulysses=False),
+    "qwen3_vl_moe": Family(policy="qwen3_vl_moe", ulysses=False),
     "idefics3": Family(policy="idefics3", ulysses=False),
     "internvl": Family(policy="internvl", ulysses=False),
 }

@@ -163,6 +163,19 @@ def test_servers_on_gpus_of_their_own_need_cupy_for_updates_alone(policy_directo
     assert verl_config(config, on_cpu).actor_rollout_ref.rollout.checkpoint_engine.backend == ("gloo" if on_cpu else "naive")
 
 
+@pytest.mark.parametrize(
+    ("kind", "remedy"),
+    [
+        ("qwen3_5", r"layers with a state, .* write rollout\.engine\.kind=vllm"),
+        ("qwen3_moe", r"or rollout\.engine\.dtype=bfloat16"),
+    ],
+)
+def test_what_servers_cannot_compute_on_a_cpu_is_refused(tmp_path, kind, remedy):
+    config = RolloutConfig(engine=EngineConfig(kind="verl", policy=str(policy(kind, tmp_path))))
+    with pytest.raises(UsageError, match=remedy):
+        verl_config(config, on_cpu=True)
+
+
 def test_servers_on_the_learners_gpus_need_a_learner():
     with pytest.raises(UsageError, match=r"write rollout\.servers=1"):
         Servers(RolloutConfig(engine=EngineConfig(kind="verl"), servers=0))
