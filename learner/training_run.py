@@ -10,11 +10,13 @@ from functools import cached_property, partial
 from typing import Any, Self
 
 from envs import row_numbers
+from envs.errors import UsageError
 from envs.rewards import GroupReward, open_group_reward
 from envs.runtime.progress import Progress
 from evaluation.records import evaluation_record, merge, read_records, write_records
 from evaluation.types import EvaluationRecord
 from learner.experiment import Experiment, Stage
+from learner.run_files.checkpoints import unreadable
 from learner.run_files.run_directory import RunDirectory, settings_of
 from learner.run_files.status import RunStatus
 from learner.run_files.tracking import Tracker
@@ -140,10 +142,15 @@ class TrainingRun:
             return self.directory.save(self.trainer, name, state | {"global_step": self.global_step}, prefix=prefix, keep=keep)
 
     def load(self, name: str) -> dict[str, Any]:
-        """Give the trainer the state of a checkpoint. Returns its `state.json`."""
+        """Give the trainer the state of a checkpoint. Returns its `state.json`. Raises UsageError if it cannot be read."""
         self.directory.finish_saving(self.trainer)
-        self.trainer.load(self.directory.checkpoints.location(name))
-        return self.directory.checkpoints.state(name)
+        location = self.directory.checkpoints.location(name)
+        try:
+            state = self.directory.checkpoints.state(name)
+            self.trainer.load(location)
+        except (OSError, ValueError) as error:
+            raise UsageError(unreadable(location, error)) from error
+        return state
 
     def restore(self, name: str) -> dict[str, Any]:
         """Go on from a checkpoint, and serve its weights. Returns its `state.json`."""
@@ -231,8 +238,14 @@ class TrainingRun:
         return open_group_reward(self.tasks("train")[1].get("reward"))
 
     def records(self) -> list[EvaluationRecord]:
-        """The records of `evaluation.json` so far."""
-        return read_records(self.directory.path / "evaluation.json")
+        """The records of `evaluation.json` so far. Raises UsageError if it is damaged."""
+        path = self.directory.path / "evaluation.json"
+        try:
+            return read_records(path)
+        except ValueError as error:
+            raise UsageError(
+                f"{path} is damaged ({error}): remove it, with the figures of earlier stages, and write resume=true"
+            ) from error
 
     def evaluate(self, label: str, policy: str) -> list[EvaluationRecord]:
         """Measure the served policy, whose directory is `policy`, on the test split; merge the records into `evaluation.json`."""

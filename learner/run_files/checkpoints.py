@@ -143,6 +143,14 @@ class Checkpoints:
         return self.location(f".{name}.{_UNFINISHED}" if self._local else name)
 
 
+def unreadable(location: str, reason: object) -> str:
+    """What a person is told of a checkpoint that cannot be read, and what to do."""
+    return (
+        f"the checkpoint {location} cannot be read ({' '.join(str(reason).split())[:300]}): if it is damaged, remove it, and "
+        "resume=true goes on from the one before"
+    )
+
+
 def _replace(unfinished: Path, target: Path) -> None:
     """Rename a directory; one that has the name already is moved aside before and removed after."""
     old = target.with_name(f".{target.name}.old.{_UNFINISHED}")

@@ -25,7 +25,7 @@ class RunDirectory:
     """`config.yaml`, `progress.json` (what is finished) and the checkpoints of one run; nothing is written before `open`.
 
     Raises UsageError if `config.out` holds a run already and `config.resume` is not set, and if `config.checkpoint.dir` cannot be
-    used, holds another run's checkpoints or is not the one that the run began with.
+    used, holds another run's checkpoints or is not the one that the run began with, or if `progress.json` is damaged.
     """
 
     def __init__(self, config: Experiment) -> None:
@@ -36,7 +36,7 @@ class RunDirectory:
         self._progress_file = self.path / "progress.json"
         if self._progress_file.exists() and not config.resume:
             raise UsageError(f"{config.out} holds a run already: write resume=true to go on with it, or another out=")
-        self.progress: dict[str, Any] = json.loads(self._progress_file.read_text()) if self._progress_file.exists() else {}
+        self.progress: dict[str, Any] = self._read_progress() if self._progress_file.exists() else {}
         if self.progress and (began := self.progress.get("checkpoint_dir")) != elsewhere:
             raise UsageError(f"{config.out} began with checkpoint.dir={began or 'null'}, where its checkpoints are: write the same")
         if elsewhere and not self.progress and self.checkpoints.names():
@@ -48,6 +48,15 @@ class RunDirectory:
         if config.checkpoint.dir:
             self.note(checkpoint_dir=config.checkpoint.dir)
         write_file(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
+
+    def _read_progress(self) -> dict[str, Any]:
+        try:
+            return json.loads(self._progress_file.read_text())
+        except ValueError as error:
+            raise UsageError(
+                f"{self._progress_file} is damaged ({error}): remove it, and resume=true measures the base again and goes on from "
+                "the newest checkpoint"
+            ) from error
 
     @property
     def run_id(self) -> str:

@@ -37,6 +37,7 @@ from learner.verl.configuration.passthrough import bypasses, corrects, has_adapt
 from learner.verl.configuration.settings import actor_config, reference_config, worker_config
 from learner.verl.images import ImageMaker, ImageTable, seeing_model, vision_parameters
 from learner.verl.model import engine
+from learner.verl.model.loading import whole_policy
 from learner.verl.objective.advantages import token_advantages
 from learner.verl.objective.losses import correct, over_ranks
 from learner.verl.objective.policy import policy_loss, supervised_loss, supervised_sequence_loss
@@ -82,7 +83,10 @@ class Rank(WeightSender, TrainingWorker):
         if config.freeze_vision:
             for parameter in vision_parameters(self.module):
                 parameter.requires_grad_(False)
-        self.layout = image_layout(AutoProcessor.from_pretrained(policy_dir)) if seeing_model(self.module) is not None else None
+        self.layout = None
+        if seeing_model(self.module) is not None:
+            with whole_policy(policy_dir):
+                self.layout = image_layout(AutoProcessor.from_pretrained(policy_dir))
         self.image_maker = ImageMaker(self.layout)
         self.images = ImageTable(self.module, self.layout)
         self.engine.head.ban(banned_token_ids)

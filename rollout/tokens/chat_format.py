@@ -116,6 +116,9 @@ class ChatFormat:
                 processor = AutoProcessor.from_pretrained(str(directory))
         except Exception as error:  # whatever a library finds wrong with somebody's files
             raise UsageError(f"the tokenizer or processor in {directory} cannot be read: {_line(error)}") from error
+        tokenizer = getattr(processor, "tokenizer", processor)
+        if len(tokenizer) <= len(tokenizer.added_tokens_decoder):  # what transformers makes of no file at all
+            raise UsageError(f"there is no tokenizer in {directory}: copy the tokenizer.json of the model into it")
         return cls(processor)
 
     def _check(self) -> None:

@@ -1,5 +1,6 @@
 """A tiny language model, sharded by FSDP2 over real processes that talk over gloo, with a real AdamW and a real checkpointer."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from envs.errors import InfrastructureError
+from envs.errors import InfrastructureError, UsageError
 from learner.run_files.checkpoints import Checkpoints
 from learner.verl.state import older_checkpoints, policy_files
 from learner.verl.state.checkpoints import Checkpointer
@@ -170,7 +171,7 @@ def write_policy(rank, policy_dir, directory, dtype, file_bytes, bucket_bytes):
 
 
 def on_a_full_disk(rank, policy_dir, directory):
-    """The second rank's part cannot be written: a directory has the name of its file."""
+    """The second rank's part cannot be written: a directory has the name of its file. Of another checkpoint it is cut."""
     learner = Learner(policy_dir)
     if rank == 1:
         (directory / "training/__1_0.distcp").mkdir(parents=True)
@@ -179,7 +180,14 @@ def on_a_full_disk(rank, policy_dir, directory):
     learner.step(1)  # goes on
     with pytest.raises(InfrastructureError) as error:
         learner.save(directory / "next")
-    return str(error.value), (directory / "done").exists()
+    learner.save(directory / "cut")
+    learner.checkpointer.finish()
+    if rank == 1:
+        os.truncate(directory / "cut/training/__1_0.distcp", 1000)
+    dist.barrier()
+    with pytest.raises(UsageError) as unread:
+        learner.checkpointer.load(str(directory / "cut"))
+    return str(error.value), (directory / "done").exists(), str(unread.value)
 
 
 def save_again_and_again(rank, policy_dir, url):

@@ -52,6 +52,13 @@ def test_progress_survives(config, directory):
     assert resumed.run_id == run_id
 
 
+def test_progress_that_is_damaged_is_one_line(config, directory):
+    directory.note(base="finished")
+    (directory.path / "progress.json").write_text("")
+    with pytest.raises(UsageError, match=r"progress.json is damaged .*: remove it, and resume=true"):
+        RunDirectory(replace(config, resume=True))
+
+
 def test_a_stage_that_is_forgotten_is_done_again(config, directory):
     directory.note(control=True)
     directory.forget("control")

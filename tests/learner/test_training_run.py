@@ -2,11 +2,13 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from scripted import episode, metrics, settings, start
 
+from envs.errors import UsageError
 from learner.experiment import HeldOutConfig, Stage
 from rollout.config import EngineConfig, RolloutConfig
 
@@ -50,6 +52,16 @@ def test_restoring_goes_back_to_the_checkpoints_step_and_weights(training):
     assert (training.global_step, training.trainer.steps) == (2, 2)
     assert training.fleet.published == [(2, 2)]
     assert [line["global_step"] for line in metrics(training)] == [0, 1]
+
+
+def test_files_of_a_run_that_are_damaged_are_named_with_the_remedy(training):
+    (training.directory.path / "evaluation.json").write_text("{")
+    with pytest.raises(UsageError, match=r"evaluation.json is damaged .*: remove it"):
+        training.records()
+    training.save("step_2", step=2)
+    Path(training.directory.checkpoints.location("step_2"), "state.json").write_text("")
+    with pytest.raises(UsageError, match=r"step_2 cannot be read .*: if it is damaged, remove it, and resume=true"):
+        training.restore("step_2")
 
 
 def test_a_resumed_run_goes_on_from_the_last_finished_stage(training):

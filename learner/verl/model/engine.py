@@ -23,6 +23,7 @@ from envs.errors import UsageError
 from learner.verl.model import attention, packing
 from learner.verl.model.adapters import merged_weights
 from learner.verl.model.head import Head, Sampled
+from learner.verl.model.loading import whole_policy
 
 WITHOUT = ("use_fused_kernels", "calculate_sum_pi_squared", "distillation_use_topk", "distillation_only")
 """Options of a pass that need logits of vocabulary × tokens, or another output layer than this one."""
@@ -37,7 +38,7 @@ class PackedEngine(FSDPEngineWithLMHead):
     def _build_module(self) -> torch.nn.Module:
         if not self.use_remove_padding:
             raise UsageError("learner.verl.model.use_remove_padding=false: write true, the learner always packs sequences")
-        with attention.own_forward(self.model_config.hf_config):
+        with attention.own_forward(self.model_config.hf_config), whole_policy(self.model_config.path):
             module = super()._build_module()
         output = module.get_output_embeddings()
         if not isinstance(output, torch.nn.Linear):

@@ -23,7 +23,8 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from envs.errors import InfrastructureError
+from envs.errors import InfrastructureError, UsageError
+from learner.run_files.checkpoints import unreadable
 
 WEIGHT, MOMENT = "model.", "optimizer."
 """What the names of weights and of the optimizer's tensors begin with in `training/`."""
@@ -67,13 +68,25 @@ class Checkpointer:
             pending.result()
 
     def load(self, directory: str) -> Any:
-        """Read what `save` wrote, in place; returns this rank's random state, None if no such rank saved."""
+        """Read what `save` wrote, in place; returns this rank's random state, None if no such rank saved.
+
+        Raises UsageError if it cannot be read or is another model's.
+        """
         self.finish()
+        try:
+            return self._read(directory)
+        except (OSError, EOFError, ValueError, pickle.UnpicklingError, CheckpointException) as error:
+            raise UsageError(unreadable(directory, _line(error, self._rank))) from None  # torch's cannot be pickled, nor be an exit
+
+    def _read(self, directory: str) -> Any:
         reader = reader_of(f"{directory}/training")
         saved = reader.read_metadata().state_dict_metadata
         state: dict[str, Any] = {f"{WEIGHT}{name}": tensor for name, tensor in weights(self._module).items()}
         if missing := [name for name in state if name not in saved]:
-            raise InfrastructureError(f"{directory} is a checkpoint of another model: it has no {missing[0].removeprefix(WEIGHT)}")
+            raise UsageError(
+                f"{directory} is a checkpoint of another model, it has no {missing[0].removeprefix(WEIGHT)}: write the policy= "
+                "that the run began with, or another out="
+            )
         parameters = dict(self._module.named_parameters())
         moments: dict[torch.Tensor, dict[str, Any]] = {}
         for name, entry in saved.items():

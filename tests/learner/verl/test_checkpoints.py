@@ -6,6 +6,7 @@ Real processes over gloo hold a tiny model by FSDP2 (`tests/learner/ranks.py`).
 import json
 import math
 import os
+import re
 import signal
 import time
 
@@ -137,11 +138,14 @@ def test_checkpoints_of_version_0_1_are_read(policy_dir, tmp_path):
         assert random_state is None
 
 
-def test_what_went_wrong_in_the_background_is_raised_at_the_next_call_on_every_rank(policy_dir, tmp_path):
-    for message, done in ranks.run(2, ranks.on_a_full_disk, policy_dir, tmp_path):
+def test_what_went_wrong_is_one_line_on_every_rank_that_of_the_background_at_the_next_call(policy_dir, tmp_path):
+    for message, done, unread in ranks.run(2, ranks.on_a_full_disk, policy_dir, tmp_path):
         assert message.startswith("a checkpoint could not be written: rank 1: IsADirectoryError: ")
         assert "\n" not in message
         assert not done
+        assert re.fullmatch(
+            r"the checkpoint .*cut cannot be read \(rank \d: .+\): if it is damaged, remove it, .* the one before", unread
+        )
 
 
 @pytest.mark.parametrize("number", [pytest.param(2, marks=pytest.mark.slow), 1])

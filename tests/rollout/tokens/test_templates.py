@@ -2,6 +2,7 @@
 cannot be used is one line with the remedy."""
 
 import json
+import shutil
 import string
 
 import pytest
@@ -135,6 +136,13 @@ def test_files_that_cannot_be_read_are_one_line(tmp_path):
     with pytest.raises(UsageError, match="cannot be read") as error:
         ChatFormat.from_directory(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_a_policy_without_its_tokenizer_is_one_line(tmp_path):
+    for name in ("config.json", "chat_template.jinja", "processor_config.json"):
+        shutil.copy(STARTERS["starter"] / name, tmp_path)
+    with pytest.raises(UsageError, match="there is no tokenizer in"):
+        ChatFormat.from_directory(tmp_path)
 
 
 # Episodes.

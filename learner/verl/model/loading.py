@@ -1,0 +1,61 @@
+"""Says in one line why a policy's weights cannot be loaded, and that some are missing, of which transformers only warns."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import modeling_utils
+
+from envs.errors import ToolwiseError, UsageError
+
+log = logging.getLogger(__name__)
+
+# A machine's failure is none of the policy's; these are RuntimeErrors as well.
+_MACHINE = (torch.OutOfMemoryError, torch.AcceleratorError, torch.distributed.DistError)
+_OF_FILES = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, AssertionError)
+
+
+@contextmanager
+def whole_policy(directory: str) -> Generator[None]:
+    """While a policy is loaded: raise UsageError if its files cannot be read, or do not hold every weight in its shape.
+
+    transformers fills weights that are missing with random numbers, and its exception for others refers to a table in the log.
+    """
+    report = modeling_utils.log_state_dict_report
+
+    def refusing(*arguments: Any, loading_info: Any, **named: Any) -> None:
+        if missing := loading_info.missing_keys:
+            raise UsageError(
+                f"policy={directory} lacks weights that its config.json asks for: {_some(missing)}: fetch or save it again"
+            )
+        if loading_info.mismatched_keys:
+            wrong = [f"{name} is {tuple(found)} and not {tuple(asked)}" for name, found, asked in loading_info.mismatched_keys]
+            raise UsageError(f"policy={directory} has weights of other shapes than its config.json asks for: {_some(wrong)}")
+        report(*arguments, loading_info=loading_info, **named)
+
+    modeling_utils.log_state_dict_report = refusing  # ty: ignore[invalid-assignment]
+    try:
+        yield
+    except (ToolwiseError, *_MACHINE):
+        raise
+    except SafetensorError as error:
+        raise UsageError(
+            f"policy={directory}: one of its *.safetensors is cut or damaged ({error}): fetch or save it again"
+        ) from error
+    except _OF_FILES as error:
+        log.warning("the policy %s could not be loaded", directory, exc_info=True)
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UsageError(f"the learner cannot load policy={directory}: {reason}") from error
+    finally:
+        modeling_utils.log_state_dict_report = report
+
+
+def _some(of: Iterable[str]) -> str:
+    """The first three, and the number of all."""
+    texts = sorted(of)
+    return ", ".join(texts[:3]) + (f", … ({len(texts)} in all)" if len(texts) > 3 else "")

@@ -1,0 +1,65 @@
+"""Policies whose files are damaged, as the learner meets them."""
+
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText, modeling_utils
+
+from envs.errors import UsageError
+from learner.verl.model.loading import whole_policy
+from starter.policies import find_policy
+
+NAME, SHOWN = "model.layers.0.mlp.down_proj.weight", "model.language_model.layers.0.mlp.down_proj.weight"
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Loads a copy of the starter with what a function makes of its weights."""
+
+    def load(change):
+        directory = shutil.copytree(find_policy("starter"), tmp_path / "policy")
+        change(directory / "model.safetensors")
+        with whole_policy(str(directory)):
+            return AutoModelForImageTextToText.from_pretrained(directory)
+
+    return load
+
+
+def with_weights(change):
+    def write(file):
+        weights = load_file(file)
+        change(weights)
+        save_file(weights, file, {"format": "pt"})
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda file: file.write_bytes(file.read_bytes()[:-1000]), "is cut or damaged .*: fetch or save it again"),
+        (lambda file: file.unlink(), "the learner cannot load policy=.*no file named model.safetensors"),
+        (with_weights(lambda weights: weights.pop(NAME)), f"lacks weights that its config.json asks for: {SHOWN}"),
+        (
+            with_weights(lambda weights: weights.update({NAME: weights[NAME][1:].clone()})),
+            f"other shapes than its config.json asks for: {SHOWN} is",
+        ),
+    ],
+)
+def test_a_policy_that_is_not_whole_is_one_line(load, change, expected):
+    before = modeling_utils.log_state_dict_report
+    with pytest.raises(UsageError, match=expected) as raised:
+        load(change)
+    assert "\n" not in str(raised.value)
+    assert modeling_utils.log_state_dict_report is before
+
+
+def test_a_gpu_that_is_full_is_not_the_policys_fault():
+    with pytest.raises(torch.OutOfMemoryError), whole_policy("policy"):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_a_whole_policy_is_loaded(load):
+    assert load(lambda file: None).num_parameters()
