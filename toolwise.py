@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
 from checks import bench, doctor, lint, named
@@ -307,6 +308,10 @@ def main() -> int:
 
     A user's mistake is one line on standard error and status 2; a failing cluster one and status 1; SIGINT and SIGTERM one and 130.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # A terminal that lacks a character is no reason to end a run.
+            stream.reconfigure(errors="replace")
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("help", "-h", "--help"):
         print(USAGE)

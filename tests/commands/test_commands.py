@@ -21,6 +21,12 @@ def test_an_unknown_command_is_answered_with_those_there_are():
     assert_one_line(run("trian"), "trian", "train")
 
 
+def test_a_terminal_that_lacks_a_character_shows_another():
+    result = run("help", PYTHONIOENCODING="ascii")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "?" in result.stdout
+
+
 def test_an_unknown_setting_is_answered_with_the_nearest():
     assert_one_line(run("train", "rl.stepz=3"), "rl.stepz", "rl.steps")
 
