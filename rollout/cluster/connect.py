@@ -23,7 +23,7 @@ _SENT_BYTES = 16 << 10
 
 
 def join(config: RolloutConfig, gpus: float = 0) -> None:
-    """Join the cluster that RAY_ADDRESS names, or start Ray on this machine. Then SIGTERM raises KeyboardInterrupt, as SIGINT.
+    """Join the cluster that RAY_ADDRESS names, or start Ray on this machine. From now on SIGTERM is as SIGINT.
 
     Rollout and learning take turns, so both may use every core of a single machine: Ray may hand out more CPUs than there are.
     verl places its servers by GPUs: if this machine has none, Ray is told of as many as they ask for, and they compute on its CPUs.
@@ -31,6 +31,7 @@ def join(config: RolloutConfig, gpus: float = 0) -> None:
     if it has fewer GPUs than `gpus` and those of the servers together; SandboxUnavailable if the jail's packages are missing;
     InfrastructureError if Ray does not start.
     """
+    _close_on_sigterm()
     if "RAY_ADDRESS" not in os.environ and (config.sandboxes_per_worker or config.sandbox_actors):
         _require_sandbox(config)
     servers = server_gpus(config)
@@ -65,6 +66,8 @@ def join(config: RolloutConfig, gpus: float = 0) -> None:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
+        except SystemExit:  # of the handler that Ray sets before it is up
+            raise KeyboardInterrupt from None
         except Exception as error:  # Ray raises a bare one if its processes take more than half a minute
             reason = " ".join(str(error).split())[:300].rstrip(".")
             if local:
@@ -74,10 +77,14 @@ def join(config: RolloutConfig, gpus: float = 0) -> None:
             raise UsageError(
                 f"no Ray cluster answers at RAY_ADDRESS={os.environ['RAY_ADDRESS']} ({reason}): start it, or unset RAY_ADDRESS"
             ) from error
-        if threading.current_thread() is threading.main_thread():
-            # Ray leaves a handler that prints a stack and dies; a pod that is deleted should close what it holds, as after Ctrl-C.
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
+        _close_on_sigterm()  # Ray leaves a handler that prints a stack and dies
     _require_gpus(gpus + servers, ray.cluster_resources().get("GPU", 0))
+
+
+def _close_on_sigterm() -> None:
+    """A pod that is deleted should close what it holds, as after Ctrl-C."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def server_gpus(config: RolloutConfig) -> int:

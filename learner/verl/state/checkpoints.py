@@ -7,7 +7,9 @@ the Hugging Face layout. A directory here is a local path or any URL that fsspec
 from __future__ import annotations
 
 import gc
+import os
 import pickle
+import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
@@ -29,6 +31,7 @@ from learner.run_files.checkpoints import unreadable
 WEIGHT, MOMENT = "model.", "optimizer."
 """What the names of weights and of the optimizer's tensors begin with in `training/`."""
 
+_FULL_BYTES = 64 << 20
 SLOWEST_RANK = timedelta(hours=4)
 """How long ranks wait for the one that writes slowest; one that died is noticed at once."""
 
@@ -148,20 +151,20 @@ class Checkpointer:
     def _write(self, copied: dict[str, Any], directory: str, done: Callable[[], None]) -> None:
         """In the background: write all shards, then the policy of them, then say that the checkpoint is whole."""
         training = f"{directory}/training"
-        self._together(lambda: dcp.save(copied, storage_writer=_writer(training), process_group=self._group))
+        self._together(directory, lambda: dcp.save(copied, storage_writer=_writer(training), process_group=self._group))
         copied.clear()
         gc.collect()  # torch leaves the copy in a cycle
-        self._together(lambda: self._export(training, f"{directory}/policy", self._rank, self._ranks))
+        self._together(directory, lambda: self._export(training, f"{directory}/policy", self._rank, self._ranks))
         if self._rank == 0:
             done()
 
-    def _together(self, task: Callable[[], Any]) -> None:
-        """Do a task on all ranks. Raises InfrastructureError on each of them if one failed."""
+    def _together(self, directory: str, task: Callable[[], Any]) -> None:
+        """Do a task that writes to `directory` on all ranks. Raises InfrastructureError on each of them if one failed."""
         reason = None
         try:
             task()
         except (Exception, CheckpointException) as error:  # whatever a store raises; torch's is a BaseException
-            reason = _line(error, self._rank)
+            reason = f"{_line(error, self._rank)}{_if_full(directory)}"
         reasons: list[str | None] = [None] * self._ranks
         try:
             dist.all_gather_object(reasons, reason, group=self._group)
@@ -200,6 +203,14 @@ def reader_of(directory: str) -> dcp.FileSystemReader:
 def _writer(directory: str) -> dcp.FileSystemWriter:
     # What is no file of the operating system's cannot be synced: torch would sync all its disks instead.
     return FsspecWriter(directory, sync_files=False) if "://" in directory else dcp.FileSystemWriter(directory)
+
+
+def _if_full(directory: str) -> str:
+    """What to say of the disk if nearly nothing is left of it: of that, torch's writer says that a position is not right."""
+    if "://" in directory or not os.path.isdir(directory):
+        return ""
+    free = shutil.disk_usage(directory).free
+    return f" (the disk of {directory} is full: {free / 1e6:.1f} MB are left)" if free < _FULL_BYTES else ""
 
 
 def _line(error: BaseException, rank: int) -> str:

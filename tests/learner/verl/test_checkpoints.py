@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import time
+from types import SimpleNamespace
 
 import checkpoint_ranks as ranks
 import pytest
@@ -20,7 +21,7 @@ from transformers.core_model_loading import Chunk, WeightConverter
 
 from benchmarks.learning.checkpoint_peak import peaks
 from learner.run_files.checkpoints import Checkpoints
-from learner.verl.state import policy_files
+from learner.verl.state import checkpoints, policy_files
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +147,12 @@ def test_what_went_wrong_is_one_line_on_every_rank_that_of_the_background_at_the
         assert re.fullmatch(
             r"the checkpoint .*cut cannot be read \(rank \d: .+\): if it is damaged, remove it, .* the one before", unread
         )
+
+
+def test_a_full_disk_is_named_of_which_torch_says_nothing(tmp_path, monkeypatch):
+    assert checkpoints._if_full(str(tmp_path / "gone")) == checkpoints._if_full("s3://bucket") == ""
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=5e6))
+    assert f"the disk of {tmp_path} is full: 5.0 MB are left" in checkpoints._if_full(str(tmp_path))
 
 
 @pytest.mark.parametrize("number", [pytest.param(2, marks=pytest.mark.slow), 1])

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -21,6 +22,14 @@ def test_a_driver_that_gets_sigterm_can_close_what_it_holds(cluster):
     with pytest.raises(KeyboardInterrupt):
         ray.get(never, timeout=20)
     ray.cancel(never, force=True)
+
+
+def test_sigterm_while_ray_starts_is_an_interruption(monkeypatch):
+    """Ray sets a handler of its own at the beginning of its start, which exits without a word."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **settings: sys.exit(signal.SIGTERM))
+    with pytest.raises(KeyboardInterrupt):
+        join(RolloutConfig(sandboxes_per_worker=0))
 
 
 def test_workers_have_the_priority_of_the_command_that_started_them(cluster):
