@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from errno import EDQUOT, ENOSPC
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
@@ -334,11 +335,19 @@ def main() -> int:
     except InfrastructureError as error:
         print(f"toolwise {arguments[0]}: infrastructure failed: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        if error.errno not in (ENOSPC, EDQUOT):
+            raise
+        what = f"{error.filename} could not be written" if error.filename else "a file could not be written"
+        print(f"toolwise {arguments[0]}: infrastructure failed: the disk is full: {what}{_going_on(command)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
-        resumable = (train, cold_start, collect, synthesize, evaluate, curate)
-        go_on = "; resume=true goes on with it" if command in resumable else ""
-        print(f"toolwise {arguments[0]}: interrupted{go_on}", file=sys.stderr)
+        print(f"toolwise {arguments[0]}: interrupted{_going_on(command)}", file=sys.stderr)
         return 130
+
+
+def _going_on(command: Callable[[list[str]], int]) -> str:
+    return "; resume=true goes on with it" if command in (train, cold_start, collect, synthesize, evaluate, curate) else ""
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 Of each way to end one test starts the real command; the others call the same `main` in this process."""
 
+import errno
 import json
 import os
 import subprocess
@@ -37,6 +38,20 @@ def test_a_value_of_the_wrong_kind_names_its_setting():
 
 def test_an_unknown_experiment_is_answered_with_those_there_are():
     assert_one_line(run_here("train", "experiment=dmeo"), "dmeo", "demo")
+
+
+@pytest.mark.parametrize(("command", "going_on"), [("collect", "; resume=true goes on with it"), ("report", "")])
+def test_a_full_disk_is_one_line_with_what_could_not_be_written(monkeypatch, command, going_on):
+    def fill(overrides):
+        raise OSError(errno.ENOSPC, "No space left on device", "/data/run/x.jsonl")
+
+    monkeypatch.setattr(toolwise, command, fill)
+    monkeypatch.setitem(toolwise.COMMANDS, command, fill)
+    result = run_here(command)
+    assert result.returncode == 1
+    assert result.stderr == (
+        f"toolwise {command}: infrastructure failed: the disk is full: /data/run/x.jsonl could not be written{going_on}\n"
+    )
 
 
 def test_a_missing_model_directory_is_named(tmp_path):
