@@ -99,6 +99,9 @@ def start_trainer(config: Experiment, policy_dir: str) -> Trainer:
     from transformers import AutoConfig, AutoTokenizer
 
     from rollout.tokens.chat_format import banned_token_ids
+    from rollout.tokens.policy_files import require_vocabulary
 
-    banned = banned_token_ids(AutoTokenizer.from_pretrained(policy_dir), AutoConfig.from_pretrained(policy_dir))
+    tokenizer = AutoTokenizer.from_pretrained(policy_dir)
+    require_vocabulary(tokenizer, policy_dir)
+    banned = banned_token_ids(tokenizer, AutoConfig.from_pretrained(policy_dir))
     return find_trainer(config.learner.kind)(policy_dir, config.learner, seed=config.seed, banned_token_ids=banned)

@@ -20,6 +20,7 @@ from envs.protocols.tags import THOUGHTS_BEGIN, THOUGHTS_END
 from envs.runtime.garbage import importing
 from rollout.tokens.image_layout import image_layout
 from rollout.tokens.images import EncodedImage
+from rollout.tokens.policy_files import require_vocabulary
 
 Piece = int | str
 """A part of a prompt: the id of a special token, or plain text."""
@@ -116,9 +117,7 @@ class ChatFormat:
                 processor = AutoProcessor.from_pretrained(str(directory))
         except Exception as error:  # whatever a library finds wrong with somebody's files
             raise UsageError(f"the tokenizer or processor in {directory} cannot be read: {_line(error)}") from error
-        tokenizer = getattr(processor, "tokenizer", processor)
-        if len(tokenizer) <= len(tokenizer.added_tokens_decoder):  # what transformers makes of no file at all
-            raise UsageError(f"there is no tokenizer in {directory}: copy the tokenizer.json of the model into it")
+        require_vocabulary(getattr(processor, "tokenizer", processor), directory)
         return cls(processor)
 
     def _check(self) -> None:

@@ -29,6 +29,12 @@ class AddedToken:
     special: bool
 
 
+def require_vocabulary(tokenizer: Any, directory: str | Path) -> None:
+    """Raise UsageError if a tokenizer of transformers has special tokens alone: that is what it makes of no file at all."""
+    if len(tokenizer) <= len(tokenizer.added_tokens_decoder):
+        raise UsageError(f"there is no tokenizer in {directory}: copy the tokenizer.json of the model into it")
+
+
 class PolicyFiles:
     """What `ChatFormat` asks of a tokenizer, under the names that transformers gives it.
 
