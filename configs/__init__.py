@@ -24,6 +24,8 @@ from envs.errors import UsageError
 DIRECTORY = Path(__file__).parent
 CHOICES = ("experiment", "topology")
 """Groups of files of settings, of which a command may name one each."""
+OWN_SUFFIXES = (".yaml", ".yml")
+"""How the name of a choice ends that is a file of the user's own."""
 RETIRED = (
     ("learner", "attention"),
     ("learner", "banned_token_ids"),
@@ -37,19 +39,48 @@ RETIRED = (
 def compose[T](name: str, schema: type[T], overrides: Sequence[str]) -> T:
     """The settings of command `name` as an instance of its dataclass. Raises UsageError if an override is wrong."""
     given = _read(schema, overrides)
-    chosen = tuple(text for text in overrides if text.partition("=")[0] in CHOICES)
+    chosen = tuple(_choice(schema, *text.split("=", 1)) for text in overrides if text.partition("=")[0] in CHOICES)
     return _instance(deepcopy(_chosen(name, schema, chosen)), schema, given)
 
 
+def _choice(schema: type, group: str, name: str) -> tuple[str, str, str | None]:
+    """Group and name of a choice, and the text of the file if it is one of the user's own. Raises UsageError if that is wrong."""
+    if not name.endswith(OWN_SUFFIXES):
+        return group, name, None
+    path = Path(name).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8")
+        settings = OmegaConf.create(text)
+    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+        raise UsageError(f"{group}={name}: {' '.join(str(error).split())}") from error
+    if not isinstance(settings, DictConfig):
+        raise UsageError(f"{group}={name}: write a setting a line, as in seed: 1")
+    settings.pop("defaults", None)
+    try:
+        _check(_structured(schema), [f"+{path}=" for path in _paths(settings)])
+    except UsageError as error:
+        raise UsageError(f"{group}={name}: {error}") from None
+    return group, name, text
+
+
 @cache
-def _chosen(name: str, schema: type, chosen: tuple[str, ...]) -> DictConfig:
+def _chosen(command: str, schema: type, chosen: tuple[tuple[str, str, str | None], ...]) -> DictConfig:
     """The settings of a command with those of the files that are `chosen`, to be copied and not changed: Hydra takes its time."""
-    ConfigStore.instance().store(name="schema", node=schema)
+    store = ConfigStore.instance()
+    store.store(name="schema", node=schema)
+    for group, _, text in chosen:
+        if text is not None:
+            store.store(group=group, name="own", node=OmegaConf.create(text), package="_global_")
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(DIRECTORY)):
-            return hydra_compose(config_name=name, overrides=list(chosen))
+            return hydra_compose(
+                config_name=command, overrides=[f"{group}={name if text is None else 'own'}" for group, name, text in chosen]
+            )
     except (HydraException, OmegaConfBaseException) as error:
-        raise UsageError(_line(error)) from error
+        line = _line(error)
+        for group, name, _ in chosen:
+            line = line.replace(f"'{group}/own'", name)
+        raise UsageError(line) from error
 
 
 def compose_again[T](saved: Path, schema: type[T], overrides: Sequence[str], of_run: Mapping[str, Any] | None = None) -> T:
@@ -141,8 +172,8 @@ def _check(schema: DictConfig, overrides: Sequence[str]) -> None:
             hint = f", as in run={override}" if "run" in known and "/" in override else ""
             raise UsageError(f"cannot read {override!r}: write key=value{hint}")
         if key in CHOICES:
-            if value not in choices(key):
-                raise UsageError(f"there is no {key} {value!r}: write one of {', '.join(choices(key))}")
+            if value not in choices(key) and not value.endswith(OWN_SUFFIXES):
+                raise UsageError(f"there is no {key} {value!r}: write one of {', '.join(choices(key))}, or your own FILE.yaml")
         elif free and key == bare and bare not in known:
             raise UsageError(f"{key} has no default to override: write +{override}")
         elif not free and bare not in known:
@@ -165,7 +196,8 @@ def _paths(node: Any, prefix: str = "") -> list[str]:
     for key in node:
         path = f"{prefix}{key}"
         paths.append(path)
-        if OmegaConf.is_dict(node) and not OmegaConf.is_missing(node, key) and OmegaConf.is_dict(node[key]):
+        known = OmegaConf.is_dict(node) and not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key)
+        if known and OmegaConf.is_dict(node[key]):
             paths += _paths(node[key], f"{path}.")
     return paths
 

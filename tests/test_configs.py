@@ -5,6 +5,7 @@ import math
 import os
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,35 @@ def test_a_run_of_an_earlier_version_is_gone_on_with(tmp_path):
 
 def test_the_command_line_outranks_the_experiment():
     assert compose("train", Experiment, ["experiment=study", "evaluation.episodes=7"]).evaluation.episodes == 7
+
+
+def test_an_experiment_may_be_a_file_of_ones_own(tmp_path):
+    own = tmp_path / "mine.yaml"
+    own.write_text("defaults: [dapo]\nrl: {steps: 7, learning_rate: 2e-6}\noptions: {protocol: hermes}\nout: x_${seed}\n")
+    config = compose("train", Experiment, [f"experiment={own}", "rl.steps=8"])
+    dapo = compose("train", Experiment, ["experiment=dapo"])
+    assert (config.rl.steps, config.rl.learning_rate, config.options["protocol"]) == (8, 2e-6, "hermes")
+    assert config.learner == dapo.learner != Experiment().learner
+    own.write_text("seed: 5\n")  # read anew, as in a notebook
+    assert compose("train", Experiment, [f"experiment={own}"]) == replace(Experiment(), seed=5)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("rl: {stepz: 1}", "experiment=.*mine.yaml: unknown setting 'rl.stepz': did you mean rl.steps"),
+        ("rl: {steps: many}", "rl.steps: In .*mine.yaml: .*'many'"),
+        ("rl: [", "experiment=.*mine.yaml: while parsing"),
+        ("- rl", "experiment=.*mine.yaml: write a setting a line"),
+        (None, "experiment=.*mine.yaml: .*No such file"),
+    ],
+)
+def test_a_wrong_file_of_ones_own_is_named(tmp_path, text, said):
+    own = tmp_path / "mine.yaml"
+    if text is not None:
+        own.write_text(text)
+    with pytest.raises(UsageError, match=said):
+        compose("train", Experiment, [f"experiment={own}"])
 
 
 def test_the_limits_of_a_session_are_settings():
