@@ -40,10 +40,14 @@ def train(overrides: Sequence[str], name: str = "train") -> int:
 
     console.print(table(records))
     wrote = f"{path}/: report.html, evaluation.json, metrics.jsonl, trajectories/, checkpoints/, wandb/"
-    trained = [record.policy for record in records if record.label in ("cold_start", "rl")]
-    tasks = "" if config.tasks == EvaluateConfig.tasks else f"tasks={config.tasks} +options.split=test "
-    tasks += options_text({name: value for name, value in config.options.items() if name != "split"})
-    more = f"evaluate policy={trained[-1] if trained else config.policy} {tasks}out={path}/more"
+    if any(record.label in ("cold_start", "rl") for record in records) and "://" not in (config.checkpoint.dir or ""):
+        # As the run measured it: on the tasks of the test split, with its prompt, budgets and types of numbers.
+        more = f"evaluate run={shlex.quote(config.out)} out={shlex.quote(f'{path}/more')}"
+    else:
+        tasks = "" if config.tasks == EvaluateConfig.tasks else f"tasks={shlex.quote(config.tasks)} "
+        tasks += options_text({name: value for name, value in config.options.items() if name != "split"})
+        tasks += options_text({name: value for name, value in config.task_options.test.items() if value is not None})
+        more = f"evaluate policy={records[-1].policy if records else config.policy} {tasks}out={path}/more"
     done(wrote, f"view {shlex.quote(config.out)}", more)
     return _status(records)
 

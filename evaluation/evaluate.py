@@ -132,31 +132,30 @@ def plan(config: EvaluateConfig, tools: Sequence[str]) -> list[Party]:
     """Who is seen in which settings, the policy that is judged first. Raises UsageError if settings contradict each other."""
     ablation = _ablation(config.ablate)
     label = config.label or config.policy
-    if not config.referee and not config.med:
-        for name in ("harness", "harness_model", "run", "checkpoints"):
-            if getattr(config, name):
-                also = "" if name.startswith("harness") else ", or med=true"
-                raise UsageError(f"{name}={getattr(config, name)}: write referee=true as well{also}")
-        hidden = {Ablation.none: [FULL], Ablation.tools: [*without_tools([], tools)], Ablation.outputs: [FULL, "blank", "swapped"]}
-        return [Party(label, config.policy, tuple(hidden[ablation]), main=True, model=config.policy_model)]
-    if ablation is not Ablation.none:
-        raise UsageError(f"ablate={config.ablate}: run it by itself, without referee=true or med=true")
-    if config.med and not config.run:
-        raise UsageError("med=true compares the checkpoints of a run: write run=DIR as well")
-    if config.harness and not config.referee:
-        raise UsageError(f"harness={config.harness}: write referee=true as well")
     if config.checkpoints and not config.run:
         raise UsageError(f"checkpoints={config.checkpoints}: they are those of a run: write run=DIR as well")
     if twice := [name for name in config.checkpoints if config.checkpoints.count(name) > 1]:
         raise UsageError(f"checkpoints names {twice[0]} twice: write each once")
     policies = run_policies(config.run, config.checkpoints) if config.run else {label: config.policy}
     main = [*policies][-1]
-    if config.med and len(policies) == 1:
-        raise UsageError(f"med=true compares checkpoints, and {main} is one alone: write checkpoints=[{BASE},{main}]")
     if config.run and config.policy not in (EvaluateConfig.policy, policies[main]):
         raise UsageError(f"policy={config.policy} and run={config.run}: write one of them, or choose with checkpoints=[…]")
     if config.run and config.label not in (None, main):
         raise UsageError(f"label={config.label}: with run=, records are named after its checkpoints: leave it out")
+    if not config.referee and not config.med:
+        for name in ("harness", "harness_model"):
+            if getattr(config, name):
+                raise UsageError(f"{name}={getattr(config, name)}: write referee=true as well")
+        hidden = {Ablation.none: [FULL], Ablation.tools: [*without_tools([], tools)], Ablation.outputs: [FULL, "blank", "swapped"]}
+        return [Party(main, policies[main], tuple(hidden[ablation]), main=True, model=config.policy_model)]
+    if ablation is not Ablation.none:
+        raise UsageError(f"ablate={config.ablate}: run it by itself, without referee=true or med=true")
+    if config.med and not config.run:
+        raise UsageError("med=true compares the checkpoints of a run: write run=DIR as well")
+    if config.harness and not config.referee:
+        raise UsageError(f"harness={config.harness}: write referee=true as well")
+    if config.med and len(policies) == 1:
+        raise UsageError(f"med=true compares checkpoints, and {main} is one alone: write checkpoints=[{BASE},{main}]")
     settings = VARIANTS if config.referee else PAIR
     parties = [Party(main, policies[main], settings, main=True, checkpoint=config.med, model=config.policy_model)]
     if config.med:

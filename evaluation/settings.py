@@ -38,8 +38,8 @@ class EvaluateConfig(CollectConfig):
     """The name by which the endpoint of `harness` knows its model."""
 
     run: str = ""
-    """With `referee` or `med`: the directory of a training run, whose last checkpoint takes the place of `policy`. Its tasks and
-    its `rollout` settings are taken over, unless others are written."""
+    """The directory of a training run, whose last checkpoint takes the place of `policy`. Its tasks and its `rollout` settings
+    are taken over, unless others are written."""
 
     med: bool = False
     """With `run`: its checkpoints on the same tasks with and without tools: what each gained intrinsically, by tools, and by harm

@@ -141,7 +141,8 @@ def resolve(tasks: str, options: dict[str, Any] | None = None) -> tuple[str, dic
     if tasks.startswith("bench:"):
         raise UsageError(f"tasks={tasks} is for `toolwise evaluate`, where a benchmark is fixed by name: write its file as tasks=")
     if is_dataset(tasks):
-        options = {"path": str(Path(tasks).absolute())} | options
+        # A split may have a file of its own. Workers on other nodes have other working directories.
+        options["path"] = str(Path(options.get("path", tasks)).absolute())
         data = questions_of(DATASET, options)
         judged = 0 if data is None else data.judged
         if judged and options.get("judge") is None:

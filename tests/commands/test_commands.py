@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from command_line import ROOT, TOOLWISE, assert_one_line, run, run_here
@@ -71,6 +72,20 @@ def test_the_next_command_can_be_called_from_where_the_user_is(tmp_path, monkeyp
     assert program() == "toolwise"
     monkeypatch.chdir(ROOT)
     assert program() == ".venv/bin/toolwise"
+
+
+def test_the_command_after_a_run_measures_as_the_run_did(tmp_path, monkeypatch, capsys):
+    """With its prompt, budgets and tasks: those of `train.jsonl` were learned from. Checkpoints at a URL are named."""
+    record = SimpleNamespace(label="rl", policy="s3://b/step_2/policy")
+    monkeypatch.setattr("learner.run.run", lambda config, **_: (tmp_path, [record]))
+    monkeypatch.setattr("evaluation.report.table", lambda records: "")
+    monkeypatch.setattr(toolwise, "_status", lambda records: 0)
+    given = [f"out={tmp_path}", "tasks=train.jsonl", "task_options.test={path: test.jsonl, split: null}", "+options.max_turns=3"]
+    assert toolwise.train(given) == 0
+    assert f"toolwise evaluate run={tmp_path} out={tmp_path}/more\n" in capsys.readouterr().out
+    assert toolwise.train([*given, "checkpoint.dir=s3://b"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "policy=s3://b/step_2/policy tasks=train.jsonl +options.max_turns=3 +options.path=test.jsonl out=" in said
 
 
 def test_a_row_without_an_answer_is_named(tmp_path):

@@ -326,6 +326,10 @@ def test_a_runs_tasks_and_rollout_are_those_of_its_evaluation(tmp_path):
     assert (config.rollout.workers, config.rollout.episode.max_tokens) == (1, 999)
     assert (config.out, config.episodes) == ("x", 400)
     assert judged_policy(config).policy.endswith("step_1/policy")
+    alone = evaluation_settings([f"run={tmp_path}"])
+    (party,) = plan(alone, ["code"])
+    assert (party.label, party.policy, party.variants) == ("step_1", judged_policy(config).policy, (FULL,))
+    assert alone.options == config.options
     with pytest.raises(UsageError, match="named after its checkpoints"):
         judged_policy(evaluation_settings([f"run={tmp_path}", "referee=true", "label=mine"]))
     with pytest.raises(UsageError, match="that is no checkpoint"):
@@ -358,7 +362,6 @@ def test_a_resumed_evaluation_of_a_run_goes_on_with_its_checkpoints(tmp_path):
     ("settings", "said"),
     [
         ({"med": True}, "write run=DIR"),
-        ({"run": "runs/x"}, "referee=true as well, or med=true"),
         ({"harness": "starter"}, "write referee=true"),
         ({"referee": True, "ablate": "tools"}, "run it by itself"),
         ({"med": True, "run": "nowhere"}, "there is no config.yaml"),

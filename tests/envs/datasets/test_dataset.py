@@ -64,6 +64,7 @@ def test_a_file_that_cannot_be_used_is_refused(tmp_path, name, complaint):
 def test_tasks_may_be_a_file_or_an_environment(tmp_path):
     path = write(tmp_path / "q.jsonl", {"question": "Q", "answer": "A"})
     assert resolve(str(path)) == ("toolwise/Dataset-v0", {"path": str(path)})
+    assert resolve("train.jsonl", {"path": str(path)})[1] == {"path": str(path)}, "a split has a file of its own"
     assert resolve("toolwise/Microworld-v0", {"split": "test"}) == ("toolwise/Microworld-v0", {"split": "test"})
 
 
