@@ -39,7 +39,8 @@ def train(overrides: Sequence[str], name: str = "train") -> int:
     from evaluation.settings import EvaluateConfig
 
     console.print(table(records))
-    wrote = f"{path}/: report.html, evaluation.json, metrics.jsonl, trajectories/, checkpoints/, wandb/"
+    names = ("report.html", "evaluation.json", "metrics.jsonl", "trajectories/", "checkpoints/", "wandb/")
+    wrote = f"{path}/: {', '.join(name for name in names if Path(path, name).exists())}"
     if any(record.label in ("cold_start", "rl") for record in records) and "://" not in (config.checkpoint.dir or ""):
         # As the run measured it: on the tasks of the test split, with its prompt, budgets and types of numbers.
         more = f"evaluate run={shlex.quote(config.out)} out={shlex.quote(f'{path}/more')}"

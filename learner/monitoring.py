@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from enum import StrEnum
 
 from envs.errors import UsageError
+
+_MODES = ("online", "offline", "disabled")
 
 
 @dataclass
 class TrackingConfig:
     """Weights & Biases."""
 
-    project: str = "toolwise"
-    """Project of the run."""
+    project: str | None = None
+    """Project of the run; null: WANDB_PROJECT, else toolwise."""
 
     mode: str | None = None
-    """online, offline or disabled; null: online if WANDB_API_KEY is set, else offline."""
+    """online, offline or disabled; null: WANDB_MODE, else online if WANDB_API_KEY is set, else offline."""
 
     table_every: int | None = 10
     """Steps of RL between two tables of episodes, with their pictures, and the histograms of all of them, in W&B; null for none."""
@@ -30,10 +33,18 @@ class TrackingConfig:
     finish_s: float = 60.0
     """How long the end of a run waits for W&B, in seconds."""
 
+    @property
+    def chosen_mode(self) -> str:
+        """The mode that the setting, or else the environment, asks for."""
+        asked = self.mode or os.environ.get("WANDB_MODE")
+        return asked or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+
     def check(self) -> None:
         """Raise UsageError if a value makes no sense."""
-        if self.mode not in (None, "online", "offline", "disabled"):
+        if self.mode not in (None, *_MODES):
             raise UsageError(f"tracking.mode={self.mode}: write online, offline, disabled or null")
+        if self.chosen_mode not in _MODES:
+            raise UsageError(f"WANDB_MODE={self.chosen_mode} is none of {', '.join(_MODES)}: change it, or write tracking.mode=")
         for name, value in (("table_every", self.table_every), ("table_episodes", self.table_episodes)):
             if value is not None and value < 1:
                 raise UsageError(f"tracking.{name}={value}: write 1 or more, or tracking.table_every=null for no table")

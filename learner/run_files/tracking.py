@@ -50,7 +50,7 @@ class Tracker:
         self.path = out / "metrics.jsonl"
         """The file of the lines."""
         self._question = Questions(policy_dir)
-        self._wandb = None if config.mode == "disabled" else WandbRun(out, config, settings, run_id)
+        self._wandb = None if config.chosen_mode == "disabled" else WandbRun(out, config, settings, run_id)
 
     def log(
         self,

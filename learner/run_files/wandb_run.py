@@ -118,7 +118,7 @@ class WandbRun:
     def _open(self) -> wandb.Run:
         # The pictures of a table wait here until they are sent; W&B's default is below the home directory.
         os.environ["WANDB_DATA_DIR"] = _DATA_DIR or str(self._out / "wandb")
-        mode = self._config.mode or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+        mode = self._config.chosen_mode
         try:
             if mode == "online":
                 self._knock()
@@ -147,9 +147,10 @@ class WandbRun:
             raise OSError(f"{url} does not answer: {error}") from error
 
     def _init(self, mode: Any) -> wandb.Run:
+        # What is an argument here outranks W&B's variables, of which it reads all others (WANDB_ENTITY, WANDB_TAGS, …) by itself.
         return wandb.init(
-            project=self._config.project,
-            name=self._out.name,
+            project=self._config.project or os.environ.get("WANDB_PROJECT") or "toolwise",
+            name=os.environ.get("WANDB_NAME") or self._out.name,
             dir=self._out,
             config=self._settings,
             mode=mode,

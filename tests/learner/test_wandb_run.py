@@ -8,8 +8,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
+from envs.errors import UsageError
 from learner.experiment import TrackingConfig
 from learner.run_files.episode_table import COLUMNS, episode_rows
 from learner.run_files.tracking import Tracker
@@ -54,6 +56,34 @@ def test_a_table_has_the_rewards_that_are_learned_from_and_says_what_it_cuts(tmp
     shown = dict(zip(columns, row, strict=True))
     assert (shown["reward"], shown["reward_parts"]) == (0.7, "accuracy 1, cost 0.5")
     assert shown["question"] == "Q" * 8000 + "… (1,000 more characters)"
+
+
+def test_variables_of_wandb_count_where_nothing_is_set(tmp_path, monkeypatch):
+    opened = []
+
+    class Seen(WandbRun):
+        def _open(self):
+            opened.append(super()._open())
+            return opened[-1]
+
+    for name, value in {
+        "MODE": "offline",
+        "API_KEY": "a" * 40,
+        "PROJECT": "theirs",
+        "NAME": "night",
+        "ENTITY": "lab",
+        "TAGS": "x,y",
+    }.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    Seen(tmp_path, TrackingConfig(), {}, "some3").finish()
+    (run,) = opened
+    assert (run.project, run.name, run.entity, run.tags, run.offline) == ("theirs", "night", "lab", ("x", "y"), True)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    Tracker(tmp_path / "off", TrackingConfig(), {}, "some4").finish()
+    assert not (tmp_path / "off").exists()
+    monkeypatch.setenv("WANDB_MODE", "dryrun")
+    with pytest.raises(UsageError, match="WANDB_MODE=dryrun is none of online"):
+        TrackingConfig().check()
 
 
 def test_a_server_that_never_answers_costs_a_line_and_the_run_is_kept_offline(
