@@ -36,6 +36,11 @@ class Environment(Protocol):
         """Take one action: observation, reward, terminated, truncated, info."""
         ...
 
+    async def give_up(self) -> tuple[float, dict[str, Any]]:
+        """End the episode without an answer: the reward for that, and what belongs into the last `info`. Gymnasium knows no such
+        end: only a `ToolEnv` is asked, of others it is 0."""
+        ...
+
     async def close(self) -> None:
         """Give back what the environment holds."""
         ...
@@ -121,6 +126,12 @@ class _Coroutines:
     async def step(self, action: str) -> Step:
         return await self._env.step_async(action)
 
+    async def give_up(self) -> tuple[float, dict[str, Any]]:
+        if not isinstance(self._env, ToolEnv):
+            return 0.0, {}
+        _, reward, _, _, info = await self._env.finish()
+        return reward, {name: info[name] for name in ("answer", "reward_parts")}
+
     async def close(self) -> None:
         await self._env.close_async()
 
@@ -139,6 +150,9 @@ class _Blocking:
     async def step(self, action: str) -> Step:
         observation, reward, terminated, truncated, info = await self._threads.run(self._env.step, action)
         return _observation(observation), float(reward), bool(terminated), bool(truncated), info
+
+    async def give_up(self) -> tuple[float, dict[str, Any]]:
+        return 0.0, {}
 
     async def close(self) -> None:
         await self._threads.run(self._env.close)

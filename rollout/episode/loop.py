@@ -154,6 +154,7 @@ class _Run:
         self._reset_info: dict[str, Any] = {}
         self._last_info: dict[str, Any] = {}
         self._reward = 0.0
+        self._ended = False
         self.asked = False
         """Whether the policy has been asked for a turn."""
 
@@ -164,6 +165,15 @@ class _Run:
 
     async def play(self) -> StopReason:
         """Reset, then turn after turn until somebody ends it."""
+        stop = await self._play()
+        if stop in (StopReason.TURN_LIMIT, StopReason.TOKEN_LIMIT) and not self._ended:
+            # A budget of ours is spent, of which the environment knows nothing: its reward counts as if the budget were its own.
+            reward, info = await self._env.give_up()
+            self._reward += reward
+            self._last_info = self._last_info | info
+        return stop
+
+    async def _play(self) -> StopReason:
         observation, self._reset_info = await self._reset()
         actor, transcript = self._begin()
         messages = await self._encode(observation, self._reset_info)
@@ -220,6 +230,7 @@ class _Run:
         observation, reward, terminated, truncated, info = await self._env.step(actor.opening + action)
         self._reward += reward
         self._last_info = info
+        self._ended = terminated or truncated
         calls = _calls(info)
         for call in calls:
             if call.status == ToolStatus.FAILURE:

@@ -188,6 +188,22 @@ async def test_turn_and_token_limits(chat):
     assert len(episode.trajectory.token_ids) <= 80
 
 
+@pytest.mark.parametrize("limits", [{"max_turns": 2}, {"max_tokens": 150}, {}])
+async def test_whoever_ends_an_episode_it_has_the_reward_of_its_environment(chat, limits):
+    """A budget of tokens or turns is the rollout's, another one of turns the environment's: a cost is paid in either case."""
+    options = {
+        "reward": [{"accuracy": 1.0}, {lambda outcome: -0.1 * outcome.turns: 1.0}],
+        "tools": [],
+        "max_turns": 99 if limits else 2,
+    }
+    asked = spec("toolwise/Reasoning-v0", **options)
+    trajectory = (await run(asked, ScriptedPolicy(chat, lambda turn: "no answer"), chat, **limits)).trajectory
+    assert trajectory.stop_reason is (StopReason.TOKEN_LIMIT if "max_tokens" in limits else StopReason.TURN_LIMIT)
+    cost = -0.1 * len(trajectory.turns)
+    assert trajectory.reward_parts == pytest.approx({"accuracy": 0.0, "<lambda>": cost})
+    assert (trajectory.reward, trajectory.answer) == (pytest.approx(cost), None)
+
+
 async def test_an_action_cut_off_by_length_is_acted_on_and_goes_on(chat):
     policy = ScriptedPolicy(chat, lambda turn: "long text", end=False)
     episode = await run(spec(turns=1), policy, chat, max_action_tokens=4)
