@@ -74,8 +74,11 @@ def join(config: RolloutConfig, gpus: float = 0) -> None:
                 raise InfrastructureError(
                     f"Ray did not start on this machine ({reason}): if it is busy, run the command again when it has less to do"
                 ) from error
+            # `ray start` asks for a token by default, and to who has none it looks as if nobody were there.
+            token = "" if "RAY_AUTH_MODE" in os.environ else "; of one that asks for a token, RAY_AUTH_MODE=token"
             raise UsageError(
-                f"no Ray cluster answers at RAY_ADDRESS={os.environ['RAY_ADDRESS']} ({reason}): start it, or unset RAY_ADDRESS"
+                f"no Ray cluster answers at RAY_ADDRESS={os.environ['RAY_ADDRESS']} ({reason}): start it, or unset "
+                f"RAY_ADDRESS{token}"
             ) from error
         _close_on_sigterm()  # Ray leaves a handler that prints a stack and dies
     _require_gpus(gpus + servers, ray.cluster_resources().get("GPU", 0))

@@ -104,7 +104,7 @@ def test_more_gpus_than_there_are_is_refused(tmp_path):
 
 def test_a_cluster_that_does_not_answer_is_named(tmp_path):
     result = run("collect", "policy=random", f"out={tmp_path}/run", RAY_ADDRESS="127.0.0.1:1")
-    assert_one_line(result, "RAY_ADDRESS=127.0.0.1:1", "unset RAY_ADDRESS")
+    assert_one_line(result, "RAY_ADDRESS=127.0.0.1:1", "unset RAY_ADDRESS", "RAY_AUTH_MODE=token")
 
 
 def test_a_run_is_not_overwritten(tmp_path):
