@@ -29,6 +29,7 @@ from transformers import AutoConfig, AutoTokenizer
 from vllm import EngineArgs, ModelRegistry
 from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.platforms import current_platform
+from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.llm_engine import LLMEngine
 
 from envs.errors import UsageError
@@ -139,7 +140,7 @@ def build_engine(config: EngineConfig) -> LLMEngine:
     )
     preload, set_num_threads = os.environ.get("LD_PRELOAD"), torch.set_num_threads
     try:
-        settings = arguments.create_engine_config()
+        settings = arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
         with settings_at_hand(settings):
             engine = LLMEngine.from_vllm_config(settings, disable_log_stats=True)
         if on_cpu and has_state(config.policy):
@@ -155,8 +156,9 @@ def build_engine(config: EngineConfig) -> LLMEngine:
 
 
 def settings_at_hand(settings: VllmConfig) -> contextlib.AbstractContextManager[None]:
-    """For what computes with an engine on a CPU: vLLM's experts in float32 ask for the settings while they do."""
-    return set_current_vllm_config(settings) if current_platform.is_cpu() else contextlib.nullcontext()
+    """For what computes with an engine: on a CPU vLLM's experts in float32 ask for the settings while they do."""
+    asked_for = current_platform.is_cpu() and getattr(settings.model_config.hf_text_config, "num_experts", 0)
+    return set_current_vllm_config(settings) if asked_for else contextlib.nullcontext()
 
 
 def _import_here(architectures: Iterable[str]) -> None:
