@@ -117,4 +117,4 @@ def in_batches(compute: Callable[..., torch.Tensor], tensors: Sequence[torch.Ten
         compute(*(tensor.unflatten(0, shape) for tensor in of_batch)).flatten(0, 1)
         for shape, *of_batch in zip(batches.shapes, *split, strict=True)
     ]
-    return _Return.apply(torch.cat(parts), batches)
+    return _Return.apply(torch.cat(parts) if parts else tensors[0], batches)
