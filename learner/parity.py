@@ -20,10 +20,12 @@ from envs.pictures import decode
 from learner.batch import Batch, Example
 from learner.experiment import Experiment
 from learner.run import start_trainer
+from learner.tolerance import TOLERANCES, arithmetic
 from learner.trainer import Trainer
 from rollout.cluster.connect import join, server_gpus
 from rollout.cluster.fleet import Fleet
 from rollout.config import RolloutConfig
+from rollout.engines.registry import weights_dtype
 from rollout.sequences import Sequences
 from rollout.specs import group_specs
 from rollout.tokens.chat_format import ChatFormat
@@ -35,20 +37,6 @@ ACTION_TOKENS = 32
 _TURNS = 3
 _SIZES = ((140, 196), (196, 140), (168, 168), (112, 224))
 _REPLACEMENTS = 2  # the set of pictures that the sampler is never shown
-
-
-@dataclass(frozen=True, slots=True)
-class Tolerance:
-    """How far sampler and learner may be apart, in nats: on average over tokens, and at any one. `moves` is the least that a
-    policy that sees moves by when its pictures are replaced."""
-
-    mean: float
-    largest: float
-    moves: float
-
-
-TOLERANCES = {"float32": Tolerance(1e-4, 1e-3, 1e-3), "16 bits": Tolerance(3e-2, math.inf, 3e-2)}
-"""By the coarser of the two sides' arithmetic. In 16 bits single tokens may be far apart, however right both sides are."""
 
 
 class Probe(gymnasium.Env):
@@ -116,10 +104,7 @@ class Parity:
         """What is wrong, in one line each; none if all is well."""
         allowed, found = TOLERANCES[self.arithmetic], []
         if not (self.mean <= allowed.mean and self.largest <= allowed.largest):
-            limit = f"{allowed.mean:.0e} on average" + (
-                "" if math.isinf(allowed.largest) else f" and {allowed.largest:.0e} at most"
-            )
-            found.append(f"sampler and learner disagree: in {self.arithmetic} they may be apart by {limit}")
+            found.append(f"sampler and learner disagree: in {self.arithmetic} they may be apart by {allowed}")
         if self.sight is not None:
             if not self.sight.samples_differ and self.sight.sampler < allowed.moves:
                 found.append("the sampler is blind: it says the same whatever picture it is shown")
@@ -184,7 +169,8 @@ def sample(config: Experiment) -> Samples:
         replaced = _play(fleet, config.seed, 1) if sees else []
     finally:
         fleet.shutdown()
-    return Samples(shown, replaced, _arithmetic(config, directory))
+    sampler = weights_dtype(replace(config.rollout.engine, policy=directory))
+    return Samples(shown, replaced, arithmetic(sampler, config.learner.precision))
 
 
 def compare(samples: Samples, trainer: Trainer) -> Parity:
@@ -269,12 +255,3 @@ def _sight(
         apart = max(apart, float(np.abs(moved - (learner_two[place] - learner_one[place])).max()))
     learner = max(float(np.abs(part - other)[one.loss_mask_S].max()) for (one, part), other in zip(shown, others, strict=True))
     return Sight(sampler, learner, apart, differ)
-
-
-def _arithmetic(config: Experiment, directory: str) -> str:
-    from transformers import AutoConfig
-
-    engine = config.rollout.engine.dtype
-    sampler = str(AutoConfig.from_pretrained(directory).dtype) if engine == "auto" else engine
-    exact = sampler.removeprefix("torch.") == "float32" and config.learner.precision == "float32"
-    return "float32" if exact else "16 bits"

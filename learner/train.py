@@ -19,6 +19,7 @@ from learner.cold_start import CHECKPOINT as COLD_START
 from learner.draw import Draw, draw_groups
 from learner.experiment import AlarmAction, Stage
 from learner.run_files.best_checkpoint import BestCheckpoint
+from learner.tolerance import GapAlarm, arithmetic
 from learner.trainer import RecordsLearned
 from learner.training_run import TrainingRun
 from rollout.summary import EpisodeSummary
@@ -36,6 +37,7 @@ def run_rl(training: TrainingRun) -> tuple[str, float]:
     finish_rollback(training, CHECKPOINT)
     state = _resume(training)
     trainer.refer_to(_reference(training))
+    gap_alarm = GapAlarm(arithmetic(training.fleet.dtype, training.config.learner.precision))
     with training.progress("RL", settings.steps) as advance:
         training.waking_metrics()  # those of an evaluation are no step's
         while state.step < settings.steps and not state.stopped:
@@ -56,6 +58,8 @@ def run_rl(training: TrainingRun) -> tuple[str, float]:
             metrics |= clock.metrics(examples) | training.waking_metrics()
             training.log(Stage.rl, state.step, metrics, episodes=draw.outcomes, stored_as=draw.stored_as)
             state.count(metrics, clock.total_s)
+            if disagreement := gap_alarm.take(metrics.get("rollout/logprob_gap")):
+                _warn(training, f"RL step {state.step}: {disagreement}")
             if state.begins_to_ring() and act(training, state, CHECKPOINT) is AlarmAction.rollback:
                 state = _resume(training)
                 continue
@@ -208,6 +212,12 @@ def _require(draw: Draw, step: int) -> list[EpisodeSummary]:
         reason = last.error or f"cut off by {last.cut}: raise it"
         raise FleetError(f"RL step {step + 1}: no episode can be learned from; the last one: {reason}")
     return draw.examples
+
+
+def _warn(training: TrainingRun, disagreement: str) -> None:
+    text = f"{disagreement}: ask toolwise doctor policy={training.policy_dir}"
+    training.say(f"gap alarm: {text}")
+    training.alert("Sampler and learner disagree", text)
 
 
 def _record(training: TrainingRun, draw: Draw, batch: Batch, advantages_E: np.ndarray) -> None:

@@ -6,8 +6,8 @@ from benchmarks.figures import Figure
 from benchmarks.gpu.part import Job, Results
 from learner.config import LearnerConfig, Precision
 from learner.experiment import Experiment
-from learner.parity import TOLERANCES
 from learner.parity import measure as compare
+from learner.tolerance import TOLERANCES
 from rollout.config import EngineConfig, EpisodeConfig, RolloutConfig
 
 

@@ -24,6 +24,7 @@ class ScriptedTrainer:
 
     def __init__(self, policy_dir="base", config=None, *, seed=0, banned_token_ids=()):
         self.steps = 0
+        self.gap = 0.0  # nats between its log-probabilities and the sampler's
         self.calls, self.references = [], []
         self.slow, self.saved = False, []  # slow: what it saves is written when somebody waits for it
         self.supervised_batches, self.policy_batches, self.advantages_given = [], [], []
@@ -47,7 +48,7 @@ class ScriptedTrainer:
         self.calls.append("policy_step")
         self.policy_batches.append(batch)
         self.advantages_given.append(advantages)
-        return {"actor/lr": lr, "rollout/logprob_gap": 0.0}
+        return {"actor/lr": lr, "rollout/logprob_gap": self.gap}
 
     def share_weights(self, dtype):
         return {"steps": torch.tensor([self.steps])}

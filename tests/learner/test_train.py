@@ -49,6 +49,24 @@ def test_each_step_has_fresh_tasks_in_groups(config):
     assert len({spec.env_seed for specs in training.fleet.collected for spec in specs}) == 6
 
 
+@pytest.mark.parametrize(("gap", "precision", "apart"), [(2e-4, "float32", "1e-04"), (float("nan"), "bfloat16", "3e-02")])
+def test_a_sampler_that_disagrees_with_the_learner_is_said_once(config, gap, precision, apart):
+    training = start(replace(config, learner=LearnerConfig(precision=precision)), half_right)
+    training.trainer.gap = gap
+    run_rl(training)
+    (said,) = [line for line in training.said if line.startswith("gap alarm: ")]
+    assert said.startswith("gap alarm: RL step 1: sampler and learner disagree: ")
+    assert f"{apart} is usual at most" in said and said.endswith("ask toolwise doctor policy=base")
+    assert [alarm["text"] for alarm in training.status.snapshot()["alarms"]] == [said.removeprefix("gap alarm: ")]
+
+
+def test_a_distance_that_16_bits_explain_is_not_said(config):
+    training = start(replace(config, learner=LearnerConfig(precision="bfloat16")), half_right)
+    training.trainer.gap = 1e-2
+    run_rl(training)
+    assert not [line for line in training.said if "disagree" in line]
+
+
 def test_it_begins_with_the_cold_started_weights_and_a_fresh_optimizer(config):
     training = start(config, half_right)
     training.trainer.steps = 7
