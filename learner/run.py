@@ -14,6 +14,7 @@ from envs.runtime.progress import Advance, Progress, Snapshot, View, silent
 from envs.types import SPLITS
 from evaluation.types import EvaluationRecord
 from learner.experiment import Experiment, Stage
+from learner.held_out import doubts
 from learner.plan.fit import check_memory
 from learner.run_files.run_directory import RunDirectory
 from learner.run_files.status import RunStatus, kept
@@ -59,6 +60,8 @@ def run(
     directory = RunDirectory(config)
     config.check(finished=directory.progress)
     rows = {split: askable_rows(config.tasks_of(split), policy_dir, config.rollout.episode) for split in SPLITS}
+    for doubt in doubts(config):
+        say(doubt)
     rollout, learner = config.rollout, config.learner
     join(rollout, rollout.workers * rollout.gpus_per_worker + learner.workers * learner.gpus_per_worker)
     check_transport(rollout)

@@ -57,10 +57,11 @@ class Dataset:
 
     `split` takes a tenth of the rows for "validation", a tenth for "test", the rest for "train", by checksum of the question, and
     of its pictures if other rows ask the same; None takes all. If a directory has splits, `split` names one of them. `malformed`
-    says whether rows that cannot be used are an error or are skipped with a log message; `skipped` counts them, `judged` those that
-    need a judge, `blind` those without a picture, `choices` those with options. `tools` are the names of tools that rows may use,
-    None for any. `columns` maps our names of columns to the file's, or a name to None to leave that column out. Columns that are
-    not read are logged. `reading` says what else is done with rows; `left_out` counts those that its form leaves out.
+    says whether rows that cannot be used are an error or are skipped with a log message; `skipped` counts them, `usable` those of
+    all splits that can be used, `judged` those that need a judge, `blind` those without a picture, `choices` those with options.
+    `tools` are the names of tools that rows may use, None for any. `columns` maps our names of columns to the file's, or a name to
+    None to leave that column out. Columns that are not read are logged. `reading` says what else is done with rows; `left_out`
+    counts those that its form leaves out.
 
     Raises DatasetError if the file is missing, its format or a setting is unknown, rows are malformed, or no row can be used.
     """
@@ -90,11 +91,11 @@ class Dataset:
         self._reading = reading
         self._by_index: dict[str, int] = {}
         self._unread: set[str] = set()
-        self.judged = self.left_out = self.blind = self.choices = 0
+        self.judged = self.left_out = self.blind = self.choices = self.usable = 0
         if checked:
             self._index()
             return
-        self.numbers, bad = self._check(None if own_splits else split)
+        self.numbers, self._texts, bad = self._check(None if own_splits else split)
         self.skipped = len(bad)
         if self._unread:
             names = ", ".join(sorted(self._unread))
@@ -157,9 +158,10 @@ class Dataset:
             if not isinstance(row, RowError):
                 self._remember(row, number)
 
-    def _check(self, split: str | None) -> tuple[array[int], list[tuple[int, str]]]:
-        """The numbers of the split's rows, and the rows of the file that cannot be used, each with the reason."""
-        numbers, checksums, bad = array("q"), array("L"), []
+    def _check(self, split: str | None) -> tuple[array[int], array[int], list[tuple[int, str]]]:
+        """The numbers of the split's rows, checksums of their texts, and the rows of the file that cannot be used, each with the
+        reason."""
+        numbers, texts, bad = array("q"), array("L"), []
         whole: LRUCache[Source, bool] = LRUCache(_KNOWN_PICTURES)
         for number, row in self._rows:
             try:
@@ -184,23 +186,46 @@ class Dataset:
             self.blind += not parsed.shown
             self.choices += parsed.scoring.kind is Kind.CHOICE
             numbers.append(number)
-            checksums.append(checksum(parsed.text))
-        return (numbers if split is None else self._of_split(split, numbers, checksums)), bad
+            texts.append(checksum(parsed.text))
+        self.usable = len(numbers)
+        if split is not None:
+            places = self._of_split(split, numbers, texts)
+            return array("q", (numbers[place] for place in places)), array("L", (texts[place] for place in places)), bad
+        return numbers, texts, bad
 
-    def _of_split(self, split: str, numbers: array[int], checksums: array[int]) -> array[int]:
-        """The rows of a split. The text decides if no other row asks it, else the text and the pictures.
+    def _of_split(self, split: str, numbers: array[int], texts: array[int]) -> list[int]:
+        """The places of a split's rows. The text decides if no other row asks it, else the text and the pictures.
 
         If that tells fewer than ten items apart among many rows, so that no tenth can be taken, the number of the row decides.
         """
-        counts = Counter(checksums)
+        counts, checksums = Counter(texts), texts[:]
         for place, number in enumerate(numbers):
-            if counts[checksums[place]] > 1:  # a place is read before it is replaced
+            if counts[texts[place]] > 1:
                 parsed = self._question(self._rows[number])
                 checksums[place] = checksum(parsed.text, parsed.pictures)
         items = len(set(checksums))
         if items < _TENTHS and len(numbers) >= _TENTHS * items:
             checksums = array("L", (checksum(str(number)) for number in numbers))
-        return array("q", (number for number, value in zip(numbers, checksums, strict=True) if split_of(value) == split))
+        return [place for place, value in enumerate(checksums) if split_of(value) == split]
+
+    def asked_by(self, other: Dataset) -> list[int]:
+        """The rows, by their numbers in the file, whose text and pictures a row of `other` has as well.
+
+        Raises ItemError if a row cannot be read any more, OSError if a picture cannot.
+        """
+        texts = {*self._texts} & {*other._texts}
+        mine, theirs = (
+            [number for number, text in zip(data.numbers, data._texts, strict=True) if text in texts] for data in (self, other)
+        )
+        # Rows that ask the same are often of different pictures, which are read only where others have their sizes.
+        for key in (_sizes, checksum):
+            keys = [
+                {number: key(asked.text, asked.pictures) for number in numbers for asked in [data.question(number)]}
+                for data, numbers in ((self, mine), (other, theirs))
+            ]
+            common = {*keys[0].values()} & {*keys[1].values()}
+            mine, theirs = ([number for number, value in of.items() if value in common] for of in keys)
+        return mine
 
     def _question(self, row: Mapping[str, Any]) -> Question:
         read = self._read(row)
@@ -240,3 +265,8 @@ class Dataset:
     def _referred(self, item: Any) -> Any:
         number = self._by_index.get(item) if isinstance(item, str) and len(item) <= _LONGEST_INDEX else None
         return item if number is None else self._rows[number]["image"]
+
+
+def _sizes(text: str, pictures: Iterable[Source]) -> tuple[str, tuple[int, ...]]:
+    """The question and the sizes of its pictures in bytes."""
+    return text, tuple(len(picture) if isinstance(picture, bytes) else picture.stat().st_size for picture in pictures)
