@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 from yaml import YAMLError
 
+from configs.elsewhere import here
 from configs.values import check_numbers, default_of, expanded, hint_of, read_value, wrong
 from envs.errors import UsageError
 
@@ -177,17 +178,32 @@ def _check(schema: DictConfig, overrides: Sequence[str]) -> None:
         elif free and key == bare and bare not in known:
             raise UsageError(f"{key} has no default to override: write +{override}")
         elif not free and bare not in known:
-            close = _nearest(bare, [path for path in known if not any(other.startswith(f"{path}.") for other in known)])
-            remedy = f"did you mean {' or '.join(f'{path}=…' for path in close)}?" if close else f"settings are {', '.join(schema)}"
-            raise UsageError(f"unknown setting {bare!r}: {remedy}")
+            raise UsageError(f"unknown setting {bare!r}: {_remedy(bare, known, free_paths)}")
+
+
+def _remedy(path: str, known: Sequence[str], free: Sequence[str]) -> str:
+    """What to write in place of a `path` that names no setting."""
+    if close := here(path, known, free) or _nearest(path, [name for name in known if not _beneath(name, known)]):
+        return f"did you mean {' or '.join(f'{name}=…' for name in close)}?"
+    group = path.rpartition(".")[0]
+    while group and not _beneath(group, known):
+        group = group.rpartition(".")[0]
+    return f"settings{f' of {group}' if group else ''} are {', '.join(_beneath(group, known))}"
+
+
+def _beneath(group: str, known: Sequence[str]) -> list[str]:
+    """The names right beneath a group of settings, those of the top beneath an empty one."""
+    prefix = f"{group}." if group else ""
+    names = (path.removeprefix(prefix) for path in known if path.startswith(prefix))
+    return [name for name in names if "." not in name]
 
 
 def _nearest(path: str, known: Sequence[str]) -> list[str]:
-    """The settings that a wrong `path` may mean: those whose last name is spelt most alike, else the one that is most alike."""
+    """The settings that a wrong `path` may mean: those whose last name is spelt most alike, else one that is as a whole."""
     leaf = path.rpartition(".")[2]
     alike = difflib.get_close_matches(leaf, {other.rpartition(".")[2] for other in known}, 1, 0.7)
     same = [other for other in known if other.rpartition(".")[2] in alike]
-    return difflib.get_close_matches(path, same, 3, 0) or difflib.get_close_matches(path, known, 1, 0.6)
+    return difflib.get_close_matches(path, same, 3, 0) or difflib.get_close_matches(path, known, 1, 0.8)
 
 
 def _paths(node: Any, prefix: str = "") -> list[str]:

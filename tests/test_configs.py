@@ -13,6 +13,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from configs import choices, compose, compose_again
+from configs.elsewhere import NAMES
 from configs.values import check_numbers, check_out, options_text, read_value
 from curation.settings import CurateConfig
 from envs.errors import UsageError
@@ -135,6 +136,10 @@ def test_the_7b_experiment_has_the_papers_hyper_parameters():
         ("experiment=dmeo", "demo"),
         ("steps=5", "did you mean rl.steps"),
         ("evaluation.episode=5", "did you mean evaluation.episodes"),
+        ("actor_rollout_ref.rollout.n=8", "did you mean rl.group_size=…?"),
+        ("cold_start.lr=1e-5", "did you mean cold_start.learning_rate=…?"),
+        ("kl-coef=0.1", "did you mean +learner.verl.actor.kl_loss_coef=…?"),
+        ("checkpoint.zzz=1", "unknown setting 'checkpoint.zzz': settings of checkpoint are dir, best"),
         ("rollout=5", "write rollout.NAME=…, with NAME one of engine"),
         ("rl.steps=1e3", "write a whole number"),
         ("rl.learning_rate=fast", "write a number"),
@@ -155,6 +160,14 @@ def test_a_mistake_gets_one_line(override, answer):
     with pytest.raises(UsageError, match=re.escape(answer)) as error:
         compose("train", Experiment, [override])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("setting", NAMES)
+def test_a_name_from_elsewhere_is_answered_with_ours(setting):
+    command, schema = ("evaluate", EvaluateConfig) if setting in ("episodes", "group_size") else ("train", Experiment)
+    for name in NAMES[setting].split():
+        with pytest.raises(UsageError, match=rf"(mean|or) \+?{re.escape(setting)}=…"):
+            compose(command, schema, [f"trainer.{name}=1"])
 
 
 STANDING = [
