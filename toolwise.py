@@ -5,7 +5,9 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from errno import EDQUOT, ENOSPC
+from importlib.metadata import version
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
@@ -319,12 +321,19 @@ def main() -> int:
             # A terminal that lacks a character is no reason to end a run.
             stream.reconfigure(errors="replace")
     arguments = sys.argv[1:]
+    if arguments[:1] == ["help"] and arguments[1:]:
+        arguments = [*arguments[1:], "--help"]
     if not arguments or arguments[0] in ("help", "-h", "--help"):
         print(USAGE)
         return 0 if arguments else 2
+    if arguments[0] in ("version", "-V", "--version"):
+        print(f"toolwise {version('toolwise')}")
+        return 0
     command = COMMANDS.get(arguments[0])
     if command is None:
-        print(f"toolwise: there is no command {arguments[0]!r}: write one of {', '.join(COMMANDS)}", file=sys.stderr)
+        close = get_close_matches(arguments[0], COMMANDS, 1)
+        remedy = f"did you mean {close[0]}?" if close else f"write one of {', '.join(COMMANDS)}"
+        print(f"toolwise: there is no command {arguments[0]!r}: {remedy}", file=sys.stderr)
         return 2
     from envs.errors import InfrastructureError, UsageError
     from sandbox import SandboxUnavailable

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import is_dataclass
+from importlib.metadata import version
 from typing import get_type_hints
 
 import pytest
@@ -28,6 +29,19 @@ def test_each_command_says_what_it_is_for(command):
     assert result.returncode == 0
     assert out.startswith(f"toolwise {command}: {ABOUT[command]}")
     assert max(map(len, out.splitlines())) <= WIDTH
+
+
+def test_help_of_a_command_is_its_help():
+    assert run_here("help", "lint").stdout == run_here("lint", "--help").stdout
+
+
+@pytest.mark.parametrize("argument", ["version", "--version"])
+def test_it_tells_its_version(argument):
+    assert run_here(argument).stdout == f"toolwise {version('toolwise')}\n"
+
+
+def test_a_misspelt_command_is_answered_with_the_nearest():
+    assert_one_line(run_here("trian"), "there is no command 'trian': did you mean train?")
 
 
 def test_a_setting_has_its_default_and_meaning():
