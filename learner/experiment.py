@@ -276,7 +276,7 @@ class Experiment:
     """A directory in the Hugging Face layout; `starter` is the policy that the project ships."""
 
     tasks: str = "toolwise/Microworld-v0"
-    """An environment id, or a file of questions (.jsonl, .json, .parquet, .tsv) or a directory of Hugging Face's `datasets`."""
+    """An environment id, a file of questions (.jsonl, .json, .parquet, .tsv, .csv) or a directory of Hugging Face's `datasets`."""
 
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the environment for all splits, as in +options.protocol=hermes."""

@@ -57,7 +57,7 @@ def test_every_documented_command_composes():
     pages = {tuple(words): page for page, words in documented}  # each once, wherever it is repeated
     for (command, *arguments), page in pages.items():
         where = f"{page}: toolwise {command} {' '.join(arguments)}"
-        assert command in (*COMMANDS, "help"), where
+        assert command in (*COMMANDS, "help", "version"), where
         if command == "view":  # takes paths as well
             arguments = [argument for argument in arguments if "=" in argument]
         if "--help" in arguments:

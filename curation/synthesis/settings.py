@@ -74,7 +74,7 @@ class SynthesizeConfig:
     """Directory to write to."""
 
     tasks: str = "toolwise/Microworld-v0"
-    """An environment id, a file of questions (.jsonl, .json, .parquet, .tsv), or a directory of Hugging Face's `datasets`."""
+    """An environment id, a file of questions (.jsonl, .json, .parquet, .tsv, .csv), or a directory of Hugging Face's `datasets`."""
 
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the environment, as in +options.protocol=hermes: the student's protocol is the environment's."""

@@ -27,7 +27,7 @@ from envs.types import SPLITS, Task
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".jsonl", ".json", ".parquet", ".tsv")
+SUFFIXES = (".jsonl", ".json", ".parquet", ".tsv", ".csv")
 _PACKED = (".gz", ".zip", ".zst", ".bz2", ".xz", ".7z", ".tar", ".tgz")
 _LONGEST_INDEX = 64  # characters: an image in base64 has more
 _TENTHS = 10
@@ -44,8 +44,6 @@ def unknown_suffix(path: str | Path) -> str:
     name = Path(path).name
     if name.endswith(_PACKED):
         return f"{path} is packed: unpack it first, and write the file that was in it"
-    if name.endswith(".csv"):
-        return f"{path}: columns are not read from .csv: write tabs and .tsv, as pandas does with to_csv(sep='\\t', index=False)"
     return f"{path}: the format is not known; write a file that ends in {' or '.join(SUFFIXES)}"
 
 

@@ -38,6 +38,9 @@ _PACKED = {
     b"7z\xbc\xaf": "7z",
 }
 """The names of packed forms by the bytes with which they begin."""
+_SEPARATORS = {".tsv": "\t", ".csv": ","}
+_NAMES = {"\t": "tabs", ",": "commas", ";": "semicolons"}
+_REMEDIES = {"\t": "name it .tsv", ";": "write commas", ",": "name it .csv"}
 _JSON_MARKS = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[{}\[\]]', re.DOTALL)
 
 
@@ -59,8 +62,8 @@ def open_rows(path: Path, split: str | None) -> Rows:
             table = _mapped([_as_arrow(path)])
             _require_different(path, table.column_names)
             return _ArrowRows(table)
-        if path.suffix == ".tsv":
-            return _SpanRows(path, _records, _tsv_parser(path))
+        if path.suffix in _SEPARATORS:
+            return _SpanRows(path, _records, _table_parser(path))
         return _SpanRows(path, _elements if path.suffix == ".json" else _lines, _parse_json)
     except (OSError, pyarrow.ArrowException) as error:
         reason = f"the file cannot be read as {path.suffix[1:]} ({' '.join(str(error).split())})"
@@ -87,8 +90,10 @@ def _require_content(path: Path) -> None:
         found = "it is text in UTF-16: save it as UTF-8"
     elif path.suffix == ".parquet" and text[:1] in (b"{", b"["):
         found = f"it is JSON: give it the suffix {'.jsonl' if text[:1] == b'{' else '.json'}"
-    elif path.suffix == ".tsv" and b"\t" not in header and header.count(b",") > 1:
-        found = "its columns are separated by commas: write tabs, as pandas does with to_csv(sep='\\t', index=False)"
+    elif path.suffix in _SEPARATORS and _SEPARATORS[path.suffix].encode() not in header:
+        other = next((mark for mark in _REMEDIES if mark.encode() in header), None)
+        if other is not None:
+            found = f"its columns are separated by {_NAMES[other]}: {_REMEDIES[other]}"
     if found:
         raise DatasetError(f"{path}: {found}")
 
@@ -187,7 +192,7 @@ def _records(path: Path) -> Iterator[tuple[int, int]]:
             yield line.decode("utf-8", "replace")
 
     with path.open("rb") as file:
-        records = csv.reader(lines(), delimiter="\t")
+        records = csv.reader(lines(), delimiter=_SEPARATORS[path.suffix])
         next(records, None)
         while True:
             start = end
@@ -223,14 +228,15 @@ def _elements(path: Path) -> Iterator[tuple[int, int]]:
         raise malformed
 
 
-def _tsv_parser(path: Path) -> Callable[[bytes], Row]:
+def _table_parser(path: Path) -> Callable[[bytes], Row]:
     csv.field_size_limit(_MOST_FIELD_BYTES)  # a field may be an image in base64
+    separator = _SEPARATORS[path.suffix]
 
     def fields(record: bytes) -> list[str]:
         try:
-            return next(csv.reader([record.decode("utf-8-sig").rstrip("\r\n")], delimiter="\t"))
+            return next(csv.reader([record.decode("utf-8-sig").rstrip("\r\n")], delimiter=separator))
         except (UnicodeDecodeError, csv.Error, StopIteration) as error:
-            raise RowError(f"not tab-separated UTF-8 ({error})") from None
+            raise RowError(f"not UTF-8 with {_NAMES[separator]} between the fields ({error})") from None
 
     with path.open("rb") as file:
         try:

@@ -18,6 +18,7 @@ from envs.errors import DatasetError, UsageError
 ROWS = [{"question": "What is 6 * 7?", "answer": "42"}, {"question": "Grün?", "answer": "no"}]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
 TABLE = "question\tanswer\n" + "".join(f"{row['question']}\t{row['answer']}\n" for row in ROWS)
+COMMAS = "question,answer\n" + "".join(f"{row['question']},{row['answer']}\n" for row in ROWS)
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 PAGE = b"\n<!DOCTYPE html>\n<html><body>Invalid username or password.</body></html>\n"
 
@@ -47,8 +48,9 @@ REFUSED = {
     "half.parquet": (parquet()[:200], "download it again"),
     "wide.jsonl": (LINES.encode("utf-16"), "save it as UTF-8"),
     "wide.tsv": (TABLE.encode("utf-16"), "save it as UTF-8"),
-    "commas.tsv": (b"question,answer,hint\nA?,b,c\n", "write tabs"),
-    "table.csv": (b"question,answer\nA?,b\n", "write tabs and .tsv"),
+    "commas.tsv": (b"question,answer\nA?,b\n", "separated by commas: name it .csv"),
+    "tabs.csv": (b"question\tanswer\nA?\tb\n", "separated by tabs: name it .tsv"),
+    "europe.csv": (b"question;answer\nA?;b\n", "separated by semicolons: write commas"),
     "rows.jsonl.gz": (gzip.compress(LINES.encode()), "unpack it first"),
     "rows.zip": (archive(), "unpack it first"),
 }
@@ -64,7 +66,7 @@ def test_what_is_no_data_is_one_line_with_the_remedy(tmp_path, monkeypatch, name
     assert name in str(refusal.value) and remedy in str(refusal.value) and "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("name", ["table.csv", "rows.jsonl.gz", "rows.zip"])
+@pytest.mark.parametrize("name", ["rows.jsonl.gz", "rows.zip"])
 def test_a_file_of_another_suffix_is_not_taken_for_an_environment(tmp_path, name):
     (tmp_path / name).write_bytes(REFUSED[name][0])
     with pytest.raises(UsageError, match=REFUSED[name][1]):
@@ -73,7 +75,9 @@ def test_a_file_of_another_suffix_is_not_taken_for_an_environment(tmp_path, name
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-@pytest.mark.parametrize(("name", "text"), [("a.jsonl", LINES), ("a.json", json.dumps(ROWS, indent=1)), ("a.tsv", TABLE)])
+@pytest.mark.parametrize(
+    ("name", "text"), [("a.jsonl", LINES), ("a.json", json.dumps(ROWS, indent=1)), ("a.tsv", TABLE), ("a.csv", COMMAS)]
+)
 def test_line_ends_and_a_byte_order_mark_are_read(tmp_path, name, text, encoding, end):
     (tmp_path / name).write_bytes(text.replace("\n", end).encode(encoding))
     data = Dataset(tmp_path / name)

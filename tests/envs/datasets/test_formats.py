@@ -125,6 +125,13 @@ def test_a_quote_amid_a_field_of_a_tsv_is_a_character(tmp_path):
     }
 
 
+def test_a_quoted_field_of_a_csv_may_hold_commas_quotes_and_lines(tmp_path):
+    path = tmp_path / "q.csv"
+    path.write_text('metadata,problem,answer\n"{\'topic\': \'Art\', \'n\': 1}","Who said ""no"",\nand when?","Ada, 1843"\n')
+    task = only(path)
+    assert (task.question, task.answer) == ('Who said "no",\nand when?', "Ada, 1843")
+
+
 def test_an_answer_that_is_no_option_is_named(tmp_path):
     path = write_tsv(tmp_path / "q.tsv", {"question": "Q", "A": "x", "B": "y", "answer": "C"})
     with pytest.raises(DatasetError, match="row 1: the answer 'C' is none of the options A, B"):
