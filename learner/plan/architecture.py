@@ -21,6 +21,7 @@ from envs.errors import UsageError
 from starter.policies import STARTERS
 
 _LAYER = ".layers.0."
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
 def _qwen2_5_vl(hidden: int, layers: int, heads: int, kv_heads: int, inner: int, vocabulary: int, vision_inner: int = 3420) -> Any:
@@ -72,7 +73,8 @@ PUBLISHED: dict[str, Callable[[], Any]] = {
 @dataclass(frozen=True, slots=True)
 class Architecture:
     """Sizes of a model. `layer_parameters` and `embedding_parameters` are those of one layer and of one table of embeddings;
-    `attention_layers` are those of the `layers` that keep keys and values of every token."""
+    `attention_layers` are those of the `layers` that keep keys and values of every token. `expert_parameters` are those of all
+    experts, of which a token goes through the share `routed`."""
 
     name: str
     parameters: int
@@ -91,6 +93,8 @@ class Architecture:
     vision_inner: int = 0
     patches_per_token: int = 1
     patch_numbers: int = 0
+    expert_parameters: int = 0
+    routed: float = 1.0
 
     @classmethod
     def of(cls, policy: str) -> Architecture:
@@ -136,12 +140,18 @@ class Architecture:
             layers=text.num_hidden_layers,
             attention_layers=sum(kind != "linear_attention" for kind in kinds),
             hidden=text.hidden_size,
-            inner=text.intermediate_size,
+            inner=_inner(text),
             query_width=text.num_attention_heads * head_width,
             key_value_width=text.num_key_value_heads * head_width,
             vocabulary=text.vocab_size,
+            expert_parameters=sum(size for name, size in sizes.items() if ".experts." in name),
+            routed=_routed(text),
             **seen,
         )
+
+    def used_parameters(self, tokens: float = 1.0) -> float:
+        """Those that at least one of so many tokens goes through, if each goes through experts of its own at random."""
+        return self.parameters - self.expert_parameters * (1 - self.routed) ** tokens
 
     @property
     def linear_widths(self) -> list[tuple[int, int]]:
@@ -149,3 +159,15 @@ class Architecture:
         hidden, query, key_value, inner = self.hidden, self.query_width, self.key_value_width, self.inner
         shapes = [(hidden, query), (hidden, key_value), (hidden, key_value), (query, hidden)]
         return [*shapes, (hidden, inner), (hidden, inner), (inner, hidden)]
+
+
+def _routed(text: PretrainedConfig) -> float:
+    """The share of its experts that a token goes through; 1 if there are none."""
+    experts = next((count for name in _EXPERTS if (count := getattr(text, name, None))), None)
+    return text.num_experts_per_tok / experts if experts else 1.0
+
+
+def _inner(text: PretrainedConfig) -> int:
+    """The width of a layer's feed-forward part, of experts that of those together that a token goes through."""
+    of_expert = getattr(text, "moe_intermediate_size", None)
+    return text.num_experts_per_tok * of_expert if of_expert else text.intermediate_size

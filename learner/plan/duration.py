@@ -45,7 +45,8 @@ class Workload:
 
 
 def rollout_s(architecture: Architecture, gpu: Gpu, workload: Workload, *, gpus: int, across: int, at_a_time: int) -> float:
-    """Decoding is bound by memory: each step reads the weights and the cache of every sequence of the batch.
+    """Decoding is bound by memory: each step reads the weights, of experts those that a token of the batch goes through, and the
+    cache of every sequence of the batch.
 
     `gpus` hold engines, each over `across` of them and with at most `at_a_time` episodes. The last episodes decode in a batch that
     shrinks; that is taken as a tenth of their length alone.
@@ -53,17 +54,17 @@ def rollout_s(architecture: Architecture, gpu: Gpu, workload: Workload, *, gpus:
     engines = max(1, gpus // across)
     batch = max(1.0, min(at_a_time, workload.episodes / engines))
     cache = cache_bytes_per_token(architecture, across) * workload.tokens / 2 * batch
-    step_s = (2 * architecture.parameters / across + cache) / (gpu.bandwidth * BANDWIDTH_UTILISATION)
-    alone_s = 0.1 * workload.sampled * 2 * architecture.parameters / across / (gpu.bandwidth * BANDWIDTH_UTILISATION)
+    step_s = (2 * architecture.used_parameters(batch) / across + cache) / (gpu.bandwidth * BANDWIDTH_UTILISATION)
+    alone_s = 0.1 * workload.sampled * 2 * architecture.used_parameters() / across / (gpu.bandwidth * BANDWIDTH_UTILISATION)
     return workload.episodes * workload.sampled / engines / batch * step_s + alone_s
 
 
 def learn_s(architecture: Architecture, config: LearnerConfig, gpu: Gpu, workload: Workload) -> float:
     """2 N operations a token forward, 4 N backward (2 N for frozen weights), 2 N more with checkpointing (Kaplan et al. 2020,
-    arXiv:2001.08361), and one forward pass more if old log-probabilities are recomputed."""
+    arXiv:2001.08361), and one forward pass more if old log-probabilities are recomputed. N are the parameters that a token uses."""
     passes = 2 + 2 + 2 * (trained_parameters(architecture, config) == architecture.parameters) + 2 * config.gradient_checkpointing
     recomputed = 2 if config.mini_batches * config.ppo_epochs > 1 else 0
-    operations = (passes * config.ppo_epochs + recomputed) * architecture.parameters * workload.tokens * workload.episodes
+    operations = (passes * config.ppo_epochs + recomputed) * architecture.used_parameters() * workload.tokens * workload.episodes
     return operations / (gpu.flops * LEARNER_UTILISATION * config.workers)
 
 

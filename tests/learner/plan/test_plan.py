@@ -3,13 +3,14 @@
 from dataclasses import replace
 
 import pytest
-from transformers import Qwen3_5Config
+from transformers import Qwen3_5Config, Qwen3MoeConfig
 
 from configs import compose
 from envs.errors import UsageError
 from learner.config import LearnerConfig, Precision, VerlSettings
 from learner.experiment import Experiment
 from learner.plan.architecture import Architecture
+from learner.plan.duration import GPUS, Workload, learn_s, rollout_s
 from learner.plan.memory import Images, cache_bytes_per_token, learner_host_bytes, learner_parts, trained_parameters
 from learner.plan.plan import PlanConfig, plan
 
@@ -73,6 +74,28 @@ def test_layers_with_a_state_keep_no_keys_and_values():
     text = {"num_hidden_layers": 8, "hidden_size": 64, "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 100}
     config = Qwen3_5Config(text_config=text, vision_config={"depth": 1})
     assert cache_bytes_per_token(Architecture.of_config("tiny", config), 1) == 2 * (2 * 2 * 64 * 2)
+
+
+@pytest.fixture(scope="module")
+def experts():
+    """Qwen3-30B-A3B, whose card says 30.5 and 3.3 billion parameters."""
+    text = {"hidden_size": 2048, "num_hidden_layers": 48, "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128}
+    config = Qwen3MoeConfig(**text, moe_intermediate_size=768, num_experts=128, num_experts_per_tok=8, vocab_size=151936)
+    return Architecture.of_config("Qwen3-30B-A3B", config)
+
+
+def test_a_token_goes_through_some_experts_and_a_batch_through_most(experts):
+    assert experts.parameters == pytest.approx(30.5e9, rel=0.01)
+    assert experts.used_parameters() == pytest.approx(3.3e9, rel=0.02)
+    assert experts.used_parameters(100) == pytest.approx(experts.parameters, rel=0.01)
+
+
+def test_experts_that_a_token_does_not_use_cost_memory_and_no_time(experts):
+    dense, config, workload = replace(experts, expert_parameters=0), LearnerConfig(), Workload(1, 100, 100)
+    ratio = experts.used_parameters() / experts.parameters
+    assert learn_s(experts, config, GPUS["h100"], workload) == pytest.approx(ratio * learn_s(dense, config, GPUS["h100"], workload))
+    alone = [rollout_s(model, GPUS["h100"], workload, gpus=1, across=1, at_a_time=1) for model in (experts, dense)]
+    assert alone[0] == pytest.approx(ratio * alone[1], rel=0.01)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
