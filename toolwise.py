@@ -314,7 +314,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 def main() -> int:
     """Run one command.
 
-    A user's mistake is one line on standard error and status 2; a failing cluster one and status 1; SIGINT and SIGTERM one and 130.
+    A user's mistake is one line on standard error and status 2; a failing cluster, or code of the user's, one and status 1; SIGINT
+    and SIGTERM one and 130.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
@@ -336,6 +337,7 @@ def main() -> int:
         print(f"toolwise: there is no command {arguments[0]!r}: {remedy}", file=sys.stderr)
         return 2
     from envs.errors import InfrastructureError, UsageError
+    from envs.runtime.failures import place, told
     from sandbox import SandboxUnavailable
 
     try:
@@ -349,11 +351,15 @@ def main() -> int:
     except InfrastructureError as error:
         print(f"toolwise {arguments[0]}: infrastructure failed: {error}", file=sys.stderr)
         return 1
-    except OSError as error:
-        if error.errno not in (ENOSPC, EDQUOT):
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT):
+            what = f"{error.filename} could not be written" if error.filename else "a file could not be written"
+            line = f"infrastructure failed: the disk is full: {what}"
+        elif place(error):
+            line = f"your own code failed: {told(error)}"
+        else:
             raise
-        what = f"{error.filename} could not be written" if error.filename else "a file could not be written"
-        print(f"toolwise {arguments[0]}: infrastructure failed: the disk is full: {what}{_going_on(command)}", file=sys.stderr)
+        print(f"toolwise {arguments[0]}: {line}{_going_on(command)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"toolwise {arguments[0]}: interrupted{_going_on(command)}", file=sys.stderr)

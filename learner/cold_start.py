@@ -14,6 +14,7 @@ from envs.errors import FleetError
 from learner.batch import Batch, Example
 from learner.demonstrations import collect_demonstrations, collect_rehearsal, draw_weighted
 from learner.experiment import ColdStartConfig, Loss, Plateau, Stage
+from learner.trainer import checked_metrics
 from learner.training_run import TrainingRun
 from rollout.specs import draw
 from rollout.types import Episode, Group
@@ -39,7 +40,7 @@ class SupervisedSteps:
         started = time.monotonic()
         lr = settings.learning_rate * min(1.0, (step + 1) / max(1, settings.warmup_steps))
         how = {"per_sequence": True} if settings.loss is Loss.sequence else {}
-        metrics = self._training.trainer.supervised_step(self._batch(step), lr, **how)
+        metrics = checked_metrics(self._training.trainer.supervised_step(self._batch(step), lr, **how), "supervised_step")
         self._training.count_step()
         metrics["timing_s/step"] = time.monotonic() - started
         self._training.log(stage, step, metrics)

@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from envs.errors import UsageError
+from envs.runtime.failures import place
 from envs.runtime.progress import Advance, Progress, Snapshot, View, silent
 from envs.types import SPLITS
 from evaluation.types import EvaluationRecord
@@ -18,7 +20,7 @@ from learner.held_out import doubts
 from learner.plan.fit import check_memory
 from learner.run_files.run_directory import RunDirectory
 from learner.run_files.status import RunStatus, kept
-from learner.trainer import Trainer, find_trainer, ranks_of
+from learner.trainer import TRAINERS, Trainer, find_trainer, lacks, ranks_of
 from learner.verl.configuration.passthrough import check_reward_keys
 from rollout.cluster.connect import join
 from rollout.cluster.deaths import in_one_line
@@ -107,4 +109,15 @@ def start_trainer(config: Experiment, policy_dir: str) -> Trainer:
     tokenizer = AutoTokenizer.from_pretrained(policy_dir)
     require_vocabulary(tokenizer, policy_dir)
     banned = banned_token_ids(tokenizer, AutoConfig.from_pretrained(policy_dir))
-    return find_trainer(config.learner.kind)(policy_dir, config.learner, seed=config.seed, banned_token_ids=banned)
+    kind = config.learner.kind
+    try:
+        trainer = find_trainer(kind)(policy_dir, config.learner, seed=config.seed, banned_token_ids=banned)
+    except TypeError as error:
+        if kind in TRAINERS or place(error):
+            raise
+        raise UsageError(
+            f"learner.kind={kind} cannot be made as Class(policy_dir, config, seed=…, banned_token_ids=…): {error}"
+        ) from error
+    if missing := lacks(trainer):
+        raise UsageError(f"learner.kind={kind} has no {', '.join(missing)}: write what learner.trainer.Trainer lists")
+    return trainer

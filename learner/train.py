@@ -20,7 +20,7 @@ from learner.draw import Draw, draw_groups
 from learner.experiment import AlarmAction, Stage
 from learner.run_files.best_checkpoint import BestCheckpoint
 from learner.tolerance import GapAlarm, arithmetic
-from learner.trainer import RecordsLearned
+from learner.trainer import RecordsLearned, checked_advantages, checked_metrics
 from learner.training_run import TrainingRun
 from rollout.summary import EpisodeSummary
 
@@ -47,9 +47,10 @@ def run_rl(training: TrainingRun) -> tuple[str, float]:
                 examples = _require(draw, state.step)
             with clock.time("learn"):
                 batch = Batch.of_summaries(examples)
-                advantages_E = trainer.advantages(batch)
+                advantages_E = checked_advantages(trainer.advantages(batch), len(examples))
                 _record(training, draw, batch, advantages_E)
-                metrics = trainer.policy_step(batch, advantages_E, state.scale * settings.learning_rate_at(state.step))
+                lr = state.scale * settings.learning_rate_at(state.step)
+                metrics = checked_metrics(trainer.policy_step(batch, advantages_E, lr), "policy_step")
                 training.count_step()
             with clock.time("sync"):
                 training.publish()

@@ -6,7 +6,7 @@ The axes are those of `learner.batch`: E episodes, N sequences.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -115,6 +115,45 @@ class RecordsLearned(Protocol):
     def record(self, files: LearnedFiles) -> None:
         """Have the next policy step write it, in the background: on disk before the next checkpoint is there."""
         ...
+
+
+def lacks(trainer: object) -> list[str]:
+    """The methods of a trainer that a run calls and an object has not: `log_probs` is for `toolwise doctor` and tests."""
+    called = [name for name in vars(Trainer) if not name.startswith("_") and name != "log_probs"]
+    return [name for name in called if not callable(getattr(trainer, name, None))]
+
+
+def checked_metrics(metrics: object, method: str) -> dict[str, float]:
+    """What a step of a trainer returned, as plain numbers. Raises UsageError if it is something else."""
+    if not isinstance(metrics, Mapping):
+        raise UsageError(f"learner.kind: {method}() returned a {type(metrics).__name__}: return names and numbers")
+    numbers: dict[str, float] = {}
+    for name, value in metrics.items():
+        try:
+            numbers[str(name)] = float(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UsageError(f"learner.kind: {method}() returned {name}={value!r}: return names and numbers") from error
+    return numbers
+
+
+def checked_advantages(advantages: object, episodes: int) -> np.ndarray:
+    """What `advantages` returned, as float32. Raises UsageError if it is not one finite number for each episode."""
+    try:
+        advantages_E = np.asarray(advantages, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"learner.kind: advantages() returned a {type(advantages).__name__}: return an array (E,)") from error
+    if advantages_E.shape != (episodes,) or not np.isfinite(advantages_E).all():
+        what = "what is no number" if advantages_E.shape == (episodes,) else f"the shape {advantages_E.shape}"
+        raise UsageError(f"learner.kind: advantages() returned {what}: return a finite number for each of {episodes} episodes")
+    return advantages_E
+
+
+def checked_weights(weights: object) -> Any:
+    """What `share_weights` returned. Raises UsageError if it is neither a handle nor a mapping of tensors."""
+    handle = hasattr(weights, "tensors")
+    if not handle and not (isinstance(weights, Mapping) and all(hasattr(tensor, "numel") for tensor in weights.values())):
+        raise UsageError(f"learner.kind: share_weights() returned a {type(weights).__name__}: return names and PyTorch tensors")
+    return weights
 
 
 def ranks_of(trainer: Trainer) -> Ranks:

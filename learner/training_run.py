@@ -10,8 +10,9 @@ from functools import cached_property, partial
 from typing import Any, Self
 
 from envs import row_numbers
-from envs.errors import UsageError
+from envs.errors import ToolwiseError, UsageError
 from envs.rewards import GroupReward, open_group_reward
+from envs.runtime.failures import told
 from envs.runtime.progress import Progress
 from evaluation.records import evaluation_record, merge, read_records, write_records
 from evaluation.types import EvaluationRecord
@@ -20,7 +21,7 @@ from learner.run_files.checkpoints import unreadable
 from learner.run_files.run_directory import RunDirectory, settings_of
 from learner.run_files.status import RunStatus
 from learner.run_files.tracking import Tracker
-from learner.trainer import Trainer, ranks_of
+from learner.trainer import Trainer, checked_weights, ranks_of
 from rollout.cluster.fleet import Fleet
 from rollout.collect import Tasks, group_specs
 from rollout.episode.environments import tool_names
@@ -81,7 +82,8 @@ class TrainingRun:
                 if error is None:
                     error = failure
                 elif close is saved:
-                    self.say(f"the last checkpoint was not written: {failure}")
+                    reason = failure if isinstance(failure, ToolwiseError | OSError) else told(failure)
+                    self.say(f"the last checkpoint was not written: {reason}")
                 else:
                     log.warning("closing after an error", exc_info=True)
         if kind is None and error is not None:
@@ -162,7 +164,7 @@ class TrainingRun:
     def publish(self) -> None:
         """Serve the trainer's weights."""
         if self.fleet.servers is None:
-            self.fleet.publish(self.trainer.share_weights(self.fleet.dtype), self.version)
+            self.fleet.publish(checked_weights(self.trainer.share_weights(self.fleet.dtype)), self.version)
         elif not self.config.shares_gpus:  # those are given the weights when they wake up
             self.fleet.servers.update(ranks_of(self.trainer), self.version)
 

@@ -12,6 +12,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Protocol
 
+MOST_LOGPROB = 1e-4
+"""The largest log-probability that a record may have: 0, and what rounding adds."""
+
 
 class StopReason(StrEnum):
     """Why an episode ended. The first five are outcomes; INFRASTRUCTURE is no fault of the model: the episode is retried."""
@@ -191,7 +194,7 @@ class Trajectory:
             sampled = version >= 0
             if mask not in (0, 1) or bool(mask) != sampled:
                 raise ValueError(f"{self.episode_id}: token {position} has loss_mask {mask} but version {version}")
-            if not math.isfinite(logprob) or logprob > 1e-4 or (not sampled and logprob != 0):
+            if not math.isfinite(logprob) or logprob > MOST_LOGPROB or (not sampled and logprob != 0):
                 raise ValueError(f"{self.episode_id}: token {position} has log-probability {logprob}")
         if not math.isfinite(self.reward):
             raise ValueError(f"{self.episode_id}: reward is {self.reward}")

@@ -62,6 +62,8 @@ class Pool:
         packages: Sequence[str] = (),
         observer: Observer | None = None,
     ) -> None:
+        if not isinstance(limits, Limits | None):
+            raise TypeError(f"Pool({limits!r}): the first argument is a Limits; the number of sessions is size=")
         self.limits = limits or Limits()
         self.size = size or 4 * (os.cpu_count() or 1)
         self._accept_reduced_isolation = accepts_reduced_isolation(accept_reduced_isolation)

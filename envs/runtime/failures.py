@@ -22,11 +22,14 @@ def told(error: BaseException) -> str:
     The place is the innermost one in code of the user's: neither of this project, nor of Python or of an installed package. If
     there is none, nothing is said of it.
     """
-    line = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}{words and f': {words}'}{place(error)}"
+
+
+def place(error: BaseException) -> str:
+    """The end of that line, as in ` (mine.py, line 14, in tasks)`; empty if no code of the user's had a part in the error."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
-    if not frames:
-        return line
-    return f"{line} ({Path(frames[-1].filename).name}, line {frames[-1].lineno}, in {frames[-1].name})"
+    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno}, in {frames[-1].name})" if frames else ""
 
 
 def _is_users(file: str) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from envs.errors import UsageError
+from envs.errors import FleetError, UsageError
 from envs.runtime.atomic import write_file
 from learner.experiment import Experiment
 from learner.run_files.checkpoints import Checkpoints
@@ -99,6 +99,9 @@ class RunDirectory:
         if name is not None:
             try:
                 trainer.finish_saving()
+                if not self.checkpoints.exists(name):
+                    where = self.checkpoints.location(name)
+                    raise FleetError(f"the checkpoint {where} is not there: something removed it, or save() never called `done`")
             except BaseException:
                 self.checkpoints.discard(name)
                 raise

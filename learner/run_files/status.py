@@ -15,7 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from envs.errors import ToolwiseError
 from envs.runtime.atomic import write_file
+from envs.runtime.failures import told
 from envs.runtime.processes import pid_space, process_began
 from envs.runtime.progress import Advance, Progress, Snapshot
 
@@ -163,8 +165,8 @@ class RunStatus:
             if error is None:
                 self._state["state"] = "finished"
             elif isinstance(error, Exception):
-                line = " ".join(str(error).split())[:500]
-                self._state |= {"state": "failed", "line": line or type(error).__name__}
+                line = " ".join(str(error).split()) if isinstance(error, ToolwiseError) else told(error)
+                self._state |= {"state": "failed", "line": line[:500] or type(error).__name__}
             else:
                 self._state["state"] = "interrupted"
 

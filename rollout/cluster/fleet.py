@@ -189,7 +189,7 @@ class Fleet:
             except RayError as error:
                 if isinstance(cause := getattr(error, "cause", None), UsageError):
                     raise cause from error
-                log.warning("a worker failed to take version %d: %s", version, error)
+                log.warning("a worker failed to take version %d: %s", version, reason(error))
                 self.replace(seat, f"a worker failed to take version {version}: {reason(error)}")
                 try:
                     ray.get(seat.worker.health.remote(), timeout=self._config.start_s)

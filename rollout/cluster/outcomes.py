@@ -186,9 +186,7 @@ class Writing:
         except GetTimeoutError as error:
             raise FleetError(f"{self.shard.path} was not written within {_WRITE_S:g} s") from error
         except RayTaskError as error:
-            if not isinstance(error.cause, OSError):
-                raise error.cause or error from error
-            raise _unwritten(self.shard, error.cause) from error
+            raise _unwritten(self.shard, error.cause or error) from error
         except RayError:
             with _one_line(self.shard):
                 missing = self.shard.finish(self.episode_ids)
@@ -207,5 +205,6 @@ def _one_line(shard: Shard) -> Generator[None]:
         raise _unwritten(shard, error) from error
 
 
-def _unwritten(shard: Shard, error: OSError) -> FleetError:
-    return FleetError(f"{shard.path} could not be written: {error}")
+def _unwritten(shard: Shard, error: Exception) -> FleetError:
+    reason = error if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+    return FleetError(f"{shard.path} could not be written: {reason}")

@@ -15,7 +15,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="recorder")
-        self._failures: dict[Shard, OSError] = {}
+        self._failures: dict[Shard, Exception] = {}
 
     def add(self, shard: Shard, episode: Episode) -> None:
         """Write an episode, some time soon."""
@@ -25,11 +25,11 @@ class Recorder:
         if shard not in self._failures:
             try:
                 shard.append(episode)
-            except OSError as error:
+            except Exception as error:  # of a full disk, or a value of the user's that JSON cannot hold
                 self._failures[shard] = error
 
     async def finish(self, shard: Shard, episode_ids: Collection[str]) -> set[str]:
-        """As `Shard.finish`, once everything is written that was added. Raises OSError if something could not be written."""
+        """As `Shard.finish`, once everything is written that was added. Raises what went wrong with one of them."""
         return await asyncio.wrap_future(self._thread.submit(self._finish, shard, episode_ids))
 
     def _finish(self, shard: Shard, episode_ids: Collection[str]) -> set[str]:

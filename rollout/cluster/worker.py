@@ -9,7 +9,8 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import envs  # noqa: F401  registers the environments
-from envs.errors import EngineStopped, UsageError
+from envs.errors import EngineStopped, InfrastructureError, ToolwiseError, UsageError
+from envs.runtime.failures import place, told
 from envs.runtime.threads import Threads
 from rollout.cluster.recorder import Recorder
 from rollout.cluster.sandbox_metrics import SandboxMetrics
@@ -95,11 +96,17 @@ class RolloutWorker:
         make = find_engine(engine.kind)
         try:
             policy = make(self._config, version)
-        except (OSError, ValueError, LookupError, TypeError, ImportError, AttributeError, RuntimeError) as error:
+            acts = "complete" if hasattr(policy, "complete") else "generate"
+            lacks = [name for name in ("version", "healthy", "close", acts) if not hasattr(policy, name)]
+        except ToolwiseError:
+            raise
+        except Exception as error:
             # What a library finds wrong with a policy's files; the log has the whole of it.
             log.warning("rollout.engine.kind=%s did not start", engine.kind, exc_info=True)
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            reason = told(error) if place(error) else " ".join(str(error).split())[:300] or type(error).__name__
             raise UsageError(f"rollout.engine.kind={engine.kind} cannot serve the policy {engine.policy}: {reason}") from error
+        if lacks:
+            raise UsageError(f"rollout.engine.kind={engine.kind} has no {', '.join(lacks)}: write what rollout.policy.Policy lists")
         if isinstance(policy, BringsChatFormat):
             return policy.chat_format(), policy
         chat = ChatFormat.from_directory(engine.policy)
@@ -164,7 +171,12 @@ class RolloutWorker:
         publish = getattr(self._policy, "publish", None)
         if publish is None:
             raise UsageError(f"rollout.engine.kind={self._config.engine.kind} takes no new weights: write vllm to train a policy")
-        await publish(weights.tensors(), version)
+        try:
+            await publish(weights.tensors(), version)
+        except Exception as error:
+            if isinstance(error, ToolwiseError) or not place(error):
+                raise
+            raise InfrastructureError(f"publish() of rollout.engine.kind={self._config.engine.kind}: {told(error)}") from error
 
     async def health(self) -> dict[str, Any]:
         """`version` of the policy served, number of episodes `running`, whether the engine is `healthy`, id of the `process`, and

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from operator import index
 from typing import Any, Protocol
 
 import gymnasium
 
-from envs.errors import InfrastructureError
+from envs.errors import InfrastructureError, UsageError
 from envs.protocols import Protocol as EnvProtocol
 from envs.protocols.tags import THOUGHTS_BEGIN, scan
 from envs.types import Observation, Script
@@ -17,7 +19,7 @@ from rollout.config import EpisodeConfig
 from rollout.policy import HasSessions, Policy
 from rollout.tokens.chat_format import ChatFormat, ChatMessage
 from rollout.tokens.transcript import Transcript
-from rollout.types import EpisodeSpec, Generation
+from rollout.types import MOST_LOGPROB, EpisodeSpec, Generation
 
 _ACTIONS = frozenset({"answer", "code", "tool_call"})
 OPENING, CLOSING = "<think>\n", "\n</think>\n\n"
@@ -54,14 +56,16 @@ class PolicyActor:
         pieces: list[Generation] = []
         sampled: list[int] = []
         while True:
-            piece = await self._policy.generate(
+            room = min(self._config.max_action_tokens, transcript.room) - len(sampled)
+            generation = await self._policy.generate(
                 [*transcript.token_ids, *sampled],
                 transcript.images,
-                max_tokens=min(self._config.max_action_tokens, transcript.room) - len(sampled),
+                max_tokens=room,
                 temperature=self._spec.temperature,
                 seed=self._seeds.getrandbits(31),
                 stop=self._stop,
             )
+            piece = _plain(generation, room)
             if not all(map(math.isfinite, piece.logprobs)):
                 raise InfrastructureError(
                     "a token was sampled with a log-probability that is no number: weights of the policy have become infinite or "
@@ -79,6 +83,29 @@ class PolicyActor:
         if piece.token_ids[-1] == self._chat.end_of_turn or len(sampled) >= min(self._config.max_action_tokens, transcript.room):
             return False
         return not self._protocol.ends_turn(self.opening + self._chat.decode(sampled))
+
+
+def _plain(generation: object, room: int) -> Generation:
+    """The same in plain numbers, whatever arrays they are in. Raises UsageError if it is no Generation of at most `room` tokens."""
+    if not isinstance(generation, Generation):
+        raise UsageError(f"the engine's generate() returned a {type(generation).__name__}: return a rollout.types.Generation")
+    try:
+        plain = replace(
+            generation,
+            token_ids=[index(token) for token in generation.token_ids],
+            logprobs=[float(logprob) for logprob in generation.logprobs],
+            version=index(generation.version),
+            versions=None if generation.versions is None else [index(version) for version in generation.versions],
+        )
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"the engine's generate() returned a Generation with what is no number: {error}") from error
+    wrong = [f"{len(plain.token_ids)} tokens: max_tokens was {room}"] * (len(plain.token_ids) > room)
+    wrong += [f"the token {token}: ids are 0 or more" for token in plain.token_ids if token < 0]
+    wrong += [f"the version {version}: versions are 0 or more" for version in plain.token_versions if version < 0]
+    wrong += [f"the log-probability {value:g}: they are 0 or less" for value in plain.logprobs if value > MOST_LOGPROB]
+    if wrong:
+        raise UsageError(f"the engine's generate() returned {wrong[0]}")
+    return plain
 
 
 class ScriptActor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -14,8 +15,9 @@ import numpy as np
 from gymnasium.envs.registration import load_env_creator
 
 from envs import ToolEnv
-from envs.errors import UsageError
+from envs.errors import ToolwiseError, UsageError
 from envs.protocols import encodable
+from envs.runtime.failures import place, told
 from envs.runtime.imports import trouble
 from envs.runtime.threads import Threads
 from envs.types import Observation
@@ -70,6 +72,10 @@ def make(env_id: str, options: Mapping[str, Any], sandbox: Any = None) -> gymnas
         remedy = splits if "'split'" in reason else ""
         given = ", ".join(f"{name}={value}" for name, value in options.items())
         raise UsageError(f"environment {env_id!r} cannot be made with {given or 'no options'}: {reason}{remedy}") from error
+    except Exception as error:
+        if isinstance(error, ToolwiseError) or not place(error):
+            raise
+        raise UsageError(f"environment {env_id!r} cannot be made: {told(error)}") from error
     inner: Any = env.unwrapped
     if sandbox is not None and hasattr(inner, "sandbox"):
         inner.sandbox = sandbox
@@ -121,10 +127,10 @@ class _Coroutines:
         self._env = env
 
     async def reset(self, seed: int) -> tuple[Observation, dict[str, Any]]:
-        return await self._env.reset_async(seed=seed)
+        return _begun(await self._env.reset_async(seed=seed), self._env)
 
     async def step(self, action: str) -> Step:
-        return await self._env.step_async(action)
+        return _stepped(await self._env.step_async(action), self._env)
 
     async def give_up(self) -> tuple[float, dict[str, Any]]:
         if not isinstance(self._env, ToolEnv):
@@ -144,18 +150,58 @@ class _Blocking:
         self._threads = threads
 
     async def reset(self, seed: int) -> tuple[Observation, dict[str, Any]]:
-        observation, info = await self._threads.run(self._env.reset, seed=seed)
-        return _observation(observation), info
+        return _begun(await self._threads.run(self._env.reset, seed=seed), self._env)
 
     async def step(self, action: str) -> Step:
-        observation, reward, terminated, truncated, info = await self._threads.run(self._env.step, action)
-        return _observation(observation), float(reward), bool(terminated), bool(truncated), info
+        return _stepped(await self._threads.run(self._env.step, action), self._env)
 
     async def give_up(self) -> tuple[float, dict[str, Any]]:
         return 0.0, {}
 
     async def close(self) -> None:
         await self._threads.run(self._env.close)
+
+
+def _begun(answer: Any, env: Any) -> tuple[Observation, dict[str, Any]]:
+    """What `reset` returned, read. Raises UsageError if it is not what Gymnasium asks for."""
+    if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], Mapping)):
+        raise UsageError(f"{_named(env)}: reset() returned {_shape(answer)}: return an observation and a mapping, the info")
+    return _observation(answer[0]), dict(answer[1])
+
+
+def _stepped(answer: Any, env: Any) -> Step:
+    """What `step` returned, read. Raises UsageError if it is not what Gymnasium asks for, or a number is none."""
+    if not (isinstance(answer, tuple) and len(answer) == 5 and isinstance(answer[4], Mapping)):
+        fields = "observation, reward, terminated, truncated and a mapping, the info"
+        raise UsageError(f"{_named(env)}: step() returned {_shape(answer)}: return {fields}")
+    observation, reward, terminated, truncated, info = answer
+    info = dict(info)
+    if (parts := info.get("reward_parts")) is not None:
+        if not isinstance(parts, Mapping):
+            raise UsageError(f"{_named(env)}: info['reward_parts'] is a {type(parts).__name__}: write names and numbers")
+        info["reward_parts"] = {str(name): _number(value, f"the reward part {name}", env) for name, value in parts.items()}
+    else:
+        info.pop("reward_parts", None)
+    return _observation(observation), _number(reward, "the reward", env), bool(terminated), bool(truncated), info
+
+
+def _number(value: Any, what: str, env: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise UsageError(f"{_named(env)}: {what} is {value!r}: return a finite number")
+    return number
+
+
+def _named(env: Any) -> str:
+    return f"environment {env.spec.id!r}" if getattr(env, "spec", None) else f"environment {type(env).__name__}"
+
+
+def _shape(answer: Any) -> str:
+    kinds = ", ".join(type(part).__name__ for part in answer) if isinstance(answer, tuple) else ""
+    return f"({kinds})" if kinds else f"a {type(answer).__name__}"
 
 
 def _observation(observation: Any) -> Observation:

@@ -330,14 +330,13 @@ class _Run:
         spec, first, last = self._spec, self._reset_info, self._last_info
         # A turn that a deadline cut off: its tokens were sampled, so it is on record as well.
         turns = [*self._turns, *([self._pending] if self._pending else [])]
-        needed = first.get("needed_tools")
         transcript = self._transcript or Transcript(self._chat, max_tokens=self._config.max_tokens)
         return transcript.episode(
             turns,
             episode_id=spec.episode_id,
             task_id=str(first.get("task_id", f"{spec.env_id}:{spec.env_seed}")),
             group_id=spec.group_id,
-            abilities=tuple(first.get("abilities", ())),
+            abilities=tuple(_names(first.get("abilities")) or ()),
             source=str(first.get("source", spec.env_id)),
             seed=spec.env_seed,
             reward=self._reward,
@@ -345,11 +344,18 @@ class _Run:
             answer=last.get("answer"),
             stop_reason=stop,
             error=error,
-            needed_tools=None if needed is None else list(needed),
+            needed_tools=_names(first.get("needed_tools")),
             temperature=spec.temperature,
             cut=cut,
             cut_before=spec.cut_before,
         )
+
+
+def _names(given: Any) -> list[str] | None:
+    """Names in an `info`, be it a single one; None if there are none."""
+    if given is None:
+        return None
+    return [given] if isinstance(given, str) else list(given)
 
 
 def _calls(info: Mapping[str, Any]) -> list[ToolCall]:

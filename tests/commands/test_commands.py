@@ -55,6 +55,17 @@ def test_a_full_disk_is_one_line_with_what_could_not_be_written(monkeypatch, com
     )
 
 
+def test_an_error_of_the_users_own_code_is_one_line_with_its_place(monkeypatch, tmp_path):
+    names = {}
+    exec(compile("def train(overrides):\n    return {}['key']\n", str(tmp_path / "mine.py"), "exec"), names)
+    monkeypatch.setitem(toolwise.COMMANDS, "report", names["train"])
+    result = run_here("report")
+    assert (result.returncode, result.stderr) == (
+        1,
+        "toolwise report: your own code failed: KeyError: 'key' (mine.py, line 2, in train)\n",
+    )
+
+
 def test_a_missing_model_directory_is_named(tmp_path):
     assert_one_line(run_here("train", f"policy={tmp_path}/none", f"out={tmp_path}/run"), f"{tmp_path}/none", "policy=")
     assert not (tmp_path / "run").exists()

@@ -249,3 +249,8 @@ async def _kill_zygote(others: set[int]) -> None:
     children = [pid for pid in descendants(own) if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1] == str(own)]
     for pid in children:
         os.kill(pid, signal.SIGKILL)
+
+
+async def test_a_number_in_the_place_of_the_limits_is_refused() -> None:
+    with pytest.raises(TypeError, match="the number of sessions is size="):
+        Pool(2)  # ty: ignore[invalid-argument-type]
