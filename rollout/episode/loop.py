@@ -19,7 +19,7 @@ from typing import Any, cast
 import gymnasium
 
 from envs.errors import EndpointRefused, InfrastructureError, ItemError, TokenBudgetExceeded, UsageError
-from envs.protocols import Message
+from envs.protocols import Message, encodable
 from envs.runtime.deadlines import waiting, within
 from envs.runtime.failures import told
 from envs.runtime.threads import Threads
@@ -341,7 +341,7 @@ class _Run:
             seed=spec.env_seed,
             reward=self._reward,
             reward_parts=dict(last.get("reward_parts", {})),
-            answer=last.get("answer"),
+            answer=None if (answer := last.get("answer")) is None else encodable(str(answer)),
             stop_reason=stop,
             error=error,
             needed_tools=_names(first.get("needed_tools")),

@@ -90,8 +90,14 @@ async def test_what_is_no_step_is_refused(chat, given, said):
 
 
 async def test_numbers_and_names_of_an_environment_are_recorded_as_such(chat):
-    env = Answering(reward=torch.tensor(0.5), reward_parts={"brief": np.float32(0.25)})
+    env = Answering(reward=torch.tensor(0.5), reward_parts={"brief": np.float32(0.25)}, answer=np.int64(7))
     trajectory = (await played(chat, env=env)).trajectory
-    assert (trajectory.reward, trajectory.reward_parts) == (0.5, {"brief": 0.25})
+    assert (trajectory.reward, trajectory.reward_parts, trajectory.answer) == (0.5, {"brief": 0.25}, "7")
     assert type(trajectory.reward) is float
     assert (trajectory.abilities, trajectory.needed_tools) == (("counting",), ["code"])
+
+
+async def test_an_answer_that_no_file_can_hold_is_recorded_with_a_replacement_character(chat):
+    """JSON may spell half a character, as in "\\ud83d"."""
+    trajectory = (await played(chat, env=Answering(answer=json.loads('"half \\ud83d"')))).trajectory
+    assert trajectory.answer == "half \ufffd"
