@@ -75,6 +75,9 @@ def _metrics(
         "tools/zero_variance_groups": np.mean([calls.var() == 0 for calls in calls_G]),
         "tools/repeat_rate": repeat_rate(episodes),
     }
+    if sampled := sum(episode.sampled_tokens for episode in episodes):
+        # Unbiased: E[-log p(token)] over the distribution that it is drawn from is that distribution's entropy.
+        metrics["rollout/entropy"] = -sum(episode.log_prob for episode in episodes) / sampled
     if used_N.any():
         metrics["reward/with_tools"] = rewards_N[used_N].mean()
     if not used_N.all():
@@ -108,11 +111,14 @@ def _values(episodes_G: Sequence[Sequence[EpisodeSummary]], value: Callable[[Epi
 
 
 def _reward_parts(episodes: Sequence[EpisodeSummary]) -> dict[str, Any]:
-    """The mean of each part of the reward over the episodes that have it."""
+    """The mean of each part of the reward over the episodes that have it. Accuracy is one over all episodes if any has it: one that
+    a deadline cut off, or whose question could not be put, has no parts and was not right."""
     parts = defaultdict(list)
     for episode in episodes:
         for name, value in episode.reward_parts.items():
             parts[name].append(value)
+    if right := parts.get("accuracy"):
+        right += [0.0] * (len(episodes) - len(right))
     return {f"reward/{name}": np.mean(values) for name, values in sorted(parts.items())}
 
 
@@ -191,17 +197,12 @@ def repeat_rate(episodes: Sequence[EpisodeSummary]) -> float:
 def tool_advantage(rewards_G: Sequence[np.ndarray], used_G: Sequence[np.ndarray]) -> float | None:
     """Reward of episodes with a tool call minus that of episodes without, in the mean over the groups that have both.
 
-    Within a group the task is the same, so that hard tasks, which call for tools and score low, do not blur the comparison. If no
-    group has both, the plain difference of means; None if one of the two never occurred. `used_G` are booleans.
+    Within a group the task is the same, so that hard tasks, which call for tools and score low, do not blur the comparison. None if
+    no group has both: across tasks the difference says which tasks are hard, not what calls are worth. `used_G` are booleans.
     """
     contrasts = [
         rewards[used].mean() - rewards[~used].mean()
         for rewards, used in zip(rewards_G, used_G, strict=True)
         if used.any() and not used.all()
     ]
-    if contrasts:
-        return float(np.mean(contrasts))
-    rewards_N, used_N = np.concatenate(rewards_G), np.concatenate(used_G)
-    if used_N.any() and not used_N.all():
-        return float(rewards_N[used_N].mean() - rewards_N[~used_N].mean())
-    return None
+    return float(np.mean(contrasts)) if contrasts else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -17,8 +18,9 @@ class EpisodeSummary:
     character by character; `calling_turns` all turns with a tool call. `first_call` is the number of the turn with the first call,
     counted from 1, None without one; `code` says what became of each block of code, `errors` has (tool, kind) of each call that
     failed (`rollout.code_use`). `generate_s` and `tool_s` are seconds in all. `lengths` and
-    `trained` count all tokens and the sampled ones of each of its sequences, one for each chain. `sequences` is the Ray ObjectRef
-    of the episode's `rollout.sequences.Sequences`; None if it is not to be learned from.
+    `trained` count all tokens and the sampled ones of each of its sequences, one for each chain; `log_prob` is the sum of the
+    sampler's log-probabilities of the latter. `sequences` is the Ray ObjectRef of the episode's `rollout.sequences.Sequences`; None
+    if it is not to be learned from.
     """
 
     episode_id: str
@@ -49,6 +51,7 @@ class EpisodeSummary:
     tool_s: float
     lengths: tuple[int, ...]
     trained: tuple[int, ...]
+    log_prob: float
     sequences: Any = None
 
     @classmethod
@@ -69,6 +72,7 @@ class EpisodeSummary:
             tool_s=sum(call.latency_s for call in whole.calls),
             lengths=tuple(len(chain.token_ids) for chain in episode.chains),
             trained=tuple(sum(chain.loss_mask) for chain in episode.chains),
+            log_prob=math.fsum(logprob for chain in episode.chains for logprob in chain.logprobs),
         )
 
     @property

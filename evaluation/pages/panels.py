@@ -80,7 +80,11 @@ RL_PANELS = (
         (r"tools/(.+)/latency_s/p99",),
         "Means over episodes; of each tool the 99th percentile of a call.",
     ),
-    Panel("Entropy", {"entropy": "actor/entropy"}),
+    Panel(
+        "Entropy",
+        {"of what was sampled": "rollout/entropy", "of what was learned from": "actor/entropy"},
+        caption="A token's mean.",
+    ),
     Panel("Gradient norm", {"norm": "actor/grad_norm"}),
     Panel("Learning rate", {"rate": "actor/lr"}, form=short_number),
     Panel("Policy update", {"KL": "actor/ppo_kl", "clipped": "actor/pg_clipfrac", "loss": "actor/pg_loss"}, form=short_number),

@@ -126,9 +126,22 @@ def parts(values, *sizes):
     return np.split(np.array(values), np.cumsum(sizes)[:-1])
 
 
-def test_tools_are_compared_within_groups_if_a_group_has_both():
+def test_tools_are_compared_within_groups_alone():
     """Hard tasks call for the tool and score low: over all episodes the tool looks harmful, within the group it helps."""
     rewards, used = [0.3, 0.1, 1.0, 1.0], [True, False, False, False]
     assert tool_advantage(parts(rewards, 2, 2), parts(used, 2, 2)) == pytest.approx(0.2)
-    assert tool_advantage(parts(rewards, 1, 3), parts(used, 1, 3)) == pytest.approx(0.3 - 0.7)
-    assert tool_advantage(parts(rewards, 4), [np.zeros(4, bool)]) is None
+    assert tool_advantage(parts(rewards, 1, 3), parts(used, 1, 3)) is None
+
+
+def test_an_episode_that_a_deadline_cut_off_was_not_right():
+    right, other = trajectory([], "a", 0, correct=True), trajectory([], "a", 1)
+    cut = replace(other, reward_parts={}, cut="rollout.episode.turn_s", stop_reason=StopReason.TIME_LIMIT)
+    metrics = tool_use_metrics(grouped(right, cut))
+    assert metrics["reward/accuracy"] == 0.5
+    assert "reward/accuracy" not in tool_use_metrics(grouped(cut))  # nor does a rule without that part say how many were right
+
+
+def test_the_entropy_is_that_of_all_that_was_sampled():
+    sure, unsure = trajectory([], "a", 0), trajectory([CODE], "b", 0)
+    sampled = [-logprob for of in (sure, unsure) for logprob, mask in zip(of.logprobs, of.loss_mask, strict=True) if mask]
+    assert tool_use_metrics(grouped(sure, unsure))["rollout/entropy"] == pytest.approx(np.mean(sampled))

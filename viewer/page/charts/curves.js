@@ -79,7 +79,13 @@ const PLANS = [
   },
   { title: "Staleness", unit: "versions", pick: [[/^(?:.*\/)?(.*(?:stale|version_lag|off_policy).*)$/, "$1"]] },
   { title: "Ends", unit: "share of episodes", used: true, pick: [[/^stop_reason\/(.+)$/, "$1"]] },
-  { title: "Entropy", pick: [["actor/entropy", "policy"]] },
+  {
+    title: "Entropy",
+    pick: [
+      ["rollout/entropy", "sampled"],
+      ["actor/entropy", "learned from"],
+    ],
+  },
   {
     title: "Gradient norm",
     pick: [
