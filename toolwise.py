@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from errno import EDQUOT, ENOSPC
 from importlib.metadata import version
 from io import TextIOWrapper
+from socket import socket
 from typing import TYPE_CHECKING, Any
 
 from checks import bench, doctor, lint, named
@@ -164,10 +165,16 @@ def curate(overrides: Sequence[str]) -> int:
 
 
 def _writable[C: Any](config: C) -> C:
-    """The settings, if their `out` can be written to; raises UsageError if not."""
+    """The settings, if their `out` can be written to, and no other command is about to; raises UsageError if not."""
     from configs.values import check_out
+    from envs.errors import UsageError
+    from envs.runtime.processes import claim
 
     check_out(config.out)
+    if config.out not in _held:
+        if (held := claim(config.out)) is None:
+            raise UsageError(f"out={config.out}: another command is writing there: wait until it has ended, or write another out=")
+        _held[config.out] = held
     return config
 
 
@@ -311,6 +318,10 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 }
 
 
+_held: dict[str, socket] = {}
+"""What keeps other commands away from this one's `out`."""
+
+
 def main() -> int:
     """Run one command.
 
@@ -357,6 +368,8 @@ def main() -> int:
             line = f"infrastructure failed: the disk is full: {what}"
         elif place(error):
             line = f"your own code failed: {told(error)}"
+        elif isinstance(error, OSError):  # a disk that is gone, a directory that was removed or may not be read
+            line = f"infrastructure failed: {told(error)}"
         else:
             raise
         print(f"toolwise {arguments[0]}: {line}{_going_on(command)}", file=sys.stderr)
@@ -364,6 +377,9 @@ def main() -> int:
     except KeyboardInterrupt:
         print(f"toolwise {arguments[0]}: interrupted{_going_on(command)}", file=sys.stderr)
         return 130
+    finally:
+        while _held:
+            _held.popitem()[1].close()
 
 
 def _going_on(command: Callable[[list[str]], int]) -> str:

@@ -177,7 +177,12 @@ def check_numbers(config: Any) -> None:
 def check_out(out: str) -> None:
     """Raise UsageError if `out` cannot be a directory that is written to."""
     path = Path(out).absolute()
-    place = next(parent for parent in (path, *path.parents) if parent.exists())
+    try:
+        place = next(parent for parent in (path, *path.parents) if parent.exists() or parent.is_symlink())
+    except OSError as error:
+        raise UsageError(f"out={out}: there can be no such directory ({error.strerror}): write another") from None
+    if place.is_symlink() and not place.exists():
+        raise UsageError(f"out={out}: {place} is a link to {place.readlink()}, which is not there: make it, or write another")
     if not place.is_dir():
         raise UsageError(f"out={out}: {place} is a file: write a directory")
     try:

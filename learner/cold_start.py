@@ -133,6 +133,7 @@ def run_cold_start(training: TrainingRun, steps: SupervisedSteps) -> str:
     newest = training.directory.checkpoints.newest(CHECKPOINT)
     measured = Measurements()
     if newest is None:
+        training.directory.require_kept(CHECKPOINT)
         training.begin_stage()
     else:
         measured = Measurements.of(training.restore(newest))

@@ -333,6 +333,8 @@ class Experiment:
             )
         if Stage.rl in self.stages and self.rl.group_size == 1 and open_group_reward(self.tasks_of("train")[1].get("reward")):
             raise UsageError("rl.group_size=1: a part of the reward compares the episodes of a group: write 2 or more")
+        if Stage.rl in self.stages and self.rl.temperature == 0:
+            raise UsageError("rl.temperature=0: all episodes of a task would be alike, and nothing learned: write more than 0")
         if Stage.cold_start in self.stages and Stage.cold_start not in finished:
             self.cold_start.check_sources()
             if self.cold_start.asks_the_expert and is_dataset(self.tasks):

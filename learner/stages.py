@@ -13,6 +13,7 @@ from learner.training_run import TrainingRun
 def run_stages(training: TrainingRun) -> list[EvaluationRecord]:
     """Do every stage of `config.stages` that is not finished yet; returns the records of `evaluation.json`."""
     config, directory = training.config, training.directory
+    training.records()  # a damaged file is said now, not after hours
     if "base" not in directory.progress:
         training.evaluate("base", training.policy_dir)
         training.finish("base")

@@ -186,9 +186,12 @@ def _resume(training: TrainingRun) -> RLState:
     checkpoints, state = training.directory.checkpoints, RLState(training)
     newest = checkpoints.newest(CHECKPOINT)
     if newest is None:
+        training.directory.require_kept(CHECKPOINT)
         training.begin_stage()
         if checkpoints.exists(COLD_START):
             training.load(COLD_START)
+        else:
+            training.directory.require_kept(COLD_START)
         training.trainer.reset_optimizer()
         training.publish()
         if training.config.alarm.action is AlarmAction.rollback:

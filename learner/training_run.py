@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import Any, Self
 
+from ray.exceptions import RayError
+
 from envs import row_numbers
 from envs.errors import ToolwiseError, UsageError
 from envs.rewards import GroupReward, open_group_reward
@@ -22,6 +24,7 @@ from learner.run_files.run_directory import RunDirectory, settings_of
 from learner.run_files.status import RunStatus
 from learner.run_files.tracking import Tracker
 from learner.trainer import Trainer, checked_weights, ranks_of
+from rollout.cluster.deaths import reason
 from rollout.cluster.fleet import Fleet
 from rollout.collect import Tasks, group_specs
 from rollout.episode.environments import tool_names
@@ -82,8 +85,9 @@ class TrainingRun:
                 if error is None:
                     error = failure
                 elif close is saved:
-                    reason = failure if isinstance(failure, ToolwiseError | OSError) else told(failure)
-                    self.say(f"the last checkpoint was not written: {reason}")
+                    known = reason(failure) if isinstance(failure, RayError) else failure
+                    why = known if isinstance(known, str | ToolwiseError | OSError) else told(known)
+                    self.say(f"the last checkpoint was not written: {why}")
                 else:
                     log.warning("closing after an error", exc_info=True)
         if kind is None and error is not None:
@@ -149,6 +153,8 @@ class TrainingRun:
         location = self.directory.checkpoints.location(name)
         try:
             state = self.directory.checkpoints.state(name)
+            if not isinstance(state, dict) or not isinstance(state.get("global_step"), int):
+                raise ValueError("its state.json has no global_step")
             self.trainer.load(location)
         except (OSError, ValueError) as error:
             raise UsageError(unreadable(location, error)) from error

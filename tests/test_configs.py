@@ -281,6 +281,12 @@ def test_a_file_is_no_place_to_write_to(tmp_path):
         with pytest.raises(UsageError, match="file is a file: write a directory"):
             check_out(f"{tmp_path}/{out}")
     check_out(f"{tmp_path}/new/run")
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(UsageError, match="link is a link to nowhere, which is not there: make it"):
+        check_out(f"{tmp_path}/link/run")
+    with pytest.raises(UsageError, match="there can be no such directory"):
+        check_out(f"{tmp_path}/{'x' * 300}")
+    (tmp_path / "link").unlink()
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

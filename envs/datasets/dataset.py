@@ -100,7 +100,12 @@ class Dataset:
             log.warning("%s: columns that are not read: %s (+options.columns={ours: theirs} names one that should be)", path, names)
         report_malformed(self.path, bad, malformed)
         if not self.numbers:
-            raise DatasetError(f"{path}: the file has no rows" + (f" of the split {split}" if split else ""))
+            if split is None or own_splits:
+                raise DatasetError(f"{path}: the file has no rows" + (f" of the split {split}" if split else ""))
+            raise DatasetError(
+                f"{path}: the file has no rows of the split {split}, a tenth or eight of them by the text of their questions: add "
+                "rows, or give each split a file of its own, with split=null (docs/questions.md#splits)"
+            )
 
     def __len__(self) -> int:
         return len(self.numbers)

@@ -23,13 +23,16 @@ def told(error: BaseException) -> str:
     there is none, nothing is said of it.
     """
     words = " ".join(str(error).split())
-    return f"{type(error).__name__}{words and f': {words}'}{place(error)}"
+    line = f"{type(error).__name__}: {words}" if words else type(error).__name__
+    if (frame := place(error)) is None:
+        return line
+    return f"{line} ({Path(frame.filename).name}, line {frame.lineno}, in {frame.name})"
 
 
-def place(error: BaseException) -> str:
-    """The end of that line, as in ` (mine.py, line 14, in tasks)`; empty if no code of the user's had a part in the error."""
+def place(error: BaseException) -> traceback.FrameSummary | None:
+    """That place; None if no code of the user's had a part in the error."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
-    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno}, in {frames[-1].name})" if frames else ""
+    return frames[-1] if frames else None
 
 
 def _is_users(file: str) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
+from errno import EADDRINUSE
 from pathlib import Path
 
 
@@ -14,6 +16,21 @@ def process_began(pid: int) -> int | None:
     except OSError:
         return None
     return None if fields[0] in "ZX" else int(fields[19])
+
+
+def claim(directory: str) -> socket.socket | None:
+    """Hold a directory until what is returned is closed, or this process ends; None if another process of this machine holds it.
+
+    What holds it is a name in the kernel, so that a process that is killed leaves nothing behind.
+    """
+    held = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        held.bind(f"\0toolwise-{hashlib.sha256(os.fsencode(os.path.realpath(directory))).hexdigest()}")
+    except OSError as error:
+        if error.errno == EADDRINUSE:
+            held.close()
+            return None
+    return held
 
 
 def pid_space() -> str:

@@ -32,7 +32,7 @@ class RunDirectory:
         self.path = Path(config.out).absolute()
         elsewhere = config.checkpoint.dir
         self.checkpoints = Checkpoints(elsewhere or self.path / "checkpoints", config.rl.keep_checkpoints)
-        self._unfinished: str | None = None
+        self._unfinished: tuple[str, str] | None = None
         self._progress_file = self.path / "progress.json"
         if self._progress_file.exists() and not config.resume:
             raise UsageError(f"{config.out} holds a run already: write resume=true to go on with it, or another out=")
@@ -51,7 +51,10 @@ class RunDirectory:
 
     def _read_progress(self) -> dict[str, Any]:
         try:
-            return json.loads(self._progress_file.read_text())
+            progress = json.loads(self._progress_file.read_text())
+            if not isinstance(progress, dict):
+                raise ValueError("it is no JSON object")
+            return progress
         except ValueError as error:
             raise UsageError(
                 f"{self._progress_file} is damaged ({error}): remove it, and resume=true measures the base again and goes on from "
@@ -85,7 +88,7 @@ class RunDirectory:
         """
         self.finish_saving(trainer)
         unfinished = self.checkpoints.begin(name)
-        self._unfinished = name
+        self._unfinished = name, prefix or name
         try:
             trainer.save(unfinished, partial(self.checkpoints.commit, name, state, prefix, keep))
         except BaseException:
@@ -95,8 +98,9 @@ class RunDirectory:
 
     def finish_saving(self, trainer: Trainer) -> None:
         """Wait until the last checkpoint is there. Raises what went wrong with it, and removes what was written of it."""
-        name, self._unfinished = self._unfinished, None
-        if name is not None:
+        unfinished, self._unfinished = self._unfinished, None
+        if unfinished is not None:
+            name, stage = unfinished
             try:
                 trainer.finish_saving()
                 if not self.checkpoints.exists(name):
@@ -105,6 +109,16 @@ class RunDirectory:
             except BaseException:
                 self.checkpoints.discard(name)
                 raise
+            self.note(saved=self.progress.get("saved", {}) | {stage: name})
+
+    def require_kept(self, stage: str) -> None:
+        """Raise UsageError if a stage had checkpoints and has none any more: nobody asked to begin it anew."""
+        last = self.progress.get("saved", {}).get(stage) or (stage if stage in self.progress else None)
+        if last is not None:
+            raise UsageError(
+                f"{self.checkpoints.location(last)} is not there any more, nor any other checkpoint of its stage: put it back, or "
+                "write another out= to begin anew"
+            )
 
 
 def settings_of(config: Experiment) -> dict[str, Any]:

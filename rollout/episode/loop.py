@@ -75,7 +75,7 @@ async def run_episode(
     except _DeadlinePassed as passed:
         stop, cut = StopReason.TIME_LIMIT, str(passed)
     except asyncio.CancelledError:
-        stop, cut = StopReason.ABORTED, "cancelled: its group's deadline, or the end of the run"
+        stop, cut = StopReason.ABORTED, "its group's deadline (rollout.group_s), or the end of the run"
     except (ItemError, EndpointRefused) as refusal:
         stop, error = StopReason.ABORTED, str(refusal)
     except _DoesNotFit as refusal:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import closing
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +16,8 @@ from command_line import ROOT, TOOLWISE, assert_one_line, run, run_here
 import toolwise
 from console import program
 from envs.errors import UsageError
+from envs.runtime.failures import _ROOMS
+from envs.runtime.processes import claim
 from rollout.store import Store
 from rollout.types import Episode, StopReason, Trajectory, Turn
 
@@ -64,6 +67,22 @@ def test_an_error_of_the_users_own_code_is_one_line_with_its_place(monkeypatch, 
         1,
         "toolwise report: your own code failed: KeyError: 'key' (mine.py, line 2, in train)\n",
     )
+
+
+def test_two_commands_do_not_write_into_one_directory(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    with closing(claim(str(tmp_path / "run"))):
+        assert_one_line(run_here("collect", f"out={tmp_path}/link"), "another command is writing there", "another out=")
+    assert claim(str(tmp_path / "run")) is not None
+
+
+def test_a_file_that_may_not_be_read_is_one_line(monkeypatch):
+    monkeypatch.setitem(toolwise.COMMANDS, "report", lambda overrides: os.stat("/nowhere/file"))
+    monkeypatch.setattr("envs.runtime.failures._ROOMS", (*_ROOMS, "tests"))
+    result = run_here("report")
+    line = "toolwise report: infrastructure failed: FileNotFoundError: [Errno 2] No such file or directory: '/nowhere/file'\n"
+    assert (result.returncode, result.stderr) == (1, line)
 
 
 def test_a_missing_model_directory_is_named(tmp_path):

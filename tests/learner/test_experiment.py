@@ -111,6 +111,11 @@ def test_the_learners_settings_are_a_structured_config():
     assert OmegaConf.to_object(config) == LearnerConfig(precision=Precision.bfloat16, workers=2)
 
 
+def test_greedy_episodes_have_nothing_to_be_compared_with(tmp_path):
+    with pytest.raises(UsageError, match="all episodes of a task would be alike"):
+        replace(settings(tmp_path), rl=RLConfig(temperature=0.0)).check()
+
+
 def test_a_group_of_one_has_nothing_to_be_compared_with(tmp_path):
     alone = replace(settings(tmp_path), rl=RLConfig(group_size=1))
     with pytest.raises(UsageError, match=r"rl.group_size=1: .* write 2 or more, or \+learner.verl.algorithm.adv_estimator=reinf"):

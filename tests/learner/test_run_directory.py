@@ -1,14 +1,16 @@
 """The run directory: written whole or not at all, never over another run, and read back when a run is resumed."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from scripted import ScriptedTrainer
+from scripted import ScriptedTrainer, settings, start
 
 from envs.errors import UsageError
-from learner.experiment import CheckpointConfig, Experiment
+from learner.experiment import CheckpointConfig, Experiment, Stage
 from learner.run_files.run_directory import RunDirectory
+from learner.train import run_rl
 
 
 class FullDisk(ScriptedTrainer):
@@ -88,3 +90,26 @@ def test_a_resumed_run_finds_its_checkpoints_where_it_put_them(config, changed, 
         RunDirectory(replace(resumed, checkpoint=CheckpointConfig(dir=changed)))
     with pytest.raises(UsageError, match="holds the checkpoints of another run"):
         RunDirectory(replace(config, out=config.out + "_another"))
+
+
+def test_a_stage_whose_checkpoints_are_gone_does_not_begin_anew(tmp_path):
+    config = settings(tmp_path / "run", stages=[Stage.rl])
+    with start(config) as training:
+        run_rl(training)
+    shutil.rmtree(tmp_path / "run/checkpoints")
+    with pytest.raises(UsageError, match="step_3 is not there any more, nor any other checkpoint of its stage: put it back"):
+        run_rl(start(replace(config, resume=True)))
+
+
+def test_what_is_no_progress_is_damaged(tmp_path):
+    (tmp_path / "progress.json").write_text("null")
+    with pytest.raises(UsageError, match=r"progress\.json is damaged \(it is no JSON object\): remove it"):
+        RunDirectory(settings(tmp_path, resume=True))
+
+
+def test_a_state_without_its_step_is_a_checkpoint_that_cannot_be_read(tmp_path):
+    training = start(settings(tmp_path / "run", stages=[Stage.rl]))
+    training.directory.checkpoints.begin("step_1")
+    training.directory.checkpoints.commit("step_1", {"step": "x"})
+    with pytest.raises(UsageError, match="has no global_step"):
+        training.restore("step_1")
