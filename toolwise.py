@@ -368,7 +368,7 @@ def main() -> int:
             line = f"infrastructure failed: the disk is full: {what}"
         elif place(error):
             line = f"your own code failed: {told(error)}"
-        elif isinstance(error, OSError):  # a disk that is gone, a directory that was removed or may not be read
+        elif isinstance(error, OSError) and error.filename:  # a disk that is gone, a directory that may not be read
             line = f"infrastructure failed: {told(error)}"
         else:
             raise
