@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from tensordict import TensorDict
 from torch.distributed.tensor import DTensor
+from transformers.modeling_layers import GradientCheckpointingLayer
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_name, get_vendor
 from verl.utils.ulysses import slice_input_tensor
@@ -45,6 +46,7 @@ class PackedEngine(FSDPEngineWithLMHead):
             raise UsageError(f"{type(module).__name__} has no output embedding that is a plain linear layer: train another policy")
         self.head = Head(output)
         module.set_output_embeddings(self.head)
+        without_noise(module)
         attention.install(module)
         return module
 
@@ -117,6 +119,23 @@ class PackedEngine(FSDPEngineWithLMHead):
             row = self._gather_and_unpad_packed(row, output_args["pad_size"])
             found[name] = torch.nested.nested_tensor_from_jagged(row, tokens.offsets())
         return found
+
+
+def without_noise(module: torch.nn.Module) -> None:
+    """Have a model compute in training as it does otherwise, as samplers do: without dropout, and without the noise of routers.
+
+    Layers that are computed again in the backward pass must know of training, for that alone.
+    """
+
+    def train(mode: bool = True) -> torch.nn.Module:
+        for layer in module.modules():
+            layer.training = mode and isinstance(layer, GradientCheckpointingLayer)
+        return module
+
+    module.train = train  # ty: ignore[invalid-assignment]
+    for layer in module.modules():
+        for name in [name for name, value in vars(layer).items() if isinstance(value, float) and name.endswith("dropout")]:
+            setattr(layer, name, 0.0)
 
 
 def _next_is_trained(loss_mask: Any) -> torch.Tensor:

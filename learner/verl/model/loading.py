@@ -15,9 +15,10 @@ from envs.errors import ToolwiseError, UsageError
 
 log = logging.getLogger(__name__)
 
-# A machine's failure is none of the policy's; these are RuntimeErrors as well.
-_MACHINE = (torch.OutOfMemoryError, torch.AcceleratorError, torch.distributed.DistError)
-_OF_FILES = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, AssertionError)
+# A machine's failure is none of the policy's; these are RuntimeErrors as well. Packages that a policy asks for are its own.
+MACHINE = (torch.OutOfMemoryError, torch.AcceleratorError, torch.distributed.DistError)
+OF_MODELS = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, AssertionError, ImportError)
+_OF_FILES = (OSError, *OF_MODELS)
 
 
 @contextmanager
@@ -41,7 +42,7 @@ def whole_policy(directory: str) -> Generator[None]:
     modeling_utils.log_state_dict_report = refusing  # ty: ignore[invalid-assignment]
     try:
         yield
-    except (ToolwiseError, *_MACHINE):
+    except (ToolwiseError, *MACHINE):
         raise
     except SafetensorError as error:
         raise UsageError(

@@ -22,6 +22,8 @@ from transformers import (
     LlamaForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
 )
 
 from learner.batch import Batch
@@ -37,6 +39,8 @@ SIZES = {
     "num_key_value_heads": 2,
 }
 WINDOW = {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1}
+
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32}
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,9 @@ FAMILIES = {
     "llama, tied": Family(LlamaForCausalLM, LlamaConfig(**SIZES, tie_word_embeddings=True)),
     "qwen2, layers computed again": Family(Qwen2ForCausalLM, Qwen2Config(**SIZES), learner={"gradient_checkpointing": True}),
     "qwen2 with a sliding window": Family(Qwen2ForCausalLM, Qwen2Config(**SIZES, **WINDOW)),
+    "qwen2_moe, dropout and a window of the mask alone": Family(
+        Qwen2MoeForCausalLM, Qwen2MoeConfig(**SIZES, **EXPERTS, **WINDOW, attention_dropout=0.2), ulysses=False
+    ),
     "qwen3": Family(policy="qwen3"),
     "qwen3_moe": Family(policy="qwen3_moe"),
     "qwen2_vl": Family(policy="qwen2_vl", ulysses=False),
