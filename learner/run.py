@@ -15,6 +15,7 @@ from envs.types import SPLITS
 from evaluation.types import EvaluationRecord
 from learner.experiment import Experiment, Stage
 from learner.plan.fit import check_memory
+from learner.policy_check import check_policy
 from learner.run_files.run_directory import RunDirectory
 from learner.run_files.status import RunStatus, kept
 from learner.trainer import Trainer, find_trainer, ranks_of
@@ -51,6 +52,7 @@ def run(
     the GPUs cannot be used or are too small; FleetError if what the run needs has died.
     """
     policy_dir = find_policy(config.policy)
+    check_policy(policy_dir, config.rollout.engine.max_model_len)
     for split in SPLITS:
         env = make(*config.tasks_of(split))
         if split == "train" and Stage.rl in config.stages:

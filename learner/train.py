@@ -26,6 +26,10 @@ from rollout.summary import EpisodeSummary
 CHECKPOINT = "step"
 
 
+MOST_GAP = 3e-2
+"""Nats by which sampler and learner may be apart on average, in 16 bits, as `learner.parity` has it."""
+
+
 def run_rl(training: TrainingRun) -> tuple[str, float]:
     """Train the policy by reinforcement learning, or go on from the newest checkpoint.
 
@@ -54,6 +58,11 @@ def run_rl(training: TrainingRun) -> tuple[str, float]:
             with clock.time("telemetry"):
                 metrics |= tool_use_metrics(draw.played, state.alarm, training.tools) | state.take(draw, training)
             metrics |= clock.metrics(examples) | training.waking_metrics()
+            if state.step == 0 and metrics.get("rollout/logprob_gap", 0.0) > MOST_GAP:
+                training.say(
+                    f"sampler and learner disagree, by {metrics['rollout/logprob_gap']:.1g} nats a token at the first step: "
+                    f"toolwise doctor policy={training.policy_dir} and the settings of this run say more"
+                )
             training.log(Stage.rl, state.step, metrics, episodes=draw.outcomes, stored_as=draw.stored_as)
             state.count(metrics, clock.total_s)
             if state.begins_to_ring() and act(training, state, CHECKPOINT) is AlarmAction.rollback:

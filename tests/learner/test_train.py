@@ -331,6 +331,15 @@ def test_a_step_that_draws_again_and_again_says_how_far_it_is(config):
     ]
 
 
+def test_a_sampler_and_a_learner_that_disagree_are_named_once(config):
+    training = start(config, half_right)
+    step = training.trainer.policy_step
+    training.trainer.policy_step = lambda *given: step(*given) | {"rollout/logprob_gap": 0.5}
+    run_rl(training)
+    (line,) = [line for line in training.said if "disagree" in line]
+    assert "by 0.5 nats a token at the first step" in line
+
+
 def test_the_policy_is_compared_with_the_one_that_rl_began_with(config):
     training = start(config, half_right)
     run_rl(training)

@@ -62,7 +62,7 @@ def window_of(*arguments: Any, mask_function: Callable[..., Any], **others: Any)
     return min(windows, default=None)
 
 
-def _parts(mask_function: Callable[..., Any]) -> list[tuple[str, dict[str, Any]]]:
+def _parts(mask_function: Any) -> list[tuple[str, dict[str, Any]]]:
     """The functions that a mask is made of, by the name of the one that made each, and the values that they were made with."""
     values = dict(getclosurevars(mask_function).nonlocals)
     name = mask_function.__qualname__.partition(".")[0]

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import modeling_utils
+from transformers import PreTrainedModel, modeling_utils
 
 from envs.errors import ToolwiseError, UsageError
 
@@ -54,6 +54,17 @@ def whole_policy(directory: str) -> Generator[None]:
         raise UsageError(f"the learner cannot load policy={directory}: {reason}") from error
     finally:
         modeling_utils.log_state_dict_report = report
+
+
+def check_tied(model: PreTrainedModel, directory: str) -> None:
+    """Raise UsageError if a model's output layer is not its embedding though its configuration says so, which samplers go by."""
+    if not model.config.tie_word_embeddings:
+        return
+    if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
+        raise UsageError(
+            f"policy={directory} has an output layer of its own, but tie_word_embeddings=true, by which a sampler takes the "
+            "embedding: write false in its config.json"
+        )
 
 
 def _some(of: Iterable[str]) -> str:

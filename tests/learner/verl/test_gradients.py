@@ -16,8 +16,10 @@ from forks import FORKS, rendezvous
 from ranks import ENTROPY, learn, plain, refuse
 from transformers import (
     AutoConfig,
-    CohereConfig,
-    CohereForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    HyperCLOVAXConfig,
+    HyperCLOVAXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     Qwen2Config,
@@ -64,6 +66,7 @@ FAMILIES = {
     "qwen2_moe, dropout and a window of the mask alone": Family(
         Qwen2MoeForCausalLM, Qwen2MoeConfig(**SIZES, **EXPERTS, **WINDOW, attention_dropout=0.2), ulysses=False
     ),
+    "granite, logits scaled": Family(GraniteForCausalLM, GraniteConfig(**SIZES, logits_scaling=0.5), ulysses=False),
     "qwen3": Family(policy="qwen3"),
     "qwen3_moe": Family(policy="qwen3_moe"),
     "qwen2_vl": Family(policy="qwen2_vl", ulysses=False),
@@ -73,8 +76,9 @@ FAMILIES = {
     "qwen3_vl_moe": Family(policy="qwen3_vl_moe", ulysses=False),
     "idefics3": Family(policy="idefics3", ulysses=False),
     "internvl": Family(policy="internvl", ulysses=False),
+    "mistral3": Family(policy="mistral3", ulysses=False),
 }
-SCALED = Family(CohereForCausalLM, CohereConfig(**SIZES, logit_scale=0.1))
+SCALED = Family(HyperCLOVAXForCausalLM, HyperCLOVAXConfig(**SIZES, logits_scaling=0.1))
 WAYS = {
     "1 rank": {"ranks": 1},
     "1 rank, old log-probabilities recomputed": {"ranks": 1, "recompute_old": True},
@@ -145,5 +149,7 @@ def test_a_policy_step_has_hugging_faces_gradient(cases, computed, family, way):
     assert norm > 0.01
 
 
-def test_a_model_that_scales_its_logits_is_refused(cases, computed):
-    assert (cases["scaled"] / "refused.txt").read_text().startswith("FSDPCohereForCausalLM scales, caps or replaces the logits")
+def test_a_model_that_scales_its_logits_otherwise_than_its_configuration_says_is_refused(cases, computed):
+    assert (
+        (cases["scaled"] / "refused.txt").read_text().startswith("FSDPHyperCLOVAXForCausalLM scales, caps or replaces the logits")
+    )
