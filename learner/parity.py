@@ -19,6 +19,7 @@ from envs.errors import InfrastructureError, UsageError
 from envs.pictures import decode
 from learner.batch import Batch, Example
 from learner.experiment import Experiment
+from learner.policy_check import check_policy
 from learner.run import start_trainer
 from learner.tolerance import TOLERANCES, arithmetic
 from learner.trainer import Trainer
@@ -146,6 +147,7 @@ def measure(config: Experiment, say: Callable[[str], None] = lambda text: None) 
     Raises UsageError for settings that cannot be used, InfrastructureError if the sampler fails.
     """
     directory, learner = find_policy(config.policy), config.learner
+    check_policy(directory, config.rollout.engine.max_model_len)
     rollout = short_rollout(config.rollout, directory)
     # One after the other on the same GPUs.
     join(rollout, max(rollout.gpus_per_worker, learner.workers * learner.gpus_per_worker - server_gpus(rollout)))

@@ -18,6 +18,7 @@ from evaluation.types import EvaluationRecord
 from learner.experiment import Experiment, Stage
 from learner.held_out import doubts
 from learner.plan.fit import check_memory
+from learner.policy_check import check_policy
 from learner.run_files.run_directory import RunDirectory
 from learner.run_files.status import RunStatus, kept
 from learner.trainer import TRAINERS, Trainer, find_trainer, lacks, ranks_of
@@ -54,6 +55,7 @@ def run(
     the GPUs cannot be used or are too small; FleetError if what the run needs has died.
     """
     policy_dir = find_policy(config.policy)
+    check_policy(policy_dir, config.rollout.engine.max_model_len)
     for split in SPLITS:
         env = make(*config.tasks_of(split))
         if split == "train" and Stage.rl in config.stages:

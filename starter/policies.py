@@ -15,6 +15,7 @@ from envs.runtime.regular_file import open_file
 STARTERS = {"starter": Path(__file__).parent / "microworld", "starter_mixture": Path(__file__).parent / "mixture"}
 """The policies that the project ships, by the name that a user writes."""
 _SMOLLM2 = "runs/smollm2"
+_MERGE = "merge the two (peft's merge_and_unload) and save them as one directory"
 
 
 def find_policy(policy: str) -> str:
@@ -24,12 +25,27 @@ def find_policy(policy: str) -> str:
     if not (path / "config.json").is_file():
         raise UsageError(f"policy={policy}: {_remedy(policy, path)}")
     try:
-        known = "model_type" in json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError) as error:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        known, foreign = "model_type" in config, "AutoConfig" in (config.get("auto_map") or {})
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UsageError(f"policy={policy}: {path}/config.json cannot be read: {' '.join(str(error).split())}") from error
     if not known:
         raise UsageError(f"policy={policy}: {path}/config.json names no model_type: write a directory in the Hugging Face layout")
+    if foreign and not _in_transformers(config["model_type"]):
+        raise UsageError(
+            f"policy={policy}: {config['model_type']} is none of transformers' models but code in {path} (trust_remote_code), "
+            "which is never run: write another policy"
+        )
+    if (path / "adapter_config.json").is_file():
+        # transformers would take the adapter and its own model, vLLM the one that lies here.
+        raise UsageError(f"policy={policy}: {path} holds an adapter beside a model: {_MERGE}, or take adapter_config.json out")
     return str(path.absolute())
+
+
+def _in_transformers(model_type: str) -> bool:
+    from transformers import CONFIG_MAPPING  # imported late: it takes seconds
+
+    return model_type in CONFIG_MAPPING
 
 
 def policies_of(run: Path, settings: Mapping[str, Any]) -> Iterator[str]:
@@ -69,7 +85,12 @@ def _remedy(policy: str, path: Path) -> str:
     if path.is_file():
         return f"it is a file: write its directory, policy={path.parent}"
     if (path / "adapter_config.json").is_file():
-        return "it holds an adapter without its model: merge the two (peft's merge_and_unload) and save them as one directory"
+        return f"it holds an adapter without its model: {_MERGE}"
+    if shards := sorted(path.glob("**/model_world_size_*_rank_0.pt")):
+        return (
+            f"it holds verl's sharded checkpoint: python -m verl.model_merger merge --backend fsdp --local_dir {shards[-1].parent} "
+            "--target_dir DIR, and write policy=DIR"
+        )
     if inner := sorted(path.glob("policy/config.json")) or sorted(path.glob("checkpoints/*/policy/config.json")):
         return f"there is no model in {path} itself; write policy={inner[-1].parent}"
     if not path.exists() and policy.rstrip("/") == _SMOLLM2:

@@ -28,6 +28,7 @@ TEMPLATES = Path(__file__).parent / "data/chat_templates"
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 VISION = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 INTERN = ("<img>", "</img>", "<IMG_CONTEXT>", "<video>")
+PIXTRAL = ("[IMG]", "[IMG_BREAK]", "[IMG_END]")
 TILES = ("<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>")
 CELLS = tuple(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7))
 TEXT = {
@@ -336,6 +337,40 @@ def _internvl(directory: Path) -> Any:
     return _model(config, "InternVLForConditionalGeneration", tokenizer)
 
 
+def _mistral3(directory: Path) -> Any:
+    """Rows of placeholders with a token behind each; inputs of several images are padded to the largest. Pixtral has the layout."""
+    tokenizer = _qwen_tokenizer("", *PIXTRAL)
+    names = dict(zip(("image_token", "image_break_token", "image_end_token"), PIXTRAL, strict=True))
+    images = transformers.PixtralImageProcessor(size={"longest_edge": 112}, patch_size={"height": 14, "width": 14})
+    transformers.PixtralProcessor(
+        image_processor=images,
+        tokenizer=tokenizer,
+        patch_size=14,
+        spatial_merge_size=2,
+        chat_template=INTERN_TEMPLATE.replace("<IMG_CONTEXT>", "[IMG]"),
+        **names,
+    ).save_pretrained(directory)
+    config = transformers.Mistral3Config(
+        text_config=TEXT | _sizes(tokenizer) | {"model_type": "mistral", "head_dim": 32, "tie_word_embeddings": False},
+        vision_config={
+            "model_type": "pixtral",
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "head_dim": 32,
+            "image_size": 112,
+            "patch_size": 14,
+            "initializer_range": 0.1,
+        },
+        image_token_id=tokenizer.convert_tokens_to_ids("[IMG]"),
+        spatial_merge_size=2,
+        vision_feature_layer=-1,
+        tie_word_embeddings=False,
+    )
+    return _model(config, "Mistral3ForConditionalGeneration", tokenizer)
+
+
 FAMILIES = {
     family.name: family
     for family in (
@@ -350,5 +385,6 @@ FAMILIES = {
         Family("qwen3_5", _qwen3_5),
         Family("idefics3", _idefics3),
         Family("internvl", _internvl),
+        Family("mistral3", _mistral3),
     )
 }

@@ -89,6 +89,7 @@ class ImageTable:
         self._model: Any = seeing_model(module)
         if layout is None or self._model is None:
             return
+        layout.check_joined()
         self._blank = layout.blank(*_BLANK)
         self._features = self._model.get_image_features
         self._model.get_image_features = self._spread_features
@@ -124,9 +125,8 @@ class ImageTable:
 
     def _joined(self, images: Iterable[Prepared], device: torch.device) -> dict[str, torch.Tensor]:
         assert self._layout is not None
-        inputs = [image.inputs for image in images]
-        along = self._layout.joined_along
-        return {name: torch.cat([one[name] for one in inputs], dim=along[name]).to(device) for name in inputs[0]}
+        joined = self._layout.joined([image.inputs for image in images])
+        return {name: tensor.to(device) for name, tensor in joined.items()}
 
     def _spread_features(self, *args: Any, **kwargs: Any) -> Any:
         """`get_image_features` with the rows of each image in all the places where it is shown."""

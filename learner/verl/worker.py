@@ -33,6 +33,7 @@ with importing():  # Ray imports this module in each rank's process
 
 from learner.batch import Batch
 from learner.config import LearnerConfig
+from learner.verl import probe
 from learner.verl.configuration.passthrough import bypasses, corrects, has_adapter, needs_reference
 from learner.verl.configuration.settings import actor_config, reference_config, worker_config
 from learner.verl.images import ImageMaker, ImageTable, seeing_model, vision_parameters
@@ -94,6 +95,8 @@ class Rank(WeightSender, TrainingWorker):
         self.recording = Recording(self.engine.get_data_parallel_rank(), self.engine.get_data_parallel_size())
         self.policy_files = PolicyFiles(self.module, policy_dir, config.export_dtype, tied=self._tied)
         self.checkpointer = Checkpointer(self.module, self.engine.optimizer, self.engine.lr_scheduler, self._export)
+        allowed = sorted(set(range(self.model_config.hf_config.get_text_config().vocab_size)) - set(banned_token_ids))
+        probe.check(self._probed, policy_dir, config.precision, allowed[:32], self.layout)
 
     @_on_all_ranks
     def data_parallel_size(self) -> int:
@@ -223,6 +226,11 @@ class Rank(WeightSender, TrainingWorker):
 
     def _rows(self, batch: Batch, shares: list[np.ndarray]) -> Rows:
         return Rows.fetch(batch, shares[self.engine.get_data_parallel_rank()])
+
+    def _probed(self, batch: Batch) -> np.ndarray:
+        """The log-probabilities of a short batch, of which every rank computes all rows together."""
+        settings = {"use_dynamic_bsz": True, "max_token_len_per_gpu": int(batch.lengths_N.sum()), "calculate_entropy": False}
+        return self._log_probs(self._rows(batch, [np.arange(len(batch))] * self.engine.get_data_parallel_size()), settings)
 
     def _infer(self, rows: Rows, settings: dict[str, Any], reference: tuple[TrainingWorker, ImageTable] | None = None) -> Any:
         worker, table = reference or (self, self.images)

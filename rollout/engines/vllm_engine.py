@@ -117,6 +117,10 @@ def build_engine(config: EngineConfig) -> LLMEngine:
         options["distributed_executor_backend"] = "mp"
     arguments = EngineArgs(
         model=config.policy,
+        # As the learner reads it, and not Mistral's own files beside them.
+        config_format="hf",
+        load_format="hf",
+        tokenizer_mode="hf",
         # vLLM's own "auto" turns float32 into 16 bits, and then log-probabilities differ from the learner's.
         dtype=cast(Any, weights_dtype(config)),
         seed=config.seed,
@@ -157,7 +161,7 @@ def build_engine(config: EngineConfig) -> LLMEngine:
 
 def settings_at_hand(settings: VllmConfig) -> contextlib.AbstractContextManager[None]:
     """For what computes with an engine: on a CPU vLLM's experts in float32 ask for the settings while they do."""
-    asked_for = current_platform.is_cpu() and getattr(settings.model_config.hf_text_config, "num_experts", 0)
+    asked_for = current_platform.is_cpu() and settings.model_config.is_moe
     return set_current_vllm_config(settings) if asked_for else contextlib.nullcontext()
 
 

@@ -54,18 +54,22 @@ def banned_token_ids(tokenizer: Any, model_config: Any) -> list[int]:
     The end-of-turn token is allowed, and so are the tags of thoughts and actions. A sampled image placeholder would break the next
     forward pass, a sampled role token would let the policy speak as the user. The learner masks the same ids, since otherwise its
     log-probabilities differ from the sampler's.
-    `tokenizer` is a fast Hugging Face tokenizer, `model_config` the model's configuration.
+    `tokenizer` is a fast Hugging Face tokenizer. Raises UsageError if the model of `model_config` has no embedding for a token.
     """
     banned = {
         token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special and not _is_spoken(token.content)
     }
     for name in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"):
-        token_id = getattr(model_config, name, None)
-        if token_id is not None:
+        if (token_id := getattr(model_config, name, None)) is not None:
             banned.add(token_id)
     vocabulary_size = model_config.get_text_config().vocab_size
-    banned |= set(range(vocabulary_size)) - set(tokenizer.get_vocab().values())
+    words = set(tokenizer.get_vocab().values())
+    banned |= set(range(vocabulary_size)) - words
     banned.discard(tokenizer.eos_token_id)
+    # A special token may lie there as long as nothing writes it, as the padding that many fine-tuned models have added.
+    if beyond := [str(token_id) for token_id in sorted(words - banned) if token_id >= vocabulary_size]:
+        lack = f"the model has no embedding for the tokenizer's token {beyond[0]} ({len(beyond)} in all)"
+        raise UsageError(f"{lack}, since its vocab_size is {vocabulary_size}: resize_token_embeddings, and save it again")
     return sorted(token_id for token_id in banned if token_id < vocabulary_size)
 
 

@@ -6,7 +6,7 @@ SmolVLM as a run for each tile behind a token for its row and column. All of thi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -90,9 +90,39 @@ class ImageLayout:
             raise UsageError(f"the policy's processor gives one {odd[0]} for several images: train another policy")
         return {name: dimensions[0] for name, dimensions in grows.items()}
 
+    def joined(self, inputs: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """The inputs of several images together. What differs in size is padded with zeros at its end, as processors do."""
+        import torch  # imported late: it takes seconds
+        import torch.nn.functional as F
+
+        joined = {}
+        for name, along in self.joined_along.items():
+            tensors = [one[name] for one in inputs]
+            most = [max(sizes) for sizes in zip(*(tensor.shape for tensor in tensors), strict=True)]
+            missing = [[0 if dim == along else size - tensor.shape[dim] for dim, size in enumerate(most)] for tensor in tensors]
+            padded = [
+                F.pad(tensor, [end for size in reversed(sizes) for end in (0, size)]) if any(sizes) else tensor
+                for tensor, sizes in zip(tensors, missing, strict=True)
+            ]
+            joined[name] = torch.cat(padded, dim=along)
+        return joined
+
+    def check_joined(self) -> None:
+        """Raise UsageError if the processor makes something else of two images of different sizes than `joined` of each alone."""
+        images = Image.new("RGB", (84, 56), "white"), Image.new("RGB", (56, 168), "gray")
+        together, joined = self.inputs(*images), self.joined([self.inputs(image) for image in images])
+        if odd := [name for name, tensor in together.items() if not _equal(tensor, joined[name])]:
+            raise UsageError(
+                f"the policy's processor gives another {odd[0]} for several images than for each: train another policy"
+            )
+
     def _patches(self, height: int, width: int) -> Any:
+        """What the run of an image depends on: its patches, or its size if the image processor does not count them."""
+        count = getattr(self._processor.image_processor, "get_number_of_image_patches", None)
+        if count is None:
+            return height, width
         try:
-            patches = self._processor.image_processor.get_number_of_image_patches(height, width, {})
+            patches = count(height, width, {})
         except ZeroDivisionError as error:
             raise ValueError(f"the image processor refuses an image of {height} x {width} pixels") from error
         return tuple(patches) if isinstance(patches, list | tuple) else patches
@@ -108,6 +138,10 @@ class ImageLayout:
         except Exception as error:  # each library has its own
             raise ValueError(f"the image processor refuses an image of {height} x {width} pixels: {error}") from error
         return tuple(int(token) for token in made["input_ids"][0])
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and bool((one == other).all())
 
 
 def image_layout(processor: Any) -> ImageLayout | None:

@@ -26,6 +26,7 @@ def test_a_policy_at_a_url_is_to_be_copied_first():
         ("model.gguf", "model.gguf", "GGUF"),
         ("step_9/model.safetensors", "step_9/model.safetensors", "write its directory"),
         ("adapter_config.json", "", "merge"),
+        ("actor/model_world_size_8_rank_0.pt", "", "verl.model_merger merge"),
         ("step_9/policy/config.json", "step_9", "step_9/policy"),
         ("checkpoints/step_9/policy/config.json", "", "checkpoints/step_9/policy"),
         ("config.json", "", "cannot be read"),
@@ -50,6 +51,24 @@ def test_a_name_of_the_hub_is_answered_with_the_download():
 def test_settings_of_no_model_are_refused(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UsageError, match="policy="):
+        find_policy(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("config", "file", "line"),
+    [
+        ('{"model_type": "qwen2"}', "adapter_config.json", "holds an adapter beside a model: merge the two"),
+        (
+            '{"model_type": "minicpmv", "auto_map": {"AutoConfig": "code.Config"}}',
+            "code.py",
+            r"\(trust_remote_code\), which is never",
+        ),
+    ],
+)
+def test_a_model_that_depends_on_what_lies_beside_it_is_refused(tmp_path, config, file, line):
+    (tmp_path / "config.json").write_text(config)
+    (tmp_path / file).write_text("{}")
+    with pytest.raises(UsageError, match=line):
         find_policy(str(tmp_path))
 
 

@@ -9,10 +9,10 @@ the tokens outside attention, and a part of the heads inside.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from inspect import signature
+from inspect import getclosurevars, signature
 from sys import modules
 from typing import Any
 
@@ -21,7 +21,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch.distributed.nn.functional import all_to_all_single
 from torch.utils.weak import WeakTensorKeyDictionary
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from envs.errors import UsageError
 from learner.verl.model import recurrence
@@ -42,7 +42,33 @@ HAS_FLASH_ATTENTION = _flash_attention is not None and _flash_attention.origin i
 """Whether flash-attention 2 is installed; version 4 puts other kernels into a folder of the same name, which is no package."""
 
 
+PLAIN_MASKS = {"causal_mask_function", "sliding_window_overlay", "packed_sequence_mask_function"}
+"""Functions of `transformers.masking_utils` whose masks packed attention has."""
+
 _of_towers: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+def window_of(*arguments: Any, mask_function: Callable[..., Any], **others: Any) -> int | None:
+    """The mask of a layer as its sliding window, None without one, for transformers' mask interface.
+
+    Not every layer hands its window to attention as well. Raises UsageError for a mask of another form, as of image tokens that see
+    each other in both directions.
+    """
+    windows = []
+    for name, values in _parts(mask_function):
+        if name not in PLAIN_MASKS:
+            raise UsageError(f"the policy asks for a mask of {name}, which the learner cannot compute packed: train another policy")
+        windows += [values["sliding_window"]] if "sliding_window" in values else []
+    return min(windows, default=None)
+
+
+def _parts(mask_function: Any) -> list[tuple[str, dict[str, Any]]]:
+    """The functions that a mask is made of, by the name of the one that made each, and the values that they were made with."""
+    values = dict(getclosurevars(mask_function).nonlocals)
+    name = mask_function.__qualname__.partition(".")[0]
+    if name == "and_masks":
+        return [part for one in values["mask_functions"] for part in _parts(one)]
+    return [(name, values)]
 
 
 def packed_attention(
@@ -50,7 +76,7 @@ def packed_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    attention_mask: torch.Tensor | int | None,
     scaling: float | None = None,
     dropout: float = 0.0,
     is_causal: bool | None = None,
@@ -58,7 +84,12 @@ def packed_attention(
     cu_seq_lens_q: torch.Tensor | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Query, key and value of shape (1, heads, tokens, D) → (1, tokens, heads, D); grouped heads are allowed."""
+    """Query, key and value of shape (1, heads, tokens, D) → (1, tokens, heads, D); grouped heads are allowed.
+
+    `attention_mask` is what `window_of` makes of a mask.
+    """
+    if isinstance(attention_mask, int):
+        sliding_window, attention_mask = attention_mask, None
     changed = [name for name in ("softcap", "s_aux") if others.get(name) is not None]
     if attention_mask is not None or dropout or changed or len(query) != 1:
         raise UsageError(
@@ -197,3 +228,4 @@ def install(model: PreTrainedModel) -> None:
 
 for _name in (TEXT, TOWER):
     AttentionInterface.register(_name, packed_attention)
+AttentionMaskInterface.register(TEXT, window_of)

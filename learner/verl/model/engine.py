@@ -13,17 +13,19 @@ import torch
 import torch.nn.functional as F
 from tensordict import TensorDict
 from torch.distributed.tensor import DTensor
+from transformers.modeling_layers import GradientCheckpointingLayer
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_name, get_vendor
 from verl.utils.ulysses import slice_input_tensor
 from verl.workers.engine import EngineRegistry
-from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, convert_weight_keys, unfuse_moe_params
+from verl.workers.engine.fsdp import transformer_impl
+from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, convert_weight_keys
 
 from envs.errors import UsageError
 from learner.verl.model import attention, packing
 from learner.verl.model.adapters import merged_weights
-from learner.verl.model.head import Head, Sampled
-from learner.verl.model.loading import whole_policy
+from learner.verl.model.head import Bend, Head, Sampled
+from learner.verl.model.loading import check_tied, whole_policy
 
 WITHOUT = ("use_fused_kernels", "calculate_sum_pi_squared", "distillation_use_topk", "distillation_only")
 """Options of a pass that need logits of vocabulary × tokens, or another output layer than this one."""
@@ -43,8 +45,16 @@ class PackedEngine(FSDPEngineWithLMHead):
         output = module.get_output_embeddings()
         if not isinstance(output, torch.nn.Linear):
             raise UsageError(f"{type(module).__name__} has no output embedding that is a plain linear layer: train another policy")
+        check_tied(module, self.model_config.path)
         self.head = Head(output)
+        self.head.bend = Bend.of(module.config.get_text_config())
         module.set_output_embeddings(self.head)
+        without_noise(module)
+        # verl shards each embedding apart, which must not lie in a layer that is sharded already (CLIP's and SigLIP's towers).
+        around = {
+            type(layer).__name__ for layer in module.modules() if any(isinstance(x, torch.nn.Embedding) for x in layer.children())
+        }
+        module._no_split_modules = sorted(set(module._no_split_modules or ()) - around) or None
         attention.install(module)
         return module
 
@@ -60,8 +70,20 @@ class PackedEngine(FSDPEngineWithLMHead):
                 parameter.data = parameter.data.float()
         return module
 
-    def get_per_tensor_param(self, layered_summon: bool = False, base_sync_done: bool = False, **kwargs: Any) -> tuple[Any, Any]:
-        """verl's names and weights, and no adapter beside them: it is merged into them."""
+    def get_per_tensor_param(
+        self, layered_summon: bool = False, base_sync_done: bool = False, fused: bool = False, **kwargs: Any
+    ) -> tuple[Any, Any]:
+        """verl's names and weights, and no adapter beside them: it is merged into them. `fused` leaves experts together, which verl
+        takes apart under Qwen's names."""
+        unfuse = transformer_impl.unfuse_moe_params
+        try:
+            if fused:
+                transformer_impl.unfuse_moe_params = lambda weights, model_type=None: weights  # ty: ignore[invalid-assignment]
+            return self._weights(layered_summon, base_sync_done, **kwargs)
+        finally:
+            transformer_impl.unfuse_moe_params = unfuse
+
+    def _weights(self, layered_summon: bool, base_sync_done: bool, **kwargs: Any) -> tuple[Any, Any]:
         if self._is_lora:
             return merged_weights(self.module, self.served_dtype), None
         if torch.distributed.get_world_size() == 1 and get_device_name() == "cpu":
@@ -72,7 +94,7 @@ class PackedEngine(FSDPEngineWithLMHead):
         """A lone rank has whole weights; verl would gather them, and so copy each."""
         weights = convert_weight_keys(self.module.state_dict(), self.module)
         local = ((name, weight.to_local() if isinstance(weight, DTensor) else weight) for name, weight in weights.items())
-        return unfuse_moe_params(local, self.model_config.hf_config.model_type)
+        return transformer_impl.unfuse_moe_params(local, self.model_config.hf_config.model_type)
 
     def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict[str, Any], dict[str, Any]]:
         """verl's inputs of one pass; besides, tells the layers and the output layer what they are to work on."""
@@ -104,19 +126,44 @@ class PackedEngine(FSDPEngineWithLMHead):
         """Jagged `log_probs` and, if asked for, `entropy`, under the token before as verl files them; 0 at all other places."""
         asked, tokens = self.head.asked, cast(Any, micro_batch["input_ids"])
         assert asked is not None
-        if self.head.answer is None or output.logits is not self.head.answer:
+        answer, bend = self.head.answer, self.head.bend
+        if answer is None or (output.logits is not answer if bend == Bend() else not _is_bent(output.logits, answer, bend)):
             raise UsageError(
                 f"{type(self.module).__name__} scales, caps or replaces the logits of its output layer, "
                 "which the learner cannot follow: train another policy"
             )
         self.head.answer = None  # it would keep the whole pass in memory until the next one
-        columns = output.logits[0].unbind(dim=-1) if asked.with_entropy else output.logits[0, :, :1].unbind(dim=-1)
+        if output.logits is not answer:
+            answer = answer + 0.0 * output.logits  # FSDP waits for gradients of what its module returned
+        columns = answer[0].unbind(dim=-1) if asked.with_entropy else answer[0, :, :1].unbind(dim=-1)
         found = {}
         for name, values in zip(("log_probs", "entropy"), columns, strict=False):
             row = values.new_zeros(output_args["tokens"]).index_copy(0, asked.places, values)
             row = self._gather_and_unpad_packed(row, output_args["pad_size"])
             found[name] = torch.nested.nested_tensor_from_jagged(row, tokens.offsets())
         return found
+
+
+def _is_bent(logits: torch.Tensor, answer: torch.Tensor, bend: Bend) -> bool:
+    """Whether a model did with its output layer's answer what its configuration says of logits."""
+    return logits.shape == answer.shape and torch.allclose(logits.detach(), bend(answer.detach()), rtol=1e-5, atol=1e-6)
+
+
+def without_noise(module: torch.nn.Module) -> None:
+    """Have a model compute in training as it does otherwise, as samplers do: without dropout, and without the noise of routers.
+
+    Layers that are computed again in the backward pass must know of training, for that alone.
+    """
+
+    def train(mode: bool = True) -> torch.nn.Module:
+        for layer in module.modules():
+            layer.training = mode and isinstance(layer, GradientCheckpointingLayer)
+        return module
+
+    module.train = train
+    for layer in module.modules():
+        for name in [name for name, value in vars(layer).items() if isinstance(value, float) and name.endswith("dropout")]:
+            setattr(layer, name, 0.0)
 
 
 def _next_is_trained(loss_mask: Any) -> torch.Tensor:

@@ -8,6 +8,7 @@ never draws is taken out of the distribution.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,29 @@ class Sampled:
     with_entropy: bool
 
 
+@dataclass(frozen=True)
+class Bend:
+    """What a model does with its output layer's logits: a factor (Granite, Cohere), then a soft cap (Gemma 2), infinite without."""
+
+    factor: float = 1.0
+    cap: float = math.inf
+
+    @classmethod
+    def of(cls, config: Any) -> Bend:
+        """As the configuration of a language model has it, under transformers' names for it."""
+        factor = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+        return cls(factor, getattr(config, "final_logit_softcapping", None) or math.inf)
+
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        """The logits that are sampled from."""
+        logits = logits if self.factor == 1.0 else logits * self.factor
+        return logits if math.isinf(self.cap) else self.cap * torch.tanh(logits / self.cap)
+
+    def slope(self, bent: torch.Tensor) -> torch.Tensor | float:
+        """The derivative of `bent` logits by those of the output layer."""
+        return self.factor if math.isinf(self.cap) else self.factor * (1 - (bent / self.cap).square()).clamp(min=0.0)
+
+
 class Head(torch.nn.Module):
     """Stands in for an output embedding, with the same weight and bias under the same names.
 
@@ -43,6 +67,7 @@ class Head(torch.nn.Module):
         self.weight = output_embedding.weight
         self.bias = output_embedding.bias
         self.banned: list[int] = []
+        self.bend = Bend()
         self.asked: Sampled | None = None
         self.answer: torch.Tensor | None = None
 
@@ -57,6 +82,7 @@ class Head(torch.nn.Module):
         log_probs, entropies = score(
             *(hidden[0].index_select(0, asked.places), self.weight, self.bias, asked.tokens, asked.temperatures),
             banned=self.banned,
+            bend=self.bend,
             with_entropy=asked.with_entropy,
         )
         self.answer = torch.stack([log_probs, entropies], dim=-1)[None]
@@ -71,17 +97,18 @@ def score(
     temperatures: torch.Tensor,
     *,
     banned: Sequence[int] = (),
+    bend: Bend = Bend(),
     with_entropy: bool = True,
     block_bytes: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities of `tokens` (n,) under softmax((hidden · weightᵀ + bias) / temperatures), and its entropies, both (n,).
+    """Log-probabilities of `tokens` (n,) under softmax(bend(hidden · weightᵀ + bias) / temperatures), and its entropies, both (n,).
 
     `hidden` is (n, H), `weight` (V, H), `temperatures` (n,). Natural logarithms, float32, differentiable in hidden, weight and
     bias. Without `with_entropy` the entropies are 0. `block_bytes` bounds the logits that exist at a time.
     """
     with torch.autocast(hidden.device.type, enabled=False):
         block = max(1, (block_bytes or BLOCK_BYTES[hidden.device.type]) // (4 * max(1, len(hidden))))
-        return _Score.apply(hidden, weight, bias, tokens, temperatures, tuple(banned), with_entropy, block)
+        return _Score.apply(hidden, weight, bias, tokens, temperatures, tuple(banned), bend, with_entropy, block)
 
 
 class _Score(torch.autograd.Function):
@@ -94,12 +121,13 @@ class _Score(torch.autograd.Function):
         tokens: torch.Tensor,
         temperatures: torch.Tensor,
         banned: tuple[int, ...],
+        bend: Bend,
         with_entropy: bool,
         block: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         rows = len(hidden)
         temperatures = temperatures.float().clamp(min=1e-8)
-        blocks = _Blocks(hidden, weight, bias, temperatures, banned, block)
+        blocks = _Blocks(hidden, weight, bias, temperatures, banned, bend, block)
         greatest, chosen = hidden.new_full((rows,), NEVER, dtype=torch.float32), hidden.new_zeros(rows, dtype=torch.float32)
         # Sums over the words w of exp(d_w) and d_w exp(d_w), d_w being w's logit less the greatest so far.
         total, weighted = torch.zeros_like(chosen), torch.zeros_like(chosen)
@@ -123,7 +151,7 @@ class _Score(torch.autograd.Function):
         # A lone block is kept: it is no larger than what the backward pass would need to compute it again.
         kept = logits if len(blocks) == 1 and any(ctx.needs_input_grad[:3]) else None
         ctx.save_for_backward(hidden, weight, bias, tokens, temperatures, normaliser, entropies, kept)
-        ctx.banned, ctx.block, ctx.with_entropy = banned, block, with_entropy
+        ctx.banned, ctx.bend, ctx.block, ctx.with_entropy = banned, bend, block, with_entropy
         return chosen - normaliser, entropies
 
     @staticmethod
@@ -139,8 +167,9 @@ class _Score(torch.autograd.Function):
                 (hidden, weight, bias), ctx.needs_input_grad[:3], (torch.float32, weight.dtype, weight.dtype), strict=True
             )
         )
-        blocks = _Blocks(hidden, weight, bias, temperatures, ctx.banned, ctx.block)
+        blocks = _Blocks(hidden, weight, bias, temperatures, ctx.banned, ctx.bend, ctx.block)
         for start, end, logits in blocks if kept is None else [(0, len(weight), kept)]:
+            slope = ctx.bend.slope(logits * temperatures[:, None]) if ctx.bend != Bend() else 1.0
             log_probs = logits.sub_(normaliser[:, None]) if kept is None else logits - normaliser[:, None]
             gradient = log_probs.exp()
             if entropic:
@@ -151,6 +180,7 @@ class _Score(torch.autograd.Function):
             inside, column = _find(tokens, start, end)
             gradient.scatter_add_(1, column[:, None], torch.where(inside, of_log_probs, 0.0)[:, None])
             gradient /= temperatures[:, None]
+            gradient *= slope
             gradient = gradient.to(hidden.dtype)
             if for_hidden is not None:
                 for_hidden += _product(gradient, weight[start:end])
@@ -160,7 +190,7 @@ class _Score(torch.autograd.Function):
                 for_bias[start:end] = gradient.sum(dim=0)
         if for_hidden is not None:
             for_hidden = for_hidden.to(hidden.dtype)
-        return for_hidden, for_weight, for_bias, None, None, None, None, None
+        return for_hidden, for_weight, for_bias, None, None, None, None, None, None
 
 
 class _Blocks:
@@ -173,9 +203,11 @@ class _Blocks:
         bias: torch.Tensor | None,
         temperatures: torch.Tensor,
         banned: tuple[int, ...],
+        bend: Bend,
         block: int,
     ) -> None:
-        self.hidden, self.weight, self.bias, self.temperatures, self.banned = hidden, weight, bias, temperatures, banned
+        self.hidden, self.weight, self.bias, self.temperatures = hidden, weight, bias, temperatures
+        self.banned, self.bend = banned, bend
         self.starts = range(0, len(weight), block)
 
     def __len__(self) -> int:
@@ -187,6 +219,7 @@ class _Blocks:
             logits = _product(self.hidden, self.weight[start:end].T)
             if self.bias is not None:
                 logits += self.bias[start:end]
+            logits = self.bend(logits)
             logits /= self.temperatures[:, None]
             banned = [token - start for token in self.banned if start <= token < end]
             if banned:

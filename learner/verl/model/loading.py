@@ -9,15 +9,16 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import modeling_utils
+from transformers import PreTrainedModel, modeling_utils
 
 from envs.errors import ToolwiseError, UsageError
 
 log = logging.getLogger(__name__)
 
-# A machine's failure is none of the policy's; these are RuntimeErrors as well.
-_MACHINE = (torch.OutOfMemoryError, torch.AcceleratorError, torch.distributed.DistError)
-_OF_FILES = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, AssertionError)
+# A machine's failure is none of the policy's; these are RuntimeErrors as well. Packages that a policy asks for are its own.
+MACHINE = (torch.OutOfMemoryError, torch.AcceleratorError, torch.distributed.DistError)
+OF_MODELS = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, AssertionError, ImportError)
+_OF_FILES = (OSError, *OF_MODELS)
 
 
 @contextmanager
@@ -41,7 +42,7 @@ def whole_policy(directory: str) -> Generator[None]:
     modeling_utils.log_state_dict_report = refusing  # ty: ignore[invalid-assignment]
     try:
         yield
-    except (ToolwiseError, *_MACHINE):
+    except (ToolwiseError, *MACHINE):
         raise
     except SafetensorError as error:
         raise UsageError(
@@ -53,6 +54,17 @@ def whole_policy(directory: str) -> Generator[None]:
         raise UsageError(f"the learner cannot load policy={directory}: {reason}") from error
     finally:
         modeling_utils.log_state_dict_report = report
+
+
+def check_tied(model: PreTrainedModel, directory: str) -> None:
+    """Raise UsageError if a model's output layer is not its embedding though its configuration says so, which samplers go by."""
+    if not model.config.tie_word_embeddings:
+        return
+    if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
+        raise UsageError(
+            f"policy={directory} has an output layer of its own, but tie_word_embeddings=true, by which a sampler takes the "
+            "embedding: write false in its config.json"
+        )
 
 
 def _some(of: Iterable[str]) -> str:

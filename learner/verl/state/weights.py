@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from transformers.core_model_loading import WeightConverter, revert_weight_conversion
+from transformers.core_model_loading import MergeModulelist, WeightConverter, revert_weight_conversion
 
 from rollout.cluster.weights import Sender, Weights
 
@@ -36,14 +36,22 @@ class Publisher:
         return None
 
     def _gathered(self) -> Iterator[tuple[str, torch.Tensor]]:
-        weights, _ = self._engine.get_per_tensor_param()  # an adapter is merged into them
+        operations = [one for conversion in self._conversions for one in conversion.operations]
+        fused = any(isinstance(one, MergeModulelist) for one in operations)  # then transformers takes experts apart
+        weights, _ = self._engine.get_per_tensor_param(fused=fused)  # an adapter is merged into them
         yield from weights
+
+    @property
+    def _conversions(self) -> list[WeightConverter]:
+        """How transformers made layers of what is in the policy's files, but for names."""
+        found = getattr(self._engine.module, "_weight_conversions", None) or ()
+        return [conversion for conversion in found if isinstance(conversion, WeightConverter)]
 
     def named(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Whole tensors by checkpoint name; each is freed before the next is gathered."""
         module = self._engine.module
         wanted = ((name, weight.detach()) for name, weight in self._gathered() if name not in self._tied)
-        if any(isinstance(conversion, WeightConverter) for conversion in getattr(module, "_weight_conversions", None) or ()):
+        if self._conversions:
             # Layers that were fused when they were loaded are taken apart again, for which transformers wants them all at once.
             yield from revert_weight_conversion(module, dict(wanted)).items()
             return

@@ -80,7 +80,8 @@ def verl_config(config: RolloutConfig, on_cpu: bool) -> Any:
         raise UsageError(
             f"{engine.policy} has layers with a state, which verl's servers do not serve on a CPU: write rollout.engine.kind=vllm"
         )
-    if on_cpu and getattr(model.get_text_config(), "num_experts", 0) and weights_dtype(engine) == "float32":
+    experts = any(getattr(model.get_text_config(), name, 0) for name in ("num_experts", "num_local_experts", "n_routed_experts"))
+    if on_cpu and experts and weights_dtype(engine) == "float32":
         raise UsageError(
             f"{engine.policy} has experts, which verl's servers do not compute in float32 on a CPU: write "
             "rollout.engine.kind=vllm, or rollout.engine.dtype=bfloat16"

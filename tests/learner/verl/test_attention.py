@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import Gemma3Config, PreTrainedConfig, Qwen2Config
+from transformers import Gemma3Config, PreTrainedConfig, Qwen2Config, masking_utils
 
 from envs.errors import UsageError
 from learner.verl.model import attention, packing, recurrence
@@ -49,6 +49,18 @@ def test_attention_that_packed_sequences_do_not_have_is_refused(change):
     three = [torch.randn(1, 2, 4, 8) for _ in range(3)]
     with pytest.raises(UsageError, match="train another policy"):
         attention.packed_attention(torch.nn.Module(), *three, None, **change)
+
+
+def test_a_mask_of_another_form_than_a_causal_window_is_refused():
+    window = masking_utils.sliding_window_causal_mask_function(5)
+    packed = masking_utils.packed_sequence_mask_function(torch.tensor([[0, 0, 1]]))
+    assert attention.window_of(mask_function=masking_utils.and_masks(window, packed)) == 5
+    assert attention.window_of(mask_function=masking_utils.causal_mask_function) is None
+    seen = masking_utils.or_masks(window, masking_utils.blockwise_overlay(torch.tensor([[0, 0, 1]])))
+    chunks = masking_utils.chunked_causal_mask_function(4, torch.zeros(1))
+    for mask in seen, chunks, masking_utils.bidirectional_mask_function:
+        with pytest.raises(UsageError, match="cannot compute packed: train another policy"):
+            attention.window_of(mask_function=mask)
 
 
 def test_tokens_beyond_the_sequences_are_refused():

@@ -16,12 +16,16 @@ from forks import FORKS, rendezvous
 from ranks import ENTROPY, learn, plain, refuse
 from transformers import (
     AutoConfig,
-    CohereConfig,
-    CohereForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    HyperCLOVAXConfig,
+    HyperCLOVAXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
 )
 
 from learner.batch import Batch
@@ -37,6 +41,8 @@ SIZES = {
     "num_key_value_heads": 2,
 }
 WINDOW = {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1}
+
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32}
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,10 @@ FAMILIES = {
     "llama, tied": Family(LlamaForCausalLM, LlamaConfig(**SIZES, tie_word_embeddings=True)),
     "qwen2, layers computed again": Family(Qwen2ForCausalLM, Qwen2Config(**SIZES), learner={"gradient_checkpointing": True}),
     "qwen2 with a sliding window": Family(Qwen2ForCausalLM, Qwen2Config(**SIZES, **WINDOW)),
+    "qwen2_moe, dropout and a window of the mask alone": Family(
+        Qwen2MoeForCausalLM, Qwen2MoeConfig(**SIZES, **EXPERTS, **WINDOW, attention_dropout=0.2), ulysses=False
+    ),
+    "granite, logits scaled": Family(GraniteForCausalLM, GraniteConfig(**SIZES, logits_scaling=0.5), ulysses=False),
     "qwen3": Family(policy="qwen3"),
     "qwen3_moe": Family(policy="qwen3_moe"),
     "qwen2_vl": Family(policy="qwen2_vl", ulysses=False),
@@ -66,8 +76,9 @@ FAMILIES = {
     "qwen3_vl_moe": Family(policy="qwen3_vl_moe", ulysses=False),
     "idefics3": Family(policy="idefics3", ulysses=False),
     "internvl": Family(policy="internvl", ulysses=False),
+    "mistral3": Family(policy="mistral3", ulysses=False),
 }
-SCALED = Family(CohereForCausalLM, CohereConfig(**SIZES, logit_scale=0.1))
+SCALED = Family(HyperCLOVAXForCausalLM, HyperCLOVAXConfig(**SIZES, logits_scaling=0.1))
 WAYS = {
     "1 rank": {"ranks": 1},
     "1 rank, old log-probabilities recomputed": {"ranks": 1, "recompute_old": True},
@@ -138,5 +149,7 @@ def test_a_policy_step_has_hugging_faces_gradient(cases, computed, family, way):
     assert norm > 0.01
 
 
-def test_a_model_that_scales_its_logits_is_refused(cases, computed):
-    assert (cases["scaled"] / "refused.txt").read_text().startswith("FSDPCohereForCausalLM scales, caps or replaces the logits")
+def test_a_model_that_scales_its_logits_otherwise_than_its_configuration_says_is_refused(cases, computed):
+    assert (
+        (cases["scaled"] / "refused.txt").read_text().startswith("FSDPHyperCLOVAXForCausalLM scales, caps or replaces the logits")
+    )

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from learner.verl.model.head import Head, Sampled, score
+from learner.verl.model.head import Bend, Head, Sampled, score
 
 BANNED = [0, 7, 99]
 
 
-def whole(hidden, weight, bias, tokens, temperatures):
+def whole(hidden, weight, bias, tokens, temperatures, bend=lambda logits: logits):
     """Log-probabilities and entropies by way of whole logits."""
-    logits = (hidden @ weight.T + (0 if bias is None else bias)) / temperatures[:, None]
+    logits = bend(hidden @ weight.T + (0 if bias is None else bias)) / temperatures[:, None]
     distribution = torch.log_softmax(logits.index_fill(1, torch.tensor(BANNED), -1e30), dim=-1)
     return distribution.gather(1, tokens[:, None])[:, 0], -(distribution.exp() * distribution).sum(dim=1)
 
@@ -25,14 +25,15 @@ def inputs():
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("words_at_a_time", [100, 33, 7, 1])
 @pytest.mark.parametrize("entropy_weight", [0.0, 0.7])
-def test_values_and_gradients_equal_those_of_whole_logits(inputs, with_bias, words_at_a_time, entropy_weight):
+@pytest.mark.parametrize("bend", [Bend(), Bend(0.3, 20.0)], ids=["plain", "scaled and capped"])
+def test_values_and_gradients_equal_those_of_whole_logits(inputs, with_bias, words_at_a_time, entropy_weight, bend):
     hidden, weight, bias, tokens, temperatures = inputs
     bias = bias if with_bias else None
     block_bytes = 4 * len(hidden) * words_at_a_time
     gradients, values = [], []
     for kind, function in (
-        (torch.float32, lambda *args: score(*args, banned=BANNED, block_bytes=block_bytes)),
-        (torch.float64, whole),
+        (torch.float32, lambda *args: score(*args, banned=BANNED, bend=bend, block_bytes=block_bytes)),
+        (torch.float64, lambda *args: whole(*args, bend)),
     ):
         leaves = [None if x is None else x.detach().clone().to(kind).requires_grad_() for x in (hidden, weight, bias)]
         log_probs, entropies = function(*leaves, tokens, temperatures.to(kind))

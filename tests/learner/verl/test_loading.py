@@ -5,10 +5,10 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText, modeling_utils
+from transformers import AutoModelForImageTextToText, LlamaConfig, LlamaForCausalLM, modeling_utils
 
 from envs.errors import UsageError
-from learner.verl.model.loading import whole_policy
+from learner.verl.model.loading import check_tied, whole_policy
 from starter.policies import find_policy
 
 NAME, SHOWN = "model.layers.0.mlp.down_proj.weight", "model.language_model.layers.0.mlp.down_proj.weight"
@@ -54,6 +54,15 @@ def test_a_policy_that_is_not_whole_is_one_line(load, change, expected):
         load(change)
     assert "\n" not in str(raised.value)
     assert modeling_utils.log_state_dict_report is before
+
+
+def test_an_output_layer_that_the_configuration_does_not_know_is_one_line():
+    config = LlamaConfig(vocab_size=8, hidden_size=4, num_hidden_layers=0, num_attention_heads=1, tie_word_embeddings=True)
+    model = LlamaForCausalLM(config)
+    check_tied(model, "DIR")
+    model.lm_head.weight = torch.nn.Parameter(torch.zeros(8, 4))
+    with pytest.raises(UsageError, match="policy=DIR has an output layer of its own, but tie_word_embeddings=true"):
+        check_tied(model, "DIR")
 
 
 def test_a_gpu_that_is_full_is_not_the_policys_fault():

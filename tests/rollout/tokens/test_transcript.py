@@ -13,7 +13,7 @@ from PIL import Image
 from rollout_fakes import picture, show
 from transformers import AutoProcessor
 
-from envs.errors import TokenBudgetExceeded
+from envs.errors import TokenBudgetExceeded, UsageError
 from rollout.tokens.chat_format import ChatFormat, banned_token_ids
 from rollout.tokens.images import ImageEncoder
 from rollout.tokens.transcript import TRUNCATED, Transcript
@@ -261,3 +261,6 @@ def test_banned_are_the_special_tokens_and_the_unused_ids_but_not_the_end_of_tur
     assert set(range(len(chat.tokenizer), size)) <= banned
     assert chat.tokenizer.convert_tokens_to_ids("<|im_start|>") in banned
     assert not banned & set(chat.encode_action("print(1 + 2)\n é"))
+    config.get_text_config().vocab_size = chat.end_of_turn
+    with pytest.raises(UsageError, match=f"no embedding for the tokenizer's token {chat.end_of_turn} "):
+        banned_token_ids(chat.tokenizer, config)
