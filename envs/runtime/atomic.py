@@ -41,7 +41,7 @@ def cut_last_line(path: Path) -> None:
     if not path.exists():
         return
     with path.open("r+b") as file:
-        end = file.seek(0, os.SEEK_END)
+        end = size = file.seek(0, os.SEEK_END)
         while end:
             begin = max(0, end - _BLOCK)
             file.seek(begin)
@@ -50,7 +50,8 @@ def cut_last_line(path: Path) -> None:
                 end = begin + found + 1
                 break
             end = begin
-        file.truncate(end)
+        if end < size:
+            file.truncate(end)
 
 
 @contextmanager

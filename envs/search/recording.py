@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import fcntl
 import hashlib
 import io
 import json
-import os
+import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +21,10 @@ from PIL import Image
 
 from envs.errors import SearchUnavailable, UsageError
 from envs.pictures import decode, rgb
+from envs.runtime.atomic import append, cut_last_line
 from envs.search.types import ImageSearch, Match, Passage, TextSearch
+
+log = logging.getLogger(__name__)
 
 
 class Memory(Protocol):
@@ -36,7 +41,7 @@ class Recording:
     def __init__(self, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         self._file = file
-        self._known = _read(file) if file.exists() else {}
+        self._known = _read(file, goes_on=True) if file.exists() else {}
 
     def get(self, key: str) -> Any | None:
         return self._known.get(key)
@@ -44,11 +49,11 @@ class Recording:
     def put(self, key: str, answer: Any) -> None:
         self._known[key] = answer
         line = json.dumps({"key": key, "answer": answer}, ensure_ascii=False) + "\n"
-        descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(descriptor, line.encode())  # in one piece: several workers may write
-        finally:
-            os.close(descriptor)
+        with self._file.open("ab") as lock:  # several workers may write
+            with suppress(OSError):  # a file system without locks, where lines are written in one piece all the same
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            cut_last_line(self._file)
+            append(self._file, line.encode())
 
 
 class Replay:
@@ -129,15 +134,24 @@ def _key(source: str, *question: Any) -> str:
     return f"{asked}.{source}" if source else asked
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path, goes_on: bool = False) -> dict[str, Any]:
+    """The answers of a recording. A last line that a kill has cut is left out; if the recording `goes_on`, so is one that lacks its
+    line end alone, since it is cut off before the next line is written."""
     known = {}
-    with file.open(encoding="utf-8") as lines:
+    with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
+            whole = line.endswith(b"\n")
             try:
                 record = json.loads(line)
-                known[record["key"]] = record["answer"]
+                key, answer = record["key"], record["answer"]
             except (ValueError, KeyError, TypeError):
-                raise UsageError(f"{file}, line {number}: not a recorded answer; record the searches anew") from None
+                if whole:
+                    raise UsageError(f"{file}, line {number}: not a recorded answer; record the searches anew") from None
+                goes_on = True
+            if not whole and goes_on:
+                log.warning("%s: the last line is only half written and is left out", file)
+            else:
+                known[key] = answer
     return known
 
 

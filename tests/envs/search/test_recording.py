@@ -129,3 +129,19 @@ def test_a_broken_recording_is_named_by_line(tmp_path):
     (tmp_path / "answers.jsonl").write_text('{"key": "a", "answer": []}\nnonsense\n')
     with pytest.raises(UsageError, match="line 2"):
         Replay(tmp_path / "answers.jsonl")
+
+
+@pytest.mark.parametrize("length", [1, 20, -3, -1], ids=lambda length: f"cut at {length}")
+def test_a_recording_goes_on_behind_a_line_that_a_kill_has_cut(tmp_path, caplog, length):
+    file = tmp_path / "answers.jsonl"
+    first = Recording(file)
+    first.put("a", [["ä"]])
+    whole = file.read_bytes()
+    first.put("b", [["ü"]])
+    file.write_bytes(whole + file.read_bytes()[len(whole) :][:length])
+    assert Replay(file).get("a") == [["ä"]]
+    again = Recording(file)
+    assert "half written" in caplog.text
+    assert (again.get("a"), again.get("b")) == ([["ä"]], None)
+    again.put("b", [["ü"]])
+    assert [Replay(file).get(key) for key in "ab"] == [[["ä"]], [["ü"]]]
