@@ -125,7 +125,7 @@ def _rewarded(group: Group[EpisodeSummary], reward: GroupReward) -> Group[Episod
 
 
 def _specs(training: TrainingRun, step: int, first: int, draw: int = 0) -> list[GroupSpec]:
-    """The groups of a step; each `draw` has its own."""
+    """The groups of a step; each `draw` has its own. All of them count on in one order of the rows."""
     config = training.config
     return group_specs(
         f"rl+{draw}" if draw else "rl",
@@ -137,5 +137,6 @@ def _specs(training: TrainingRun, step: int, first: int, draw: int = 0) -> list[
         temperature=config.rl.temperature,
         rows=training.rows("train"),
         first=first,
+        rows_name="rl",
         repeat_if_cut=config.rl.on_deadline is OnDeadline.repeat,
     )

@@ -31,17 +31,19 @@ def group_specs(
     actor: str = "policy",
     rows: Sequence[int] | None = None,
     first: int = 0,
+    rows_name: str | None = None,
     repeat_if_cut: bool = False,
 ) -> list[GroupSpec]:
     """`groups` groups of `group_size` episodes each; the episodes of a group share their task.
 
     Seeds are drawn from (`name`, `seed`, `step`, group, member): the same arguments give the same tasks and the same samples.
     `rows` are the numbers of a file's rows (`envs.row_numbers`), None for tasks that are generated from the seed; the groups get
-    the rows at the places `first`, `first` + 1, … of what `draw` gives for (`name`, `seed`), so that a caller who counts its groups
-    gets every row once before any comes again, whatever the number of groups in a step. `repeat_if_cut` is for `EpisodeSpec`.
+    the rows at the places `first`, `first` + 1, … of what `draw` gives for (`rows_name`, `seed`), so that a caller who counts its
+    groups gets every row once before any comes again, whatever the number of groups in a step. `rows_name` is `name` unless several
+    names share one count. `repeat_if_cut` is for `EpisodeSpec`.
     """
     env_id, env_kwargs = tasks
-    drawn = None if rows is None else draw(rows, groups, seed=seed, name=name, first=first)
+    drawn = None if rows is None else draw(rows, groups, seed=seed, name=rows_name or name, first=first)
     specs = []
     for group in range(groups):
         group_id = f"{name}-{step}-{group}"

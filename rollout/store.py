@@ -8,12 +8,13 @@ when its name is written again.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from envs.runtime.atomic import cut_last_line, replaced_file, write_file
+from envs.runtime.atomic import append, cut_last_line, replaced_file, write_file
 from rollout.types import Episode, Group, Trajectory, form_episodes, form_groups
 
 _SHARD = re.compile(r"(?P<name>.+)\.w[0-9a-f]{8}")
@@ -41,10 +42,8 @@ class Shard:
         return self.path.with_name(f"{self.path.name}.part")
 
     def append(self, episode: Episode) -> None:
-        """Add an episode."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        with self.unfinished.open("a", encoding="utf-8") as file:
-            file.write("".join(saved(self.directory, [episode])))
+        """Add an episode, whole or not at all."""
+        _append(self.directory, self.unfinished, episode)
 
     def finish(self, episode_ids: Collection[str]) -> set[str]:
         """Give the shard its name, with these episodes alone; returns those of them that were never written.
@@ -56,6 +55,7 @@ class Shard:
         if self.path.exists():
             missing.clear()
         elif missing and self.unfinished.exists():
+            _cut_last_episode(self.unfinished)
             with replaced_file(self.path) as kept, kept.open("wb") as file:
                 for episode_id, line in _lines(self.unfinished):
                     if episode_id in episode_ids:
@@ -87,17 +87,15 @@ class Store:
         self._remove([self._path(name), *self._shards(name)])
 
     def append(self, name: str, episode: Episode) -> None:
-        """Add one episode to `<name>.jsonl`: it is on disk when this returns."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        with self._path(name).open("a", encoding="utf-8") as file:
-            file.write("".join(saved(self.directory, [episode])))
+        """Add one episode to `<name>.jsonl`, whole or not at all: it is on disk when this returns."""
+        _append(self.directory, self._path(name), episode)
 
     def read_unfinished(self, name: str) -> list[Episode]:
-        """The episodes of a file that `append` made and that a kill may have cut: a last line without its end is left out."""
+        """The episodes of a file that `append` made and that a kill may have cut: the last one is left out unless it is whole."""
         path = self._path(name)
         if not path.exists():
             return []
-        cut_last_line(path)
+        _cut_last_episode(path)
         return list(self.read(name))
 
     def retain(self, name: str, episode_ids: Collection[str]) -> None:
@@ -105,7 +103,7 @@ class Store:
         path = self._path(name)
         if not path.exists():
             return
-        cut_last_line(path)
+        cut_last_line(path)  # none of these episodes: they were whole when they were written down
         if all(episode_id in episode_ids for episode_id, _ in _lines(path)):
             return
         with replaced_file(path) as kept, kept.open("wb") as file:
@@ -185,6 +183,31 @@ def _lines(path: Path) -> Iterator[tuple[str | None, bytes]]:
         for line in file:
             begin = _BEGIN.match(line)
             yield (json.loads(begin[1]) if begin and line.endswith(b"\n") else None), line
+
+
+def _cut_last_episode(path: Path) -> None:
+    """Remove an episode of which a kill has cut a line, together with its whole lines: they alone would be read as the episode."""
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+        if file.read(1) in (b"", b"\n"):
+            return
+    begin = end = 0  # of the lines of the last episode of which a line is whole
+    last, head = None, b""
+    for episode_id, line in _lines(path):
+        if not line.endswith(b"\n"):
+            found = _BEGIN.match(line)
+            same = json.loads(found[1]) == last if found else head.startswith(line)  # the id itself may be cut
+            os.truncate(path, begin if same else end)
+            return
+        if episode_id is None or episode_id != last:
+            begin, last, head = end, episode_id, line
+        end += len(line)
+
+
+def _append(directory: Path, path: Path, episode: Episode) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    append(path, "".join(saved(directory, [episode])).encode())
 
 
 def saved(directory: Path, episodes: Iterable[Episode]) -> Iterator[str]:

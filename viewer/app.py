@@ -347,21 +347,25 @@ def _response(request: Request, answer: Callable[[Request], Any]) -> Response:
     """The answer as JSON, or its error as one line."""
     try:
         content, status = answer(request), 200
+        body = content if isinstance(content, Response) else _json(content)
     except HTTPException as error:
-        content, status = {"error": error.detail}, error.status_code
+        body, status = _json({"error": error.detail}), error.status_code
     except BadFilter as error:
-        content, status = {"error": str(error)}, 400
+        body, status = _json({"error": str(error)}), 400
     except Changed as error:
-        content, status = {"error": str(error)}, 409
+        body, status = _json({"error": str(error)}), 409
     except (LookupError, sqlite3.Error) as error:
-        content, status = {"error": f"the index cannot answer: {error}"[:500]}, 503
+        body, status = _json({"error": f"the index cannot answer: {error}"[:500]}), 503
     except Exception as error:
         log.exception("%s", request.url.path)
-        content, status = {"error": f"{type(error).__name__}: {error}"[:500]}, 500
-    if not isinstance(content, Response):
-        body = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8", "replace")
-        content = Response(body, status, {"Cache-Control": "no-store"}, "application/json")
-    return _compressed(request, content)
+        body, status = _json({"error": f"{type(error).__name__}: {error}"[:500]}), 500
+    if isinstance(body, bytes):
+        body = Response(body, status, {"Cache-Control": "no-store"}, "application/json")
+    return _compressed(request, body)
+
+
+def _json(content: Any) -> bytes:
+    return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
 def _compressed(request: Request, response: Response) -> Response:

@@ -111,7 +111,7 @@ class Run:
             "stages": stages,
             "stage": stage,
             "step": step,
-            "steps_planned": rl.get("steps") if isinstance(rl, dict) else None,
+            "steps_planned": number(rl.get("steps")) if isinstance(rl, dict) else None,
             "finished": finished,
             "state": state.value if state is not None else None,
             "live": live,

@@ -103,6 +103,8 @@ def judged(episode: Episode, protocol: Protocol, actions: Sequence[str]) -> tupl
     for number, action in enumerate(actions, 1):
         if isinstance(parsed := protocol.parse(action), Malformed):
             return Reason.malformed_turn, f"turn {number}: {parsed.reason}"
+        if isinstance(parsed, Answer) and number < len(actions):
+            return Reason.malformed_turn, f"turn {number}: it was cut off before its end"
     return None, ""
 
 

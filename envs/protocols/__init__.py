@@ -1,6 +1,6 @@
 """Protocols between a model's text and an environment: which text is which action, and how results are shown."""
 
-from envs.protocols.actions import Action, Answer, Call, Calls, Malformed
+from envs.protocols.actions import Action, Answer, Call, Calls, CutOff, Malformed
 from envs.protocols.deepeyes import DeepEyes
 from envs.protocols.hermes import Hermes, Native
 from envs.protocols.protocol import Message, Protocol, ToolGuide
@@ -11,6 +11,7 @@ __all__ = [
     "Answer",
     "Call",
     "Calls",
+    "CutOff",
     "DeepEyes",
     "Hermes",
     "Malformed",

@@ -38,4 +38,8 @@ class Malformed:
     reason: str
 
 
+class CutOff(str):
+    """The text of a turn that the limit of its tokens cut off: nobody knows how it would have gone on."""
+
+
 Action = Answer | Calls | Malformed

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from PIL import Image
 
 from envs.errors import UsageError
-from envs.protocols.actions import Action, Answer, Call, Calls, Malformed
+from envs.protocols.actions import Action, Answer, Call, Calls, CutOff, Malformed
 from envs.protocols.json_calls import calls_of, reads_as_call, write_call
 from envs.protocols.protocol import Message, Protocol, ToolGuide
 from envs.protocols.tags import THOUGHTS_END, is_whole, scan
@@ -29,7 +29,7 @@ class Hermes(Protocol):
     """Hermes tool calls: see the module.
 
     `answer="turn"` takes a turn without a call as the answer (the text in `<answer>` tags, if it has any); `answer="tag"` requires
-    `<answer>…</answer>`. `parallel=False` ends a turn at its first call.
+    `<answer>…</answer>`. `parallel=False` ends a turn at its first call. A `CutOff` without tags is no answer.
     """
 
     name = "hermes"
@@ -61,6 +61,8 @@ class Hermes(Protocol):
         answer = _STRAY.sub("", found.visible).strip()
         if reads_as_call(answer) or _CODE.match(answer):
             return Malformed(f"a tool is called between tags: {_REMEDY}")
+        if isinstance(text, CutOff):  # words of which nobody knows how they end are no answer
+            return Malformed(f"your turn was cut off before its end: be shorter. {_REMEDY[0].upper()}{_REMEDY[1:]}")
         if self._answer == "tag":
             return Malformed("end your turn with <tool_call>…</tool_call> or <answer>…</answer>")
         return Answer(answer) if answer else Malformed(f"your turn is empty: {_REMEDY}")

@@ -48,7 +48,8 @@ class Protocol(ABC):
 
     @abstractmethod
     def parse(self, text: str) -> Action:
-        """Read one turn of the model. Never raises: text that cannot be read gives `Malformed` with the remedy."""
+        """Read one turn of the model, a `CutOff` if it was cut off. Never raises: text that cannot be read gives `Malformed` with
+        the remedy."""
 
     @abstractmethod
     def is_well_formed(self, text: str) -> bool:

@@ -20,6 +20,19 @@ def write_file(path: Path, content: bytes | str) -> None:
         unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def append(path: Path, content: bytes) -> None:
+    """Add `content` to the end of a file, all of it or nothing: after an error, such as a full disk, the file is as it was."""
+    with path.open("ab", buffering=0) as file:
+        begin = file.seek(0, os.SEEK_END)
+        try:
+            left = memoryview(content)
+            while left:
+                left = left[file.write(left) :]
+        except BaseException:
+            file.truncate(begin)
+            raise
+
+
 def cut_last_line(path: Path) -> None:
     """Remove what stands behind the last line end of a file to which lines are appended: a line that a kill has cut.
 
@@ -28,7 +41,7 @@ def cut_last_line(path: Path) -> None:
     if not path.exists():
         return
     with path.open("r+b") as file:
-        end = file.seek(0, os.SEEK_END)
+        end = size = file.seek(0, os.SEEK_END)
         while end:
             begin = max(0, end - _BLOCK)
             file.seek(begin)
@@ -37,7 +50,8 @@ def cut_last_line(path: Path) -> None:
                 end = begin + found + 1
                 break
             end = begin
-        file.truncate(end)
+        if end < size:
+            file.truncate(end)
 
 
 @contextmanager

@@ -6,7 +6,9 @@ one; a mapping has the `backend` and its settings. Equal settings share one obje
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -28,6 +30,7 @@ from envs.search.text.services import SERVICES, RetrievalServer, WebSearch
 from envs.search.types import ImageSearch, TextSearch
 
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w+(?:\.\w+)*:[A-Za-z_][\w.]*")  # one letter before the colon is a drive
+_ENDS = 1 << 16  # bytes read at either end of an index's files
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +125,32 @@ def _opened(kind: str, canonical: str) -> Any:
     backend = None if settings.replay else backends[settings.backend](settings)
     for memory in _memories(settings):
         wrap: Any = RememberingTextSearch if kind == "text" else RememberingImageSearch
-        backend = wrap(backend, memory, settings.backend)
+        backend = wrap(backend, memory, settings.backend, _source(settings), keep_empty=settings.backend not in SERVICES)
     return backend
+
+
+def _source(settings: SearchSettings) -> str:
+    """A mark of what answers: two servers have two, and so have an index and the one that is built in its place."""
+    files = [] if settings.backend == "own" else [Path(path) for path in (settings.path, settings.questions) if path]
+    parts = [[settings.url, settings.path, settings.questions], [_build(path) for path in files]]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def _build(path: Path) -> list[tuple[str, int, str]]:
+    """What tells the build of an index from others, without reading all of it: its files' names, sizes, beginnings and ends.
+
+    Not their times, which differ between copies on several machines.
+    """
+    marks = []
+    for file in sorted(path.iterdir()) if path.is_dir() else [path] if path.is_file() else []:
+        if file.is_file() and not file.name.startswith("."):
+            with file.open("rb") as opened:
+                size = opened.seek(0, os.SEEK_END)
+                opened.seek(0)
+                begin = opened.read(_ENDS)
+                opened.seek(max(0, size - _ENDS))
+                marks.append((file.name, size, hashlib.sha256(begin + opened.read(_ENDS)).hexdigest()))
+    return marks
 
 
 def _memories(settings: SearchSettings) -> list[Memory]:

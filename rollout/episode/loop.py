@@ -19,7 +19,7 @@ from typing import Any, cast
 import gymnasium
 
 from envs.errors import EndpointRefused, InfrastructureError, ItemError, TokenBudgetExceeded, UsageError
-from envs.protocols import Message, encodable
+from envs.protocols import CutOff, Message, encodable
 from envs.runtime.deadlines import waiting, within
 from envs.runtime.failures import told
 from envs.runtime.threads import Threads
@@ -227,7 +227,9 @@ class _Run:
         action = self._chat.decode([token for piece in pieces for token in piece.token_ids])
         reasoning = "".join(piece.reasoning for piece in pieces)
         self._pending = Turn(action=action, generate_s=generate_s, reasoning=reasoning)
-        observation, reward, terminated, truncated, info = await self._env.step(actor.opening + action)
+        cut_off = pieces[-1].finish_reason == "length" and pieces[-1].token_ids[-1:] != [self._chat.end_of_turn]
+        said = actor.opening + action
+        observation, reward, terminated, truncated, info = await self._env.step(CutOff(said) if cut_off else said)
         self._reward += reward
         self._last_info = info
         self._ended = terminated or truncated

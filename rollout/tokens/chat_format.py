@@ -20,6 +20,7 @@ from envs.protocols.tags import THOUGHTS_BEGIN, THOUGHTS_END
 from envs.runtime.garbage import importing
 from rollout.tokens.image_layout import image_layout
 from rollout.tokens.images import EncodedImage
+from rollout.tokens.marks import Marks, texts_in
 from rollout.tokens.policy_files import require_vocabulary
 
 Piece = int | str
@@ -241,8 +242,8 @@ class ChatFormat:
 
     def prompt(self, messages: Sequence[ChatMessage], tools: Sequence[Mapping[str, Any]] | None = None) -> list[Piece]:
         """A whole conversation up to the next action, as the chat template renders it; an image is one placeholder."""
-        hidden = self._hide(messages)
-        return self._split(self._render(hidden.messages, tools), hidden)
+        marks = self._hide(messages, tools or ())
+        return self._split(self._render(_marked(messages, marks), marks.hide(list(tools or ()))), marks)
 
     def reply(self, message: Mapping[str, Any]) -> str:
         """What the template writes for a message of the assistant that answers a user, as a trainer has it rendered, whatever
@@ -255,29 +256,16 @@ class ChatFormat:
 
     def continuation(self, messages: Sequence[ChatMessage]) -> list[Piece]:
         """What stands between the text of an action, whose end of turn comes first, and the next one, whatever stands before."""
-        hidden = self._hide(messages)
-        rendered = self._render([ChatMessage("user", _FIRST), ChatMessage("assistant", _ACTION), *hidden.messages])
-        return self._split(rendered.partition(_ACTION)[2], hidden)
+        marks = self._hide(messages)
+        rendered = self._render([ChatMessage("user", _FIRST), ChatMessage("assistant", _ACTION), *_marked(messages, marks)])
+        return self._split(rendered.partition(_ACTION)[2], marks)
 
-    def _hide(self, messages: Sequence[ChatMessage]) -> _Hidden:
-        """The messages with a mark in place of each text that reads like a special token."""
-        if not any(self._special_pattern.search(message.text) for message in messages):
-            return _Hidden(messages, None, ())
-        everything = "".join(message.text for message in messages)
-        # Two characters of Unicode's private use area that no message has.
-        left, right = (
-            chr(code) for code, _ in zip((c for c in range(0xE000, 0xF8FF) if chr(c) not in everything), "lr", strict=False)
-        )
-        tokens = tuple(self._special_ids)
-        number = {token: place for place, token in enumerate(tokens)}
+    def _hide(self, messages: Sequence[ChatMessage], tools: Sequence[Mapping[str, Any]] = ()) -> Marks:
+        """Marks for each text of the messages and tools that reads like a special token."""
+        texts = [*(message.text for message in messages), *texts_in(list(tools))]
+        return Marks(self._special_pattern, tuple(self._special_ids), texts)
 
-        def mark(match: re.Match[str]) -> str:
-            return f"{left}{number[match.group()]}{right}"
-
-        marked = [ChatMessage(one.role, self._special_pattern.sub(mark, one.text), one.images) for one in messages]
-        return _Hidden(marked, re.compile(f"{left}(\\d+){right}"), tokens)
-
-    def _split(self, rendered: str, hidden: _Hidden | None = None) -> list[Piece]:
+    def _split(self, rendered: str, marks: Marks | None = None) -> list[Piece]:
         """Rendered text as pieces: ids of special tokens, and the plain text between them, with what was hidden put back."""
         pieces: list[Piece] = []
         position = 0
@@ -285,7 +273,7 @@ class ChatFormat:
             pieces += [rendered[position : match.start()], self._special_ids[match.group()]]
             position = match.end()
         pieces.append(rendered[position:])
-        return [piece if isinstance(piece, int) or hidden is None else hidden.restore(piece) for piece in pieces if piece != ""]
+        return [piece if isinstance(piece, int) or marks is None else marks.restore(piece) for piece in pieces if piece != ""]
 
     @property
     def takes_images(self) -> bool:
@@ -388,13 +376,5 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-@dataclass(frozen=True, slots=True)
-class _Hidden:
-    """Messages in which marks stand for texts that read like special tokens, and how to put those back."""
-
-    messages: Sequence[ChatMessage]
-    marks: re.Pattern[str] | None
-    tokens: tuple[str, ...]
-
-    def restore(self, text: str) -> str:
-        return text if self.marks is None else self.marks.sub(lambda match: self.tokens[int(match.group(1))], text)
+def _marked(messages: Sequence[ChatMessage], marks: Marks) -> list[ChatMessage]:
+    return [replace(message, text=marks.hide(message.text)) for message in messages]

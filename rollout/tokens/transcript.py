@@ -82,6 +82,7 @@ class Transcript:
         self._messages = [] if system_prompt is None else [ChatMessage("system", system_prompt)]
         self._pieces: list[Piece] = []
         self._sampled: list[int] = []
+        self._acted = False  # since the last observation, be it with a turn of no tokens
         self.chains = [Chain()]
 
     @property
@@ -116,10 +117,10 @@ class Transcript:
         if added.restarts:
             self.chains.append(Chain())
         self.chains[-1].show(added.token_ids, added.images)
-        if self._sampled:
+        if self._acted:
             self._messages.append(self._chat.action(self._chat.decode(self._sampled)))
         self._messages += shown
-        self._pieces, self._sampled = added.pieces, []
+        self._pieces, self._sampled, self._acted = added.pieces, [], False
         return shown
 
     def append_generation(self, generation: Generation) -> None:
@@ -138,7 +139,8 @@ class Transcript:
         chain.loss_mask += [1] * len(token_ids)
         chain.logprobs += generation.logprobs
         chain.versions += generation.token_versions
-        chain.turns += not self._sampled
+        chain.turns += not self._acted
+        self._acted = True
         self._sampled += token_ids
 
     def episode(self, turns: list[Turn], **facts: Any) -> Episode:
@@ -167,15 +169,15 @@ class Transcript:
         """The tokens that would follow if these messages came next."""
         chat = self._chat
         images = tuple(image for message in messages for image in message.images)
-        open_turn = bool(self._sampled) and self._sampled[-1] != chat.end_of_turn
-        if self._sampled and self._appends:
+        open_turn = self._acted and self._sampled[-1:] != [chat.end_of_turn]
+        if self._acted and self._appends:
             pieces = chat.continuation(messages)
             return _Added(chat.encode(pieces if open_turn else pieces[1:], images), images, [], False)
         sampled = chat.decode(self._sampled)
-        action = [chat.action(sampled)] if self._sampled else []
+        action = [chat.action(sampled)] if self._acted else []
         pieces = chat.prompt([*self._messages, *action, *messages], self._tools)
         rest = pieces
-        if self._sampled:
+        if self._acted:
             before = [*self._pieces, sampled, *([] if open_turn else [chat.end_of_turn])]
             rest = _remainder(pieces, before)
             if rest is None:

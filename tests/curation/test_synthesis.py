@@ -167,6 +167,12 @@ def test_words_that_were_cut_off_are_no_answer(tmp_path, serve):
     assert school(tmp_path, *settings, gpt=serve(("5", "length")).url).run().all.rejected == {"no_answer": 1}
 
 
+def test_a_demonstration_has_no_turn_that_was_cut_off(tmp_path, serve):
+    write_sums(tmp_path / "sums.jsonl", "direct")
+    report = school(tmp_path, "+options.protocol=hermes", gpt=serve(("I add 2", "length"), "5").url).run()
+    assert report.all.rejected == {"malformed_turn": 1}
+
+
 def test_an_answer_without_a_verdict_is_judged_again_and_not_asked_again(tmp_path, serve):
     write_sums(tmp_path / "sums.jsonl", "direct", scoring=[{"kind": "judge"}])
     teacher, judge = serve("<answer>cinq</answer>"), serve("Hm.")

@@ -330,6 +330,18 @@ def test_groups_without_variance_are_replaced_by_others(config):
     assert not {"rl_000000_2", "rl_000000_3"} & set(training.store.names())
 
 
+def test_dynamic_sampling_asks_every_row_of_a_file_before_any_again(config, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"question": f"Q{number}", "answer": "A"}) + "\n" for number in range(12)))
+    learner = LearnerConfig(verl=VerlSettings(algorithm={"filter_groups": {"enable": True}}))
+    varying = lambda spec, steps: half_right(spec, steps) if spec.group_id.endswith("-1") else episode(spec)  # noqa: E731
+    training = start(replace(config, tasks=str(rows), learner=learner), varying)
+    run_rl(training)
+    asked = [specs[place].env_kwargs["number"] for specs in training.fleet.collected for place in (0, 2)]
+    assert len(asked) == 12, "three steps, two draws of two groups each"
+    assert sorted(asked[: len(training.rows("train"))]) == sorted(training.rows("train"))
+
+
 def test_dynamic_sampling_gives_up_where_it_is_told_to(config):
     filtering = {"enable": True, "max_num_gen_batches": 3}
     config = replace(config, learner=LearnerConfig(verl=VerlSettings(algorithm={"filter_groups": filtering})))

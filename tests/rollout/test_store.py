@@ -47,6 +47,23 @@ def test_episodes_that_were_appended_survive_a_kill_amid_the_next_line(tmp_path,
     assert store.read_unfinished("none") == []
 
 
+def test_an_episode_of_which_a_kill_left_some_chains_is_missing(tmp_path):
+    whole, cut = (Episode((trajectory([CODE], "g", number), trajectory([CODE], "g", number, chain=1))) for number in range(2))
+    store = Store(tmp_path)
+    for episode in (whole, cut):
+        store.append("run", episode)
+    path = tmp_path / "trajectories/run.jsonl"
+    lines = path.read_bytes()
+    begin = len(b"".join(lines.splitlines(keepends=True)[:3]))
+    for length in (begin + 3, begin + 200, len(lines) - 1):
+        path.write_bytes(lines[:length])
+        assert store.read_unfinished("run") == [whole], length
+        shard = store.shard("rl_000000", f"{length:08x}")
+        shard.unfinished.write_bytes(lines[:length])
+        assert shard.finish({whole.chains[0].episode_id, cut.chains[0].episode_id}) == {cut.chains[0].episode_id}
+        assert shard.path.read_bytes() == path.read_bytes()
+
+
 def test_what_a_journal_does_not_name_is_removed(tmp_path, episodes):
     store = Store(tmp_path)
     for episode in episodes:

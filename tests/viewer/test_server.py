@@ -49,6 +49,23 @@ def test_a_directory_of_runs_shows_them_all_and_those_that_begin_later(write_run
     assert [entry["id"] for entry in shown.get("runs")["runs"]] == ["one", "one-2", "two"]
 
 
+@pytest.mark.parametrize("steps", [".nan", ".inf", "2024-01-01", "[1]"])
+def test_a_run_with_a_setting_that_json_cannot_hold_is_listed(write_run, show, tmp_path, steps):
+    write_run("one", rl_000000=group("a", [1]))
+    (write_run("two", rl_000000=[]) / "config.yaml").write_text(
+        f"rl: {{steps: {steps}}}\noptions: {{reward: {{accuracy: .nan, at: 2024-01-01}}}}\n"
+    )
+    runs = show(tmp_path / "runs").get("runs")["runs"]
+    assert [(run["id"], run["steps_planned"]) for run in runs] == [("one", 2), ("two", None)]
+
+
+def test_an_answer_that_json_cannot_hold_is_an_error_in_json(write_run, show, monkeypatch):
+    shown = show(write_run("demo", rl_000000=[]))
+    monkeypatch.setattr(shown.viewer.runs["demo"].metrics, "answer", lambda names: {"names": [], "stages": {}, "x": float("nan")})
+    status, error = shown.refused("runs/demo/metrics")
+    assert status == 500 and error.startswith("ValueError")
+
+
 def test_metrics_are_columns_and_follow_the_file(write_run, show):
     run_directory = write_run("demo")
     file = run_directory / "metrics.jsonl"

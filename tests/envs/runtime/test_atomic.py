@@ -1,5 +1,7 @@
 """Files and directories appear whole or not at all, whatever happens while they are written."""
 
+import resource
+
 import pytest
 
 from envs.errors import UsageError
@@ -98,3 +100,18 @@ def test_a_last_line_that_was_cut_is_removed(tmp_path, written, left):
     atomic.cut_last_line(path)
     assert path.read_bytes() == left
     atomic.cut_last_line(tmp_path / "none")
+
+
+def test_what_a_full_disk_did_not_take_whole_is_not_there_at_all(tmp_path):
+    path = tmp_path / "lines"
+    atomic.append(path, b"one\n")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            atomic.append(path, b"two and three\n")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == b"one\n"
+    atomic.append(path, b"two\n")
+    assert path.read_bytes() == b"one\ntwo\n"

@@ -376,6 +376,11 @@ async def test_an_empty_turn_that_was_cut_off_is_an_outcome(serve, chat):
     assert (trajectory.error, trajectory.answer) == (None, "7")
 
 
+async def test_words_of_an_endpoint_that_were_cut_off_are_no_answer(serve, chat):
+    trajectory = (await play(serve(("8", "length"), "7"), chat)).trajectory
+    assert ([turn.action for turn in trajectory.turns], trajectory.answer) == (["8", "7"], "7")
+
+
 async def test_an_endpoints_turn_ends_the_thoughts_that_the_template_opened(serve):
     trajectory = (await play(serve("<answer>7</answer>"), THINKING)).trajectory
     assert trajectory.answer == "7"

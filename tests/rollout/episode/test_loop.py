@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from rollout_fakes import Fake, Plain, ScriptedPolicy, spec
 
+from envs import Task, ToolEnv
 from envs.errors import ItemError, UsageError
 from envs.runtime.deadlines import waiting
 from envs.runtime.threads import Threads
@@ -208,6 +209,24 @@ async def test_an_action_cut_off_by_length_is_acted_on_and_goes_on(chat):
     policy = ScriptedPolicy(chat, lambda turn: "long text", end=False)
     episode = await run(spec(turns=1), policy, chat, max_action_tokens=4)
     assert [turn.action for turn in episode.trajectory.turns] == ["long", "long"]
+
+
+@pytest.mark.parametrize(
+    ("said", "limits", "stop", "correct"),
+    [
+        ("420", {"max_action_tokens": 2}, StopReason.TURN_LIMIT, False),
+        ("42", {"max_action_tokens": 3}, StopReason.ANSWERED, True),
+        ("<answer>42</answer>0", {"max_action_tokens": 19}, StopReason.ANSWERED, True),
+        ("4" * 999, {"max_action_tokens": 500, "max_tokens": 300}, StopReason.TOKEN_LIMIT, False),
+    ],
+    ids=["cut", "whole", "cut behind its tag", "no room left"],
+)
+async def test_words_that_were_cut_off_are_no_answer(chat, said, limits, stop, correct):
+    env = ToolEnv([Task("t", "What is 6 times 7?", "42", "reasoning", "test")], tools=[], protocol="hermes", max_turns=2)
+    config = EpisodeConfig(**{"max_tokens": 2000} | limits)
+    trajectory = (await run_episode(spec(), env, ScriptedPolicy(chat, lambda turn: said), chat, config)).trajectory
+    assert (trajectory.stop_reason, trajectory.correct) == (stop, correct)
+    assert all("cut off" in turn.observation for turn in trajectory.turns[:-1])
 
 
 async def test_a_cancelled_episode_is_aborted_and_keeps_its_tokens(chat):

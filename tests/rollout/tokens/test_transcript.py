@@ -14,6 +14,7 @@ from rollout_fakes import picture, show
 from transformers import AutoProcessor
 
 from envs.errors import TokenBudgetExceeded, UsageError
+from rollout.config import History
 from rollout.tokens.chat_format import ChatFormat, banned_token_ids
 from rollout.tokens.images import ImageEncoder
 from rollout.tokens.transcript import TRUNCATED, Transcript
@@ -125,6 +126,17 @@ def test_a_turn_cut_off_by_length_is_closed_by_an_unsampled_end_token(chat):
     position = column(cut, "prompt_length") + 3
     assert cut.token_ids[position] == chat.end_of_turn
     assert (column(whole, "loss_mask")[position], column(cut, "loss_mask")[position]) == (1, 0)
+
+
+@pytest.mark.parametrize("history", list(History))
+def test_a_turn_of_no_tokens_is_a_turn(chat, history):
+    empty, ended = (Transcript(chat, max_tokens=500, history=history) for _ in range(2))
+    for transcript, token_ids in ((empty, []), (ended, [chat.end_of_turn])):
+        show(transcript, "go")
+        transcript.append_generation(Generation(token_ids, [-0.5] * len(token_ids), "stop", 0))
+        show(transcript, "on")
+    assert empty.token_ids == ended.token_ids
+    assert [chain.turns for chain in empty.chains] == [1]
 
 
 @LENIENT
