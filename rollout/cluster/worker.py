@@ -27,6 +27,7 @@ from rollout.sequences import Sequences
 from rollout.store import Shard
 from rollout.summary import EpisodeSummary
 from rollout.tokens.chat_format import ChatFormat
+from rollout.tokens.images import ImageEncoder
 from rollout.types import Episode, EpisodeSpec
 from sandbox import Pool
 
@@ -46,6 +47,7 @@ class RolloutWorker:
         self._ready: asyncio.Future[None] = asyncio.get_event_loop().create_future()
         self._threads = Threads(config.environment_threads)
         self._recorder = Recorder()
+        self._images = ImageEncoder()  # one, so that the episodes of a group encode their image once
         self._pool: Pool | RemotePool | None = None
         self._metrics: SandboxMetrics | None = None
         self._policy: Policy | ChatPolicy | None = None
@@ -153,7 +155,8 @@ class RolloutWorker:
         try:
             # A constructor may read files or build an index: never on the event loop.
             env = await self._threads.run(make, spec.env_id, spec.env_kwargs, self._pool)
-            return await run_episode(spec, env, self._policy, self._chat, self._config.episode, threads=self._threads)
+            episode = self._config.episode
+            return await run_episode(spec, env, self._policy, self._chat, episode, threads=self._threads, images=self._images)
         except asyncio.CancelledError:
             return failed_episode(spec, "the group's deadline passed before the episode began")
         finally:
