@@ -54,20 +54,20 @@ class RolloutWorker:
         self._chat: ChatFormat | None = None
         self._running = 0
 
-    async def start(self, weights: Weights | None = None, version: int = 0) -> None:
-        """Bring up engine and sandbox, and load `weights` if given: nothing is served by older ones.
+    async def start(self) -> None:
+        """Bring up engine and sandbox.
 
         Raises UsageError for settings that contradict each other, and what engine or sandbox raise.
         """
         try:
-            await self._start(weights, version)
+            await self._start()
         except BaseException as error:
             self._ready.set_exception(error)
             self._ready.exception()  # marks it as seen: nobody may be waiting
             raise
         self._ready.set_result(None)
 
-    async def _start(self, weights: Weights | None, version: int) -> None:
+    async def _start(self) -> None:
         engine, episode = self._config.engine, self._config.episode
         if episode.max_tokens > engine.max_model_len:
             raise UsageError(
@@ -75,9 +75,7 @@ class RolloutWorker:
                 "lower the one or raise the other"
             )
         # At the same time: jails are started by other processes, the engine in this one.
-        _, (self._chat, self._policy) = await asyncio.gather(self._open_pool(), asyncio.to_thread(self._serve, version))
-        if weights is not None:
-            await self._publish(weights, version)
+        _, (self._chat, self._policy) = await asyncio.gather(self._open_pool(), asyncio.to_thread(self._serve))
 
     async def _open_pool(self) -> None:
         if self._sandboxes:
@@ -93,11 +91,11 @@ class RolloutWorker:
             )
             self._pool = await pool.__aenter__()
 
-    def _serve(self, version: int) -> tuple[ChatFormat, Policy | ChatPolicy]:
+    def _serve(self) -> tuple[ChatFormat, Policy | ChatPolicy]:
         engine = self._config.engine
         make = find_engine(engine.kind)
         try:
-            policy = make(self._config, version)
+            policy = make(self._config, 0)
             acts = "complete" if hasattr(policy, "complete") else "generate"
             lacks = [name for name in ("version", "healthy", "close", acts) if not hasattr(policy, name)]
         except ToolwiseError:
@@ -168,9 +166,6 @@ class RolloutWorker:
         Raises UsageError if the engine takes no weights.
         """
         await self._ready
-        await self._publish(weights, version)
-
-    async def _publish(self, weights: Weights, version: int) -> None:
         publish = getattr(self._policy, "publish", None)
         if publish is None:
             raise UsageError(f"rollout.engine.kind={self._config.engine.kind} takes no new weights: write vllm to train a policy")
