@@ -11,6 +11,7 @@ import binascii
 import io
 import re
 import reprlib
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any, BinaryIO
 from urllib.parse import unquote, unquote_to_bytes
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageFile, ImageOps
 
 from envs.errors import PictureError
 
@@ -86,7 +87,7 @@ def decode(source: Source, formats: list[str] | None = None, most_pixels: int = 
     try:
         with _open(source, formats, most_pixels) as opened:
             opened.load()
-            return rgb(opened)
+            return _rgb(opened)  # nobody else has it
     except PictureError:
         raise
     except Exception as error:  # Pillow raises nearly anything for a broken file
@@ -111,7 +112,15 @@ def require_whole(source: Source, most_pixels: int = MOST_PIXELS) -> None:
 
 
 def rgb(image: Image.Image) -> Image.Image:
-    """An opened picture as a viewer shows it: upright, in RGB, without metadata."""
+    """An opened picture as a viewer shows it: upright, in RGB, without metadata. Several threads may ask for the same picture."""
+    if isinstance(image, ImageFile.ImageFile):
+        # Pillow reads the pixels of an opened file when they are needed, and for one thread only.
+        with image.__dict__.setdefault("_reading", threading.Lock()):
+            return _rgb(image)
+    return _rgb(image)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
     image = _upright(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         shown = Image.fromarray(_eight_bits(image)).convert("RGB")

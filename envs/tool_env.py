@@ -13,6 +13,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.spaces import Dict
+from PIL import Image
 
 from envs.errors import UsageError
 from envs.pictures import fitted, rgb
@@ -22,6 +23,7 @@ from envs.protocols.protocol import Message, Protocol, ToolGuide
 from envs.protocols.text import encodable, escape
 from envs.rewards import Reward, open_reward
 from envs.runtime.loops import LoopThread
+from envs.runtime.offloading import converted, on_thread
 from envs.runtime.spaces import RGBImage, Unicode
 from envs.scoring import Kind, grade, verdict_on
 from envs.search.types import ImageSearch, TextSearch
@@ -52,7 +54,8 @@ class ToolEnv(gymnasium.Env[Observation, str]):
     tools, `await call(name, arguments)` is a turn, and `await finish(answer)` ends the episode. Records, escapes, deadlines and
     counts are the same either way. A malformed action or a failed tool is an observation; the output of tools is escaped.
 
-    `tasks` draws a task with a NumPy generator, or is a sequence of tasks to draw from. `tools` lists what the model may call: see
+    `tasks` draws a task with a NumPy generator, or is a sequence of tasks to draw from; one with the attribute `reads_files = True`
+    is called on threads, so that no episode waits for another's pictures. `tools` lists what the model may call: see
     `envs.tools.opening`; by default code, and the searches that have something to search in. `without` takes some away by name.
     `reward` is scored at the end: see `envs.rewards.reward`; `judge` is a `Judge` or its settings, for tasks that need one.
     `text_search`, `image_search`, `top_k` and `search_s` (seconds) configure the built-in searches; `tool_outputs` other than
@@ -159,9 +162,9 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         if not all(isinstance(source, Tool) for source in self._sources):
             listed = [[source] if isinstance(source, Tool) else await source.tools() for source in self._sources]
             self._tools = self._offered([tool for tools in listed for tool in tools], complete=True)
-        task: Task = (options or {}).get("task") or self._tasks(self.np_random)
+        task: Task = (options or {}).get("task") or await self._draw()
         if any(image.mode != "RGB" or "exif" in image.info for image in task.images):
-            task = replace(task, images=tuple(map(rgb, task.images)))
+            task = replace(task, images=await converted(rgb, task.images))
         self._task, self._actions, self._calls, self._turns, self._final = task, [], [], 0, None
         self._toolbox = Toolbox(self._allowed(), task, sandbox=self._pool, outputs=self._outputs)
         self._transcript = []
@@ -169,7 +172,7 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         shown = task.views or task.images
         if self._given is not None:
             asked, shown = f"{asked}\n\n{self._given[0]}", (*shown, *self._given[1])
-        observation = self._observe([Message("user", asked, shown)])
+        observation = await self._observe([Message("user", asked, shown)])
         return observation, {
             "task_id": task.task_id,
             "abilities": task.abilities,
@@ -293,7 +296,7 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         self._turns += not give_up
         failed = any(call.status is ToolStatus.FAILURE for call in calls)
         truncated = give_up or failed or self._turns >= self._max_turns
-        observation = self._observe(messages)
+        observation = await self._observe(messages)
         info: dict[str, Any] = {"tool_call": calls[0] if calls else None, "tool_calls": calls, "messages": messages}
         reward = 0.0
         if truncated:
@@ -308,7 +311,7 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         self._turns += 1
         reward, parts = await self._score(answer)
         info = {"tool_call": None, "tool_calls": [], "messages": [], "answer": answer, "reward_parts": parts}
-        self._final = self._observe([Message("user", note)] if note else []), reward, True, False, info
+        self._final = await self._observe([Message("user", note)] if note else []), reward, True, False, info
         return self._final
 
     @property
@@ -352,10 +355,14 @@ class ToolEnv(gymnasium.Env[Observation, str]):
             toolbox, self._toolbox = self._toolbox, None
             await toolbox.close()
 
-    def _observe(self, messages: Sequence[Message]) -> Observation:
+    async def _draw(self) -> Task:
+        if getattr(self._tasks, "reads_files", False):
+            return await on_thread(self._tasks, self.np_random)
+        return self._tasks(self.np_random)
+
+    async def _observe(self, messages: Sequence[Message]) -> Observation:
         text = "\n".join(message.text for message in messages)
-        shown = (fitted(rgb(image), MAX_PIXELS, MAX_SIDE) for message in messages for image in message.images)
-        images = tuple(map(np.asarray, shown))
+        images = await converted(_shown, [image for message in messages for image in message.images])
         self._transcript.append(text)
         if images:
             self._last_image = images[-1]
@@ -378,6 +385,10 @@ class ToolEnv(gymnasium.Env[Observation, str]):
         if self._loop is None:
             self._loop = LoopThread()
         return self._loop.run(coroutine)
+
+
+def _shown(image: Image.Image) -> np.ndarray:
+    return np.asarray(fitted(rgb(image), MAX_PIXELS, MAX_SIDE))
 
 
 def _one_of(tasks: Sequence[Task]) -> TaskSource:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from itertools import count
 from pathlib import Path
 
 from envs.rewards import GroupMember, GroupReward
@@ -11,6 +10,7 @@ from learner.experiment import OnDeadline
 from learner.training_run import TrainingRun
 from rollout.collect import group_specs
 from rollout.learned import Learned, LearnedFiles
+from rollout.store import step_of
 from rollout.summary import EpisodeSummary
 from rollout.types import Group, GroupSpec, episodes_of
 
@@ -86,17 +86,18 @@ def draw_groups(training: TrainingRun, step: int, first: int) -> Draw:
         draws += 1
         if draws % _SAID_EVERY == 0 and len(varied) < wanted:  # without max_num_gen_batches it may never end
             training.say(f"RL step {step + 1}: after {draws} draws the rewards of {len(varied)} groups vary, {wanted} are wanted")
-    _clear_from(training, name, draws)
+    _clear_from(training, step, draws)
     metrics = {"rollout/draws": float(draws), "rollout/groups_that_vary": len(varied) / len(played)}
     return Draw(played, varied[:wanted] or played, draws * wanted, name, metrics, further)
 
 
-def _clear_from(training: TrainingRun, name: str, draws: int) -> None:
-    """Remove the trajectories of further draws, which an attempt at this step made that was killed or rolled back."""
-    for number in count(draws):
-        if not training.store.paths(further := f"{name}_{number}"):
-            return
-        training.store.clear(further)
+def _clear_from(training: TrainingRun, step: int, draws: int) -> None:
+    """Remove the trajectories of further draws, unfinished ones too, which an attempt at this step made that was killed or rolled
+    back."""
+    for name in training.store.names(unfinished=True):
+        drawn = step_of(name)
+        if drawn is not None and drawn[0] == step and drawn[1] >= draws:
+            training.store.clear(name)
 
 
 def teaching(group: Group[EpisodeSummary]) -> list[EpisodeSummary]:

@@ -129,9 +129,11 @@ class Store:
                 for line in file:
                     yield Trajectory.from_json(line)
 
-    def names(self) -> list[str]:
-        """All names, sorted; each once, into however many shards it is divided."""
-        return sorted({name_of(path) for path in self.directory.glob("*.jsonl")})
+    def names(self, *, unfinished: bool = False) -> list[str]:
+        """All names, sorted; each once, into however many shards it is divided. Also those of `unfinished` shards alone if asked
+        for."""
+        found = self.directory.glob("*.jsonl")
+        return sorted({name_of(path) for path in (*found, *(self.unfinished() if unfinished else ()))})
 
     def paths(self, name: str) -> list[Path]:
         """The finished files of a name."""

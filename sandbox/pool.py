@@ -100,39 +100,44 @@ class Pool:
 
         Raises RuntimeError if the pool is closed. If the sandbox fails, the session's runs return SANDBOX_FAILURE.
         """
-        async with self._room_for_one():
+        await self._wait_for_room()
+        try:
             if self._closed:  # not `_jail is None`: that is also so while a dead jail is replaced
                 raise RuntimeError("the pool is closed: use sessions inside `async with Pool(...)`")
             slot = self._free.pop() if self._free else _Slot(None if self._groups is None else self._groups.create(self.limits))
+        except BaseException:
+            self._room.release()
+            raise
 
-            async def start(question: Sequence[Image.Image]) -> Process:
-                return await self._start(slot, question)
+        async def start(question: Sequence[Image.Image]) -> Process:
+            return await self._start(slot, question)
 
-            session = Session(self.limits, images, start, slot.group, self._observer)
-            self._open.add(session)
-            self._tell_sessions()
-            try:
-                started = time.monotonic()
-                await session.open()
-                if self._observer is not None:
-                    self._observer.session_started(time.monotonic() - started)
-                yield session
-            finally:
-                await asyncio.shield(self._release(session, slot))
+        session = Session(self.limits, images, start, slot.group, self._observer)
+        self._open.add(session)
+        self._tell_sessions()
+        try:
+            started = time.monotonic()
+            await session.open()
+            if self._observer is not None:
+                self._observer.session_started(time.monotonic() - started)
+            yield session
+        finally:
+            await asyncio.shield(self._release(session, slot))
 
     async def _release(self, session: Session, slot: _Slot) -> None:
-        """Returns the slot, even if the caller is cancelled meanwhile: otherwise it would be lost for the pool's life."""
+        """Returns the slot, and only then the room, even if the caller is cancelled meanwhile: a session that took the room earlier
+        would be one more than `size`."""
         try:
             await session.close()
         finally:
             self._open.discard(session)
             self._free.append(slot)
+            self._room.release()
             self._tell_sessions()
             if self._closed:
                 slot.close()
 
-    @contextlib.asynccontextmanager
-    async def _room_for_one(self) -> AsyncGenerator[None]:
+    async def _wait_for_room(self) -> None:
         self._waiting += 1
         try:
             if self._room.locked():
@@ -140,10 +145,6 @@ class Pool:
             await self._room.acquire()
         finally:
             self._waiting -= 1
-        try:
-            yield
-        finally:
-            self._room.release()
 
     def _tell_sessions(self) -> None:
         if self._observer is not None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from cachetools import LRUCache
@@ -45,6 +45,18 @@ def unknown_suffix(path: str | Path) -> str:
     if name.endswith(_PACKED):
         return f"{path} is packed: unpack it first, and write the file that was in it"
     return f"{path}: the format is not known; write a file that ends in {' or '.join(SUFFIXES)}"
+
+
+@dataclass(frozen=True, slots=True)
+class OneRow:
+    """A source of one task: a row of a file, which is read when it is drawn."""
+
+    read: Callable[[int], Task]
+    row: int
+    reads_files: ClassVar[bool] = True
+
+    def __call__(self, rng: np.random.Generator) -> Task:
+        return self.read(self.row)
 
 
 class Dataset:
@@ -106,6 +118,9 @@ class Dataset:
                 f"{path}: the file has no rows of the split {split}, a tenth or eight of them by the text of their questions: add "
                 "rows, or give each split a file of its own, with split=null (docs/questions.md#splits)"
             )
+
+    reads_files = True
+    """See `ToolEnv`."""
 
     def __len__(self) -> int:
         return len(self.numbers)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 
 _OPEN = re.compile(r"(?:^|(?<=[\s:]))(?P<fence>`{3,}|~{3,})[ \t]*(?P<language>[^\s`]*)[^\n`]*(?:\n|(?=`)|\Z)", re.MULTILINE)
-_INLINE = re.compile(r"\A\s*(`{3,})(?!\w*[ \t]*\r?\n)(?:(?i:python3?|py)[ \t]+)?(?P<source>[^\n]*?)\1\s*\Z")
+_LANGUAGE = re.compile(r"(?:python3?|py)[ \t]+", re.IGNORECASE)
+_SHORTEST = 3
 _LANGUAGES = frozenset({"", "python", "python3", "python2", "py", "py3", "ipython", "ipython3", "pycon", "python-repl", "code"})
-# A fence in a string of the code ends nothing.
-_PARTS = r"(?P<quotes>\"{{3}}|'{{3}})(?:[^\\]|\\.)*?(?P=quotes)|\#[^\n]*|(?P<close>^[ \t]*{fence}[ \t]*\r?$)"
+_STRINGS = ('"""', "'''")
 
 
 _ONE_FENCE = re.compile(r"\A\s*```(?i:python3?|py)?[ \t]*\r?\n.*?```\s*\Z", re.DOTALL)
@@ -24,8 +24,10 @@ def python_of(inside: str) -> str | None:
 
     None if a fence names another language than Python, or if there is nothing in it.
     """
-    if inline := _INLINE.match(inside):
-        return inline["source"].strip() or None
+    inline = unfenced(inside.strip(), "`")
+    if inline is not None and "\n" not in inline:
+        language = _LANGUAGE.match(inline)
+        return inline[language.end() if language else 0 :].strip() or None
     sources: list[str] = []
     position = 0
     fenced = False
@@ -34,8 +36,7 @@ def python_of(inside: str) -> str | None:
         if opening["language"].strip("{}.").lower() not in _LANGUAGES:
             return None
         begin, fence = opening.end(), opening["fence"]
-        parts = re.compile(_PARTS.format(fence=re.escape(fence)), re.MULTILINE | re.DOTALL)
-        close = next((match for match in parts.finditer(inside, begin) if match["close"] is not None), None)
+        close = _close(inside, begin, fence)
         if close is not None:
             sources.append(inside[begin : close.start()])
             position = close.end()
@@ -46,6 +47,33 @@ def python_of(inside: str) -> str | None:
     if not fenced:
         return _source(inside).strip("\n") if inside.strip() else None
     return "\n".join(map(_source, sources))
+
+
+def unfenced(text: str, marks: str = "`~") -> str | None:
+    """What stands between a fence of one of the marks at the very beginning and one as long at the very end; None without them."""
+    mark = text[:1]
+    if not mark or mark not in marks:
+        return None
+    most = len(text) // 2
+    length = min(most, len(text) - len(text.lstrip(mark)), len(text) - len(text.rstrip(mark)))
+    return text[length : len(text) - length] if length >= _SHORTEST else None
+
+
+def _close(inside: str, begin: int, fence: str) -> re.Match[str] | None:
+    """The first closing fence that stands in no string of the code."""
+    strings = list(_STRINGS)
+    while True:
+        # One that is never closed is no string, nor is any after it: to try them would take time with the square of the length.
+        kinds = "|".join(rf"{quotes}(?:[^\\]|\\.)*?{quotes}" for quotes in strings) or "(?!)"
+        opens = "|".join(strings) or "(?!)"
+        parts = re.compile(
+            rf"{kinds}|(?P<open>{opens})|\#[^\n]*+|(?P<close>^[ \t]*+{re.escape(fence)}[ \t]*+\r?$)", re.MULTILINE | re.DOTALL
+        )
+        found = next((match for match in parts.finditer(inside, begin) if match["open"] or match["close"] is not None), None)
+        if found is None or found["close"] is not None:
+            return found
+        strings.remove(found["open"])
+        begin = found.start() + 1
 
 
 def _source(text: str) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from envs.protocols.actions import Call, Malformed
+from envs.protocols.code_text import unfenced
 
 MAX_CALLS = 16
 """Most tool calls in one turn."""
@@ -24,12 +25,16 @@ CODE_NAMES = frozenset(
 ) | {"code_interpreter", "python_interpreter", "code_execution", "python_executor", "jupyter", "python3"}
 """Names by which models call the code tool in JSON, in lower case."""
 
-_FENCE = re.compile(r"\A(`{3,}|~{3,})[^\n{\[]*\n?(.*?)\1\Z", re.DOTALL)
+_HEADER = re.compile(r"[^\n{\[]*+\n?")  # of a fence
 _FUNCTION = re.compile(r"<function=([^>\s]+)\s*>(.*?)(?:</function>|\Z)", re.DOTALL)
-_PARAMETER = re.compile(r"<parameter=([^>\s]+)\s*>(.*?)</parameter>", re.DOTALL)
-_NOISE = re.compile(r'("(?:[^"\\]|\\.)*")|(?<!:)//[^\n]*', re.DOTALL)
-_COMMA = re.compile(r'("(?:[^"\\]|\\.)*")|,(?=\s*[}\]])', re.DOTALL)
-_WORD = re.compile(r"""("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|\b(true|false|null)\b""", re.DOTALL)
+_PARAMETER = re.compile(r"<parameter=([^>\s]++)\s*+>(.*?)</parameter>", re.DOTALL)
+_STRINGS = {
+    '"': r'"(?:[^"\\]++|\\.)*+(?P<double>")?',
+    "'": r"'(?:[^'\\]++|\\.)*+(?P<single>')?",
+}
+_NOISE = r"(?<!:)//[^\n]*+"
+_COMMA = r",(?=\s*[}\]])"
+_WORD = r"\b(?:true|false|null)\b"
 _PYTHON = {"true": "True", "false": "False", "null": "None"}
 _TYPOGRAPHIC = str.maketrans("“”„‟", '""""')
 
@@ -80,8 +85,7 @@ def reads_as_call(text: str) -> bool:
         return True
     if wrapped := _WRAPPED.match(text):
         text = wrapped[1].strip()
-    if fenced := _FENCE.match(text):
-        text = fenced[2].strip()
+    text = _without_fence(text)
     if not text.startswith(("{", "[")) or not any(f'"{key}"' in text for key in _ARGUMENTS[:3]):
         return False
     return not isinstance(calls_of([text]), Malformed)
@@ -95,11 +99,11 @@ def write_call(call: Call, separator: str = "") -> str:
 
 def _calls(payload: str) -> Iterator[Call]:
     payload = payload.strip()
-    if fenced := _FENCE.match(payload):
-        payload = fenced[2].strip()
+    payload = _without_fence(payload)
     if "<function=" in payload[:64] and (functions := _FUNCTION.findall(payload)):
         for name, inside in functions:
-            yield Call(name, {key: value.removeprefix("\n").removesuffix("\n") for key, value in _PARAMETER.findall(inside)})
+            closed = inside[: inside.rfind("</parameter>") + len("</parameter>")]  # each that begins in it ends in it
+            yield Call(name, {key: value.removeprefix("\n").removesuffix("\n") for key, value in _PARAMETER.findall(closed)})
         return
     records = list(_records(payload))
     if not records:
@@ -139,7 +143,7 @@ def _value(text: str) -> Any:
     except ValueError:
         if not text.lstrip().startswith(("{", "[")):
             raise
-    plain = _COMMA.sub(r"\1", _NOISE.sub(r"\1", text))
+    plain = _edited(_edited(text, _NOISE), _COMMA)
     for candidate in (plain, plain.translate(_TYPOGRAPHIC)):
         try:
             return _DECODER.decode(candidate)
@@ -148,10 +152,40 @@ def _value(text: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of escapes that Python does not know
-            literal = ast.literal_eval(_WORD.sub(lambda match: match[1] or _PYTHON[match[2]], plain).strip())
+            literal = ast.literal_eval(_edited(plain, _WORD, _PYTHON, quotes="\"'").strip())
         return json.loads(json.dumps(literal))
     except (SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise ValueError("no literal of Python either") from error
+
+
+def _without_fence(text: str) -> str:
+    inside = unfenced(text)
+    return text if inside is None else _HEADER.sub("", inside, count=1).strip()
+
+
+def _edited(text: str, what: str, replacements: Mapping[str, str] | None = None, quotes: str = '"') -> str:
+    """The text, in which what matches a pattern outside strings is replaced, or removed.
+
+    A quote that is never closed opens no string, nor does any of its kind after it, since all of them are escaped: to try them
+    would take time with the square of the length.
+    """
+    parts, position = [], 0
+    while True:
+        pattern = re.compile("|".join([*(_STRINGS[quote] for quote in quotes), f"(?P<what>{what})"]), re.DOTALL)
+        for match in pattern.finditer(text, position):
+            parts.append(text[position : match.start()])
+            position = match.end()
+            if match.lastgroup == "what":
+                parts.append((replacements or {}).get(match.group(), ""))
+            elif match.lastgroup:
+                parts.append(match.group())
+            else:
+                position = match.start() + 1
+                parts.append(text[match.start()])
+                quotes = quotes.replace(text[match.start()], "")
+                break
+        else:
+            return "".join([*parts, text[position:]])
 
 
 def _call(record: Any) -> Call:

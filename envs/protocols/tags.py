@@ -18,11 +18,12 @@ _BEGINS = {
     "tool_call": re.compile(r"\s*(?:```|~~~|[{\[]|<function=)"),
     "answer": re.compile(r"(?!)"),
 }
-# JSON strings are skipped: a closing tag inside one is part of it. A quote that is never closed opens no string.
-_CALL_END = re.compile(r'"(?:[^"\\]|\\.)*"|(?P<end></tool_call>)', re.DOTALL | re.IGNORECASE)
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# JSON strings are skipped: a closing tag inside one is part of it. A quote that is never closed opens no string, nor does any after
+# it, since all of them are escaped: to try them would take time with the square of the length. `++` and `*+` never go back.
+_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+(?P<closed>")?|(?P<end></tool_call>)', re.DOTALL | re.IGNORECASE)
 _PYTHON_STRING = re.compile(
-    r"""(\"{3}|'{3})(?:[^\\]|\\.)*?\1 | "(?:[^"\\\n]|\\.)*" | '(?:[^'\\\n]|\\.)*' | \#[^\n]*\n""", re.DOTALL | re.VERBOSE
+    r"""(\"{3}|'{3})(?:[^\\]|\\.)*?\1 | "(?:[^"\\\n]++|\\.)*+" | '(?:[^'\\\n]++|\\.)*+' | \#[^\n]*+\n | (?P<open>["'\#])""",
+    re.DOTALL | re.VERBOSE,
 )
 _FIRST_FENCE = re.compile(r"[^`~<]*(?<=[\s:>])(?P<fence>`{3,}|~{3,})[^\n`]*\n?")
 _FENCE_LINE = re.compile(r"^[ \t]*(?:```|~~~)", re.MULTILINE)
@@ -144,7 +145,11 @@ def _end(text: str, position: int, tag: str) -> int | None:
     if tag == "code":
         return _end_of_code(text, position)
     if tag == "tool_call" and not _is_xml(text[position : position + 64]):
-        return next((match.end() for match in _CALL_END.finditer(text, position) if match["end"]), None)
+        strings = _STRING.finditer(text, position)
+        last = next((match for match in strings if not match["closed"]), None)  # the end, or a quote that is never closed
+        if last is None or last["end"]:
+            return None if last is None else last.end()
+        position = last.start()
     match = _ENDS[tag].search(text, position)
     return None if match is None else match.end()
 
@@ -159,7 +164,7 @@ def _end_of_code(text: str, position: int) -> int | None:
             break
     if fence is None:
         return first
-    fences = re.compile(rf"{fence['fence']}(?:[ \t]*\r?\n[^`~<]*)?\s*</code>", re.IGNORECASE).finditer(text, fence.end())
+    fences = re.compile(rf"{fence['fence']}(?:[ \t]*+\r?\n[^`~<]*+)?+\s*+</code>", re.IGNORECASE).finditer(text, fence.end())
     tried = [match for _, match in zip(range(_MAX_ENDS), fences, strict=False)]
     outside = (match for match in tried if not _ends_in_string(text[fence.end() : match.start()], "code"))
     closed = next(outside, tried[0] if tried else None)
@@ -184,8 +189,8 @@ def is_whole(text: str, tags: frozenset[str]) -> bool:
 def _ends_in_string(inside: str, tag: str) -> bool:
     """Whether the inside of an action ends amid a string, or a comment of code."""
     if tag == "code":
-        return re.search("[\"'#]", _PYTHON_STRING.sub("", inside)) is not None
-    return tag == "tool_call" and not _is_xml(inside) and '"' in _STRING.sub("", inside)
+        return any(match["open"] for match in _PYTHON_STRING.finditer(inside))
+    return tag == "tool_call" and not _is_xml(inside) and any(not (m["closed"] or m["end"]) for m in _STRING.finditer(inside))
 
 
 def _is_xml(inside: str) -> bool:

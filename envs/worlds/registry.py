@@ -14,6 +14,7 @@ from cachetools import LRUCache, cached
 
 from envs.datasets import SUFFIXES, Dataset, is_dataset, unknown_suffix
 from envs.datasets.columns import Renames, renames
+from envs.datasets.dataset import OneRow
 from envs.datasets.published import PLAIN, Reading
 from envs.errors import UsageError
 from envs.tool_env import ToolEnv
@@ -92,9 +93,9 @@ def make_dataset(
     tools, names, reading = named_tools(options.get("tools")), renames(columns), Reading(form, prompt, scoring)
     if number is not None:
         known = _dataset(path, _own_split(path, split), malformed, tools, names, reading, checked=True)
-        return ToolEnv(lambda _: known.row(number), **options)
+        return ToolEnv(OneRow(known.row, number), **options)
     data = _dataset(path, split, malformed, tools, names, reading)
-    return ToolEnv(data if row is None else lambda _: data.task(row), **options)
+    return ToolEnv(data if row is None else OneRow(data.task, row), **options)
 
 
 def _own_split(path: str, split: str | None) -> str | None:

@@ -7,14 +7,12 @@ One process per rank. Every call reaches all ranks with the same arguments; each
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fsspec.core import url_to_fs
 
 from envs.runtime.garbage import importing
 
@@ -38,7 +36,7 @@ from learner.verl.configuration.passthrough import bypasses, corrects, has_adapt
 from learner.verl.configuration.settings import actor_config, reference_config, worker_config
 from learner.verl.images import ImageMaker, ImageTable, seeing_model, vision_parameters
 from learner.verl.model import engine
-from learner.verl.model.loading import whole_policy
+from learner.verl.model.loading import local_copy, whole_policy
 from learner.verl.objective.advantages import token_advantages
 from learner.verl.objective.losses import correct, over_ranks
 from learner.verl.objective.policy import policy_loss, supervised_loss, supervised_sequence_loss
@@ -169,12 +167,9 @@ class Rank(WeightSender, TrainingWorker):
     @_on_all_ranks
     def refer_to(self, policy_dir: str) -> None:
         """Load the reference policy, from a directory in the Hugging Face layout or the URL of one."""
-        if "://" in policy_dir:
-            fs, path = url_to_fs(policy_dir)
-            policy_dir = tempfile.mkdtemp()
-            fs.get(f"{path}/", f"{policy_dir}/", recursive=True)
-        reference = TrainingWorker(reference_config(policy_dir, self.settings, self.engine_config.seed))
-        reference.reset()
+        with local_copy(policy_dir) as directory:
+            reference = TrainingWorker(reference_config(directory, self.settings, self.engine_config.seed))
+            reference.reset()  # loads the weights
         made: Any = reference.engine
         made.head.ban(self.banned_token_ids)
         self.reference = reference, ImageTable(made.module, self.layout)

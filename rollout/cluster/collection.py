@@ -46,6 +46,10 @@ class Seats(Protocol):
         """Fill a seat anew."""
         ...
 
+    def catch_up(self, seat: Seat) -> bool:
+        """Give a worker that has started the current weights, which is then what the seat waits for; False if it has them."""
+        ...
+
 
 class Collection[E: Outcome]:
     """Runs groups of episodes; see `Fleet.collect`."""
@@ -116,7 +120,7 @@ class Collection[E: Outcome]:
             self._notify(dispatch.reply, partial(self._ended, dispatch))
 
     def _watch(self, seat: Seat) -> None:
-        """Hear of it when the worker that starts on a seat is ready, or is not to be."""
+        """Hear of it when the worker that starts on a seat has started or caught up, or failed to."""
         if seat.starting is not None:
             self._notify(seat.starting, partial(self._started, seat, seat.starting))
 
@@ -152,10 +156,18 @@ class Collection[E: Outcome]:
             return
         seat.starting = None
         error = future.exception()
-        if isinstance(error, RayTaskError):
-            raise error.cause or error from error
-        if error is not None:
+        if error is None:
+            if self._fleet.catch_up(seat):
+                self._watch(seat)
+        elif not isinstance(error, RayTaskError):
             self._replace(seat, f"a worker died while it started: {reason(error)}")
+        elif seat.version is None or isinstance(error.cause, UsageError):
+            raise error.cause or error from error
+        elif seat.behind:  # later weights may have overwritten those that it read
+            self._replace(seat, f"a worker failed to take version {seat.version}: {reason(error)}")
+        else:
+            line = str(error.cause or error).strip().splitlines()[0]
+            raise FleetError(f"a worker and its successor failed to take version {seat.version}: {line}") from error
 
     def _ended(self, dispatch: Dispatch, future: Future) -> None:
         if dispatch not in self._under_way:

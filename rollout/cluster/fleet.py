@@ -158,7 +158,7 @@ class Fleet:
     def notes(self) -> list[str]:
         """What the workers' policies have to say about how they were asked, each sentence once; a dead worker says nothing."""
         notes: list[str] = []
-        for report in [seat.worker.health.remote() for seat in self._seats]:
+        for report in [seat.worker.health.remote() for seat in self._seats if seat.starting is None]:
             try:
                 notes += ray.get(report, timeout=self._config.start_s)["notes"]
             except RayError as error:
@@ -171,31 +171,46 @@ class Fleet:
         return weights_dtype(self._config.engine)
 
     def publish(self, weights: Weights | Mapping[str, torch.Tensor], version: int) -> None:
-        """Serve `weights` (Hugging Face names) as `version` on every worker; returns when all do.
+        """Serve `weights` (Hugging Face names) as `version`; returns when every worker that has started does.
 
-        A worker that fails is replaced, and the new one takes them before it serves. Tensors of this process are put into shared
-        memory first; the version before is given up. Raises UsageError if the engine takes no weights, FleetError if a replaced
-        worker does not take them either.
+        A worker that fails is replaced. A new one takes the current weights before it serves, and nobody waits for it: its place
+        may be lost with a node. If it does not take them either, the collection says so. Tensors of this process are put into
+        shared memory first; the version before is given up. Raises UsageError if the engine takes no weights.
         """
         if not isinstance(weights, Weights):
             weights = self._sender.share(weights.items())
         if self._weights is None:
             warn_of_a_small_store(weights)
         self._weights, self._version = weights, version
-        updates = [(seat, seat.worker.publish.remote(self._weights, version)) for seat in self._seats]
+        updates = []
+        for seat in self._seats:
+            if seat.starting is None:
+                updates.append((seat, self._update(seat)))
+            else:
+                seat.behind = True
         for seat, update in updates:
             try:
                 ray.get(update, timeout=self._config.start_s)
             except RayError as error:
                 if isinstance(cause := getattr(error, "cause", None), UsageError):
                     raise cause from error
-                log.warning("a worker failed to take version %d: %s", version, reason(error))
-                self.replace(seat, f"a worker failed to take version {version}: {reason(error)}")
-                try:
-                    ray.get(seat.worker.health.remote(), timeout=self._config.start_s)
-                except RayError as again:
-                    line = str(getattr(again, "cause", None) or again).strip().splitlines()[0]
-                    raise FleetError(f"a worker and its successor failed to take version {version}: {line}") from again
+                line = f"a worker failed to take version {version}: {reason(error)}"
+                log.warning("%s: it is replaced", line)
+                self.replace(seat, line)
+
+    def catch_up(self, seat: Seat) -> bool:
+        """Give a worker that has started the current weights, which is then what the seat waits for; False if it has them."""
+        if not seat.behind:
+            return False
+        seat.wait_for(self._update(seat), self._due())
+        return True
+
+    def _update(self, seat: Seat) -> ray.ObjectRef:
+        seat.version, seat.behind = self._version, False
+        return seat.worker.publish.remote(self._weights, self._version)
+
+    def _due(self) -> float:
+        return time.monotonic() + self._config.start_s
 
     def shutdown(self) -> None:
         """Stop all workers once they have written their records, then the sandboxes that they used. May be called twice."""
@@ -220,11 +235,13 @@ class Fleet:
         return self._seats
 
     def replace(self, seat: Seat, why: str) -> None:
-        """Fill a seat anew, and count why. The new worker loads the current weights before it serves; calls to it wait for that."""
+        """Fill a seat anew, and count why. The new worker serves once it has started and caught up."""
         self.incidents.add("worker", why)
         ray.kill(seat.worker)
         worker = self._spawn()
-        seat.refill(worker, worker.start.remote(self._weights, self._version), time.monotonic() + self._config.start_s)
+        # The weights come later: those of today may be overwritten by the time that there is a place for the worker.
+        seat.refill(worker, behind=self._weights is not None)
+        seat.wait_for(worker.start.remote(), self._due())
 
     def _spawn(self) -> Any:
         needed = resources(self._config)

@@ -19,7 +19,9 @@ class Seat:
     """A place in the fleet and the worker that fills it now, which writes trajectories as `writer`.
 
     `load` counts the episodes that it runs, `deaths` the workers that died here since one ended an episode. `starting` is the call
-    that starts a new worker, which is given nothing before it has ended; it is overdue at `due` (of `time.monotonic`).
+    that starts a new worker or gives it the weights that it lacks; it is given no episode before that has ended, which is overdue
+    at `due` (of `time.monotonic`). `version` is that of the weights that the worker was given last, None before any; `behind` says
+    that there are later ones.
     """
 
     worker: Any
@@ -27,12 +29,18 @@ class Seat:
     deaths: int = 0
     starting: Any = None
     due: float = 0.0
+    version: int | None = None
+    behind: bool = False
     writer: str = field(default_factory=writer_id)
 
-    def refill(self, worker: Any, starting: Any, due: float) -> None:
+    def refill(self, worker: Any, *, behind: bool) -> None:
         """Give the place to another worker."""
-        self.worker, self.starting, self.due = worker, starting, due
+        self.worker, self.version, self.behind = worker, None, behind
         self.load, self.writer = 0, writer_id()
+
+    def wait_for(self, starting: Any, due: float) -> None:
+        """Send no episodes before this call has ended."""
+        self.starting, self.due = starting, due
 
 
 @dataclass(eq=False, slots=True)

@@ -27,6 +27,7 @@ from rollout.sequences import Sequences
 from rollout.store import Shard
 from rollout.summary import EpisodeSummary
 from rollout.tokens.chat_format import ChatFormat
+from rollout.tokens.images import ImageEncoder
 from rollout.types import Episode, EpisodeSpec
 from sandbox import Pool
 
@@ -46,26 +47,27 @@ class RolloutWorker:
         self._ready: asyncio.Future[None] = asyncio.get_event_loop().create_future()
         self._threads = Threads(config.environment_threads)
         self._recorder = Recorder()
+        self._images = ImageEncoder()  # one, so that the episodes of a group encode their image once
         self._pool: Pool | RemotePool | None = None
         self._metrics: SandboxMetrics | None = None
         self._policy: Policy | ChatPolicy | None = None
         self._chat: ChatFormat | None = None
         self._running = 0
 
-    async def start(self, weights: Weights | None = None, version: int = 0) -> None:
-        """Bring up engine and sandbox, and load `weights` if given: nothing is served by older ones.
+    async def start(self) -> None:
+        """Bring up engine and sandbox.
 
         Raises UsageError for settings that contradict each other, and what engine or sandbox raise.
         """
         try:
-            await self._start(weights, version)
+            await self._start()
         except BaseException as error:
             self._ready.set_exception(error)
             self._ready.exception()  # marks it as seen: nobody may be waiting
             raise
         self._ready.set_result(None)
 
-    async def _start(self, weights: Weights | None, version: int) -> None:
+    async def _start(self) -> None:
         engine, episode = self._config.engine, self._config.episode
         if episode.max_tokens > engine.max_model_len:
             raise UsageError(
@@ -73,9 +75,7 @@ class RolloutWorker:
                 "lower the one or raise the other"
             )
         # At the same time: jails are started by other processes, the engine in this one.
-        _, (self._chat, self._policy) = await asyncio.gather(self._open_pool(), asyncio.to_thread(self._serve, version))
-        if weights is not None:
-            await self._publish(weights, version)
+        _, (self._chat, self._policy) = await asyncio.gather(self._open_pool(), asyncio.to_thread(self._serve))
 
     async def _open_pool(self) -> None:
         if self._sandboxes:
@@ -91,11 +91,11 @@ class RolloutWorker:
             )
             self._pool = await pool.__aenter__()
 
-    def _serve(self, version: int) -> tuple[ChatFormat, Policy | ChatPolicy]:
+    def _serve(self) -> tuple[ChatFormat, Policy | ChatPolicy]:
         engine = self._config.engine
         make = find_engine(engine.kind)
         try:
-            policy = make(self._config, version)
+            policy = make(self._config, 0)
             acts = "complete" if hasattr(policy, "complete") else "generate"
             lacks = [name for name in ("version", "healthy", "close", acts) if not hasattr(policy, name)]
         except ToolwiseError:
@@ -153,7 +153,8 @@ class RolloutWorker:
         try:
             # A constructor may read files or build an index: never on the event loop.
             env = await self._threads.run(make, spec.env_id, spec.env_kwargs, self._pool)
-            return await run_episode(spec, env, self._policy, self._chat, self._config.episode, threads=self._threads)
+            episode = self._config.episode
+            return await run_episode(spec, env, self._policy, self._chat, episode, threads=self._threads, images=self._images)
         except asyncio.CancelledError:
             return failed_episode(spec, "the group's deadline passed before the episode began")
         finally:
@@ -165,9 +166,6 @@ class RolloutWorker:
         Raises UsageError if the engine takes no weights.
         """
         await self._ready
-        await self._publish(weights, version)
-
-    async def _publish(self, weights: Weights, version: int) -> None:
         publish = getattr(self._policy, "publish", None)
         if publish is None:
             raise UsageError(f"rollout.engine.kind={self._config.engine.kind} takes no new weights: write vllm to train a policy")

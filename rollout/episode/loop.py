@@ -22,6 +22,7 @@ from envs.errors import EndpointRefused, InfrastructureError, ItemError, TokenBu
 from envs.protocols import CutOff, Message, encodable
 from envs.runtime.deadlines import waiting, within
 from envs.runtime.failures import told
+from envs.runtime.offloading import QUICK_PIXELS
 from envs.runtime.threads import Threads
 from envs.types import Observation, ToolCall, ToolStatus
 from rollout.config import EpisodeConfig
@@ -41,8 +42,6 @@ log = logging.getLogger(__name__)
 _CLOSE_S = 30.0
 PAUSES_S = (1.0, 5.0, 15.0)
 """Seconds before each further attempt to read a row."""
-# Encoding more pixels than this takes longer than the event loop may be held up.
-_INLINE_PIXELS = 1 << 17
 
 
 async def run_episode(
@@ -310,7 +309,7 @@ class _Run:
         """The observation as messages: in the roles that the environment's protocol gives, else as a user's."""
         given = info.get("messages") or [Message("user", observation["text"])]
         images, most = observation["images"], self._config.max_pixels
-        if sum(image.size for image in images) // 3 <= _INLINE_PIXELS:
+        if sum(image.size for image in images) // 3 <= QUICK_PIXELS:
             encoded = [self._images.encode(limited(image, most)) for image in images]
         else:
             encoded = await asyncio.to_thread(lambda: [self._images.encode(limited(image, most)) for image in images])

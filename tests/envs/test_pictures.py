@@ -2,6 +2,7 @@
 
 import base64
 import io
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -195,3 +196,12 @@ def test_a_picture_is_scaled_down_in_its_proportions_and_never_up():
     assert fitted(Image.new("RGB", (400, 100)), 10_000).size == (200, 50)
     assert fitted(Image.new("RGB", (4, 3)), 10_000).size == (4, 3)
     assert fitted(Image.new("RGB", (1, 500)), 1 << 20, most_side=100).size == (1, 100)
+
+
+def test_threads_may_show_the_same_opened_file(tmp_path):
+    picture = Image.effect_noise((600, 600), 90)
+    picture.save(tmp_path / "a.png")
+    with ThreadPoolExecutor(8) as threads:
+        for _ in range(5):
+            opened = Image.open(tmp_path / "a.png")
+            assert {image.tobytes() for image in threads.map(rgb, [opened] * 8)} == {picture.convert("RGB").tobytes()}

@@ -2,7 +2,9 @@
 protocol and an environment of one's own are as good as the built-in ones."""
 
 import asyncio
+import json
 import random
+import threading
 
 import gymnasium
 import own_protocols
@@ -10,7 +12,9 @@ import pytest
 from PIL import Image
 from turns import call, code
 
+import envs.tool_env as tool_env
 from envs import Task, Tool, ToolEnv, ToolResult, ToolStatus, tool
+from envs.datasets import dataset
 from envs.errors import InfrastructureError, UsageError
 from envs.protocols import Answer, Calls
 from rollout.episode.environments import make
@@ -438,3 +442,40 @@ def test_an_environment_without_sandbox_is_left_alone():
 def test_an_option_that_an_own_environment_does_not_have_is_refused():
     with pytest.raises(UsageError, match="Mine-v0"):
         make("Mine-v0", {"colour": "red"})
+
+
+@pytest.mark.parametrize("which", [{}, {"row": 0}, {"number": 1}])
+async def test_pictures_of_a_question_are_read_while_other_episodes_go_on(tmp_path, monkeypatch, which):
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "a.png")
+    (tmp_path / "q.jsonl").write_text(json.dumps({"question": "Q", "answer": "A", "image": "a.png"}))
+    others_went_on = threading.Event()
+    read = dataset.decode
+
+    def slow(source):
+        assert others_went_on.wait(30)
+        return read(source)
+
+    monkeypatch.setattr(dataset, "decode", slow)
+    env = make("toolwise/Dataset-v0", {"path": str(tmp_path / "q.jsonl"), **which}, None).unwrapped
+    reset = asyncio.create_task(env.reset_async(seed=0))
+    await asyncio.sleep(0.01)
+    others_went_on.set()
+    observation, _ = await reset
+    assert observation["images"][0][0, 0].tolist() == [255, 0, 0]
+
+
+async def test_large_pictures_are_converted_off_the_event_loop(monkeypatch):
+    threads = []
+    convert = tool_env.rgb
+    monkeypatch.setattr(tool_env, "rgb", lambda image: threads.append(threading.current_thread()) or convert(image))
+
+    @tool
+    def enlarge():
+        """A large picture."""
+        return Image.new("RGB", (1000, 1000))
+
+    env = ToolEnv([Task("t", "Q", "A", "reasoning", "test", images=(Image.new("RGBA", (1000, 1000)),))], tools=[enlarge])
+    await env.reset_async(seed=0)
+    await env.call("enlarge")
+    assert len(threads) == 3  # the question's is converted for the tools, and shown
+    assert threading.main_thread() not in threads

@@ -322,12 +322,14 @@ def test_groups_without_variance_are_replaced_by_others(config):
     training = start(config, lambda spec, steps: half_right(spec, steps) if spec.group_id.endswith("-1") else episode(spec))
     for left in ("rl_000000_2", "rl_000000_3"):  # by an attempt that was killed
         training.store.write(left, [])
+    training.store.directory.joinpath("rl_000000_5.w0000aaaa.jsonl.part").touch()
     run_rl(training)
     assert training.trainer.policy_batches[0].group_ids_E == ["rl-0-1"] * 2 + ["rl+1-0-1"] * 2
     (first, *_) = metrics(training)
     assert (first["rollout/draws"], first["rollout/groups_that_vary"]) == (2, 0.5)
     assert [len(list(training.store.trajectories(name))) for name in ("rl_000000", "rl_000000_1")] == [4, 4]
     assert not {"rl_000000_2", "rl_000000_3"} & set(training.store.names())
+    assert training.store.unfinished() == []
 
 
 def test_dynamic_sampling_asks_every_row_of_a_file_before_any_again(config, tmp_path):

@@ -62,3 +62,22 @@ async def test_the_observer_sees_a_replaced_jail() -> None:
         async with pool.session() as session:
             assert (await session.run("1")).status is Status.OK
     assert notes.jails == 2
+
+
+async def test_no_more_sessions_than_the_size_are_open_while_cancelled_callers_leave() -> None:
+    notes = Notes()
+    async with Pool(LIMITS, size=1, preload=[], observer=notes) as pool:
+        for _ in range(4):
+            leaving = asyncio.Event()
+
+            async def use(leaving: asyncio.Event = leaving) -> None:
+                async with pool.session():
+                    leaving.set()
+
+            task = asyncio.create_task(use())
+            await leaving.wait()
+            await asyncio.sleep(0)  # the session is being closed now
+            task.cancel()
+            async with pool.session():
+                pass
+    assert max(sessions for sessions, _ in notes.sessions) == 1

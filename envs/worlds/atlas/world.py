@@ -34,6 +34,9 @@ class Atlas:
         self._split = split
         self._rows = [(number, row) for number, row in enumerate(rows) if ability in (None, row["ability"])]
 
+    reads_files = True
+    """See `ToolEnv`."""
+
     def __len__(self) -> int:
         return len(self._rows)
 

@@ -1,13 +1,16 @@
-"""Says in one line why a policy's weights cannot be loaded, and that some are missing, of which transformers only warns."""
+"""Says in one line why a policy's weights cannot be loaded, and that some are missing, of which transformers only warns; and
+fetches those of a URL."""
 
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from fsspec.core import url_to_fs
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, modeling_utils
 
@@ -65,6 +68,18 @@ def check_tied(model: PreTrainedModel, directory: str) -> None:
             f"policy={directory} has an output layer of its own, but tie_word_embeddings=true, by which a sampler takes the "
             "embedding: write false in its config.json"
         )
+
+
+@contextmanager
+def local_copy(policy_dir: str) -> Generator[str]:
+    """The directory of a policy while it is loaded: a copy, which is removed afterwards, if `policy_dir` is a URL."""
+    if "://" not in policy_dir:
+        yield policy_dir
+        return
+    fs, path = url_to_fs(policy_dir)
+    with tempfile.TemporaryDirectory() as directory:
+        fs.get(f"{path}/", f"{directory}/", recursive=True)
+        yield directory
 
 
 def _some(of: Iterable[str]) -> str:

@@ -14,6 +14,7 @@ from envs.protocols.tags import scan
 
 ALL = frozenset({"answer", "code", "tool_call"})
 DEEPEYES = DeepEyes()
+LONG = 200_000
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -375,3 +376,23 @@ def test_a_query_of_any_characters_ends_at_its_closing_tag(query):
     text = call("search", query=query)
     assert json.loads(text[len("<tool_call>") : -len("</tool_call>")])["arguments"]["query"] == query
     assert DEEPEYES.first_turn(f"{text} more") == text
+
+
+@pytest.mark.parametrize(
+    ("text", "action", "ends"),
+    [
+        ('<tool_call>{"name": "x", "a": "' + '\\"' * LONG, Malformed, False),
+        ('<tool_call>{"name": "x", "a": "' + '\\"' * LONG + "</tool_call>", Malformed, False),
+        ("<tool_call>{" + "\\'" * LONG + "}</tool_call>", Malformed, True),
+        (f"<tool_call>{'`' * LONG}</tool_call>", Malformed, True),
+        ("<tool_call><function=f>" + "<parameter=a>" * LONG + "</tool_call>", Calls, True),
+        (f"<code>{'`' * LONG}</code>", Malformed, True),
+        (f"<code>```{'\n' * LONG}", Malformed, True),
+        ('<code>"""\n' + '\\"""\n' * LONG, Malformed, False),
+        ('<code>```python\n"""\n' + '\\"""\n' * LONG + "```</code>", Calls, True),
+    ],
+)
+def test_repetition_up_to_the_limit_of_tokens_is_read_in_one_pass(text, action, ends):
+    """Each of these took minutes or hours when the time went with the square of the length."""
+    assert isinstance(DEEPEYES.parse(text), action)
+    assert DEEPEYES.ends_turn(text) is ends

@@ -1,6 +1,8 @@
 """Policies whose files are damaged, as the learner meets them."""
 
 import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, LlamaConfig, LlamaForCausalLM, modeling_utils
 
 from envs.errors import UsageError
-from learner.verl.model.loading import check_tied, whole_policy
+from learner.verl.model.loading import check_tied, local_copy, whole_policy
 from starter.policies import find_policy
 
 NAME, SHOWN = "model.layers.0.mlp.down_proj.weight", "model.language_model.layers.0.mlp.down_proj.weight"
@@ -72,3 +74,15 @@ def test_a_gpu_that_is_full_is_not_the_policys_fault():
 
 def test_a_whole_policy_is_loaded(load):
     assert load(lambda file: None).num_parameters()
+
+
+def test_the_copy_of_a_policy_at_a_url_is_there_while_it_is_loaded(tmp_path, monkeypatch):
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy/config.json").write_text("{}")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    with local_copy(f"file://{tmp_path}/policy") as directory:
+        assert Path(directory, "config.json").read_text() == "{}"
+    assert list((tmp_path / "temporary").iterdir()) == []
+    with local_copy(str(tmp_path / "policy")) as directory:
+        assert directory == str(tmp_path / "policy")

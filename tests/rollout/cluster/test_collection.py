@@ -25,6 +25,9 @@ class Seats:
     def replace(self, seat, why):
         self.incidents.add("worker", why)
 
+    def catch_up(self, seat):
+        return False
+
 
 class Scripted:
     """Attempts that end at once: the first `failures` of each episode because our infrastructure failed."""

@@ -1,5 +1,6 @@
 """A node that is lost amid a step takes its worker and the tokens of finished episodes with it: the other node plays them again,
-whether a call was under way there or not, and whether Ray has noticed the loss or not."""
+whether a call was under way there or not, and whether Ray has noticed the loss or not. It goes on without the lost one; a node that
+comes later serves the weights of then."""
 
 import os
 import signal
@@ -9,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
+import torch
 from ray.cluster_utils import Cluster
 from rollout_fakes import ScriptedEngine, spec
 
@@ -149,3 +151,23 @@ def test_nothing_need_be_under_way_on_the_lost_node(node, fleet, tmp_path, monke
     summaries = play(fleet, store, episodes, lose, when=COUNT - 1)
     check(fleet, store, summaries)
     assert repeated(caplog)
+
+
+def test_the_run_goes_on_without_a_lost_node_and_a_later_one_serves_the_newest_weights(head, node, fleet):
+    node.kill()
+    versions = []
+    for version in (1, 2, 3):  # of which the first is overwritten when there is a place again
+        fleet.publish({"weight": torch.full((2,), version)}, version)
+        (group,) = fleet.collect([GroupSpec("g", (spec(),))])
+        versions.append(max(group.episodes[0].trajectory.versions))
+    assert versions == [1, 2, 3]
+    assert [seat.starting is None for seat in fleet.seats] == [True, False]
+    later = Node(head)
+    begun = []
+    while fleet.seats[1].starting is not None:
+        begun += episodes_of(fleet.collect([GroupSpec("g", tuple(spec(number=number, tool_s=0.1) for number in range(8)))]))
+    (group,) = fleet.collect([GroupSpec("g", tuple(spec(number=number, tool_s=0.1) for number in range(4)))])
+    assert {max(episode.trajectory.versions) for episode in [*begun, *group.episodes]} == {3}
+    assert later.has(fleet.seats[1].worker)
+    assert fleet.seats[1].version == 3
+    later.kill()

@@ -118,8 +118,9 @@ def test_weights_whose_owner_was_killed_are_lost(cluster):
 def test_if_no_worker_takes_an_update_the_run_ends_in_one_line(cluster):
     engine = EngineConfig(kind=RefusingEngine.KIND)
     fleet = Fleet(RolloutConfig(sandboxes_per_worker=0, cpus_per_worker=0.5, engine=engine))
+    fleet.publish({"weight": torch.zeros(2)}, 3)
     with pytest.raises(FleetError, match=r"^a worker and its successor failed to take version 3: there is no room for them$"):
-        fleet.publish({"weight": torch.zeros(2)}, 3)
+        fleet.collect([GroupSpec("g", (spec(),))])
     fleet.shutdown()
 
 

@@ -101,6 +101,13 @@ async def test_an_environment_is_made_off_the_event_loop():
     del gymnasium.registry["Slow-v0"]
 
 
+async def test_episodes_that_show_the_same_image_share_its_encoded_form(policy_directory):
+    worker = await started(engine=EngineConfig(kind="none", policy=policy_directory))
+    first, second = [await worker.run(spec(number=number, images=1, actor="expert")) for number in range(2)]
+    (sha,) = first.images
+    assert second.images[sha] is first.images[sha]
+
+
 async def test_contradictory_settings_are_refused_at_the_start():
     with pytest.raises(UsageError, match="max_model_len"):
         await started(episode=EpisodeConfig(max_tokens=9999))
