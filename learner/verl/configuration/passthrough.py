@@ -165,8 +165,6 @@ ESTIMATORS = (
     "reinforce_plus_plus",
     "reinforce_plus_plus_baseline",
 )
-WHITENED_ESTIMATORS = ("gdpo", "reinforce_plus_plus", "reinforce_plus_plus_baseline")
-"""Estimators that compare with the whole batch in the end: they learn from groups of one as well."""
 REFUSED_ESTIMATORS = {
     "gae": "needs a critic, and there is none",
     "remax": "needs the reward of a greedy rollout for each task",
@@ -253,7 +251,7 @@ def check_reward_keys(config: LearnerConfig, names: Collection[str] | None) -> N
 
 def compares_within_groups(config: LearnerConfig) -> bool:
     """Whether a group of one has nothing to be compared with."""
-    return values_of(config, "algorithm")["adv_estimator"] in {*ESTIMATORS} - {*WHITENED_ESTIMATORS}
+    return values_of(config, "algorithm")["adv_estimator"] in {*ESTIMATORS} - {"reinforce_plus_plus"}
 
 
 def has_adapter(config: LearnerConfig) -> bool:
