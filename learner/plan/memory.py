@@ -137,8 +137,10 @@ def engine_parts(architecture: Architecture, config: RolloutConfig) -> list[Part
 
 
 def cache_bytes_per_token(architecture: Architecture, across: int) -> float:
-    """Keys and values of one token on one GPU, 16 bits each."""
-    return 2 * 2 * architecture.attention_layers * architecture.key_value_width / across
+    """Keys and values of one token on one GPU, 16 bits each: of whole heads, at least one (vLLM's `get_num_kv_heads`)."""
+    heads = architecture.key_value_heads
+    width = architecture.key_value_width / heads * max(1, heads // across)
+    return 2 * 2 * architecture.attention_layers * width
 
 
 def shards(config: LearnerConfig) -> int:

@@ -68,6 +68,7 @@ def test_what_is_offloaded_takes_twice_its_size_on_the_host(seven_billion):
 def test_keys_and_values_are_those_of_the_model(seven_billion):
     assert cache_bytes_per_token(seven_billion, 1) == 28 * 2 * 4 * 128 * 2
     assert cache_bytes_per_token(seven_billion, 2) == 28 * 2 * 4 * 128
+    assert cache_bytes_per_token(seven_billion, 8) == cache_bytes_per_token(seven_billion, 4), "each GPU has at least one head"
 
 
 def test_layers_with_a_state_keep_no_keys_and_values():
