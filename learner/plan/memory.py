@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from learner.config import LearnerConfig, Precision
 from learner.plan.architecture import Architecture
+from learner.verl.configuration.passthrough import has_adapter
 from rollout.config import RolloutConfig
 
 PINNED = 2
@@ -56,6 +57,7 @@ def learner_parts(architecture: Architecture, config: LearnerConfig, images: Ima
 
     Activations: the inputs of the products of a layer (Korthikanti et al. 2022, arXiv:2205.05198, section 4.1; for a gated MLP
     without dropout 4h + 2q + 3k + 3f numbers a token); with gradient checkpointing one layer's, and the input of each layer.
+    Gathered units are the weights of two layers or tables of embeddings, and one's float32 gradient unless adapters alone learn.
     """
     engine = config.verl.engine
     compute = 4 if config.precision is Precision.float32 else 2
@@ -70,13 +72,13 @@ def learner_parts(architecture: Architecture, config: LearnerConfig, images: Ima
     layer_numbers = 4 * a.hidden + 2 * a.query_width + 3 * a.key_value_width + 3 * a.inner
     kept_layers = 1 if checkpointed else a.layers
     unit = max(a.layer_parameters, a.embedding_parameters)
-    unit_bytes = 2 * compute + (4 if trained == a.parameters else 0)
+    unit_bytes, unit_formula = (2 * compute, "2 c") if has_adapter(config) else (2 * compute + 4, "(2 c + 4)")
     head = 3 * HEAD_BLOCK_BYTES + 8 * tokens * a.hidden
     parts = [
         Part("weights", weight_bytes * a.parameters / sharding * on_gpu, f"{weight_bytes} N / D"),
         Part("gradients", gradient_bytes * trained / sharding * on_gpu, f"{gradient_bytes} T / D"),
         Part("optimizer", moments * trained / sharding * on_gpu, f"{moments} T / D"),
-        Part("gathered units", unit_bytes * unit if sharding > 1 else 0, "(2 c + 4) · largest unit"),
+        Part("gathered units", unit_bytes * unit if sharding > 1 else 0, f"{unit_formula} · largest unit"),
         Part("layer inputs", a.layers * tokens * a.hidden * compute if checkpointed else 0, "L M h c"),
         Part("activations", kept_layers * tokens * layer_numbers * compute, "M (4h + 2q + 3k + 3f) c, of kept layers"),
         Part("output layer", head, "3 · block + 8 M h"),

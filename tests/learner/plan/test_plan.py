@@ -55,6 +55,20 @@ def test_lora_trains_its_matrices_alone(seven_billion):
     assert trained_parameters(seven_billion, config) == 28 * 8 * widths
 
 
+@pytest.mark.parametrize(
+    ("changes", "number_bytes", "formula"),
+    [
+        ({}, 8, "(2 c + 4) · largest unit"),
+        ({"freeze_vision": True}, 8, "(2 c + 4) · largest unit"),
+        ({"verl": VerlSettings(model={"lora_rank": 8})}, 4, "2 c · largest unit"),
+    ],
+)
+def test_a_gathered_layer_has_a_gradient_if_it_is_trained(seven_billion, changes, number_bytes, formula):
+    config = LearnerConfig(workers=2, precision=Precision.bfloat16, **changes)
+    (unit,) = (part for part in learner_parts(seven_billion, config, Images(0, 0)) if part.name == "gathered units")
+    assert (unit.size_bytes, unit.formula) == (number_bytes * seven_billion.embedding_parameters, formula)
+
+
 def test_what_is_offloaded_takes_twice_its_size_on_the_host(seven_billion):
     """Beside a copy of weights and moments on its way to disk, and 3 GB of the process."""
     parameters, offloads = 8_292_166_656, {"param_offload": True, "optimizer_offload": True}
