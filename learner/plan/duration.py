@@ -60,11 +60,17 @@ def rollout_s(architecture: Architecture, gpu: Gpu, workload: Workload, *, gpus:
 
 
 def learn_s(architecture: Architecture, config: LearnerConfig, gpu: Gpu, workload: Workload) -> float:
-    """2 N operations a token forward, 4 N backward (2 N for frozen weights), 2 N more with checkpointing (Kaplan et al. 2020,
-    arXiv:2001.08361), and one forward pass more if old log-probabilities are recomputed. N are the parameters that a token uses."""
-    passes = 2 + 2 + 2 * (trained_parameters(architecture, config) == architecture.parameters) + 2 * config.gradient_checkpointing
-    recomputed = 2 if config.mini_batches * config.ppo_epochs > 1 else 0
-    operations = (passes * config.ppo_epochs + recomputed) * architecture.used_parameters() * workload.tokens * workload.episodes
+    """2 N operations a token forward; backward 2 N for gradients of inputs and 2 N of the weights that are trained; 2 N more with
+    checkpointing (Kaplan et al. 2020, arXiv:2001.08361). One forward pass more if old log-probabilities are recomputed.
+
+    N are the parameters that a token uses. No gradient goes through a frozen vision tower, which is then not recomputed either.
+    """
+    used = architecture.used_parameters()
+    passed = used - architecture.vision_parameters * config.freeze_vision
+    trained = min(trained_parameters(architecture, config), passed)
+    step = 2 * used + 2 * passed + 2 * trained + 2 * passed * config.gradient_checkpointing
+    recomputed = 2 * used if config.mini_batches * config.ppo_epochs > 1 else 0
+    operations = (step * config.ppo_epochs + recomputed) * workload.tokens * workload.episodes
     return operations / (gpu.flops * LEARNER_UTILISATION * config.workers)
 
 

@@ -113,6 +113,23 @@ def test_experts_that_a_token_does_not_use_cost_memory_and_no_time(experts):
     assert alone[0] == pytest.approx(ratio * alone[1], rel=0.01)
 
 
+def passes(architecture, **changes):
+    """How often a step multiplies by each parameter of a model."""
+    gpu = GPUS["h100"]
+    return learn_s(architecture, LearnerConfig(**changes), gpu, Workload(1, 1, 1)) * 0.4 * gpu.flops / 2 / architecture.parameters
+
+
+def test_frozen_weights_take_no_gradient_and_the_others_theirs(seven_billion):
+    vision = seven_billion.vision_parameters / seven_billion.parameters
+    assert passes(seven_billion) == pytest.approx(3)
+    assert passes(seven_billion, gradient_checkpointing=True) == pytest.approx(4)
+    assert passes(seven_billion, freeze_vision=True) == pytest.approx(3 - 2 * vision)
+    assert passes(seven_billion, freeze_vision=True, gradient_checkpointing=True) == pytest.approx(4 - 3 * vision)
+    adapted = VerlSettings(model={"lora_rank": 8})
+    adapters = trained_parameters(seven_billion, LearnerConfig(verl=adapted)) / seven_billion.parameters
+    assert passes(seven_billion, verl=adapted) == pytest.approx(2 + adapters)
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_each_recipe_fits_its_topology(recipe):
     assert plan(compose("train", Experiment, [f"experiment={recipe}"]), PlanConfig()).problems == []
