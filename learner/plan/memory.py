@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from learner.config import LearnerConfig, Precision
 from learner.plan.architecture import Architecture
-from learner.verl.configuration.passthrough import has_adapter
+from learner.verl.configuration.passthrough import has_adapter, needs_reference
 from rollout.config import RolloutConfig
 
 PINNED = 2
@@ -60,7 +60,7 @@ def learner_parts(architecture: Architecture, config: LearnerConfig, images: Ima
     Gathered units are the weights of two layers or tables of embeddings, and one's float32 gradient unless adapters alone learn.
     """
     engine = config.verl.engine
-    compute = 4 if config.precision is Precision.float32 else 2
+    compute = _compute_bytes(config)
     sharding = shards(config)
     trained = trained_parameters(architecture, config)
     weight_bytes, gradient_bytes = _number_bytes(config)
@@ -108,13 +108,24 @@ def kept_while_sampling(architecture: Architecture, config: LearnerConfig) -> fl
 
 
 def learner_host_bytes(architecture: Architecture, config: LearnerConfig) -> float:
-    """Memory of one rank on its host: what is offloaded, a checkpoint on its way to disk, and 3 GB for the process."""
+    """Memory of one rank on its host: what is offloaded, a checkpoint on its way to disk, a reference policy, and 3 GB for the
+    process."""
     engine, (weight_bytes, gradient_bytes) = config.verl.engine, _number_bytes(config)
     weights, moments = weight_bytes * architecture.parameters, 2 * gradient_bytes * trained_parameters(architecture, config)
     offloaded = (weights if engine.get("param_offload") or engine.get("offload_policy") else 0) + (
         moments if engine.get("optimizer_offload") or engine.get("offload_policy") else 0
     )
-    return (PINNED * offloaded + weights + moments) / shards(config) + 3e9
+    return (PINNED * offloaded + weights + moments) / shards(config) + reference_host_bytes(architecture, config) + 3e9
+
+
+def reference_host_bytes(architecture: Architecture, config: LearnerConfig) -> float:
+    """Memory of one rank on its host for a reference policy, which always waits there; an adapter's is the policy without it."""
+    apart = needs_reference(config) and not has_adapter(config)
+    return PINNED * _compute_bytes(config) * architecture.parameters / shards(config) if apart else 0.0
+
+
+def _compute_bytes(config: LearnerConfig) -> int:
+    return 4 if config.precision is Precision.float32 else 2
 
 
 def _number_bytes(config: LearnerConfig) -> tuple[int, int]:

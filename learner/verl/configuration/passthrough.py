@@ -282,6 +282,11 @@ def corrects(config: LearnerConfig) -> bool:
     return bool(correction.get("rollout_is") or correction.get("rollout_rs")) and not bypasses(config)
 
 
+def recomputes_old(config: LearnerConfig, updates: int) -> bool:
+    """Whether a policy step of so many optimizer steps begins with a forward pass for the old policy's log-probabilities."""
+    return not bypasses(config) and (updates > 1 or corrects(config) or bool(config.verl.algorithm.get("use_kl_in_reward")))
+
+
 def teaches_by_advantage_alone(config: LearnerConfig) -> bool:
     """Whether a sequence whose advantage is 0 has no gradient, and does not matter to the others'."""
     correction = values_of(config, "algorithm")["rollout_correction"]

@@ -130,6 +130,46 @@ def test_frozen_weights_take_no_gradient_and_the_others_theirs(seven_billion):
     assert passes(seven_billion, verl=adapted) == pytest.approx(2 + adapters)
 
 
+CORRECTION = {"rollout_is": "token", "rollout_is_threshold": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "more"),
+    [
+        ({"mini_batches": 2}, 1),
+        ({"verl": VerlSettings(algorithm={"rollout_correction": CORRECTION})}, 1),
+        ({"verl": VerlSettings(algorithm={"rollout_correction": CORRECTION | {"bypass_mode": True}}), "mini_batches": 2}, 0),
+        ({"verl": VerlSettings(actor={"use_kl_loss": True})}, 1),
+        ({"verl": VerlSettings(algorithm={"use_kl_in_reward": True})}, 2),
+        ({"verl": VerlSettings(actor={"use_kl_loss": True}, algorithm={"rollout_correction": CORRECTION})}, 2),
+    ],
+    ids=str,
+)
+def test_log_probabilities_before_a_step_are_forward_passes(seven_billion, changes, more):
+    assert passes(seven_billion, **changes) == pytest.approx(3 + more)
+
+
+def test_a_reference_policy_waits_on_the_host(seven_billion):
+    reference = {"actor": {"use_kl_loss": True}}
+    config = LearnerConfig(workers=4, precision=Precision.bfloat16)
+    more = learner_host_bytes(seven_billion, replace(config, verl=VerlSettings(**reference))) - learner_host_bytes(
+        seven_billion, config
+    )
+    assert more == pytest.approx(2 * 2 * 8_292_166_656 / 4)
+    without, adapted = (VerlSettings(model={"lora_rank": 8}, **more) for more in ({}, reference))
+    host = [learner_host_bytes(seven_billion, replace(config, verl=verl)) for verl in (without, adapted)]
+    assert host[0] == host[1], "the policy without its adapter is there as it is"
+
+
+def test_what_a_reference_policy_adds_is_a_line_of_the_plan():
+    settings = ["experiment=qwen2_5_vl_7b", "+learner.verl.actor.use_kl_loss=true"]
+    with_reference, without = (plan(compose("train", Experiment, some), PlanConfig()) for some in (settings, settings[:1]))
+    lines = dict(with_reference.lines)
+    assert lines["reference policy"] == "40 s of learn: one forward pass; 33 GB of the host's memory"
+    assert with_reference.step_s - without.step_s == pytest.approx(40, abs=1)
+    assert "reference policy" not in dict(without.lines) and "old log-probabilities" not in dict(without.lines)
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_each_recipe_fits_its_topology(recipe):
     assert plan(compose("train", Experiment, [f"experiment={recipe}"]), PlanConfig()).problems == []
