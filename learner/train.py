@@ -56,7 +56,7 @@ def run_rl(training: TrainingRun) -> tuple[str, float]:
                 training.publish()
             with clock.time("telemetry"):
                 metrics |= tool_use_metrics(draw.played, state.alarm, training.tools) | state.take(draw, training)
-            metrics |= clock.metrics(examples) | training.waking_metrics()
+            metrics |= clock.metrics(draw.outcomes) | training.waking_metrics()
             training.log(Stage.rl, state.step, metrics, episodes=draw.outcomes, stored_as=draw.stored_as)
             state.count(metrics, clock.total_s)
             if disagreement := gap_alarm.take(metrics.get("rollout/logprob_gap")):
@@ -95,7 +95,7 @@ class Clock:
 
     def metrics(self, episodes: Sequence[EpisodeSummary]) -> dict[str, float]:
         """`timing_s/…`: `rollout`, `learn`, `sync` and `step` are wall time of the driver; `generate` and `tool` are an episode's
-        mean.
+        mean over all that were played, those that failed or were cut off among them (a turn cut off in its generation adds none).
 
         An episode generates while others wait for their tools, so `generate` and `tool` do not add up to `rollout`.
         """

@@ -87,6 +87,7 @@ class Architecture:
     inner: int
     query_width: int
     key_value_width: int
+    key_value_heads: int
     vocabulary: int
     vision_layers: int = 0
     vision_hidden: int = 0
@@ -143,6 +144,7 @@ class Architecture:
             inner=_inner(text),
             query_width=text.num_attention_heads * head_width,
             key_value_width=text.num_key_value_heads * head_width,
+            key_value_heads=text.num_key_value_heads,
             vocabulary=text.vocab_size,
             expert_parameters=sum(size for name, size in sizes.items() if ".experts." in name),
             routed=_routed(text),

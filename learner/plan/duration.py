@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from learner.config import LearnerConfig
 from learner.plan.architecture import Architecture
 from learner.plan.memory import cache_bytes_per_token, trained_parameters
+from learner.verl.configuration.passthrough import needs_reference, recomputes_old
 
 LEARNER_UTILISATION = 0.4
 """Share of the peak that FSDP2 with checkpointing reaches: what verl and others report for models of 7 to 70 billion parameters."""
@@ -60,12 +61,33 @@ def rollout_s(architecture: Architecture, gpu: Gpu, workload: Workload, *, gpus:
 
 
 def learn_s(architecture: Architecture, config: LearnerConfig, gpu: Gpu, workload: Workload) -> float:
-    """2 N operations a token forward, 4 N backward (2 N for frozen weights), 2 N more with checkpointing (Kaplan et al. 2020,
-    arXiv:2001.08361), and one forward pass more if old log-probabilities are recomputed. N are the parameters that a token uses."""
-    passes = 2 + 2 + 2 * (trained_parameters(architecture, config) == architecture.parameters) + 2 * config.gradient_checkpointing
-    recomputed = 2 if config.mini_batches * config.ppo_epochs > 1 else 0
-    operations = (passes * config.ppo_epochs + recomputed) * architecture.used_parameters() * workload.tokens * workload.episodes
-    return operations / (gpu.flops * LEARNER_UTILISATION * config.workers)
+    """2 N operations a token forward; backward 2 N for gradients of inputs and 2 N of the weights that are trained; 2 N more with
+    checkpointing (Kaplan et al. 2020, arXiv:2001.08361). Before that the `forward_passes`.
+
+    N are the parameters that a token uses. No gradient goes through a frozen vision tower, which is then not recomputed either.
+    """
+    used = architecture.used_parameters()
+    passed = used - architecture.vision_parameters * config.freeze_vision
+    trained = min(trained_parameters(architecture, config), passed)
+    step = 2 * used + 2 * passed + 2 * trained + 2 * passed * config.gradient_checkpointing
+    before_s = len(forward_passes(config)) * forward_s(architecture, config, gpu, workload)
+    return before_s + _multiply_s(step * config.ppo_epochs, config, gpu, workload)
+
+
+def forward_passes(config: LearnerConfig) -> list[str]:
+    """Whose log-probabilities take a forward pass of their own in each step."""
+    old = ["old log-probabilities"] if recomputes_old(config, config.mini_batches * config.ppo_epochs) else []
+    return old + (["reference policy"] if needs_reference(config) else [])
+
+
+def forward_s(architecture: Architecture, config: LearnerConfig, gpu: Gpu, workload: Workload) -> float:
+    """One of them: 2 N operations a token."""
+    return _multiply_s(2 * architecture.used_parameters(), config, gpu, workload)
+
+
+def _multiply_s(operations: float, config: LearnerConfig, gpu: Gpu, workload: Workload) -> float:
+    """So many operations for each token of a step."""
+    return operations * workload.tokens * workload.episodes / (gpu.flops * LEARNER_UTILISATION * config.workers)
 
 
 def publish_s(architecture: Architecture, gpu: Gpu, *, shared: bool) -> float:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from learner.config import LearnerConfig, Precision
 from learner.plan.architecture import Architecture
+from learner.verl.configuration.passthrough import has_adapter, needs_reference
 from rollout.config import RolloutConfig
 
 PINNED = 2
@@ -56,9 +57,10 @@ def learner_parts(architecture: Architecture, config: LearnerConfig, images: Ima
 
     Activations: the inputs of the products of a layer (Korthikanti et al. 2022, arXiv:2205.05198, section 4.1; for a gated MLP
     without dropout 4h + 2q + 3k + 3f numbers a token); with gradient checkpointing one layer's, and the input of each layer.
+    Gathered units are the weights of two layers or tables of embeddings, and one's float32 gradient unless adapters alone learn.
     """
     engine = config.verl.engine
-    compute = 4 if config.precision is Precision.float32 else 2
+    compute = _compute_bytes(config)
     sharding = shards(config)
     trained = trained_parameters(architecture, config)
     weight_bytes, gradient_bytes = _number_bytes(config)
@@ -70,13 +72,13 @@ def learner_parts(architecture: Architecture, config: LearnerConfig, images: Ima
     layer_numbers = 4 * a.hidden + 2 * a.query_width + 3 * a.key_value_width + 3 * a.inner
     kept_layers = 1 if checkpointed else a.layers
     unit = max(a.layer_parameters, a.embedding_parameters)
-    unit_bytes = 2 * compute + (4 if trained == a.parameters else 0)
+    unit_bytes, unit_formula = (2 * compute, "2 c") if has_adapter(config) else (2 * compute + 4, "(2 c + 4)")
     head = 3 * HEAD_BLOCK_BYTES + 8 * tokens * a.hidden
     parts = [
         Part("weights", weight_bytes * a.parameters / sharding * on_gpu, f"{weight_bytes} N / D"),
         Part("gradients", gradient_bytes * trained / sharding * on_gpu, f"{gradient_bytes} T / D"),
         Part("optimizer", moments * trained / sharding * on_gpu, f"{moments} T / D"),
-        Part("gathered units", unit_bytes * unit if sharding > 1 else 0, "(2 c + 4) · largest unit"),
+        Part("gathered units", unit_bytes * unit if sharding > 1 else 0, f"{unit_formula} · largest unit"),
         Part("layer inputs", a.layers * tokens * a.hidden * compute if checkpointed else 0, "L M h c"),
         Part("activations", kept_layers * tokens * layer_numbers * compute, "M (4h + 2q + 3k + 3f) c, of kept layers"),
         Part("output layer", head, "3 · block + 8 M h"),
@@ -106,13 +108,24 @@ def kept_while_sampling(architecture: Architecture, config: LearnerConfig) -> fl
 
 
 def learner_host_bytes(architecture: Architecture, config: LearnerConfig) -> float:
-    """Memory of one rank on its host: what is offloaded, a checkpoint on its way to disk, and 3 GB for the process."""
+    """Memory of one rank on its host: what is offloaded, a checkpoint on its way to disk, a reference policy, and 3 GB for the
+    process."""
     engine, (weight_bytes, gradient_bytes) = config.verl.engine, _number_bytes(config)
     weights, moments = weight_bytes * architecture.parameters, 2 * gradient_bytes * trained_parameters(architecture, config)
     offloaded = (weights if engine.get("param_offload") or engine.get("offload_policy") else 0) + (
         moments if engine.get("optimizer_offload") or engine.get("offload_policy") else 0
     )
-    return (PINNED * offloaded + weights + moments) / shards(config) + 3e9
+    return (PINNED * offloaded + weights + moments) / shards(config) + reference_host_bytes(architecture, config) + 3e9
+
+
+def reference_host_bytes(architecture: Architecture, config: LearnerConfig) -> float:
+    """Memory of one rank on its host for a reference policy, which always waits there; an adapter's is the policy without it."""
+    apart = needs_reference(config) and not has_adapter(config)
+    return PINNED * _compute_bytes(config) * architecture.parameters / shards(config) if apart else 0.0
+
+
+def _compute_bytes(config: LearnerConfig) -> int:
+    return 4 if config.precision is Precision.float32 else 2
 
 
 def _number_bytes(config: LearnerConfig) -> tuple[int, int]:
@@ -137,8 +150,10 @@ def engine_parts(architecture: Architecture, config: RolloutConfig) -> list[Part
 
 
 def cache_bytes_per_token(architecture: Architecture, across: int) -> float:
-    """Keys and values of one token on one GPU, 16 bits each."""
-    return 2 * 2 * architecture.attention_layers * architecture.key_value_width / across
+    """Keys and values of one token on one GPU, 16 bits each: of whole heads, at least one (vLLM's `get_num_kv_heads`)."""
+    heads = architecture.key_value_heads
+    width = architecture.key_value_width / heads * max(1, heads // across)
+    return 2 * 2 * architecture.attention_layers * width
 
 
 def shards(config: LearnerConfig) -> int:

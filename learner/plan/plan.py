@@ -129,6 +129,11 @@ def plan_on(gpu: Gpu, config: Experiment, assumed: PlanConfig) -> Plan:
             f"{made.step_s:,.0f} s: {parts_s}",
         ),
     ]
+    forward_s = duration.forward_s(architecture, learner, gpu, workload)
+    for name in duration.forward_passes(learner):
+        host = per_host * memory.reference_host_bytes(architecture, learner) if name == "reference policy" else 0
+        held = f"; {host / _GB:,.0f} GB of the host's memory" if host else ""
+        made.lines.append((name, f"{forward_s:,.0f} s of learn: one forward pass{held}"))
     return made
 
 

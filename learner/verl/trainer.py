@@ -27,10 +27,9 @@ from learner.config import LearnerConfig
 from learner.trainer import Trainer
 from learner.verl.configuration.passthrough import (
     advantages_on_ranks,
-    bypasses,
-    corrects,
     has_adapter,
     needs_reference,
+    recomputes_old,
     teaches_by_advantage_alone,
 )
 from learner.verl.rows import Outcomes, PolicyTargets
@@ -157,8 +156,7 @@ class VerlTrainer(Trainer):
             advantages,
             tokens_M=np.array([batch.trained_N[part].sum() for part in parts]),
             sequences_M=np.array([len(part) for part in parts]),
-            recompute_old=not bypasses(config)
-            and (mini_batches * config.ppo_epochs > 1 or corrects(config) or bool(config.verl.algorithm.get("use_kl_in_reward"))),
+            recompute_old=recomputes_old(config, mini_batches * config.ppo_epochs),
             outcomes=Outcomes.of(batch) if advantages_on_ranks(config) else None,
             files=self._files and self._files.with_others(batch.learned(advantages, np.flatnonzero(~taught))),
         )

@@ -269,7 +269,7 @@ class Rank(WeightSender, TrainingWorker):
             measured |= found
         if corrects(self.settings) and old is not None and sampler is not None:
             weights, kept, found = correct(self.settings, old, sampler, mask)
-            measured |= over_ranks(found, float(mask.sum()), group)
+            measured |= over_ranks(self.settings, found, mask, group)
             if weights is not None:
                 columns["rollout_is_weights"] = rows.jagged_of_padded(weights)
             rejected = mask.bool() & ~kept.bool()

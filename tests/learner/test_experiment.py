@@ -122,6 +122,9 @@ def test_a_group_of_one_has_nothing_to_be_compared_with(tmp_path):
         alone.check()
     whitened = LearnerConfig(verl=VerlSettings(algorithm={"adv_estimator": "reinforce_plus_plus"}))
     replace(alone, learner=whitened).check()
+    with_baseline = LearnerConfig(verl=VerlSettings(algorithm={"adv_estimator": "reinforce_plus_plus_baseline"}))
+    with pytest.raises(UsageError, match=r"rl.group_size=1"):
+        replace(alone, learner=with_baseline).check()
 
 
 @pytest.mark.parametrize(

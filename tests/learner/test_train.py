@@ -316,6 +316,17 @@ def test_the_clock_takes_generation_and_tools_as_an_episodes_mean():
     assert 0 <= timing["timing_s/rollout"] <= timing["timing_s/step"]
 
 
+def test_the_seconds_of_an_episode_that_was_cut_off_count(config):
+    def answer(spec, steps):
+        played = episode(spec, cut="rollout.episode.turn_s=99 s" if member(spec) else None)
+        (chain,) = played.chains
+        return replace(played, chains=(replace(chain, turns=[replace(chain.turns[0], generate_s=99.0 if member(spec) else 1.0)]),))
+
+    training = start(with_rl(config, steps=1), answer)
+    run_rl(training)
+    assert metrics(training)[0]["timing_s/generate"] == 50
+
+
 def test_groups_without_variance_are_replaced_by_others(config):
     """Dynamic sampling: of the four groups of two draws, the second of each varies."""
     config = replace(config, learner=LearnerConfig(verl=VerlSettings(algorithm={"filter_groups": {"enable": True}})))

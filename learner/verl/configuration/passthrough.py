@@ -165,8 +165,6 @@ ESTIMATORS = (
     "reinforce_plus_plus",
     "reinforce_plus_plus_baseline",
 )
-WHITENED_ESTIMATORS = ("gdpo", "reinforce_plus_plus", "reinforce_plus_plus_baseline")
-"""Estimators that compare with the whole batch in the end: they learn from groups of one as well."""
 REFUSED_ESTIMATORS = {
     "gae": "needs a critic, and there is none",
     "remax": "needs the reward of a greedy rollout for each task",
@@ -253,7 +251,7 @@ def check_reward_keys(config: LearnerConfig, names: Collection[str] | None) -> N
 
 def compares_within_groups(config: LearnerConfig) -> bool:
     """Whether a group of one has nothing to be compared with."""
-    return values_of(config, "algorithm")["adv_estimator"] in {*ESTIMATORS} - {*WHITENED_ESTIMATORS}
+    return values_of(config, "algorithm")["adv_estimator"] in {*ESTIMATORS} - {"reinforce_plus_plus"}
 
 
 def has_adapter(config: LearnerConfig) -> bool:
@@ -282,6 +280,11 @@ def corrects(config: LearnerConfig) -> bool:
     """Whether weights or rejected tokens correct the sampler's log-probabilities; in bypass mode verl's loss does it itself."""
     correction = values_of(config, "algorithm")["rollout_correction"]
     return bool(correction.get("rollout_is") or correction.get("rollout_rs")) and not bypasses(config)
+
+
+def recomputes_old(config: LearnerConfig, updates: int) -> bool:
+    """Whether a policy step of so many optimizer steps begins with a forward pass for the old policy's log-probabilities."""
+    return not bypasses(config) and (updates > 1 or corrects(config) or bool(config.verl.algorithm.get("use_kl_in_reward")))
 
 
 def teaches_by_advantage_alone(config: LearnerConfig) -> bool:

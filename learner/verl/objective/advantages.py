@@ -42,8 +42,8 @@ def outcome_advantages(
 
     `tokens`, shape (E,), is how many tokens each episode sampled: OPO and the estimators that whiten the batch weigh by it
     (default: all alike). `parts` are the parts of the rewards, shape (E,) each, which GDPO compares one by one. If an estimator
-    compares within groups, a group of one or of equal rewards teaches nothing: its advantages are 0. Raises ValueError if lengths
-    differ.
+    compares within groups, a group of one or of equal rewards teaches nothing: its advantages are 0, in GDPO and REINFORCE++
+    with a baseline before the batch is whitened. Raises ValueError if lengths differ.
     """
     algorithm = algorithm_config(config)
     import_external_libs(config.verl.model.get("external_lib"))
@@ -121,7 +121,10 @@ def token_advantages(
 
 def _grpo(rewards: torch.Tensor, index: np.ndarray, *, by_std: bool) -> torch.Tensor:
     function = get_adv_estimator_fn("grpo")
-    return function(rewards.clone(), torch.ones_like(rewards), index, norm_adv_by_std_in_grpo=by_std)[0]
+    advantages = function(rewards.clone(), torch.ones_like(rewards), index, norm_adv_by_std_in_grpo=by_std)[0]
+    _, groups, sizes = np.unique(index, return_inverse=True, return_counts=True)
+    # verl leaves a group of one its reward; less the group's mean it is 0.
+    return torch.where(torch.from_numpy(sizes[groups] == 1)[:, None], 0.0, advantages)
 
 
 def _gdpo(config: AlgoConfig, index: np.ndarray, parts: Mapping[str, np.ndarray]) -> torch.Tensor:

@@ -12,6 +12,8 @@ from verl.workers.config import FSDPActorConfig
 from verl.workers.utils.losses import ppo_loss, sft_loss
 from verl.workers.utils.padding import no_padding_2_padding
 
+from learner.verl.objective.losses import MOSTS
+
 supervised_loss = sft_loss
 
 
@@ -63,8 +65,8 @@ def policy_loss(config: FSDPActorConfig, model_output: dict[str, Any], data: Any
 def _mean(name: str, value: Any, share: float) -> Metric:
     """A metric of verl's over the mini-batch: it averages some over a micro-batch, and then over micro-batches of any size."""
     metric = value if isinstance(value, Metric) else Metric(AggregationType.MEAN, value)
-    if name.endswith(("_max", "_min")):
-        return Metric(AggregationType.MAX if name.endswith("_max") else AggregationType.MIN, metric.aggregate())
+    if name.endswith((*MOSTS, "_min")):
+        return Metric(AggregationType.MAX if name.endswith(MOSTS) else AggregationType.MIN, metric.aggregate())
     if metric.aggregation is AggregationType.MEAN and name != "kl_coef":
         return Metric(AggregationType.SUM, metric.aggregate() * share)
     return metric

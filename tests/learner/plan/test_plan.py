@@ -55,6 +55,20 @@ def test_lora_trains_its_matrices_alone(seven_billion):
     assert trained_parameters(seven_billion, config) == 28 * 8 * widths
 
 
+@pytest.mark.parametrize(
+    ("changes", "number_bytes", "formula"),
+    [
+        ({}, 8, "(2 c + 4) · largest unit"),
+        ({"freeze_vision": True}, 8, "(2 c + 4) · largest unit"),
+        ({"verl": VerlSettings(model={"lora_rank": 8})}, 4, "2 c · largest unit"),
+    ],
+)
+def test_a_gathered_layer_has_a_gradient_if_it_is_trained(seven_billion, changes, number_bytes, formula):
+    config = LearnerConfig(workers=2, precision=Precision.bfloat16, **changes)
+    (unit,) = (part for part in learner_parts(seven_billion, config, Images(0, 0)) if part.name == "gathered units")
+    assert (unit.size_bytes, unit.formula) == (number_bytes * seven_billion.embedding_parameters, formula)
+
+
 def test_what_is_offloaded_takes_twice_its_size_on_the_host(seven_billion):
     """Beside a copy of weights and moments on its way to disk, and 3 GB of the process."""
     parameters, offloads = 8_292_166_656, {"param_offload": True, "optimizer_offload": True}
@@ -68,6 +82,7 @@ def test_what_is_offloaded_takes_twice_its_size_on_the_host(seven_billion):
 def test_keys_and_values_are_those_of_the_model(seven_billion):
     assert cache_bytes_per_token(seven_billion, 1) == 28 * 2 * 4 * 128 * 2
     assert cache_bytes_per_token(seven_billion, 2) == 28 * 2 * 4 * 128
+    assert cache_bytes_per_token(seven_billion, 8) == cache_bytes_per_token(seven_billion, 4), "each GPU has at least one head"
 
 
 def test_layers_with_a_state_keep_no_keys_and_values():
@@ -96,6 +111,63 @@ def test_experts_that_a_token_does_not_use_cost_memory_and_no_time(experts):
     assert learn_s(experts, config, GPUS["h100"], workload) == pytest.approx(ratio * learn_s(dense, config, GPUS["h100"], workload))
     alone = [rollout_s(model, GPUS["h100"], workload, gpus=1, across=1, at_a_time=1) for model in (experts, dense)]
     assert alone[0] == pytest.approx(ratio * alone[1], rel=0.01)
+
+
+def passes(architecture, **changes):
+    """How often a step multiplies by each parameter of a model."""
+    gpu = GPUS["h100"]
+    return learn_s(architecture, LearnerConfig(**changes), gpu, Workload(1, 1, 1)) * 0.4 * gpu.flops / 2 / architecture.parameters
+
+
+def test_frozen_weights_take_no_gradient_and_the_others_theirs(seven_billion):
+    vision = seven_billion.vision_parameters / seven_billion.parameters
+    assert passes(seven_billion) == pytest.approx(3)
+    assert passes(seven_billion, gradient_checkpointing=True) == pytest.approx(4)
+    assert passes(seven_billion, freeze_vision=True) == pytest.approx(3 - 2 * vision)
+    assert passes(seven_billion, freeze_vision=True, gradient_checkpointing=True) == pytest.approx(4 - 3 * vision)
+    adapted = VerlSettings(model={"lora_rank": 8})
+    adapters = trained_parameters(seven_billion, LearnerConfig(verl=adapted)) / seven_billion.parameters
+    assert passes(seven_billion, verl=adapted) == pytest.approx(2 + adapters)
+
+
+CORRECTION = {"rollout_is": "token", "rollout_is_threshold": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "more"),
+    [
+        ({"mini_batches": 2}, 1),
+        ({"verl": VerlSettings(algorithm={"rollout_correction": CORRECTION})}, 1),
+        ({"verl": VerlSettings(algorithm={"rollout_correction": CORRECTION | {"bypass_mode": True}}), "mini_batches": 2}, 0),
+        ({"verl": VerlSettings(actor={"use_kl_loss": True})}, 1),
+        ({"verl": VerlSettings(algorithm={"use_kl_in_reward": True})}, 2),
+        ({"verl": VerlSettings(actor={"use_kl_loss": True}, algorithm={"rollout_correction": CORRECTION})}, 2),
+    ],
+    ids=str,
+)
+def test_log_probabilities_before_a_step_are_forward_passes(seven_billion, changes, more):
+    assert passes(seven_billion, **changes) == pytest.approx(3 + more)
+
+
+def test_a_reference_policy_waits_on_the_host(seven_billion):
+    reference = {"actor": {"use_kl_loss": True}}
+    config = LearnerConfig(workers=4, precision=Precision.bfloat16)
+    more = learner_host_bytes(seven_billion, replace(config, verl=VerlSettings(**reference))) - learner_host_bytes(
+        seven_billion, config
+    )
+    assert more == pytest.approx(2 * 2 * 8_292_166_656 / 4)
+    without, adapted = (VerlSettings(model={"lora_rank": 8}, **more) for more in ({}, reference))
+    host = [learner_host_bytes(seven_billion, replace(config, verl=verl)) for verl in (without, adapted)]
+    assert host[0] == host[1], "the policy without its adapter is there as it is"
+
+
+def test_what_a_reference_policy_adds_is_a_line_of_the_plan():
+    settings = ["experiment=qwen2_5_vl_7b", "+learner.verl.actor.use_kl_loss=true"]
+    with_reference, without = (plan(compose("train", Experiment, some), PlanConfig()) for some in (settings, settings[:1]))
+    lines = dict(with_reference.lines)
+    assert lines["reference policy"] == "40 s of learn: one forward pass; 33 GB of the host's memory"
+    assert with_reference.step_s - without.step_s == pytest.approx(40, abs=1)
+    assert "reference policy" not in dict(without.lines) and "old log-probabilities" not in dict(without.lines)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

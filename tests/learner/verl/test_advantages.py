@@ -57,12 +57,11 @@ def whiten(values, tokens=TOKENS):
 
 
 def centred(rewards):
-    """Less the group's mean; the reward itself in a group of one."""
+    """Less the group's mean."""
     result = rewards.astype(float)
     for group in set(GROUPS):
         members = np.array(GROUPS) == group
-        if members.sum() > 1:
-            result[members] -= result[members].mean()
+        result[members] -= result[members].mean()
     return result
 
 
@@ -71,8 +70,8 @@ def gdpo():
     for part, weight in ((REWARDS, 1.0), (FORMAT, 0.5)):
         for group in set(GROUPS):
             members = np.array(GROUPS) == group
-            values = part[members].astype(float)
-            total[members] += weight * (standardised(values, None) if members.sum() > 1 else values / (1 + 1e-6))
+            if members.sum() > 1:
+                total[members] += weight * standardised(part[members].astype(float), None)
     return whiten(total)
 
 
@@ -119,15 +118,24 @@ def token_arrays(rewards=REWARDS, tokens=TOKENS):
 
 @pytest.mark.parametrize("name", [name for name in NUMPY if name not in ("grpo_passk", "gdpo")])
 def test_advantages_equal_verls_own_on_whole_token_arrays(name):
-    mask, outcome = token_arrays()
+    # In a group of one verl leaves the reward, which would be whitened with the rest.
+    played = np.array([name == "reinforce_plus_plus" or group != "alone" for group in GROUPS])
+    groups = np.array(GROUPS, dtype=object)[played]
+    mask, outcome = token_arrays(REWARDS[played], TOKENS[played])
     algorithm = AlgoConfig(adv_estimator=name)
-    theirs, _ = get_adv_estimator_fn(name)(
-        token_level_rewards=outcome.clone(), response_mask=mask, index=np.array(GROUPS, dtype=object), config=algorithm
-    )
-    ours = outcome_advantages(config(adv_estimator=name), REWARDS, GROUPS, TOKENS)[:, None] * mask.numpy()
-    # In groups of one and of equal rewards verl leaves the reward, or noise; the batch is still whitened with them.
-    rows = [row for row, group in enumerate(GROUPS) if name.startswith("reinforce") or group not in ("b", "alone")]
+    theirs, _ = get_adv_estimator_fn(name)(token_level_rewards=outcome.clone(), response_mask=mask, index=groups, config=algorithm)
+    ours = outcome_advantages(config(adv_estimator=name), REWARDS[played], groups, TOKENS[played])[:, None] * mask.numpy()
+    # In groups of equal rewards it leaves noise.
+    rows = [row for row, group in enumerate(groups) if name.startswith("reinforce") or group != "b"]
     np.testing.assert_allclose(ours[rows], theirs.numpy()[rows], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in NUMPY if name != "reinforce_plus_plus"])
+def test_the_only_episode_of_a_group_teaches_nothing(name):
+    rewards, groups, even = np.array([1, 0, 1, 0, 1], dtype=np.float32), list("aabbc"), np.full(5, 3)
+    ours = outcome_advantages(settings_of(name), rewards, groups, even, {"accuracy": rewards, "format": rewards})
+    assert ours[4] == pytest.approx(0, abs=1e-6)
+    assert ours[0] > 0
 
 
 def test_rewards_need_as_many_groups():

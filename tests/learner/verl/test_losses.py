@@ -12,7 +12,7 @@ from verl.utils.metric import Metric
 from learner.config import LearnerConfig, VerlSettings
 from learner.verl.configuration.passthrough import AGGREGATIONS, DIVERGENCES, LOSSES, REJECTIONS, bypasses, corrects
 from learner.verl.configuration.settings import actor_config
-from learner.verl.objective.losses import correct
+from learner.verl.objective.losses import correct, over_ranks
 from learner.verl.objective.policy import policy_loss
 
 LENGTHS = [5, 8, 6, 7]  # tokens after the first
@@ -256,6 +256,37 @@ def test_rows_without_a_trained_token_need_no_correction():
     assert not corrects(settings())
 
 
+@pytest.mark.parametrize(
+    "correction",
+    [
+        {"rollout_is": "token", "rollout_is_threshold": 1.2, "rollout_rs": "seq_mean_k1", "rollout_rs_threshold": "0.9_1.1"},
+        {"rollout_is": "sequence", "rollout_is_threshold": 1.5, "rollout_rs": "token_k1", "rollout_rs_threshold": "0.8_1.25"},
+    ],
+)
+def test_figures_of_the_correction_do_not_depend_on_filler_or_on_ranks(monkeypatch, correction):
+    config = settings(algorithm={"rollout_correction": correction})
+    old, sampler = tensors(NEW, OLD)
+    arrays = [old, sampler.double(), torch.from_numpy(MASK)]  # another type than the mask's
+    weights, kept, figures = correct(config, *arrays)
+    ranks = []
+    for rows in ([0], [1, 2, 3]):
+        of_rank = [torch.cat([torch.zeros_like(array[:2]), array[rows]]) for array in arrays]
+        of_rank_weights, of_rank_kept, metrics = correct(config, *of_rank)
+        assert (of_rank_weights[2:] == weights[rows]).all() and (of_rank_kept[2:] == kept[rows]).all()
+        assert not of_rank_weights[:2].any() and not of_rank_kept[:2].any()
+        ranks.append((metrics, of_rank[-1]))
+    ranks.append(({}, torch.zeros(2, WIDTH)))  # a rank of filler alone has nothing to say
+    sizes = [(metrics, float(mask.sum()), float(mask.any(dim=1).sum())) for metrics, mask in ranks]
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda group: len(sizes))
+    monkeypatch.setattr(torch.distributed, "all_gather_object", lambda found, own, group: found.__setitem__(slice(None), sizes))
+    together = over_ranks(config, *ranks[0], None)
+    no_means = ("_std", "_eff_sample_size")  # of ranks they are averaged all the same
+    means = {name: value for name, value in figures.items() if not name.endswith(no_means)}
+    assert len(means) > 30
+    assert {name: together[name] for name in means} == pytest.approx(means, rel=1e-4, abs=1e-6)
+
+
 @pytest.mark.parametrize(("kind", "expected"), [("ppo_clip", vanilla), ("reinforce", lambda: -A * NEW * RATIO.clip(max=1.2))])
 def test_in_bypass_mode_the_sampler_is_the_old_policy(kind, expected):
     correction = {"bypass_mode": True, "loss_type": kind, "rollout_is": "token", "rollout_is_threshold": 1.2}
@@ -264,3 +295,5 @@ def test_in_bypass_mode_the_sampler_is_the_old_policy(kind, expected):
     loss, metrics = loss_of(config)
     assert loss == pytest.approx(expected()[MASK].mean(), abs=1e-5)
     assert metrics["rollout_corr/kl"] == pytest.approx((OLD - NEW)[MASK].mean(), abs=1e-5)
+    filled = loss_of(config, ([0, 1, 2, 3, -1],))[1]["rollout_corr/training_log_ppl"]
+    assert filled == pytest.approx((-(NEW * MASK).sum(axis=1) / TOKENS).mean(), abs=1e-5)
