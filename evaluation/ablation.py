@@ -17,7 +17,7 @@ from rich.table import Table
 
 from envs.tools.outputs import BLANK, Donor, write_donors
 from evaluation.intervals import paired_difference
-from evaluation.items import item_means, share_interval
+from evaluation.items import item_means, item_sizes, share_interval
 from evaluation.types import Difference, Interval
 from rollout.specs import variant
 from rollout.types import Group, GroupSpec, Trajectory, episodes_of
@@ -202,10 +202,10 @@ def _share(pairs: Pairs, outcomes: Sequence[bool]) -> Share:
 
 
 def _difference(pairs: Pairs) -> Difference:
-    """The accuracy with everything minus that with something taken away."""
+    """The accuracy with everything minus that with something taken away: both are shares of episodes, so an item weighs as many."""
     full = [one for one, _ in pairs]
     then, now = ([episode.correct for episode in column] for column in reversed([*zip(*pairs, strict=True)]))
-    return paired_difference(item_means(full, then), item_means(full, now))
+    return paired_difference(item_means(full, then), item_means(full, now), item_sizes(full))
 
 
 def _text(value: int | Share | Difference) -> str:
