@@ -8,7 +8,7 @@ share of items whose answer then changes says how much of the use is real.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from rich.table import Table
 
 from envs.tools.outputs import BLANK, Donor, write_donors
 from evaluation.intervals import paired_difference
-from evaluation.items import item_means, share_interval
+from evaluation.items import item_means, item_sizes, share_interval
 from evaluation.types import Difference, Interval
 from rollout.specs import variant
 from rollout.types import Group, GroupSpec, Trajectory, episodes_of
@@ -100,11 +100,17 @@ def keep_outputs(groups: Sequence[Group], directory: Path) -> None:
     write_donors(directory, _outputs(groups))
 
 
-def paired(by_variant: Mapping[str, Sequence[Group]]) -> dict[str, list[Trajectory]]:
-    """The episodes of each variant, in the same order, of the items that have an outcome in every variant."""
+def paired(by_variant: Mapping[str, Sequence[Group]], clusters: Mapping[str, str] | None = None) -> dict[str, list[Trajectory]]:
+    """The episodes of each variant, in the same order, of the items that have an outcome in every variant.
+
+    `clusters` names by task what several items have in common: with everything, they are then episodes of one item.
+    """
     rows = zip(*(episodes_of(groups) for groups in by_variant.values()), strict=True)
     sound = [[episode.trajectory for episode in row] for row in rows if not any(episode.failed for episode in row)]
-    return {name: [row[place] for row in sound] for place, name in enumerate(by_variant)}
+    pairs = {name: [row[place] for row in sound] for place, name in enumerate(by_variant)}
+    if clusters:
+        pairs[FULL] = [replace(one, group_id=clusters.get(one.task_id, one.group_id)) for one in pairs[FULL]]
+    return pairs
 
 
 def necessity(by_variant: Mapping[str, Sequence[Trajectory]]) -> dict[str, dict[str, Necessity]]:
@@ -202,10 +208,10 @@ def _share(pairs: Pairs, outcomes: Sequence[bool]) -> Share:
 
 
 def _difference(pairs: Pairs) -> Difference:
-    """The accuracy with everything minus that with something taken away."""
+    """The accuracy with everything minus that with something taken away: both are shares of episodes, so an item weighs as many."""
     full = [one for one, _ in pairs]
     then, now = ([episode.correct for episode in column] for column in reversed([*zip(*pairs, strict=True)]))
-    return paired_difference(item_means(full, then), item_means(full, now))
+    return paired_difference(item_means(full, then), item_means(full, now), item_sizes(full))
 
 
 def _text(value: int | Share | Difference) -> str:

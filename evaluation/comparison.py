@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +10,13 @@ import numpy as np
 from rich.table import Table
 
 from envs.errors import UsageError
+from envs.runtime.regular_file import read_text
 from evaluation.intervals import paired_difference
 from evaluation.types import Interval
 from rollout.store import Store
+
+CLUSTERS = "clusters.json"
+"""The file in which an evaluation says by task which items ask the same question, if several do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +26,8 @@ class Comparison:
 
     If each item has one episode, `only_first` and `only_second` are the numbers of items that one run alone solved, and `p` is
     McNemar's exact p-value; else they are None. `left_out` is the number of episodes that failed in one of them: their items are
-    compared over the episodes that are left, if there are any.
+    compared over the episodes that are left, if there are any. If several items ask the same question (`CLUSTERS`), the interval is
+    over the `clusters`, each weighted by its items; their number is None if each item is one.
     """
 
     first: str
@@ -34,6 +40,7 @@ class Comparison:
     only_first: int | None = None
     only_second: int | None = None
     p: float | None = None
+    clusters: int | None = None
 
 
 def compare(first: str, second: str) -> Comparison:
@@ -52,9 +59,12 @@ def compare(first: str, second: str) -> Comparison:
         raise UsageError(f"{first} and {second} have no item in common that has an outcome in both: evaluate one of them again")
     means = [np.array([np.mean(run[item]) for item in items]) for run in (one, other)]
     difference = means[1] - means[0]
-    paired = paired_difference(*means)
+    known = _clusters(first) or _clusters(second)
+    places = np.unique([known.get(item, f"item {item}") for item in items], return_inverse=True)[1]
+    sizes = np.bincount(places)
+    paired = paired_difference(*(np.bincount(places, weights=of) / sizes for of in means), sizes)
     only_first = only_second = p = None
-    if all(len(run[item]) == 1 for run in (one, other) for item in items):
+    if len(sizes) == len(items) and all(len(run[item]) == 1 for run in (one, other) for item in items):
         only_first, only_second = int((difference < 0).sum()), int((difference > 0).sum())
         p = paired.p
     return Comparison(
@@ -68,6 +78,7 @@ def compare(first: str, second: str) -> Comparison:
         only_first=only_first,
         only_second=only_second,
         p=p,
+        clusters=len(sizes) if len(sizes) < len(items) else None,
     )
 
 
@@ -79,12 +90,25 @@ def comparison_table(comparison: Comparison) -> Table:
         result.add_row(f"accuracy of {name}", f"{100 * accuracy:.1f} %")
     result.add_row("difference (95 %)", f"{100 * comparison.difference:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})")
     result.add_row("items", str(comparison.items))
+    if comparison.clusters is not None:
+        result.add_row("questions, each of several items, which the interval is over", str(comparison.clusters))
     if comparison.left_out:
         result.add_row("episodes left out: infrastructure failed", str(comparison.left_out))
     if comparison.p is not None:
         result.add_row("solved by the first alone, by the second alone", f"{comparison.only_first}, {comparison.only_second}")
         result.add_row("p (McNemar, exact)", f"{comparison.p:.3g}")
     return result
+
+
+def _clusters(directory: str) -> dict[str, str]:
+    """By task, the question that it asks; {} if each asks its own. Raises UsageError for a file that cannot be read."""
+    path = Path(directory, CLUSTERS)
+    if not path.exists():
+        return {}
+    try:
+        return {str(task): str(cluster) for task, cluster in json.loads(read_text(path)).items()}
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise UsageError(f"{path} cannot be read: {error}: write it again, with evaluate out={directory} resume=true") from None
 
 
 def _outcomes(directory: str) -> tuple[dict[str, list[bool]], int]:

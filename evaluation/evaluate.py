@@ -29,8 +29,9 @@ from evaluation.ablation import (
     with_outputs,
     without_tools,
 )
+from evaluation.comparison import CLUSTERS
 from evaluation.pages.evaluation_page import write_evaluation_page
-from evaluation.protocols import Examination, examine
+from evaluation.protocols import Examination, examine, question_clusters
 from evaluation.records import evaluation_record, records_json
 from evaluation.referee.outcomes import WITHOUT
 from evaluation.referee.parties import BASE, HARNESS, Party, announcement, run_policies
@@ -82,13 +83,14 @@ def evaluate(
     for party, mine, policy, examined in begun:
         groups[party.label], options, notes = _play(mine, party, tools, progress, policy)
         told.append((mine, options, notes, examined))
+    clusters = question_clusters(config)
     referee = _judged(config, [party for party, _ in parties], groups) if config.referee or config.med else None
     records = [
         record
         for by_variant, (mine, options, notes, examined) in zip(groups.values(), told, strict=True)
-        for record in _records(mine, by_variant, tools, options, notes, referee, examined)
+        for record in _records(mine, by_variant, tools, options, notes, referee, examined, clusters)
     ]
-    report = _report(_ablation(config.ablate), next(iter(groups.values())))
+    report = _report(_ablation(config.ablate), next(iter(groups.values())), clusters)
     tables = markdown(records) + ("" if referee is None else f"\n{referee_markdown(referee)}")
     files = {"evaluation.json": records_json(records), "evaluation.md": tables}
     parts = {
@@ -98,6 +100,9 @@ def evaluate(
     files |= {name: json.dumps(part, indent=2) + "\n" for name, part in parts.items() if part is not None}
     for name, text in files.items():
         write_file(Path(config.out, name), text)
+    for _, mine in parties:
+        if clusters:
+            write_file(Path(mine.out, CLUSTERS), json.dumps(clusters, indent=0) + "\n")
     page = write_evaluation_page(Path(config.out), asdict(EvaluateConfig()), Questions(policy_dir))
     return Evaluation(records, report, referee, (*files, page.name))
 
@@ -179,10 +184,11 @@ def summarise(
     tools: Sequence[str] | None = None,
     settings: Mapping[str, Any] | None = None,
     offered: Sequence[str] = (),
+    clusters: Mapping[str, str] | None = None,
 ) -> EvaluationRecord:
     """The record of the groups that were collected with `config`; its label names the variant unless that is the full one.
 
-    `tasks` is what it calls them, by default the setting; `offered` as for `evaluation_record`.
+    `tasks` is what it calls them, by default the setting; `offered` and `clusters` as for `evaluation_record`.
     """
     label = config.label or config.policy
     return evaluation_record(
@@ -195,6 +201,7 @@ def summarise(
         tools=tools,
         settings=settings,
         offered=offered,
+        clusters=clusters,
     )
 
 
@@ -254,6 +261,7 @@ def _records(
     notes: Sequence[str],
     referee: Referee | None,
     examined: Examination | None,
+    clusters: Mapping[str, str],
 ) -> list[EvaluationRecord]:
     """The records of one party, one for each setting; the first carries what the referee found."""
     records = []
@@ -265,9 +273,8 @@ def _records(
             tasks, settings["protocol"] = seen.name, dict(seen.record)
         if referee is not None and name == FULL:
             settings["referee"] = referee_json(referee, config.label or config.policy)
-        records.append(
-            summarise(config, part, name, tasks=tasks, tools=left, settings=settings, offered=tools if name == FULL else ())
-        )
+        more = {"offered": tools if name == FULL else (), "clusters": clusters}
+        records.append(summarise(config, part, name, tasks=tasks, tools=left, settings=settings, **more))
     return records
 
 
@@ -288,10 +295,10 @@ def _judged(config: EvaluateConfig, parties: Sequence[Party], groups: Mapping[st
     return judged(groups, [name for name in order if name in checkpoints])
 
 
-def _report(ablation: Ablation, groups: Mapping[str, Sequence[Group]]) -> AblationReport | None:
+def _report(ablation: Ablation, groups: Mapping[str, Sequence[Group]], clusters: Mapping[str, str]) -> AblationReport | None:
     if ablation is Ablation.none:
         return None
-    pairs = paired(groups)
+    pairs = paired(groups, clusters)
     variants = necessity(pairs) if ablation is Ablation.tools else causal_use(pairs)
     return AblationReport(variants, left_out=sum(1 for _ in episodes_of(groups[FULL])) - len(pairs[FULL]))
 

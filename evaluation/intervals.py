@@ -29,30 +29,31 @@ def wilson_interval(successes: float, trials: int) -> Interval:
     return max(0.0, centre - half) if successes else 0.0, min(1.0, centre + half) if successes < trials else 1.0
 
 
-def bootstrap_interval(item_means_N: Sequence[float] | np.ndarray) -> Interval:
+def bootstrap_interval(item_means_N: Sequence[float] | np.ndarray, sizes_N: Sequence[int] | np.ndarray | None = None) -> Interval:
     """The 95 % percentile interval of a mean over N items, which are drawn again with replacement (Efron, Ann. Statist. 7, 1979).
 
-    Items are the unit, since samples of one item are not independent. The draws are always the same.
+    Items are the unit, since samples of one item are not independent. Each is weighted by its `sizes_N`, the number of its samples;
+    None: alike. The draws are always the same.
     """
     means_N = np.asarray(item_means_N, dtype=np.float64)
-    low, high = np.percentile(np.concatenate([means_N[draws].mean(axis=1) for draws in resamples(len(means_N))]), [2.5, 97.5])
+    if sizes_N is None or np.ptp(sizes_N) == 0:
+        drawn = [means_N[draws].mean(axis=1) for draws in resamples(len(means_N))]
+    else:
+        sizes = np.asarray(sizes_N)
+        drawn = [(means_N * sizes)[draws].sum(axis=1) / sizes[draws].sum(axis=1) for draws in resamples(len(means_N))]
+    low, high = np.percentile(np.concatenate(drawn), [2.5, 97.5])
     return float(low), float(high)
 
 
 def shares_interval(shares_N: Sequence[float] | np.ndarray, sizes_N: Sequence[int] | np.ndarray | None = None) -> Interval:
     """The 95 % interval of the mean of N items' shares, each weighted by its `sizes_N`, the number of its samples; None: alike.
 
-    The bootstrap's over items, of the mean that is weighted likewise. If all shares are equal, which gives that no width, Wilson's
-    with N trials.
+    `bootstrap_interval`; if all shares are equal, which gives that no width, Wilson's with N trials.
     """
-    shares, sizes = np.asarray(shares_N, dtype=np.float64), np.ones(len(shares_N)) if sizes_N is None else np.asarray(sizes_N)
+    shares = np.asarray(shares_N, dtype=np.float64)
     if np.ptp(shares) == 0:
         return wilson_interval(float(shares.sum()), len(shares))
-    if np.ptp(sizes) == 0:
-        return bootstrap_interval(shares)
-    drawn = [(shares * sizes)[draws].sum(axis=1) / sizes[draws].sum(axis=1) for draws in resamples(len(shares))]
-    low, high = np.percentile(np.concatenate(drawn), [2.5, 97.5])
-    return float(low), float(high)
+    return bootstrap_interval(shares, sizes_N)
 
 
 def resamples(items: int) -> Iterator[np.ndarray]:
@@ -117,22 +118,27 @@ def discordant_interval(only_first: float, only_second: float, items: int) -> In
     return max(-1.0, second - first - half), min(1.0, second - first + half)
 
 
-def paired_difference(first_N: Sequence[float] | np.ndarray, second_N: Sequence[float] | np.ndarray) -> Difference:
-    """The mean of `second_N` minus that of `first_N`, values of the same N items.
+def paired_difference(
+    first_N: Sequence[float] | np.ndarray,
+    second_N: Sequence[float] | np.ndarray,
+    sizes_N: Sequence[int] | np.ndarray | None = None,
+) -> Difference:
+    """The mean of `second_N` minus that of `first_N`, values of the same N items, each weighted by its `sizes_N`; None: alike.
 
-    If every difference is −1, 0 or 1, the interval is that of `discordant_interval` and `p` McNemar's exact one; else they are the
-    bootstrap's over items, which has no width if all differences are equal and then gives way to `discordant_interval` of their
-    sums, and that of `sign_flip_p`. Raises ValueError without items.
+    If all items weigh alike and every difference is −1, 0 or 1, the interval is that of `discordant_interval` and `p` McNemar's
+    exact one; else they are the bootstrap's over items, which has no width if all differences are equal and then gives way to
+    `discordant_interval` of their sums, and that of `sign_flip_p`. Raises ValueError without items.
     """
     first, second = (np.asarray(means, dtype=np.float64) for means in (first_N, second_N))
     if not len(first):
         raise ValueError("there is no item to compare")
     difference = second - first
-    value = float(difference.mean())
-    if np.isin(difference, (-1.0, 0.0, 1.0)).all():
+    sizes = np.ones(len(first)) if sizes_N is None or np.ptp(sizes_N) == 0 else np.asarray(sizes_N)
+    value = float(np.average(difference, weights=sizes))
+    if np.ptp(sizes) == 0 and np.isin(difference, (-1.0, 0.0, 1.0)).all():
         fewer, more = int((difference < 0).sum()), int((difference > 0).sum())
         return Difference(value, discordant_interval(fewer, more, len(difference)), mcnemar_p(fewer, more))
     lost, gained = float(-difference[difference < 0].sum()), float(difference[difference > 0].sum())
     same = np.ptp(difference) < 1e-9  # 0.6 − 0.4 is not 0.8 − 0.6 to the last bit
-    interval = discordant_interval(lost, gained, len(difference)) if same else bootstrap_interval(difference)
-    return Difference(value, interval, sign_flip_p(difference))
+    interval = discordant_interval(lost, gained, len(difference)) if same else bootstrap_interval(difference, sizes)
+    return Difference(value, interval, sign_flip_p(difference * sizes))

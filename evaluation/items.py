@@ -20,11 +20,16 @@ def item_means(episodes: Sequence[Trajectory], values: Iterable[float]) -> np.nd
     return np.bincount(places, weights=np.array([*values], dtype=np.float64)) / np.bincount(places)
 
 
+def item_sizes(episodes: Sequence[Trajectory]) -> np.ndarray:
+    """The number of the `episodes` of each of N items, in the order of `item_means`: int64 of shape (N,)."""
+    return np.bincount(_items(episodes))
+
+
 def share_interval(episodes: Sequence[Trajectory], outcomes: Sequence[bool]) -> Interval:
     """The 95 % interval of the share of true `outcomes`: Wilson's with one episode an item, else `shares_interval` over items."""
     if len({episode.group_id for episode in episodes}) == len(episodes):
         return wilson_interval(sum(outcomes), len(outcomes))
-    return shares_interval(item_means(episodes, outcomes), np.bincount(_items(episodes)))
+    return shares_interval(item_means(episodes, outcomes), item_sizes(episodes))
 
 
 def _items(episodes: Sequence[Trajectory]) -> np.ndarray:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -29,6 +30,23 @@ def parsed(line: bytes) -> Line | None:
         return None
     step = record.get("step")
     return record if isinstance(step, int) and not isinstance(step, bool) and 0 <= step < 1 << 53 else None
+
+
+def kept(steps: Sequence[int], step: int) -> int:
+    """How many of a stage's steps, which grow, stay when `step` comes: a run that goes on from a checkpoint writes steps again."""
+    return bisect_left(steps, step)
+
+
+def by_stage(lines: Iterable[Line]) -> dict[str, list[Line]]:
+    """The records of each stage, in order of their steps: a step that comes again replaces those from it on."""
+    steps: dict[str, list[int]] = {}
+    stages: dict[str, list[Line]] = {}
+    for line in lines:
+        stage, step = line["stage"], line["step"]
+        known, records = steps.setdefault(stage, []), stages.setdefault(stage, [])
+        stay = kept(known, step)
+        known[stay:], records[stay:] = [step], [line]
+    return stages
 
 
 class MetricLines:

@@ -34,9 +34,11 @@ def evaluation_record(
     tools: Sequence[str] | None = None,
     settings: Mapping[str, Any] | None = None,
     offered: Sequence[str] = (),
+    clusters: Mapping[str, str] | None = None,
 ) -> EvaluationRecord:
     """The record of one policy's episodes. The interval of the accuracy is Wilson's with one episode an item, else
-    `shares_interval` over items.
+    `shares_interval` over items. `clusters` names by task what several items have in common: it is then over clusters, whose number
+    is in the `settings`.
 
     `tools` are those that are left, as the record has them; needs that none of the `offered` ones meets are a note in its
     `settings`. Episodes that still failed after their retries are left out and counted in `left_out`; `episodes` counts the rest.
@@ -54,6 +56,9 @@ def evaluation_record(
     settings = dict(settings or {})
     if unmet := _unmet(items, offered):
         settings["notes"] = [*settings.get("notes", []), unmet]
+    clusters = clusters or {}
+    if clusters:
+        settings["clusters"] = len(_clustered(items, clusters))
     return EvaluationRecord(
         label=label,
         policy=policy,
@@ -62,13 +67,13 @@ def evaluation_record(
         temperature=temperature,
         tools=None if tools is None else tuple(tools),
         settings=settings,
-        **_results(items),
+        **_results(items, clusters),
         **_effort([episode for item in items for episode in item]),
         left_out=sum(episode.failed for episode in everything),
         unplayed=sum(episode.unplayed for episode in everything),
         unjudged=sum(int(episode.chains[0].reward_parts.get("judge_no_verdict", 0.0)) for episode in everything),
         problems=tuple(Problem(_name(episode.chains[0]), episode.error or "") for episode in problems[:_MOST_NAMED]),
-        by_ability={name: Results(**_results(_of_ability(items, name))) for name in abilities},
+        by_ability={name: Results(**_results(_of_ability(items, name), clusters)) for name in abilities},
     )
 
 
@@ -94,14 +99,22 @@ def _of_ability(items: Items, ability: str) -> Items:
     return [item for item in chosen if item]
 
 
-def _results(items: Items) -> dict[str, Any]:
+def _clustered(items: Items, clusters: Mapping[str, str]) -> Items:
+    """The episodes of the items of each cluster; an item whose task is in none is one by itself."""
+    together: dict[str, list[Trajectory]] = {}
+    for item in items:
+        together.setdefault(clusters.get(item[0].task_id, item[0].group_id), []).extend(item)
+    return [*together.values()]
+
+
+def _results(items: Items, clusters: Mapping[str, str]) -> dict[str, Any]:
     """The fields of `Results`."""
     episodes = [episode for item in items for episode in item]
     calls_N = np.array([episode.tool_calls for episode in episodes], dtype=np.float64)
     return {
         "episodes": len(episodes),
         "accuracy": _accuracy(episodes),
-        "ci95": _interval(items),
+        "ci95": _interval(_clustered(items, clusters)),
         "pass_at_k": _pass_at_k(items),
         "calls_per_episode": CallsPerEpisode(float(calls_N.mean()), float(calls_N.var())),
         "by_need": _by_need(episodes),

@@ -189,9 +189,9 @@ def variance_parts(values_G: Sequence[np.ndarray]) -> tuple[float, float]:
 
 
 def repeat_rate(episodes: Sequence[EpisodeSummary]) -> float:
-    """Share of tool calls whose action equals, character by character, an earlier one of the same episode; 0 without calls."""
-    calls = sum(episode.calling_turns for episode in episodes)
-    return sum(episode.repeated_turns for episode in episodes) / calls if calls else 0.0
+    """Share of tool calls that equal an earlier one of the same episode, in tool and arguments; 0 without calls."""
+    calls = sum(episode.tool_calls for episode in episodes)
+    return sum(episode.repeated_calls for episode in episodes) / calls if calls else 0.0
 
 
 def tool_advantage(rewards_G: Sequence[np.ndarray], used_G: Sequence[np.ndarray]) -> float | None:

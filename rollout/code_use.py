@@ -1,15 +1,16 @@
-"""What an episode's code was good for, and how its tool calls failed: read from the text of its turns."""
+"""What an episode's code was good for, how its tool calls failed, and which ones repeat: read from the text of its turns."""
 
 from __future__ import annotations
 
 import ast
 import builtins
+import json
 import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from envs.protocols import Calls
+from envs.protocols import Call, Calls
 from envs.protocols.opening import PROTOCOLS
 from rollout.types import Turn
 
@@ -17,7 +18,9 @@ CODE = "code"
 """The name of the tool that runs code."""
 
 _READERS = tuple(kind() for kind in PROTOCOLS.values())
-_ERROR = re.compile(r"^(?:[\w.]+\.)?([A-Z]\w*)(?=:|\s*$)", re.MULTILINE)
+_ERROR = re.compile(
+    r"^(?:[\w.]+\.)?([A-Z]\w*)(?=:|\s*$)|(ran out of memory)|^(?:During handling of the|The) above exception\b", re.MULTILINE
+)
 _VALUE = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?|[^\W\d_]\w*", re.IGNORECASE)
 _LONGEST_SOURCE = 20_000
 _MOST_VALUES = 500
@@ -54,18 +57,35 @@ def call_errors(turns: Sequence[Turn]) -> tuple[tuple[str, str], ...]:
     """(tool, kind) of each call that failed.
 
     A kind is the status ("timeout", "unavailable") if that says more than "error"; for code the built-in exception that ended it
-    ("SyntaxError"), "memory" if it ran out of it, and "other" for exceptions of other packages; "error" for every other tool.
+    ("SyntaxError"), "memory" if it ran out of it, and "other" for exceptions of other packages; "error" for every other tool. Of
+    several blocks of a turn that failed, each has its own, in order, as far as the text shows as many.
     """
-    return tuple(
-        (call.tool, _kind(turn, call.tool, call.status)) for turn in turns for call in turn.tool_calls if call.status != "ok"
-    )
+    return tuple(error for turn in turns for error in _errors(turn))
+
+
+def repeated_calls(turns: Sequence[Turn]) -> int:
+    """How many calls of an episode equal an earlier one: the same tool and the same arguments.
+
+    Those of a turn in no protocol that can be read here are told apart by its text, all of it, and their place in it.
+    """
+    known: set[tuple[str, str]] = set()
+    repeated = 0
+    for turn in turns:
+        calls = _calls(turn) if turn.tool_calls else []
+        for place, call in enumerate(turn.tool_calls):
+            arguments = (turn.action, place) if calls is None else calls[place].arguments
+            key = call.tool, json.dumps(arguments, sort_keys=True, default=repr)
+            repeated += key in known
+            known.add(key)
+    return repeated
 
 
 def _uses(turns: Sequence[Turn]) -> Iterator[CodeUse]:
     for number, turn in enumerate(turns):
         if not any(call.tool == CODE for call in turn.tool_calls):
             continue
-        sources = _sources(turn)
+        calls = _calls(turn)
+        sources = [None] * len(turn.tool_calls) if calls is None else list(map(_source, calls))
         unused = not turn.images and not _mentioned(turn.observation, [later.action for later in turns[number + 1 :]])
         for call, source in zip(turn.tool_calls, sources, strict=True):
             if call.tool != CODE:
@@ -74,13 +94,17 @@ def _uses(turns: Sequence[Turn]) -> Iterator[CodeUse]:
             yield CodeUse(ran, None if source is None else computes_nothing(source), unused if ran else None)
 
 
-def _sources(turn: Turn) -> list[str | None]:
-    """The text of each of a turn's calls, by the first built-in protocol that reads as many calls as there were."""
+def _calls(turn: Turn) -> Sequence[Call] | None:
+    """A turn's calls, by the first built-in protocol that reads as many as there were; None if none does."""
     for reader in _READERS:
         parsed = reader.parse(turn.action)
         if isinstance(parsed, Calls) and len(parsed.calls) == len(turn.tool_calls):
-            return [next((text for text in call.arguments.values() if isinstance(text, str)), None) for call in parsed.calls]
-    return [None] * len(turn.tool_calls)
+            return parsed.calls
+    return None
+
+
+def _source(call: Call) -> str | None:
+    return next((text for text in call.arguments.values() if isinstance(text, str)), None)
 
 
 def computes_nothing(source: str) -> bool:
@@ -134,13 +158,28 @@ def _tells(value: str) -> bool:
     return not value[0].isalpha() or len(value) >= _SHORTEST_WORD
 
 
-def _kind(turn: Turn, tool: str, status: str) -> str:
-    if status != "error" or tool != CODE:
-        return status
-    if "ran out of memory" in turn.observation:
-        return "memory"
-    named = [name for name in _ERROR.findall(turn.observation) if _is_exception(name)]
-    return named[-1] if named else "other"
+def _errors(turn: Turn) -> list[tuple[str, str]]:
+    failed = [(call.tool, call.status) for call in turn.tool_calls if call.status != "ok"]
+    count = failed.count((CODE, "error"))
+    ends = _ends(turn.observation)[-count:] if count else []
+    kinds = iter([*ends, *["other"] * (count - len(ends))])
+    return [(tool, next(kinds) if (tool, status) == (CODE, "error") else status) for tool, status in failed]
+
+
+def _ends(observation: str) -> list[str]:
+    """The kinds of the errors that ended blocks of code, as far as their outputs, one after another, show them."""
+    ends = []
+    for found in _ERROR.finditer(observation):
+        name, memory = found.groups()
+        if memory:
+            ends.append("memory")
+        elif name is None:  # a line between two tracebacks: the error above it is not the one that ended the block
+            del ends[-1:]
+        elif _is_exception(name):
+            ends.append(name)
+        elif name.endswith(("Error", "Exception")):
+            ends.append("other")
+    return ends
 
 
 def _is_exception(name: str) -> bool:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Self
 
-from rollout.code_use import CodeUse, call_errors, code_uses
+from rollout.code_use import CodeUse, call_errors, code_uses, repeated_calls
 from rollout.types import Episode, StopReason, ToolCallRecord
 
 
@@ -14,11 +14,10 @@ from rollout.types import Episode, StopReason, ToolCallRecord
 class EpisodeSummary:
     """An episode without its tokens, texts and images: some kilobytes, whatever its length.
 
-    Names that it shares with `Trajectory` mean the same. `repeated_turns` are turns with a tool call that equal an earlier one,
-    character by character; `calling_turns` all turns with a tool call. `first_call` is the number of the turn with the first call,
-    counted from 1, None without one; `code` says what became of each block of code, `errors` has (tool, kind) of each call that
-    failed (`rollout.code_use`). `generate_s` and `tool_s` are seconds in all. `lengths` and
-    `trained` count all tokens and the sampled ones of each of its sequences, one for each chain; `log_prob` is the sum of the
+    Names that it shares with `Trajectory` mean the same. `repeated_calls` are the calls that equal an earlier one. `first_call` is
+    the number of the turn with the first call, counted from 1, None without one; `code` says what became of each block of code,
+    `errors` has (tool, kind) of each call that failed (`rollout.code_use`). `generate_s` and `tool_s` are seconds in all. `lengths`
+    and `trained` count all tokens and the sampled ones of each of its sequences, one for each chain; `log_prob` is the sum of the
     sampler's log-probabilities of the latter. `sequences` is the Ray ObjectRef of the episode's `rollout.sequences.Sequences`; None
     if it is not to be learned from.
     """
@@ -42,8 +41,7 @@ class EpisodeSummary:
     temperature: float
     calls: tuple[ToolCallRecord, ...]
     turn_count: int
-    calling_turns: int
-    repeated_turns: int
+    repeated_calls: int
     first_call: int | None
     code: tuple[CodeUse, ...]
     errors: tuple[tuple[str, str], ...]
@@ -58,13 +56,11 @@ class EpisodeSummary:
     def of(cls, episode: Episode) -> Self:
         """The summary of an episode, without a reference to its sequences."""
         whole = episode.trajectory
-        calling = [turn.action for turn in whole.turns if turn.tool_calls]
         return cls(
             **{name: getattr(whole, name) for name in _SAME},
             calls=tuple(whole.calls),
             turn_count=len(whole.turns),
-            calling_turns=len(calling),
-            repeated_turns=len(calling) - len(set(calling)),
+            repeated_calls=repeated_calls(whole.turns),
             first_call=next((number for number, turn in enumerate(whole.turns, 1) if turn.tool_calls), None),
             code=code_uses(whole.turns),
             errors=call_errors(whole.turns),

@@ -9,7 +9,7 @@ from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
-from evaluation.metric_lines import Line, MetricLines, read_last
+from evaluation.metric_lines import Line, MetricLines, kept, read_last
 
 _ABOUT = ("stage", "step", "global_step")
 _LONGEST_NAME = 500
@@ -66,10 +66,10 @@ class Metrics:
     def _take(self, record: Line) -> None:
         stage, step = record["stage"], record["step"]
         steps, series = self._steps.setdefault(stage, array("q")), self._series.setdefault(stage, {})
-        while steps and steps[-1] >= step:  # a run that goes on from a checkpoint writes its steps again
-            steps.pop()
+        if (stay := kept(steps, step)) < len(steps):
+            del steps[stay:]
             for values in series.values():
-                del values[len(steps) :]
+                del values[stay:]
         steps.append(step)
         for name, value in record.items():
             if name in _ABOUT or isinstance(value, bool) or not isinstance(value, int | float) or len(name) > _LONGEST_NAME:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -146,6 +146,17 @@ class Dataset:
         except (RowError, OSError) as error:
             raise ItemError(f"{self.path}, row {number}: {error}") from None
 
+    def clusters(self, columns: Sequence[str]) -> dict[str, str]:
+        """By task id, what the row has in common with the others that ask the same: checksums of its values in the file's
+        `columns`, of which "images" is its pictures. Raises ItemError as `row`, OSError if a picture cannot be read."""
+        named = [name for name in columns if name != "images"]
+        pictured = named != [*columns]
+        return {
+            self._name(number): f"{checksum(repr([self.record(number).get(name) for name in named])):08x}"
+            + (f"-{checksum('', self.question(number).pictures):08x}" if pictured else "")
+            for number in self.numbers
+        }
+
     def row(self, number: int) -> Task:
         """The task of a row by its number in the file, counted from 1 as in all messages about rows.
 
@@ -157,7 +168,7 @@ class Dataset:
         except RowError as error:
             raise ItemError(f"{self.path}, row {number}: {error}") from None
         return Task(
-            task_id=f"{self.path.stem}-{number}",
+            task_id=self._name(number),
             question=parsed.text,
             answer=parsed.answer,
             abilities=parsed.abilities,
@@ -169,6 +180,9 @@ class Dataset:
             scoring=parsed.scoring,
             system=parsed.system,
         )
+
+    def _name(self, number: int) -> str:
+        return f"{self.path.stem}-{number}"
 
     def _index(self) -> None:
         """Find the rows, and the pictures that others name by their index."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evaluation.metric_lines import Line, MetricLines
+from evaluation.metric_lines import Line, MetricLines, by_stage
 
 ROLLED_BACK = "rolled_back.jsonl"
 """The lines of steps that a rollback undid."""
@@ -17,7 +17,7 @@ ROLLED_BACK = "rolled_back.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """The lines of `metrics.jsonl` by stage, in order; how many could not be read; and those that rollbacks undid."""
+    """The lines of `metrics.jsonl` by stage, in order of steps; how many could not be read; and those that rollbacks undid."""
 
     stages: dict[str, list[Line]] = field(default_factory=dict)
     broken: int = 0
@@ -33,10 +33,7 @@ def read_history(run: Path) -> History:
     """What a run has recorded so far; an empty history if there is no `metrics.jsonl`."""
     files = [MetricLines(run / name) for name in ("metrics.jsonl", ROLLED_BACK)]
     (_, lines), (_, undone) = (file.read() for file in files)
-    stages: dict[str, list[Line]] = {}
-    for line in lines:
-        stages.setdefault(line["stage"], []).append(line)
-    return History(stages, sum(file.broken + file.half for file in files), undone)
+    return History(by_stage(lines), sum(file.broken + file.half for file in files), undone)
 
 
 def number(value: Any) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from evaluation.pages.curves import Curve, Mark, curves, short_number
 from evaluation.pages.document import Plot
@@ -19,7 +19,8 @@ _SHARE = (0.0, 1.0)
 @dataclass(frozen=True, slots=True)
 class Panel:
     """A plot of some metrics: `named` ones by what the legend calls them, and those that match one of the `patterns`, whose group
-    names them. `share` means that all are shares from 0 to 1; `spread` is the standard deviation of the first, its band."""
+    names them. `share` means that all are shares from 0 to 1; `spread` is the standard deviation of the first, its band; `factors`
+    are what metrics are multiplied by, by their names."""
 
     title: str
     named: Mapping[str, str]
@@ -29,6 +30,7 @@ class Panel:
     log: bool = False
     spread: str = ""
     form: Format | None = None
+    factors: Mapping[str, float] = field(default_factory=dict)
 
 
 RL_PANELS = (
@@ -48,7 +50,7 @@ RL_PANELS = (
         share=True,
     ),
     Panel("Accuracy by need", {"needed": "by_need/needed/accuracy", "not needed": "by_need/not_needed/accuracy"}, share=True),
-    Panel("Tool mix", {}, (r"tools/([^/]+)/frequency",), "Calls of each tool per episode."),
+    Panel("Tool mix", {}, (r"tools/([^/]+)/frequency",), "The share of episodes that call a tool.", share=True),
     Panel("Failed calls", {}, (r"tools/([^/]+)/error_rate",), "The share of a tool's calls that failed.", share=True),
     Panel(
         "What code blocks are worth",
@@ -64,7 +66,12 @@ RL_PANELS = (
     Panel("Parts of the reward", {}, (r"reward/(?!with_tools|without_tools|tool_advantage|accuracy)(.+)",)),
     Panel("Gain of calls", {"calls that help": "tools/gain"}, caption="On tasks that no episode solved without.", share=True),
     Panel("Length", {"sampled tokens": "response_length/mean"}, form=short_number),
-    Panel("Turns", {"turns": "num_turns/mean", "first call": "tools/first_call_turn/mean"}),
+    Panel(
+        "Turns",
+        {"turns": "num_turns/mean", "first call": "tools/first_call_turn/mean"},
+        caption="The model's turns in an episode, and the number of the one with the first call.",
+        factors={"num_turns/mean": 0.5},  # verl counts the prompt and the observations between them too
+    ),
     Panel("How episodes ended", {}, (r"stop_reason/(.+)",), share=True),
     Panel(
         "Sampler against learner",
@@ -89,7 +96,7 @@ RL_PANELS = (
     Panel("Learning rate", {"rate": "actor/lr"}, form=short_number),
     Panel("Policy update", {"KL": "actor/ppo_kl", "clipped": "actor/pg_clipfrac", "loss": "actor/pg_loss"}, form=short_number),
     Panel("Groups that vary in nothing", {"calls": "tools/zero_variance_groups"}, share=True),
-    Panel("Memory", {"of the CPU": "perf/cpu_memory_used_gb", "of the GPU": "perf/max_memory_allocated_gb"}, caption="GB."),
+    Panel("Memory", {"of the CPU": "perf/cpu_memory_used_gb", "of the GPU": "perf/max_memory_allocated_gb"}, caption="GiB."),
 )
 
 SFT_PANELS = (
@@ -125,7 +132,8 @@ def _plot(panel: Panel, metrics: Mapping[str, str], lines: Sequence[Line], noted
     at, content = steps(lines), []
     shown = dict(list(metrics.items())[:_MOST])
     for title, name in shown.items():
-        values = series(lines, name)
+        factor = panel.factors.get(name, 1.0)
+        values = [factor * value for value in series(lines, name)]
         low = high = None
         if panel.spread and not content:
             deviations = series(lines, panel.spread)

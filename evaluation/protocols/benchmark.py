@@ -23,10 +23,11 @@ class Benchmark:
 
     `items` is the number of questions that are published and asked. `form`, `prompt` and `scoring` are as in
     `envs.datasets.published.Reading`. `tools` are those that are on. `judge` is the model that decides, None if rules do.
-    `pictures` says whether each question has one. `md5` are
-    the published hashes by the name of the file; a file that is not among them has none that is known. `source`, `licence`,
-    `scorer`, `prompt_source` and `differs` (what published evaluations do otherwise) are for the reader. The budgets are in tokens
-    and turns; `max_pixels` is DeepEyes's and DeepEyesV2's 16384 · 28².
+    `pictures` says whether each question has one. `cluster` are the columns of the file, and "images" for its pictures, whose
+    values several rows that ask the same question share; () if each row asks its own. `md5` are the published hashes by the name
+    of the file; a file that is not among them has none that is known. `source`, `licence`, `scorer`, `prompt_source` and `differs`
+    (what published evaluations do otherwise) are for the reader. The budgets are in tokens and turns; `max_pixels` is DeepEyes's
+    and DeepEyesV2's 16384 · 28².
     """
 
     name: str
@@ -43,6 +44,7 @@ class Benchmark:
     scoring: str = ""
     judge: str | None = None
     pictures: bool = True
+    cluster: tuple[str, ...] = ()
     md5: Mapping[str, str] = field(default_factory=dict)
     max_pixels: int = 16384 * 28 * 28
     temperature: float = 0.0
@@ -86,7 +88,7 @@ def benchmark(name: str) -> Benchmark:
         close = difflib.get_close_matches(name.lower(), names(), 1, 0)
         raise UsageError(f"there is no benchmark {name!r}: did you mean tasks={PREFIX}{close[0]}? They are {', '.join(names())}")
     values = yaml.safe_load((_DIRECTORY / f"{name}.yaml").read_text(encoding="utf-8"))
-    return Benchmark(name=name, **values | {"tools": tuple(values["tools"])})
+    return Benchmark(name=name, **values | {"tools": tuple(values["tools"]), "cluster": tuple(values.get("cluster", ()))})
 
 
 def listing() -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from envs import questions_of
-from envs.datasets import SUFFIXES, is_dataset, unknown_suffix
+from envs.datasets import SUFFIXES, Dataset, is_dataset, unknown_suffix
 from envs.errors import UsageError
 from evaluation.protocols.benchmark import PREFIX, Benchmark, benchmark, listing, names
 from evaluation.settings import EvaluateConfig
@@ -126,11 +126,18 @@ def examine(config: EvaluateConfig) -> Examination | None:
         )
     unasked = len(data) - data.choices if bench.scorer.startswith("choice") else 0
     count = f"{len(data)} items" + (f", without {data.left_out} that the benchmark's form leaves out" if data.left_out else "")
+    lacking = _lacking(bench.cluster, data)
+    clustered = bench.cluster and not lacking
     warnings = [
         *([f"{path.name} has {count}, and {bench.items} are published"] if len(data) != bench.items else []),
         *([f"{path.name}: {data.skipped} rows that cannot be used are skipped"] if data.skipped else []),
         *([f"{path.name}: {data.blind} items have no picture"] if bench.pictures and data.blind else []),
         *([f"{path.name}: {unasked} items have no options"] if unasked else []),
+        *(
+            [f"{path.name} has no column {', '.join(lacking)}: the interval takes its rows as independent, and is too narrow"]
+            if lacking
+            else []
+        ),
         *_differing_hash(bench, path, md5, sha256),
         *(
             f"{setting} is {now}, and the benchmark {'has none' if fixed is None else f'fixes {fixed}'}"
@@ -149,6 +156,7 @@ def examine(config: EvaluateConfig) -> Examination | None:
         f"scorer: {bench.scorer}",
         f"prompt: {bench.prompt!r}" if bench.prompt else f"prompt: {bench.prompt_source}",
         f"data: {path}, {count}, sha256 {sha256}, md5 {md5}",
+        *([f"items of the same {' and '.join(bench.cluster)} ask one question: intervals are over these"] if clustered else []),
     ]
     record = {
         "name": bench.name,
@@ -164,6 +172,22 @@ def examine(config: EvaluateConfig) -> Examination | None:
         "warnings": list(warnings),
     }
     return Examination(name, tuple(f"{name}: {line}" for line in lines), tuple(f"{name}: {line}" for line in warnings), record)
+
+
+def question_clusters(config: EvaluateConfig) -> dict[str, str]:
+    """By task, a name of the question that it asks, if several rows of the benchmark ask each; {} for any other tasks.
+
+    Raises as `Dataset.clusters`.
+    """
+    data = questions_of(*tasks_of(config)) if config.bench else None
+    columns = benchmark(config.bench).cluster if config.bench else ()
+    return {} if data is None or not columns or _lacking(columns, data) else data.clusters(columns)
+
+
+def _lacking(columns: Sequence[str], data: Dataset) -> list[str]:
+    """Those of the columns by which rows are of one question that the file does not have."""
+    first = data.record(data.numbers[0])
+    return [name for name in columns if name != "images" and name not in first]
 
 
 def _name(bench: str, changed: Iterable[str]) -> str:

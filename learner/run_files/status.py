@@ -44,16 +44,18 @@ _REPEAT_S = 4.5
 
 
 class Curve:
-    """A series in at most `2 * cells` numbers, however long it is: each is the mean of as many consecutive values."""
+    """A series in at most `2 * cells` numbers, however long it is: each is the mean of as many consecutive values. `last` is the
+    last value itself."""
 
     def __init__(self, cells: int = _CELLS) -> None:
         self._most = 2 * cells
         self._means: list[float] = []
+        self.last = math.nan
         self._each, self._sum, self._count = 1, 0.0, 0
 
     def add(self, value: float) -> None:
         """Add the next value."""
-        self._sum, self._count = self._sum + value, self._count + 1
+        self.last, self._sum, self._count = value, self._sum + value, self._count + 1
         if self._count < self._each:
             return
         self._means.append(self._sum / self._count)
@@ -77,8 +79,8 @@ class RunStatus:
       at the pace of the last steps (null if not known), and `text` of the last step
     - `doing`: `what` of a step or a stage is under way, and since when (`began`)
     - `policy_version`
-    - `metrics`: the newest values of some; `curves`: some over the whole stage, in few numbers; `timing_s` of the last step;
-      `staleness`: the metrics that have it in their name
+    - `metrics`: of the last step, some; `curves`: some over the whole stage, in few numbers; `earlier`: the last values of those of
+      them that the last step lacks; `timing_s` of the last step; `staleness`: the metrics that have it in their name
     - `workers`, `episodes`, `sandboxes`, `failures`, `errors`: see `rollout.cluster.fleet.Fleet.status`
     - `alarms`: `time` and `text` of the newest
     """
@@ -187,6 +189,7 @@ class RunStatus:
                 "timing_s": _named(self._metrics, _TIMING),
                 "staleness": {name: value for name, value in self._metrics.items() if "staleness" in name},
                 "curves": {name: curve.values() for name, curve in self._curves.items()},
+                "earlier": {name: curve.last for name, curve in self._curves.items() if name not in self._metrics},
                 "alarms": [*self._alarms],
                 **fleet,
             }

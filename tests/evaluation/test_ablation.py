@@ -121,6 +121,23 @@ def test_samples_of_one_item_are_no_more_than_one_item():
     assert report["blank"]["all"].accuracy_real.ci95 == bootstrap_interval([1.0, 0.0])
 
 
+def test_the_difference_is_that_of_the_accuracies_beside_it():
+    """Five samples of one item call a tool, one of another's: that one is wrong without the output."""
+    real = grouped(*(trajectory([CODE], "a", number, correct=True) for number in range(5)), trajectory([CODE], "b", correct=True))
+    blank = grouped(*(trajectory([CODE], "a", number, correct=True) for number in range(5)), trajectory([CODE], "b"))
+    use = causal_use(paired({FULL: real, "blank": blank}))["blank"]["all"]
+    assert use.difference.value == pytest.approx(use.accuracy_real.share - use.accuracy_then.share) == pytest.approx(1 / 6)
+    low, high = use.difference.ci95
+    assert low <= use.difference.value <= high and use.difference.p == 1.0
+
+
+def test_items_that_ask_the_same_question_are_one():
+    groups = items(1, 1, 0)
+    pairs = paired({FULL: groups, "blank": groups}, {"task-g0": "q", "task-g1": "q"})
+    assert [one.group_id for one in pairs[FULL]] == ["q", "q", "g2"]
+    assert causal_use(pairs)["blank"]["all"].accuracy_real.ci95 == bootstrap_interval([1.0, 0.0], [2, 1])
+
+
 def test_what_a_user_took_away_stays_away():
     mine = group_specs("x", ("Some-v0", {"without": ["search"]}), groups=1, seed=0)
     assert without_tools(mine, ["code"])["without code"][0].episodes[0].env_kwargs["without"] == ["search", "code"]

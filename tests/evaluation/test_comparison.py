@@ -1,12 +1,14 @@
 """Two runs are compared item by item, over the items that have an outcome in both; runs on other items are refused."""
 
+import json
+
 import pytest
 from command_line import run_here
 from trajectories import trajectory
 
 from envs.errors import UsageError
-from evaluation.comparison import compare
-from evaluation.intervals import mcnemar_p
+from evaluation.comparison import CLUSTERS, compare
+from evaluation.intervals import mcnemar_p, paired_difference
 from rollout.store import Store
 from rollout.types import Episode, StopReason
 
@@ -56,3 +58,16 @@ def test_the_command_shows_the_comparison(tmp_path):
     result = run_here("evaluate", f"compare=[{run},{run}]")
     assert result.returncode == 0, result.stderr
     assert "+0.0 points" in result.stdout
+
+
+def test_items_of_one_question_are_compared_as_one(tmp_path):
+    """Of three questions, of which one has two items, the second run alone solves both items of that one."""
+    first, second = write(tmp_path / "a", *items(0, 0, 1, 1)), write(tmp_path / "b", *items(1, 1, 1, 1))
+    asks = {"task-0": "q", "task-1": "q", "task-2": "r", "task-3": "s"}
+    (tmp_path / "b" / CLUSTERS).write_text(json.dumps(asks))
+    report = compare(first, second)
+    assert (report.items, report.clusters, report.difference, report.p, report.only_second) == (4, 3, 0.5, None, None)
+    assert report.ci95 == paired_difference([0, 1, 1], [1, 1, 1], [2, 1, 1]).ci95
+    (tmp_path / "a" / CLUSTERS).write_text("[")
+    with pytest.raises(UsageError, match=r"clusters\.json cannot be read"):
+        compare(first, second)

@@ -18,6 +18,7 @@ from configs import choices, compose
 from evaluation.ablation import FULL
 from evaluation.pages.evaluation_page import flat, write_evaluation_page
 from evaluation.pages.experiments import abilities_table, by_ability, demonstrations, dynamics, dynamics_table, read_experiment
+from evaluation.pages.panels import RL_PANELS, drawn
 from evaluation.pages.run_page import write_run_page
 from evaluation.records import evaluation_record, write_records
 from evaluation.referee.outcomes import WITHOUT
@@ -147,6 +148,16 @@ def test_whatever_a_runs_metrics_are_there_is_a_page(tmp_path, lines, said):
     text = page_of(written(tmp_path, lines))
     assert said in text
     assert not re.search(r'="-?(nan|inf)', text)
+
+
+def test_plots_say_what_their_metrics_count():
+    metrics = {"num_turns/mean": 8.0, "tools/first_call_turn/mean": 1.0}
+    metrics |= {"tools/code/frequency": 0.25, "perf/cpu_memory_used_gb": 8.0}
+    shown = {plot.title: plot for plot in drawn(RL_PANELS, [line(0, **metrics), line(1, **metrics)])[0]}
+    last = {title: plot.table[-1] for title, plot in shown.items()}
+    assert (shown["Tool mix"].caption, last["Tool mix"][1]) == ("The share of episodes that call a tool.", "25 %")
+    assert [*last["Turns"]][1:] == ["4", "1"]  # verl counts the prompt and the observations as well
+    assert (shown["Memory"].caption, last["Memory"][1]) == ("GiB.", "8")
 
 
 @pytest.mark.parametrize("broken", ["evaluation.json", "config.yaml"])

@@ -93,6 +93,15 @@ def test_a_resumed_stage_knows_its_step_and_its_curves_before_it_has_taken_one(t
     assert (first["stage"]["step"], first["curves"]["critic/score/mean"], first["policy_version"]) == (2, [1.0, 1.0], 2)
 
 
+def test_a_value_that_the_last_step_lacks_is_the_last_one_and_no_mean_of_the_curve():
+    status, name = RunStatus(), "by_need/needed/tool_use"
+    for step in range(100):
+        status.take({"stage": "rl", "step": step, "global_step": step, name: step})
+    assert status.snapshot()["earlier"] == {}
+    status.take({"stage": "rl", "step": 100, "global_step": 100})
+    assert status.snapshot()["earlier"] == {name: 99.0} and status.snapshot()["curves"][name][-1] == 98.5
+
+
 def test_an_alarm_stays(tmp_path):
     training = start(settings(tmp_path / "run"))
     training.alert("Tool use is collapsing", "RL step 3: tools were given up")

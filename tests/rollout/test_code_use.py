@@ -1,11 +1,12 @@
 """What code was good for: it ran, it computed something, what it printed was used; and how calls failed."""
 
+import json
 import subprocess
 import sys
 
 import pytest
 
-from rollout.code_use import CodeUse, call_errors, code_uses, computes_nothing
+from rollout.code_use import CodeUse, call_errors, code_uses, computes_nothing, repeated_calls
 from rollout.types import ToolCallRecord, Turn
 
 
@@ -97,3 +98,36 @@ def test_of_a_turn_in_another_protocol_nobody_says_whether_it_computes():
 )
 def test_errors_are_told_apart(turn, kind):
     assert [found for _, found in call_errors([turn])] == [kind]
+
+
+CHAINED = "KeyError: 1\n\nDuring handling of the above exception, another exception occurred:\n\nTypeError: no"
+
+
+@pytest.mark.parametrize(
+    ("observation", "kinds"),
+    [
+        (
+            "Traceback …\nNameError: name 'a' is not defined\n\nTraceback …\nZeroDivisionError: division",
+            ["NameError", "ZeroDivisionError"],
+        ),
+        (f"{CHAINED}\nPIL.UnidentifiedImageError: cannot", ["TypeError", "other"]),
+        ("The code ran out of memory.\nIndexError: 5", ["memory", "IndexError"]),
+        ("ValueError: five", ["ValueError", "other"]),
+    ],
+)
+def test_two_blocks_of_a_turn_have_an_error_each(observation, kinds):
+    calls = [ToolCallRecord("code", "error", 0.1), ToolCallRecord("search", "timeout", 9.0), ToolCallRecord("code", "error", 0.1)]
+    found = call_errors([Turn(action="", observation=observation, tool_calls=calls)])
+    assert found == (("code", kinds[0]), ("search", "timeout"), ("code", kinds[1]))
+
+
+def test_a_call_repeats_whatever_the_thoughts_before_it_and_beside_whatever_other():
+    def turn(*sources, thought=""):
+        texts = [json.dumps({"name": "code", "arguments": {"code": source}}) for source in sources]
+        calls = "".join(f"<tool_call>{text}</tool_call>" for text in texts)
+        return Turn(action=f"<think>{thought}</think>{calls}", tool_calls=[ToolCallRecord("code", "ok", 0.1) for _ in sources])
+
+    assert repeated_calls([turn("a", "b"), turn("a", thought="again"), turn("c", "c")]) == 2
+    assert repeated_calls([code("a"), code("b"), code("a")]) == 1
+    unread = Turn(action="RUN a", tool_calls=[ToolCallRecord("code", "ok", 0.1)] * 2)
+    assert repeated_calls([unread, unread]) == 2

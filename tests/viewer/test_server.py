@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 import urllib.request
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from envs.runtime.processes import pid_space, process_began
 from evaluation.pages.history import read_history
 from reading import view
 from rollout.learned import Learned, LearnedFiles
-from rollout.types import Turn
+from rollout.types import StopReason, Turn
 from viewer.episode.advantage import advantage_of
 from viewer.episode.tokens import TokenText
 from viewer.runs import find_runs
@@ -102,6 +103,23 @@ def test_parts_that_compare_a_group_are_in_a_calculated_advantage():
         ("mine:whole", (0.0, "group")),
     ):
         assert advantage_of(rows[0], {}, rows, setting) == expected
+
+
+def test_an_episode_that_was_not_learned_from_has_no_advantage_and_is_in_no_mean(write_run, show):
+    """A record says null of the first group's second episode; of the second group nothing is recorded."""
+    *others, cut, unplayed = group("b", [1, 1, 0, 0, 0])
+    cut = replace(cut, cut="turn_s", stop_reason=StopReason.TIME_LIMIT)
+    unplayed = replace(unplayed, error="the picture is broken", stop_reason=StopReason.ABORTED)
+    directory = write_run("demo", rl_000000=[*group("a", [1, 0]), *others, cut, unplayed])
+    recorded = [("a", Learned(f"a-{number}", 0, advantage)) for number, advantage in enumerate((1.5, None))]
+    LearnedFiles.of(directory, "rl_000000", {"a": "rl_000000"}).write(recorded)
+    shown = show(directory)
+    shown.settled()
+    answers = [shown.get(f"runs/demo/groups/{name}")["episodes"] for name in "ab"]
+    told = [[(one["advantage"], one["advantage_source"]) for one in episodes] for episodes in answers]
+    high, low = (pytest.approx(value, abs=1e-3) for value in (0.577, -1.155))
+    assert told[0] == [(1.5, "recorded"), (None, "not learned from")]
+    assert told[1] == [*[(high, "group")] * 2, (low, "group"), *[(None, "not learned from")] * 2]
 
 
 def test_a_run_that_is_removed_leaves_the_list(write_run, show, tmp_path):
@@ -188,7 +206,7 @@ def test_tokens_have_what_the_learner_recorded(write_run, show):
     assert (second["advantage"], second["tokens"][0]["learner_logprobs"]) == (-0.5, [None, -0.5, None, -0.25])
     assert second["tokens"][0]["advantages"] is None
     other = shown.get("runs/demo/episodes/a-0", tokens=1)
-    assert (other["advantage_source"], other["tokens"][0]["learner_logprobs"]) == ("group", None)
+    assert (other["advantage_source"], other["tokens"][0]["learner_logprobs"]) == ("not learned from", None)
     (run_directory / "learned" / "rl_000000.w00000000.parquet").write_bytes(b"half")
     broken = shown.get("runs/demo/episodes/a-1", tokens=1)
     assert broken["advantage_source"] == "group"

@@ -23,6 +23,8 @@ import console
 import reading
 from envs.errors import UsageError
 from envs.runtime.processes import pid_space, process_began
+from evaluation.pages.history import read_history
+from viewer.metrics import Metrics
 from viewer.status.figures import bar, clock, duration, elapsed, sparkline
 from viewer.status.page import WIDTH, Look, page
 from viewer.status.reading import TAIL_BYTES, State, read_standing
@@ -147,10 +149,22 @@ def record(**changes):
 
 def test_a_value_that_the_last_step_does_not_have_is_marked_as_an_earlier_one(write):
     curves = {"critic/score/mean": [0.1, 0.888], "by_need/needed/tool_use": [0.25, 0.5]}
-    shown = text(page(status(curves=curves), NOW)).splitlines()
+    shown = text(page(status(curves=curves, earlier={"by_need/needed/tool_use": 0.5}), NOW)).splitlines()
     (reward,) = [line for line in shown if line.startswith("reward")]
     (use,) = [line for line in shown if line.startswith("used if needed")]
     assert reward.endswith("  0.888") and use.endswith("50.0 %  earlier")
+
+
+def test_steps_that_a_run_writes_again_replace_the_earlier_ones(write):
+    steps = [("cold_start", 0, 0), ("rl", 0, 1), ("rl", 1, 2), ("rl", 2, 3), ("rl", 1, 7), ("rl", 2, 8), ("control", 0, 0)]
+    names = ("stage", "step", "critic/score/mean")
+    directory = write(metrics=[dict(zip(names, one, strict=True)) | {"global_step": 0} for one in steps])
+    known = read_standing(str(directory), NOW).status
+    assert (known["curves"]["critic/score/mean"], known["stage"]["step"]) == ([1, 7, 8], 3)
+    history, shown = read_history(directory), Metrics(directory / "metrics.jsonl").answer()["stages"]["rl"]
+    assert {stage: len(lines) for stage, lines in history.stages.items()} == {"cold_start": 1, "rl": 3, "control": 1}
+    assert [line["critic/score/mean"] for line in history.rl] == shown["series"]["critic/score/mean"] == [1, 7, 8]
+    assert shown["steps"] == [0, 1, 2]
 
 
 def test_of_a_run_without_a_report_the_other_files_tell(write):

@@ -9,6 +9,7 @@ from typing import Any
 from envs.errors import UsageError
 from envs.rewards.group import GROUP_PARTS, GroupMember
 from envs.rewards.reward import open_group_reward
+from rollout.types import StopReason
 from viewer.episode.learned import Learned
 
 _EPSILON = 1e-6
@@ -19,16 +20,19 @@ def advantage_of(
 ) -> tuple[float | None, str | None]:
     """The advantage of an episode and where it comes from: "recorded" by the learner, or calculated from the "group": its reward
     minus the mean of its group's, over their standard deviation (GRPO, arXiv:2402.03300, with n - 1 as verl computes it; 0 if they
-    are equal).
+    are equal). None and "not learned from" if the learner recorded that it has none, or would leave the episode out.
 
-    `group` are the rows of its group that have an outcome, `setting` the run's `reward`. Records lack the parts that compare the
-    episodes of a group: the built-in ones are added. None and "unknown part" if the setting names a part that no record has:
-    a run's own code is not run here.
+    `group` are the rows of its group that have an outcome, `setting` the run's `reward`; episodes that are not learned from, as a
+    deadline cut them off or their question could not be put, are in no mean (`Trajectory.trainable`). Records lack the parts that
+    compare the episodes of a group: the built-in ones are added. None and "unknown part" if the setting names a part that no
+    record has: a run's own code is not run here.
     """
     recorded = next((taught.advantage for taught in known.values() if taught.advantage is not None), None)
     if recorded is not None:
         return recorded, "recorded"
-    members = [one for one in group if one["reward"] is not None]
+    if known or _is_left_out(row):
+        return None, "not learned from"
+    members = [one for one in group if one["reward"] is not None and not _is_left_out(one)]
     if row["reward"] is None or len(members) < 2:
         return None, None
     if _lacks_a_part(setting, members):
@@ -47,6 +51,11 @@ def advantage_of(
         return None, None
     spread = stdev(rewards.values())
     return (rewards[row["episode_id"]] - fmean(rewards.values())) / (spread + _EPSILON) if spread else 0.0, "group"
+
+
+def _is_left_out(row: Mapping[str, Any]) -> bool:
+    """Whether the learner leaves an episode that has an outcome out of its group."""
+    return bool(row.get("cut")) or (row.get("error") is not None and row.get("stop_reason") != StopReason.INFRASTRUCTURE)
 
 
 def _lacks_a_part(setting: Any, members: Sequence[Mapping[str, Any]]) -> bool:

@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from viewer.index.cache import ENDINGS, TEMPORARY, TEMPORARY_INDEX, cache_directory, claim, index_path
 
-VERSION = 4
+VERSION = 5
 FILE_BITS, LINE_BITS = 12, 22
 """With those of a name's key (`viewer.index.names`) 62: SQLite's integers have 63."""
 MOST_FILES, MOST_LINES = 1 << FILE_BITS, 1 << LINE_BITS

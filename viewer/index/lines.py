@@ -67,6 +67,7 @@ def read_line(line: bytes) -> Chain:
         "answer": None if answer is None else _clean(str(answer)[:_SHOWN]),
         "stop_reason": _clean(str(record.get("stop_reason", ""))[:LONGEST_ID]),
         "error": None if record.get("error") is None else _clean(str(record["error"])[:_SHOWN]),
+        "cut": None if record.get("cut") is None else _clean(str(record["cut"])[:LONGEST_ID]),
         "tools": [call["tool"] for call in calls],
         "tool_statuses": [call["status"] for call in calls],
         "calls": len(calls),

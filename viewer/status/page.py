@@ -109,7 +109,7 @@ def _pace(status: Mapping[str, Any], stage: Mapping[str, Any], now: float) -> st
 
 
 def _curves(status: Mapping[str, Any], look: Look) -> list[Text]:
-    curves, metrics = status.get("curves", {}), status.get("metrics", {})
+    curves, metrics, earlier = (status.get(name, {}) for name in ("curves", "metrics", "earlier"))
     lines = []
     for row in ROWS:
         if not curves.get(row.metric):
@@ -118,10 +118,10 @@ def _curves(status: Mapping[str, Any], look: Look) -> list[Text]:
         line = Text(f"{row.label:<{_LABEL}} ", "dim")
         drawn = sparkline(curves[row.metric], width, ASCII_BLOCKS if look.ascii_only else BLOCKS)
         line.append(f"{drawn:<{width}}", "cyan")
-        value = metrics.get(row.metric, curves[row.metric][-1])
-        line.append(f"  {row.shown(value):>7}", "bold")
-        if row.metric not in metrics:
-            line.append("  earlier", "dim")  # the last step has no such value
+        if row.metric in metrics:
+            line.append(f"  {row.shown(metrics[row.metric]):>7}", "bold")
+        elif row.metric in earlier:  # the last step has no such value; a curve's numbers may be means
+            line.append(f"  {row.shown(earlier[row.metric]):>7}", "bold").append("  earlier", "dim")
         if row.beside in metrics:
             line.append(f"  var {row.shown(metrics[row.beside])}", "dim")
         lines.append(line)

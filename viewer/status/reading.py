@@ -16,7 +16,7 @@ import yaml
 from envs.errors import UsageError
 from envs.runtime.processes import pid_space, process_began
 from envs.runtime.regular_file import open_file
-from evaluation.metric_lines import End, read_end
+from evaluation.metric_lines import End, by_stage, read_end
 from viewer.status.figures import clock, elapsed, printable
 from viewer.status.page import ROWS
 
@@ -157,8 +157,9 @@ def _known_otherwise(directory: Path) -> dict[str, Any]:
     records = [record for record in _metrics(directory).records if _is_number(record.get("global_step"))]
     if not records:
         return {}
-    last = next((record for record in reversed(records) if record["stage"] == "rl"), records[-1])
-    same = [record for record in records if record["stage"] == last["stage"]]
+    stages = by_stage(records)
+    same = stages.get("rl") or stages[records[-1]["stage"]]
+    last = same[-1]
     curves = {row.metric: [record[row.metric] for record in same if _is_number(record.get(row.metric))] for row in ROWS}
     shown = {name for row in ROWS for name in (row.metric, row.beside) if name}
     numbers = {name: value for name, value in last.items() if _is_number(value)}
@@ -170,6 +171,7 @@ def _known_otherwise(directory: Path) -> dict[str, Any]:
         "policy_version": records[-1]["global_step"] + 1,
         "metrics": {name: value for name, value in numbers.items() if name in shown},
         "curves": {name: values for name, values in curves.items() if values},
+        "earlier": {name: values[-1] for name, values in curves.items() if values and name not in numbers},
         "timing_s": {name.removeprefix("timing_s/"): value for name, value in numbers.items() if name.startswith("timing_s/")},
     }
 

@@ -1,6 +1,7 @@
 """What `tasks=bench:NAME data=FILE` fixes: the settings are the benchmark's unless the user changes them, and then the name says
 so; the file's hash and the number of its items are compared with what is published; the record holds all of it."""
 
+import base64
 import hashlib
 import json
 from pathlib import Path
@@ -12,8 +13,10 @@ from configs import compose, compose_again
 from configs.evaluating import evaluation_settings
 from console import progress
 from envs.errors import UsageError
+from evaluation.comparison import compare
 from evaluation.evaluate import evaluate
-from evaluation.protocols import benchmark, examine, freeze, names
+from evaluation.intervals import wilson_interval
+from evaluation.protocols import benchmark, examine, freeze, names, question_clusters
 from evaluation.report import markdown
 from evaluation.settings import EvaluateConfig
 from starter.policies import find_policy
@@ -247,3 +250,31 @@ def test_the_record_holds_the_protocol(vstar, tmp_path, serve, cluster):
     assert any("191 are published" in note for note in record["notes"])
     assert "bench:vstar (changed: temperature)" in markdown(evaluation.records)
     assert all("Please select the correct answer" in json.dumps(request["messages"]) for request in server.requests)
+
+
+def test_rows_that_ask_the_same_question_are_one_to_an_interval_and_to_a_comparison(tmp_path, serve, cluster):
+    """HR-Bench's form: the same question about two pictures, in four orders of its options; the endpoint always says A."""
+    pictures = []
+    for colour in ("red", "blue"):
+        Image.new("RGB", (40, 30), colour).save(tmp_path / "picture.png")
+        pictures.append(base64.b64encode((tmp_path / "picture.png").read_bytes()).decode())
+    rows = [(4 * place + turn, picture if not turn else 4 * place) for place, picture in enumerate(pictures) for turn in range(4)]
+    text = "".join(f"{index}\t{image}\t{GLOVE}\ta\tb\tc\td\t{'ABCD'[index % 4]}\tsingle\n" for index, image in rows)
+    (tmp_path / "hr.tsv").write_text("index\timage\tquestion\tA\tB\tC\tD\tanswer\tcategory\n" + text)
+    out = tmp_path / "run"
+    config = frozen(
+        *("tasks=bench:hrbench4k", f"data={tmp_path}/hr.tsv", f"out={out}", f"policy={serve('<answer>A</answer>').url}"),
+        *("policy_model=m", "ablate=outputs"),
+    )
+    record, *_ = evaluate(config, find_policy("starter"), progress).records
+    assert (record.episodes, record.settings["clusters"], record.ci95) == (8, 2, wilson_interval(0.5, 2))
+    assert (compare(str(out), str(out)).items, compare(str(out), str(out)).clusters) == (8, 2)
+    assert any("items of the same question and images ask one question" in line for line in examine(config).lines)
+
+
+def test_a_file_that_does_not_say_which_rows_ask_the_same_is_named(tmp_path):
+    (tmp_path / "verse.jsonl").write_text(json.dumps({"question": "How long?", "answer": "C"}) + "\n")
+    judge = "+options.judge={url: http://localhost:8000/v1, model: Qwen/Qwen2.5-72B-Instruct}"
+    config = frozen("tasks=bench:mathverse", f"data={tmp_path}/verse.jsonl", judge)
+    assert any("has no column problem_index: the interval" in line for line in examine(config).warnings)
+    assert question_clusters(config) == {}

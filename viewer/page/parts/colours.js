@@ -84,7 +84,7 @@ export function colouring(kind, chain) {
     );
   }
   if (kind === "advantage") {
-    if (!chain.advantages) return "No advantage is known for this episode: it has no group to compare with.";
+    if (!chain.advantages) return "No advantage is known for this episode: it was not learned from, or has no group to compare with.";
     return around(chain, chain.advantages, "advantage");
   }
   if (kind === "version") {

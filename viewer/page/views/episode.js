@@ -25,6 +25,7 @@ function facts(episode) {
   const source = {
     recorded: "as the learner recorded it",
     group: "calculated here: the reward minus the group's mean, over its standard deviation",
+    "not learned from": "the episode was not learned from: it was cut off or not chosen, its question could not be put, or all was rejected",
     "unknown part": "the reward has a part that the records lack, and a run's own code is not run here",
   }[/** @type {string} */ (episode.advantage_source)];
   /** @type {[string, import("../parts/dom.js").Child][]} */
@@ -36,6 +37,7 @@ function facts(episode) {
         { title: source },
         signed(episode.advantage),
         episode.advantage_source === "group" && h("span", { class: "muted" }, " (calculated)"),
+        episode.advantage_source === "not learned from" && h("span", { class: "muted" }, " not learned from"),
         episode.advantage_source === "unknown part" &&
           h("span", { class: "muted" }, " not known: its reward has a part that is not recorded"),
       ),
