@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import wandb
 from PIL import Image
 
 from envs.errors import UsageError
@@ -75,6 +76,7 @@ def test_variables_of_wandb_count_where_nothing_is_set(tmp_path, monkeypatch):
         "TAGS": "x,y",
     }.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
+    wandb.teardown()  # a process reads them once, and another test may have been the first
     Seen(tmp_path, TrackingConfig(), {}, "some3").finish()
     (run,) = opened
     assert (run.project, run.name, run.entity, run.tags, run.offline) == ("theirs", "night", "lab", ("x", "y"), True)
