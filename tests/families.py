@@ -184,6 +184,22 @@ def _qwen3_moe(directory: Path) -> Any:
     return _model(config, "Qwen3MoeForCausalLM", tokenizer)
 
 
+def _kin(model: str, **options: Any) -> Callable[[Path], Any]:
+    """A builder of another text model of transformers, with the tokenizer and template of Qwen2."""
+
+    def build(directory: Path) -> Any:
+        tokenizer = _qwen_tokenizer("qwen2_5")
+        tokenizer.save_pretrained(directory)
+        config = getattr(transformers, f"{model}Config")(**_sizes(tokenizer) | TEXT | options)
+        return _model(config, f"{model}ForCausalLM", tokenizer)
+
+    return build
+
+
+SCALES = {"logits_scaling": 4.0, "attention_multiplier": 0.1, "residual_multiplier": 0.5, "embedding_multiplier": 2.0}
+GLM_EXPERTS = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 96, "first_k_dense_replace": 1}
+
+
 # Vision, one run of placeholders an image, M-RoPE.
 
 
@@ -378,6 +394,11 @@ FAMILIES = {
         Family("qwen2", _qwen2, sees=False),
         Family("qwen3", _qwen3, sees=False),
         Family("qwen3_moe", _qwen3_moe, sees=False),
+        Family("mistral", _kin("Mistral", sliding_window=48, head_dim=32), sees=False),
+        Family("phi3", _kin("Phi3"), sees=False),
+        Family("granite", _kin("Granite", **SCALES), sees=False),
+        Family("mixtral", _kin("Mixtral", num_local_experts=4, num_experts_per_tok=2, head_dim=32), sees=False),
+        Family("glm4_moe", _kin("Glm4Moe", **GLM_EXPERTS, head_dim=32), sees=False),
         Family("qwen2_vl", _qwen2_vl),
         Family("qwen2_5_vl", _qwen2_5_vl),
         Family("qwen3_vl", _qwen3_vl),
