@@ -1,6 +1,6 @@
 """Before a policy is trained: what its files say that would make it another model on the learner than on the sampler.
 
-The engine of an evaluation takes such policies as they are.
+Evaluations, which have no learner, do not ask.
 """
 
 from __future__ import annotations

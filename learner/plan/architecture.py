@@ -18,10 +18,10 @@ from transformers import (
 )
 
 from envs.errors import UsageError
+from rollout.engines.registry import expert_count
 from starter.policies import STARTERS
 
 _LAYER = ".layers.0."
-_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
 def _qwen2_5_vl(hidden: int, layers: int, heads: int, kv_heads: int, inner: int, vocabulary: int, vision_inner: int = 3420) -> Any:
@@ -165,7 +165,7 @@ class Architecture:
 
 def _routed(text: PretrainedConfig) -> float:
     """The share of its experts that a token goes through; 1 if there are none."""
-    experts = next((count for name in _EXPERTS if (count := getattr(text, name, None))), None)
+    experts = expert_count(text)
     return text.num_experts_per_tok / experts if experts else 1.0
 
 

@@ -43,6 +43,12 @@ def weights_dtype(config: EngineConfig) -> str:
     return str(AutoConfig.from_pretrained(config.policy).dtype or "float32").removeprefix("torch.")
 
 
+def expert_count(text: Any) -> int:
+    """The number of experts in a layer of a language model, from its configuration; 0 without."""
+    names = ("num_experts", "num_local_experts", "n_routed_experts")
+    return next((count for name in names if (count := getattr(text, name, None))), 0)
+
+
 def keeps_prefixes(config: EngineConfig, on_cpu: bool) -> bool:
     """Whether an engine of vLLM keeps what earlier turns computed: not on a CPU if the model has a state, which is said.
 

@@ -169,7 +169,7 @@ class _Score(torch.autograd.Function):
         )
         blocks = _Blocks(hidden, weight, bias, temperatures, ctx.banned, ctx.bend, ctx.block)
         for start, end, logits in blocks if kept is None else [(0, len(weight), kept)]:
-            slope = ctx.bend.slope(logits * temperatures[:, None]) if ctx.bend != Bend() else 1.0
+            slope = ctx.bend.slope(logits * temperatures[:, None]) if ctx.bend != Bend() else None
             log_probs = logits.sub_(normaliser[:, None]) if kept is None else logits - normaliser[:, None]
             gradient = log_probs.exp()
             if entropic:
@@ -180,7 +180,8 @@ class _Score(torch.autograd.Function):
             inside, column = _find(tokens, start, end)
             gradient.scatter_add_(1, column[:, None], torch.where(inside, of_log_probs, 0.0)[:, None])
             gradient /= temperatures[:, None]
-            gradient *= slope
+            if slope is not None:
+                gradient *= slope
             gradient = gradient.to(hidden.dtype)
             if for_hidden is not None:
                 for_hidden += _product(gradient, weight[start:end])

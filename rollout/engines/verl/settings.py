@@ -10,7 +10,7 @@ from typing import Any
 
 from envs.errors import UsageError
 from rollout.config import RolloutConfig
-from rollout.engines.registry import has_state, weights_dtype, whole_prompts
+from rollout.engines.registry import expert_count, has_state, weights_dtype, whole_prompts
 from rollout.tokens.chat_format import banned_token_ids
 
 _MIB = 1 << 20
@@ -80,8 +80,7 @@ def verl_config(config: RolloutConfig, on_cpu: bool) -> Any:
         raise UsageError(
             f"{engine.policy} has layers with a state, which verl's servers do not serve on a CPU: write rollout.engine.kind=vllm"
         )
-    experts = any(getattr(model.get_text_config(), name, 0) for name in ("num_experts", "num_local_experts", "n_routed_experts"))
-    if on_cpu and experts and weights_dtype(engine) == "float32":
+    if on_cpu and expert_count(model.get_text_config()) and weights_dtype(engine) == "float32":
         raise UsageError(
             f"{engine.policy} has experts, which verl's servers do not compute in float32 on a CPU: write "
             "rollout.engine.kind=vllm, or rollout.engine.dtype=bfloat16"
