@@ -7,6 +7,7 @@ equals what the killed one had done; checkpoints load as Hugging Face models.
 """
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 import torch
 from command_line import run_here
 
@@ -47,10 +49,11 @@ def command(out, steps, *more):
 
 @pytest.fixture(scope="module")
 def interrupted(cluster, tmp_path_factory):
-    """The directory of a run that was killed in its last step and resumed, and the metrics that it had when it was killed. What
-    is resumed runs on the Ray that the tests share."""
+    """The directory of a run that was killed in its last step and resumed, and the metrics that it had when it was killed. Both
+    run on the Ray that the tests share."""
     out = tmp_path_factory.mktemp("run") / "first"
-    process = subprocess.Popen(command(out, STEPS), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    process = subprocess.Popen(command(out, STEPS), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 280
         while len(before := metrics(out)) < STEPS - 1 and time.monotonic() < deadline:

@@ -1,5 +1,5 @@
 """A learner that is killed ends the run with one line that says so, and status 1; what it had written stays to go on with, on any
-number of ranks. With the real command, Ray and verl; the policy's turns are scripted."""
+number of ranks. With the real command and verl, on the Ray that the tests share; the policy's turns are scripted."""
 
 import json
 import math
@@ -10,6 +10,7 @@ import time
 
 import psutil
 import pytest
+import ray
 from command_line import ROOT, TOOLWISE
 
 from rollout.learned import read_learned
@@ -34,10 +35,11 @@ SETTINGS = [
 
 def begin(*settings):
     """A `train` of the checkout that finds the scripts of the policy."""
+    places = {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests/rollout")))}
     return subprocess.Popen(
         [*TOOLWISE, "train", *settings],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests/rollout")))},
+        env=os.environ | places | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -45,7 +47,7 @@ def begin(*settings):
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory):
+def killed(cluster, tmp_path_factory):
     """The directory of a run whose learner was killed in its third step or later, with exit status, output and errors."""
     place = tmp_path_factory.mktemp("killed")
     out, policy = place / "run", build(place / "policy", seed=0)
@@ -55,7 +57,7 @@ def killed(tmp_path_factory):
         while not (out / "checkpoints/step_2").exists() and time.monotonic() < deadline:
             assert process.poll() is None, process.communicate()
             time.sleep(0.1)
-        (learner,) = learners(process.pid)
+        (learner,) = learners()
         learner.kill()
         said, errors = process.communicate(timeout=120)
     finally:
@@ -63,9 +65,9 @@ def killed(tmp_path_factory):
     return out, process.returncode, said, errors
 
 
-def learners(pid):
-    """The learner's processes below a command's."""
-    return [child for child in psutil.Process(pid).children(recursive=True) if "LearnerWorker" in "".join(child.cmdline())]
+def learners():
+    """The learner's processes on the Ray that this process started."""
+    return [child for child in psutil.Process().children(recursive=True) if "LearnerWorker" in "".join(child.cmdline())]
 
 
 def test_it_is_one_line_with_the_cause_and_what_to_do(killed):

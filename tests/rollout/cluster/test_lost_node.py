@@ -29,13 +29,15 @@ def head():
     ray.shutdown()
     # A node that refuses a connection is dead after five times; one that is merely slow has ten seconds each time.
     often = {"health_check_period_ms": 300, "health_check_initial_delay_ms": 300}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, "_system_config": often})
-    places = os.pathsep.join(str(path) for path in (Path(__file__).parents[3], Path(__file__).parents[1]))
-    environment = {"env_vars": {"PYTHONPATH": places, "RAY_max_direct_call_object_size": "1"}}
-    ray.init(address=cluster.address, log_to_driver=False, configure_logging=False, runtime_env=environment)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        # Inherited by the nodes, so that the workers they start in advance can be used: a runtime_env would ask for others.
+        patch.setenv("PYTHONPATH", os.pathsep.join(str(Path(__file__).parents[level]) for level in (3, 1)))
+        patch.setenv("RAY_max_direct_call_object_size", "1")
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, "_system_config": often})
+        ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
+        yield cluster
+        ray.shutdown()
+        cluster.shutdown()
 
 
 class Node:
