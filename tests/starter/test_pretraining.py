@@ -40,7 +40,7 @@ def test_a_shipped_policy_cannot_do_what_needs_a_tool(shipped):
 def test_a_shortened_pretraining_learns_and_is_repeatable(tmp_path):
     lines = {"first": [], "second": []}
     for name, shown in lines.items():
-        config = PretrainingConfig(out=str(tmp_path / name), steps=12, batch_size=8, warmup_steps=4)
+        config = PretrainingConfig(out=str(tmp_path / name), steps=12, batch_size=4, warmup_steps=4)
         pretrain(config, lambda done, text, shown=shown: shown.append((done, float(text.removeprefix("loss ")))))
     assert lines["first"] == lines["second"]
     assert [done for done, _ in lines["first"]] == list(range(1, 13))
