@@ -22,6 +22,8 @@ def lint(overrides: Sequence[str]) -> int:
     path = Path(overrides[0])
     path = path / "trajectories" if (path / "trajectories").is_dir() else path
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    if (path / "metrics.jsonl").is_file():
+        raise UsageError(f"{path} is the directory of a run, and its trajectories/ is not there: {remedy}")
     if path.exists() and not path.is_dir() and not path.is_file():
         raise UsageError(f"{path} is no regular file: {remedy}")
     if not files or (files == [path] and not (path.suffix == ".jsonl" and path.is_file())):

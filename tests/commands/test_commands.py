@@ -252,3 +252,9 @@ def test_lint_refuses_what_holds_no_trajectories(tmp_path):
     for path in (tmp_path, tmp_path / "evaluation.json"):
         with pytest.raises(UsageError, match="there is no trajectory file"):
             toolwise.lint([str(path)])
+
+
+def test_lint_takes_the_metrics_of_a_run_for_no_trajectories(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')
+    with pytest.raises(UsageError, match="its trajectories/ is not there"):
+        toolwise.lint([str(tmp_path)])
