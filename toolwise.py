@@ -349,12 +349,14 @@ def main() -> int:
         return 2
     from envs.errors import InfrastructureError, UsageError
     from envs.runtime.failures import place, told
+    from envs.runtime.processes import require_surroundings
     from sandbox import SandboxUnavailable
 
     try:
         if {"-h", "--help"} & set(arguments):
             say(help_of(arguments[0], arguments[1:], min(console.width, WIDTH)))
             return 0
+        require_surroundings()
         return command(arguments[1:])
     except (UsageError, SandboxUnavailable) as error:
         print(f"toolwise {arguments[0]}: {error}", file=sys.stderr)
