@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from envs.errors import UsageError
 from envs.runtime.atomic import cut_last_line
 from envs.runtime.chat_endpoint import Reply, RequestedCall
 
@@ -33,8 +34,16 @@ class Lines:
         self._file.flush()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        with self._path.open(encoding="utf-8", errors=_ERRORS) as file:
-            yield from map(json.loads, file)
+        """The records. Raises UsageError if a line is none."""
+        with self._path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    record = json.loads(line.decode(errors=_ERRORS))
+                    if not isinstance(record, dict):
+                        raise ValueError("not a record")
+                except ValueError as error:
+                    raise UsageError(f"{self._path}, line {number}: {error}: put the file back, or remove the line") from error
+                yield record
 
     def close(self) -> None:
         """Close the file."""
