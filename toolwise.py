@@ -202,7 +202,7 @@ def _begun[C: Any](config: C, overrides: Sequence[str]) -> C:
     from configs import compose_again
 
     saved = Path(config.out, "config.yaml")
-    if config.resume and not saved.exists():
+    if config.resume and not saved.exists() and not saved.with_name("trajectories").exists():
         say(f"resume=true: {config.out} holds nothing to go on with, so all is run with the settings of this command")
     return compose_again(saved, type(config), overrides) if config.resume and saved.exists() else config
 
