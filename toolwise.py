@@ -6,7 +6,6 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from errno import EDQUOT, ENOSPC
 from importlib.metadata import version
 from io import TextIOWrapper
 from socket import socket
@@ -348,6 +347,7 @@ def main() -> int:
         print(f"toolwise: there is no command {arguments[0]!r}: {remedy}", file=sys.stderr)
         return 2
     from envs.errors import InfrastructureError, UsageError
+    from envs.runtime.atomic import FULL
     from envs.runtime.failures import place, told
     from envs.runtime.processes import require_surroundings
     from sandbox import SandboxUnavailable
@@ -365,7 +365,7 @@ def main() -> int:
         print(f"toolwise {arguments[0]}: infrastructure failed: {error}", file=sys.stderr)
         return 1
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT):
+        if isinstance(error, OSError) and error.errno in FULL:
             what = f"{error.filename} could not be written" if error.filename else "a file could not be written"
             line = f"infrastructure failed: the disk is full: {what}"
         elif place(error):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from envs.errors import UsageError
-from envs.runtime.atomic import cut_last_line
+from envs.runtime.atomic import cut_last_line, naming
 from envs.runtime.chat_endpoint import Reply, RequestedCall
 
 _ERRORS = "surrogatepass"  # a reply that was cut off inside an emoji has half of it
@@ -30,8 +30,9 @@ class Lines:
 
     def append(self, record: dict[str, Any]) -> None:
         """Add a record: the operating system has it when this returns."""
-        self._file.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n")
-        self._file.flush()
+        with naming(self._path):
+            self._file.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n")
+            self._file.flush()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """The records. Raises UsageError if a line is none."""
