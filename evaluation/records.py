@@ -50,7 +50,8 @@ def evaluation_record(
     if not items:
         reason = f"; the last one: {everything[-1].error}" if everything else ""
         raise InfrastructureError(
-            f"{label}: there is no episode to evaluate: all {len(everything)} of them failed after their retries{reason}"
+            f"{label}: there is no episode to evaluate: all {len(everything)} of them failed after their retries, and resume=true "
+            f"tries them again{reason}"
         )
     abilities = sorted({name for item in items for episode in item for name in episode.abilities})
     settings = dict(settings or {})
