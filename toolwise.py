@@ -6,7 +6,6 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from errno import EDQUOT, ENOSPC
 from importlib.metadata import version
 from io import TextIOWrapper
 from socket import socket
@@ -202,7 +201,7 @@ def _begun[C: Any](config: C, overrides: Sequence[str]) -> C:
     from configs import compose_again
 
     saved = Path(config.out, "config.yaml")
-    if config.resume and not saved.exists():
+    if config.resume and not saved.exists() and not saved.with_name("trajectories").exists():
         say(f"resume=true: {config.out} holds nothing to go on with, so all is run with the settings of this command")
     return compose_again(saved, type(config), overrides) if config.resume and saved.exists() else config
 
@@ -348,13 +347,16 @@ def main() -> int:
         print(f"toolwise: there is no command {arguments[0]!r}: {remedy}", file=sys.stderr)
         return 2
     from envs.errors import InfrastructureError, UsageError
+    from envs.runtime.atomic import FULL
     from envs.runtime.failures import place, told
+    from envs.runtime.processes import require_surroundings
     from sandbox import SandboxUnavailable
 
     try:
         if {"-h", "--help"} & set(arguments):
             say(help_of(arguments[0], arguments[1:], min(console.width, WIDTH)))
             return 0
+        require_surroundings()
         return command(arguments[1:])
     except (UsageError, SandboxUnavailable) as error:
         print(f"toolwise {arguments[0]}: {error}", file=sys.stderr)
@@ -363,7 +365,7 @@ def main() -> int:
         print(f"toolwise {arguments[0]}: infrastructure failed: {error}", file=sys.stderr)
         return 1
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT):
+        if isinstance(error, OSError) and error.errno in FULL:
             what = f"{error.filename} could not be written" if error.filename else "a file could not be written"
             line = f"infrastructure failed: the disk is full: {what}"
         elif place(error):

@@ -21,6 +21,7 @@ from yaml import YAMLError
 from configs.elsewhere import here
 from configs.values import check_numbers, default_of, expanded, hint_of, read_value, wrong
 from envs.errors import UsageError
+from envs.runtime.saved_settings import saved_settings
 
 DIRECTORY = Path(__file__).parent
 CHOICES = ("experiment", "topology")
@@ -85,14 +86,15 @@ def _chosen(command: str, schema: type, chosen: tuple[tuple[str, str, str | None
 
 
 def compose_again[T](saved: Path, schema: type[T], overrides: Sequence[str], of_run: Mapping[str, Any] | None = None) -> T:
-    """The settings that a run began with (its `config.yaml`), with `overrides` applied. Raises UsageError if one is wrong.
+    """The settings that a run began with (its `config.yaml`), with `overrides` applied. Raises UsageError if one is wrong, or
+    if `saved` cannot be read.
 
     `of_run` is for another command than the one that wrote `saved`: it takes over the tasks of the run's test split and its
     `rollout`, and has these settings in place of the defaults of `schema`.
     """
     given = _read(schema, overrides)
+    begun: Any = saved_settings(saved)
     try:
-        begun: Any = OmegaConf.load(saved)
         for part, name in RETIRED:
             if part in begun:
                 begun[part].pop(name, None)
@@ -101,7 +103,7 @@ def compose_again[T](saved: Path, schema: type[T], overrides: Sequence[str], of_
             kept = {name: value for name, value in options.items() if value is not None}
             begun = {"tasks": begun.tasks, "options": kept, "rollout": begun.rollout, **of_run}
         config: Any = OmegaConf.merge(OmegaConf.structured(schema), begun)
-    except (OmegaConfBaseException, YAMLError) as error:
+    except OmegaConfBaseException as error:
         raise UsageError(f"{saved}: {' '.join(str(error).split())}") from error
     return _instance(config, schema, given)
 

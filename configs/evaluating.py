@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from configs import compose, compose_again
+from envs.runtime.saved_settings import saved_settings
 from evaluation.referee.parties import run_policies
 from evaluation.settings import EvaluateConfig
 
@@ -26,6 +27,6 @@ def evaluation_settings(overrides: Sequence[str]) -> EvaluateConfig:
     of_run = {"out": config.out, "episodes": config.episodes, "checkpoints": [*policies]}
     saved = Path(config.run, "config.yaml")
     if any(override.partition("=")[0] == "tasks" for override in overrides):
-        protocol = OmegaConf.select(OmegaConf.load(saved), "options.protocol")
+        protocol = OmegaConf.select(saved_settings(saved), "options.protocol")
         of_run["options"] = {} if protocol is None else {"protocol": protocol}
     return compose_again(saved, EvaluateConfig, overrides, of_run)

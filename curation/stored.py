@@ -56,8 +56,8 @@ def read_episodes(
             episodes = [episode for name in store.names() for episode in store.read(name)]
         else:
             episodes = list(Store(_directory(path)).read(path.stem))
-    except (ValueError, FileNotFoundError) as error:
-        raise UsageError(f"{path}: {' '.join(str(error).split())} (`toolwise lint` names all such records)") from error
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: {' '.join(str(error).split())}") from error
     verified = [episode for episode in episodes if not episode.failed and is_verified(episode.trajectory)]
     wanted = len(verified) if count is None else count
     if not verified or len(verified) < wanted:
@@ -100,7 +100,7 @@ def _form_of_run(directory: Path) -> Form | None:
         if not isinstance(config, dict) or not config.get("tasks"):
             return None
         return Form.of(resolve(str(config["tasks"]), {str(name): value for name, value in (config.get("options") or {}).items()}))
-    except (UsageError, OSError, OmegaConfBaseException, YAMLError):
+    except (UsageError, OSError, ValueError, OmegaConfBaseException, YAMLError):
         return None
 
 

@@ -41,7 +41,8 @@ def evaluation_record(
     is in the `settings`.
 
     `tools` are those that are left, as the record has them; needs that none of the `offered` ones meets are a note in its
-    `settings`. Episodes that still failed after their retries are left out and counted in `left_out`; `episodes` counts the rest.
+    `settings`, and so are episodes that a deadline cut off. Episodes that still failed after their retries are left out and counted
+    in `left_out`; `episodes` counts the rest.
     Raises InfrastructureError if none is left.
     """
     everything = [episode for group in groups for episode in group.episodes]
@@ -50,12 +51,13 @@ def evaluation_record(
     if not items:
         reason = f"; the last one: {everything[-1].error}" if everything else ""
         raise InfrastructureError(
-            f"{label}: there is no episode to evaluate: all {len(everything)} of them failed after their retries{reason}"
+            f"{label}: there is no episode to evaluate: all {len(everything)} of them failed after their retries, and resume=true "
+            f"tries them again{reason}"
         )
     abilities = sorted({name for item in items for episode in item for name in episode.abilities})
     settings = dict(settings or {})
-    if unmet := _unmet(items, offered):
-        settings["notes"] = [*settings.get("notes", []), unmet]
+    if notes := [note for note in (_unmet(items, offered), _cut(items)) if note]:
+        settings["notes"] = [*settings.get("notes", []), *notes]
     clusters = clusters or {}
     if clusters:
         settings["clusters"] = len(_clustered(items, clusters))
@@ -86,6 +88,18 @@ def _unmet(items: Items, offered: Sequence[str]) -> str:
     return (
         f"{len(lacking)} of {len(items)} tasks need {names}, but the tools are {', '.join(offered)}: "
         "look at needed_tools of the tasks, and at +options.tools"
+    )
+
+
+def _cut(items: Items) -> str:
+    """A line about the episodes that a deadline cut off; "" if there are none."""
+    by_deadline = Counter(episode.cut for item in items for episode in item if episode.cut is not None)
+    if not by_deadline:
+        return ""
+    deadlines = ", ".join(deadline for deadline, _ in by_deadline.most_common())
+    return (
+        f"{by_deadline.total()} of {sum(map(len, items))} episodes were cut off by {deadlines}, and have the reward that they had "
+        "so far: raise it if they are slow, or look at what hangs"
     )
 
 

@@ -9,6 +9,7 @@ from typing import Protocol
 from omegaconf import OmegaConf
 
 from envs.errors import UsageError
+from envs.runtime.saved_settings import saved_settings
 
 
 class Resumable(Protocol):
@@ -21,10 +22,14 @@ class Resumable(Protocol):
 
 def require_same(saved: Path, config: Resumable, decisive: Sequence[str]) -> None:
     """Raise UsageError if the command that wrote `saved` ran other episodes than `config` asks for: if one of the `decisive`
-    settings differs, or if there were more."""
-    if not config.resume or not saved.exists():
+    settings differs, if there were more, or if `saved` cannot be read or is gone."""
+    if not config.resume:
         return
-    begun, now = OmegaConf.load(saved), OmegaConf.structured(config)
+    if not saved.exists():
+        if Path(config.out, "trajectories").exists():
+            raise UsageError(f"{saved}, with the settings of the episodes there, is gone: put it back, or write another out=")
+        return
+    begun, now = saved_settings(saved), OmegaConf.structured(config)
     for name in decisive:
         before, after = (OmegaConf.select(settings, name) for settings in (begun, now))
         if before != after:

@@ -14,12 +14,14 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from envs.errors import UsageError
 from envs.runtime.atomic import append, cut_last_line, replaced_file, write_file
 from rollout.types import Episode, Group, Trajectory, form_episodes, form_groups
 
 _SHARD = re.compile(r"(?P<name>.+)\.w[0-9a-f]{8}")
 _SHA256 = re.compile("[0-9a-f]{64}")
 _RL = re.compile(r"rl_(?P<step>\d{1,9})(?:_(?P<draw>\d{1,9}))?", re.ASCII)
+_REMEDY = "put it back, or remove the lines of that episode (`toolwise lint` names all that are broken)"
 _BEGIN = re.compile(rb'\{"episode_id":("(?:[^"\\]|\\.)*")')  # of a line; the rest of it need not be read
 
 
@@ -112,11 +114,19 @@ class Store:
     def read(self, name: str, *, images: bool = True) -> Iterator[Episode]:
         """The episodes of a file, with their images unless statistics are all that is wanted.
 
-        Raises ValueError for a broken record, FileNotFoundError for a missing file.
+        Raises UsageError for a broken record or a picture that is not there, FileNotFoundError for a missing file.
         """
         for episode in form_episodes(self.trajectories(name)):
             names = {sha for chain in episode.chains for sha in chain.images} if images else set()
-            yield Episode(episode.chains, {sha: (self.directory / "images" / f"{sha}.png").read_bytes() for sha in names})
+            yield Episode(episode.chains, {sha: self._png(episode, sha) for sha in names})
+
+    def _png(self, episode: Episode, sha: str) -> bytes:
+        path = self.directory / "images" / f"{sha}.png"
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            owner = episode.chains[0].episode_id
+            raise UsageError(f"{path}, a picture of {owner}, cannot be read ({error.strerror}): {_REMEDY}") from error
 
     def groups(self, name: str, *, images: bool = True) -> list[Group]:
         """The groups of a file. Raises as `read`."""
@@ -125,9 +135,13 @@ class Store:
     def trajectories(self, name: str) -> Iterator[Trajectory]:
         """The records of a name: one for each chain of an episode, without images. Raises as `read`."""
         for path in self.paths(name) or [self._path(name)]:
-            with path.open(encoding="utf-8") as file:
-                for line in file:
-                    yield Trajectory.from_json(line)
+            with path.open("rb") as file:
+                for number, line in enumerate(file, 1):
+                    try:
+                        record = Trajectory.from_json(line.decode())
+                    except ValueError as error:
+                        raise UsageError(f"{path}, line {number}: {' '.join(str(error).split())}: {_REMEDY}") from error
+                    yield record
 
     def names(self, *, unfinished: bool = False) -> list[str]:
         """All names, sorted; each once, into however many shards it is divided. Also those of `unfinished` shards alone if asked

@@ -12,7 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from envs.runtime.atomic import cut_last_line
+from envs.errors import UsageError
+from envs.runtime.atomic import cut_last_line, naming
 from envs.runtime.chat_endpoint import Reply, RequestedCall
 
 _ERRORS = "surrogatepass"  # a reply that was cut off inside an emoji has half of it
@@ -29,12 +30,21 @@ class Lines:
 
     def append(self, record: dict[str, Any]) -> None:
         """Add a record: the operating system has it when this returns."""
-        self._file.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n")
-        self._file.flush()
+        with naming(self._path):
+            self._file.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n")
+            self._file.flush()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        with self._path.open(encoding="utf-8", errors=_ERRORS) as file:
-            yield from map(json.loads, file)
+        """The records. Raises UsageError if a line is none."""
+        with self._path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    record = json.loads(line.decode(errors=_ERRORS))
+                    if not isinstance(record, dict):
+                        raise ValueError("not a record")
+                except ValueError as error:
+                    raise UsageError(f"{self._path}, line {number}: {error}: put the file back, or remove the line") from error
+                yield record
 
     def close(self) -> None:
         """Close the file."""

@@ -255,19 +255,25 @@ def _table_parser(path: Path) -> Callable[[bytes], Row]:
 
 
 def _as_arrow(path: Path) -> Path:
-    """The Arrow copy of a parquet file, which is made if it is missing or out of date."""
+    """The Arrow copy of a parquet file, which is made if it is missing or out of date. Raises DatasetError if it cannot be."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "toolwise", "datasets")
     name, state = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:24], path.stat()
     copy = cache / f"{name}-{state.st_size}-{state.st_mtime_ns}.arrow"
     if copy.exists():
         return copy
     source = pyarrow.parquet.ParquetFile(path)
-    with replaced_file(copy) as unfinished:
-        with pyarrow.OSFile(str(unfinished), "wb") as sink, pyarrow.ipc.new_stream(sink, source.schema_arrow) as writer:
-            for batch in source.iter_batches(batch_size=_BATCH_ROWS):
-                writer.write_batch(batch)
-        for older in cache.glob(f"{name}-*.arrow"):
-            older.unlink(missing_ok=True)
+    try:
+        with replaced_file(copy) as unfinished:
+            with pyarrow.OSFile(str(unfinished), "wb") as sink, pyarrow.ipc.new_stream(sink, source.schema_arrow) as writer:
+                for batch in source.iter_batches(batch_size=_BATCH_ROWS):
+                    writer.write_batch(batch)
+            for older in cache.glob(f"{name}-*.arrow"):
+                older.unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno is None:  # of Arrow, which found the file itself broken
+            raise
+        reason = f"the copy that is read cannot be written to {cache} ({os.strerror(error.errno)})"
+        raise DatasetError(f"{path}: {reason}: make room there, or name another directory in XDG_CACHE_HOME") from None
     return copy
 
 

@@ -7,10 +7,13 @@ import shutil
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
 
 from envs.errors import UsageError
 
+FULL = (ENOSPC, EDQUOT)
+"""The errors of a full disk, or of one on which the user may have no more."""
 _BLOCK = 1 << 16
 
 
@@ -22,7 +25,7 @@ def write_file(path: Path, content: bytes | str) -> None:
 
 def append(path: Path, content: bytes) -> None:
     """Add `content` to the end of a file, all of it or nothing: after an error, such as a full disk, the file is as it was."""
-    with path.open("ab", buffering=0) as file:
+    with naming(path), path.open("ab", buffering=0) as file:
         begin = file.seek(0, os.SEEK_END)
         try:
             left = memoryview(content)
@@ -31,6 +34,17 @@ def append(path: Path, content: bytes) -> None:
         except BaseException:
             file.truncate(begin)
             raise
+
+
+@contextmanager
+def naming(path: Path) -> Generator[None]:
+    """The error of a full disk names `path`: of what is written to an open file Python names none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def cut_last_line(path: Path) -> None:
@@ -61,7 +75,8 @@ def replaced_file(path: Path) -> Generator[Path]:
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(descriptor)
     try:
-        yield Path(temporary)
+        with naming(path):
+            yield Path(temporary)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:

@@ -109,7 +109,7 @@ class ChatEndpoint:
                     continue
                 raise refusal from error
             except (openai.OpenAIError, ValueError, AttributeError, IndexError, TypeError) as error:
-                reason = _no_completion(error.doc) if isinstance(error, json.JSONDecodeError) else _line(error)
+                reason = _no_completion(error.doc) if isinstance(error, json.JSONDecodeError) else _line(_said_by_network(error))
                 raise EndpointFailed(f"{self._url} gave no answer: {reason}") from error
 
     async def close(self) -> None:
@@ -212,6 +212,15 @@ def _call(identifier: str, function: Any) -> RequestedCall:
     if not isinstance(arguments, dict):
         arguments = {"arguments": given}
     return RequestedCall(identifier, str(getattr(function, "name", None) or ""), arguments)
+
+
+def _said_by_network(error: Exception) -> str:
+    """An error's text; of a connection that failed what its innermost cause says, of which the client tells nothing."""
+    said, cause = str(error), error
+    if isinstance(error, openai.APIConnectionError) and not isinstance(error, openai.APITimeoutError):
+        while cause := cause.__cause__ or cause.__context__:
+            said = str(cause) or said
+    return said
 
 
 def _line(error: object) -> str:

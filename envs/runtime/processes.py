@@ -1,4 +1,4 @@
-"""Processes of this machine, of which another one may get the number later."""
+"""What this process finds on its machine, and the other processes there, of which another one may get the number later."""
 
 from __future__ import annotations
 
@@ -7,6 +7,21 @@ import os
 import socket
 from errno import EADDRINUSE
 from pathlib import Path
+
+from envs.errors import UsageError
+
+
+def require_surroundings() -> None:
+    """Give a user of whom the system knows no home directory the root as one, as docker does.
+
+    Raises UsageError if the current directory is gone.
+    """
+    if os.path.expanduser("~") == "~":
+        os.environ["HOME"] = "/"
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UsageError(f"the current directory cannot be used ({error.strerror}): go to another one, as by `cd ~`") from None
 
 
 def process_began(pid: int) -> int | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from envs.errors import UsageError
+from envs.runtime.saved_settings import saved_settings
 
 BASE, HARNESS = "base", "harness"
 _STEP = re.compile(r"step_(\d+)")
@@ -32,12 +33,13 @@ class Party:
 def run_policies(run: str, chosen: Sequence[str] = ()) -> dict[str, str]:
     """The policies of a training run by name, in order: what it began with as "base", its cold start, then `step_N` by N.
 
-    `chosen` names others, or fewer, of its checkpoints. Raises UsageError if there is no run, or no such checkpoint.
+    `chosen` names others, or fewer, of its checkpoints. Raises UsageError if there is no run, or no such checkpoint, or if its
+    settings cannot be read.
     """
     saved = Path(run, "config.yaml")
     if not saved.is_file():
         raise UsageError(f"run={run}: there is no config.yaml in it: write the directory of a run of `toolwise train`")
-    settings = OmegaConf.load(saved)
+    settings = saved_settings(saved)
     if OmegaConf.select(settings, "stages") is None:
         raise UsageError(f"run={run}: it is no run of `toolwise train`: write the directory of one")
     directory = Path(OmegaConf.select(settings, "checkpoint.dir") or Path(run, "checkpoints"))

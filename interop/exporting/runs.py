@@ -164,7 +164,7 @@ def _settings(directory: Path) -> Mapping[str, Any]:
         return {}
     try:
         made = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, OmegaConfBaseException, YAMLError) as error:
+    except (OSError, ValueError, OmegaConfBaseException, YAMLError) as error:
         raise UsageError(f"{path}: {' '.join(str(error).split())}: correct it") from error
     return {str(name): value for name, value in made.items()} if isinstance(made, dict) else {}
 

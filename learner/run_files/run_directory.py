@@ -25,7 +25,8 @@ class RunDirectory:
     """`config.yaml`, `progress.json` (what is finished) and the checkpoints of one run; nothing is written before `open`.
 
     Raises UsageError if `config.out` holds a run already and `config.resume` is not set, and if `config.checkpoint.dir` cannot be
-    used, holds another run's checkpoints or is not the one that the run began with, or if `progress.json` is damaged.
+    used, holds another run's checkpoints or is not the one that the run began with, or if `progress.json` is damaged or
+    `config.yaml` gone.
     """
 
     def __init__(self, config: Experiment) -> None:
@@ -37,6 +38,9 @@ class RunDirectory:
         if self._progress_file.exists() and not config.resume:
             raise UsageError(f"{config.out} holds a run already: write resume=true to go on with it, or another out=")
         self.progress: dict[str, Any] = self._read_progress() if self._progress_file.exists() else {}
+        settings = self.path / "config.yaml"
+        if self.progress and not settings.exists():
+            raise UsageError(f"{settings}, with the settings of the run, is gone: put it back, or write another out=")
         if self.progress and (began := self.progress.get("checkpoint_dir")) != elsewhere:
             raise UsageError(f"{config.out} began with checkpoint.dir={began or 'null'}, where its checkpoints are: write the same")
         if elsewhere and not self.progress and self.checkpoints.names():
@@ -45,9 +49,9 @@ class RunDirectory:
     def open(self, config: Experiment) -> None:
         """Make the directory and write the settings into it."""
         self.checkpoints.open()
+        write_file(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
         if config.checkpoint.dir:
             self.note(checkpoint_dir=config.checkpoint.dir)
-        write_file(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
 
     def _read_progress(self) -> dict[str, Any]:
         try:

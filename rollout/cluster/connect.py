@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import re
+import secrets
 import signal
 import socket
+import tempfile
 import threading
+from pathlib import Path
 
 import ray
 
@@ -53,6 +56,8 @@ def join(config: RolloutConfig, gpus: float = 0) -> None:
         os.environ.setdefault("RAY_worker_oom_score_adjustment", "300")
         # Ray sends results of less than 100 kB to the driver itself: an episode's tokens should stay where they are.
         os.environ.setdefault("RAY_max_direct_call_object_size", str(_SENT_BYTES))
+        if local:
+            _require_token()
         try:
             if not local:
                 _knock(os.environ["RAY_ADDRESS"])
@@ -71,9 +76,12 @@ def join(config: RolloutConfig, gpus: float = 0) -> None:
         except Exception as error:  # Ray raises a bare one if its processes take more than half a minute
             reason = " ".join(str(error).split())[:300].rstrip(".")
             if local:
-                raise InfrastructureError(
-                    f"Ray did not start on this machine ({reason}): if it is busy, run the command again when it has less to do"
-                ) from error
+                remedy = (
+                    "name a directory that can be written to, with a short path, as in RAY_TMPDIR=/tmp"
+                    if isinstance(error, OSError)  # also that its path is too long for a socket in it
+                    else "if it is busy, run the command again when it has less to do"
+                )
+                raise InfrastructureError(f"Ray did not start on this machine ({reason}): {remedy}") from error
             # `ray start` asks for a token by default, and to who has none it looks as if nobody were there.
             token = "" if "RAY_AUTH_MODE" in os.environ else "; of one that asks for a token, RAY_AUTH_MODE=token"
             raise UsageError(
@@ -82,6 +90,16 @@ def join(config: RolloutConfig, gpus: float = 0) -> None:
             ) from error
         _close_on_sigterm()  # Ray leaves a handler that prints a stack and dies
     _require_gpus(gpus + servers, ray.cluster_resources().get("GPU", 0))
+
+
+def _require_token() -> None:
+    """Give Ray a token of its own if the home directory cannot keep one, as in containers whose user has none."""
+    try:
+        place = Path("~/.ray").expanduser()
+        place.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=place).close()
+    except (OSError, RuntimeError):
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def _close_on_sigterm() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import envs  # noqa: F401  registers the environments
 from envs.errors import EngineStopped, InfrastructureError, ToolwiseError, UsageError
+from envs.runtime.atomic import FULL
 from envs.runtime.failures import place, told
 from envs.runtime.threads import Threads
 from rollout.cluster.recorder import Recorder
@@ -104,6 +105,8 @@ class RolloutWorker:
             # What a library finds wrong with a policy's files; the log has the whole of it.
             log.warning("rollout.engine.kind=%s did not start", engine.kind, exc_info=True)
             reason = told(error) if place(error) else " ".join(str(error).split())[:300] or type(error).__name__
+            if isinstance(error, OSError) and error.errno in FULL and error.filename is None:  # of a lock, whose file has no name
+                reason += ": make room in /dev/shm, the shared memory of the machine, or on its disk"
             raise UsageError(f"rollout.engine.kind={engine.kind} cannot serve the policy {engine.policy}: {reason}") from error
         if lacks:
             raise UsageError(f"rollout.engine.kind={engine.kind} has no {', '.join(lacks)}: write what rollout.policy.Policy lists")

@@ -72,7 +72,7 @@ def make(env_id: str, options: Mapping[str, Any], sandbox: Any = None) -> gymnas
         remedy = splits if "'split'" in reason else ""
         given = ", ".join(f"{name}={value}" for name, value in options.items())
         raise UsageError(f"environment {env_id!r} cannot be made with {given or 'no options'}: {reason}{remedy}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if isinstance(error, ToolwiseError) or not place(error):
             raise
         raise UsageError(f"environment {env_id!r} cannot be made: {told(error)}") from error

@@ -81,7 +81,7 @@ async def run_episode(
         stop, error = StopReason.TOKEN_LIMIT, str(refusal)
     except UsageError:
         raise
-    except Exception as failure:
+    except (Exception, SystemExit) as failure:  # an environment that calls sys.exit() would end the loop of the worker
         stop, error = StopReason.INFRASTRUCTURE, told(failure)
         log.warning("episode %s: %s", spec.episode_id, error, exc_info=not isinstance(failure, InfrastructureError))
     finally:
@@ -323,7 +323,7 @@ class _Run:
         try:
             async with asyncio.timeout(_CLOSE_S):
                 await self._env.close()
-        except Exception:
+        except (Exception, SystemExit):
             log.warning("episode %s: closing its environment failed", self._spec.episode_id, exc_info=True)
 
     def episode(self, stop: StopReason, error: str | None, cut: str | None) -> Episode:

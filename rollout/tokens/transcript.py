@@ -28,6 +28,8 @@ from rollout.types import Episode, Generation, Trajectory, Turn
 log = logging.getLogger(__name__)
 
 TRUNCATED = " …[truncated]"
+_CHARACTERS = 256
+"""More than a token stands for: of a text only as much is tokenized as can fit, since megabytes take minutes and gigabytes."""
 _SIDE = 28  # pixels a side of the smallest image that a question is shown with
 _RATIOS = (180, 90, 45, 20, 10, 4, 2)  # of an image's sides: the first that the image processor takes is the most extreme shown
 
@@ -113,7 +115,8 @@ class Transcript:
         fit, and one of an extreme shape is put on a white canvas. Raises TokenBudgetExceeded, and changes nothing, if even the
         frame of the turn is too long, and UsageError for a first observation with images if the policy takes none.
         """
-        shown, added = self._fit(list(messages))
+        most = _CHARACTERS * (self._observation_tokens + 1)
+        shown, added = self._fit([replace(message, text=message.text[:most]) for message in messages])
         if added.restarts:
             self.chains.append(Chain())
         self.chains[-1].show(added.token_ids, added.images)

@@ -44,6 +44,21 @@ def test_an_unknown_experiment_is_answered_with_those_there_are():
     assert_one_line(run_here("train", "experiment=dmeo"), "dmeo", "demo")
 
 
+def test_a_current_directory_that_is_gone_is_one_line(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert_one_line(run_here("status", "run=/runs/demo"), "current directory", "cd ~")
+
+
+def test_a_user_without_a_home_directory_has_the_root(monkeypatch):
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 1 << 30)
+    run_here("status", "run=/nowhere")
+    assert os.environ["HOME"] == "/"
+
+
 @pytest.mark.parametrize(("command", "going_on"), [("collect", "; resume=true goes on with it"), ("report", "")])
 def test_a_full_disk_is_one_line_with_what_could_not_be_written(monkeypatch, command, going_on):
     def fill(overrides):

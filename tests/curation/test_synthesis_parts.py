@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from curation.synthesis.attempts import identity
+from curation.synthesis.journal import Lines
 from curation.synthesis.ledger import BudgetSpent, Ledger, Pace
 from curation.synthesis.selection import difficulty_of, never_drawn
 from curation.synthesis.settings import BalanceConfig, SynthesizeConfig
@@ -142,3 +143,11 @@ def test_a_teacher_without_a_share_is_asked_nothing():
     teacher = {"url": "expert", "share": 0}
     with pytest.raises(UsageError, match="every teacher has share=0"):
         SynthesizeConfig(teachers={"e": teacher}).check()
+
+
+@pytest.mark.parametrize("line", [b"\xff", b"\0\0", b"null"], ids=repr)
+def test_a_broken_line_of_the_journal_is_named(tmp_path, line):
+    path = tmp_path / "attempts.jsonl"
+    path.write_bytes(b"{}\n" + line + b"\n")
+    with pytest.raises(UsageError, match=r"attempts\.jsonl, line 2: .*: put the file back, or remove the line"):
+        list(Lines(path))

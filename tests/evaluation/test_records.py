@@ -239,3 +239,9 @@ def test_the_only_ability_of_all_tasks_is_not_told_twice():
     console.print(table([record(groups=grouped(trajectory([CODE], "a"), trajectory([], "b")))]))
     (line,) = (line for line in console.export_text().splitlines() if "accuracy (95 %)" in line)
     assert "all (faking): accuracy (95 %)" in line
+
+
+def test_episodes_that_a_deadline_cut_off_are_a_note():
+    cut = trajectory([CODE], "e", stop=StopReason.TIME_LIMIT, cut="rollout.episode.turn_s=4 s")
+    (note,) = record(groups=grouped(trajectory(), cut)).settings["notes"]
+    assert note.startswith("1 of 2 episodes were cut off by rollout.episode.turn_s=4 s, and have the reward")

@@ -54,6 +54,13 @@ def test_progress_survives(config, directory):
     assert resumed.run_id == run_id
 
 
+def test_a_run_whose_settings_are_gone_does_not_go_on_with_others(config, directory):
+    directory.note(base="finished")
+    (directory.path / "config.yaml").unlink()
+    with pytest.raises(UsageError, match=r"config\.yaml, with the settings .* is gone: put it back, or write another out="):
+        RunDirectory(replace(config, resume=True))
+
+
 def test_progress_that_is_damaged_is_one_line(config, directory):
     directory.note(base="finished")
     (directory.path / "progress.json").write_text("")

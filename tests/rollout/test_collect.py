@@ -3,6 +3,7 @@ changed."""
 
 import copy
 import json
+from pathlib import Path
 
 import gymnasium
 import pytest
@@ -11,14 +12,21 @@ from trajectories import trajectory
 
 from configs import compose
 from envs.errors import UsageError
+from envs.runtime.atomic import write_file
 from rollout.collect import CollectConfig, Collector, tasks_of
 from rollout.specs import group_specs
+from rollout.store import Store
 from rollout.types import Episode
 from starter.policies import find_policy
 
 
 def config(tmp_path, *settings):
     return compose("collect", CollectConfig, [f"out={tmp_path}/run", *settings])
+
+
+def keep(settings):
+    """Write the settings as the command does that began with them."""
+    write_file(Path(settings.out, "config.yaml"), OmegaConf.to_yaml(OmegaConf.structured(settings)))
 
 
 def test_a_group_shares_its_task_and_no_two_episodes_a_sample():
@@ -48,6 +56,7 @@ def test_nothing_is_started_if_no_episode_is_missing(tmp_path, monkeypatch):
     settings = config(tmp_path, "policy=random", "episodes=2", "resume=true")
     collector = Collector(settings, find_policy("starter"))
     specs = [group.episodes[0] for group in collector.specs]
+    keep(settings)
     collector.store.write("episodes", [Episode((trajectory(group=spec.group_id, episode_id=spec.episode_id),)) for spec in specs])
     monkeypatch.setattr("rollout.collect.Fleet", None)
     with Collector(settings, find_policy("starter")) as collector:
@@ -55,6 +64,26 @@ def test_nothing_is_started_if_no_episode_is_missing(tmp_path, monkeypatch):
         assert collector.notes() == []
     assert [group.episodes[0].trajectory.episode_id for group in groups] == [spec.episode_id for spec in specs]
     assert (tmp_path / "run/config.yaml").exists()
+
+
+def test_episodes_whose_settings_are_gone_are_not_gone_on_with(tmp_path):
+    """They may be those of another policy."""
+    settings = config(tmp_path, "policy=random", "resume=true")
+    Store(settings.out).write("episodes", [Episode((trajectory(),))])
+    with pytest.raises(UsageError, match=r"config\.yaml, with the settings .* is gone: put it back, or write another out="):
+        Collector(settings, find_policy("starter"))
+
+
+def test_a_broken_record_among_those_to_go_on_with_is_one_line_that_names_it(tmp_path):
+    settings = config(tmp_path, "policy=random", "episodes=2", "resume=true")
+    keep(settings)
+    path = Store(settings.out).write("episodes", [Episode((trajectory(),))])
+    path.write_bytes(b'{"episode_id":"\xff"}\n' + path.read_bytes())
+    with (
+        Collector(settings, find_policy("starter")) as collector,
+        pytest.raises(UsageError, match=r"episodes\.jsonl, line 1: .*: put it back, or remove .*`toolwise lint`"),
+    ):
+        collector.collect("episodes", collector.specs)
 
 
 def test_every_row_of_a_file_is_asked_once(tmp_path):
@@ -150,6 +179,7 @@ def test_episodes_are_not_overwritten(tmp_path):
     (tmp_path / "run/trajectories/episodes.jsonl").write_text("")
     with pytest.raises(UsageError, match=r"holds episodes already: write resume=true"):
         Collector(config(tmp_path, "policy=random"), find_policy("starter"))
+    keep(config(tmp_path, "policy=random"))
     Collector(config(tmp_path, "policy=random", "resume=true"), find_policy("starter"))
 
 

@@ -6,6 +6,7 @@ import pytest
 from rollout_fakes import ScriptedPolicy, spec
 from trajectories import CODE, trajectory
 
+from envs.errors import UsageError
 from rollout.episode.environments import make
 from rollout.episode.loop import failed_episode, run_episode
 from rollout.lint import lint
@@ -134,6 +135,14 @@ def test_shards_are_read_as_one_name(tmp_path, episodes):
     assert list(store.read("rl_000012")) == [episodes[0], episodes[2], episodes[1]]
     assert [group.episodes for group in store.groups("rl_000012")] == [(episodes[0], episodes[2], episodes[1])]
     assert lint(store.directory) == []
+
+
+def test_a_picture_that_is_gone_is_one_line(tmp_path, episodes):
+    store = Store(tmp_path)
+    store.write("episodes", episodes)
+    next(store.directory.glob("images/*.png")).unlink()
+    with pytest.raises(UsageError, match=r"\.png, a picture of .*, cannot be read \(No such file.*put it back"):
+        list(store.read("episodes"))
 
 
 def test_lint_compares_the_shards_of_a_name(tmp_path, episodes):

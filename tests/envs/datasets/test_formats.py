@@ -248,6 +248,13 @@ def test_a_json_file_that_is_no_list_of_objects_is_refused(tmp_path, text):
         Dataset(path)
 
 
+def test_a_cache_that_cannot_be_written_is_not_taken_for_a_broken_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "q.parquet" / "cache"))
+    pq.write_table(pa.Table.from_pylist([{"question": "Q", "answer": "A"}]), tmp_path / "q.parquet")
+    with pytest.raises(DatasetError, match=r"q\.parquet: the copy .*: make room there, or .* in XDG_CACHE_HOME"):
+        Dataset(tmp_path / "q.parquet")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the resident memory in /proc")
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".tsv"])
 def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch, suffix):

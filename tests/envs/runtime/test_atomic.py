@@ -51,6 +51,13 @@ def test_a_file_in_place_of_a_directory_leaves_it_alone(tmp_path):
     assert names(tmp_path) == ["place"]
 
 
+@pytest.mark.parametrize("writing", [atomic.naming, atomic.replaced_file])
+def test_the_error_of_a_full_disk_names_the_file(tmp_path, writing):
+    with pytest.raises(OSError) as full, writing(tmp_path / "file"), open("/dev/full", "wb", 0) as file:
+        file.write(b"line")
+    assert full.value.filename == str(tmp_path / "file")
+
+
 def test_readers_see_the_old_file_until_the_new_one_is_whole(tmp_path):
     atomic.write_file(tmp_path / "file", "old")
     with atomic.replaced_file(tmp_path / "file") as unfinished:

@@ -211,3 +211,12 @@ async def test_a_server_that_counts_nothing_in_the_prompt_does_not_count(serve, 
     reply = await endpoint.complete(CONVERSATION)
     assert (reply.tokens_in, reply.tokens_out) == counted
     await endpoint.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "said"), [("http://127.0.0.1:9/v1", r"Errno 111.*127\.0\.0\.1"), ("localhost/v1", "missing an 'http://' or 'https://'")]
+)
+async def test_a_connection_that_fails_says_what_the_network_says(url, said):
+    endpoint = ChatEndpoint(url, "m", timeout_s=5, attempts=1)
+    with pytest.raises(EndpointFailed, match=f"gave no answer: .*{said}"):
+        await endpoint.complete(CONVERSATION)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from envs.errors import UsageError
+from envs.errors import InfrastructureError, UsageError
 from rollout.cluster.connect import join
 from rollout.config import EngineConfig, RolloutConfig
 
@@ -29,6 +29,29 @@ def test_sigterm_while_ray_starts_is_an_interruption(monkeypatch):
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **settings: sys.exit(signal.SIGTERM))
     with pytest.raises(KeyboardInterrupt):
+        join(RolloutConfig(sandboxes_per_worker=0))
+
+
+def test_ray_starts_for_a_user_without_a_home_directory(tmp_path, monkeypatch):
+    """Ray would keep the token of its cluster there."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **settings: sys.exit(len(os.environ["RAY_AUTH_TOKEN"])))
+    with pytest.raises(KeyboardInterrupt):
+        join(RolloutConfig(sandboxes_per_worker=0))
+
+
+def test_a_directory_in_which_ray_cannot_start_is_not_called_a_busy_machine(monkeypatch):
+    def fail(**settings):
+        raise OSError("AF_UNIX path length cannot exceed 107 bytes: /scratch/job/ray/plasma_store")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", fail)
+    with pytest.raises(InfrastructureError, match=r"/scratch/job/ray.*as in RAY_TMPDIR=/tmp$"):
         join(RolloutConfig(sandboxes_per_worker=0))
 
 

@@ -1,6 +1,7 @@
 """A worker ends an episode at its deadline, keeps the records of what was played, and serves any engine."""
 
 import asyncio
+import errno
 import threading
 
 import gymnasium
@@ -111,6 +112,15 @@ async def test_episodes_that_show_the_same_image_share_its_encoded_form(policy_d
 async def test_contradictory_settings_are_refused_at_the_start():
     with pytest.raises(UsageError, match="max_model_len"):
         await started(episode=EpisodeConfig(max_tokens=9999))
+
+
+async def test_an_engine_that_finds_the_shared_memory_full_says_where_to_make_room(monkeypatch):
+    def fail(config, seed):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("rollout.cluster.worker.find_engine", lambda kind: fail)
+    with pytest.raises(UsageError, match=r"cannot serve the policy .*No space left on device.*: make room in /dev/shm"):
+        await started()
 
 
 async def test_scripts_need_no_engine_but_a_policy_does(policy_directory):

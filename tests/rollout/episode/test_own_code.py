@@ -1,8 +1,10 @@
 """What an engine or an environment of the user's returns is read as plain numbers, or refused in a line with what to return."""
 
 import json
+import sys
 from dataclasses import replace
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -101,3 +103,27 @@ async def test_an_answer_that_no_file_can_hold_is_recorded_with_a_replacement_ch
     """JSON may spell half a character, as in "\\ud83d"."""
     trajectory = (await played(chat, env=Answering(answer=json.loads('"half \\ud83d"')))).trajectory
     assert trajectory.answer == "half \ufffd"
+
+
+@pytest.mark.parametrize("place", ["reset", "step"])
+async def test_an_environment_that_exits_is_a_failure_of_its_episode(chat, place):
+    """Of a coroutine SystemExit would end the event loop, and with it the worker, without a word."""
+
+    class Exiting(gymnasium.Env):
+        observation_space = action_space = gymnasium.spaces.Text(100)
+
+        def reset(self, *, seed=None, options=None):
+            return "Q", sys.exit(3) if place == "reset" else {}
+
+        def step(self, action):
+            sys.exit(3)
+
+    failed = (await played(chat, env=Exiting())).trajectory
+    assert failed.failed
+    assert failed.error.startswith("SystemExit: 3 (test_own_code.py, line ")
+
+
+def test_an_environment_whose_maker_exits_is_one_line(monkeypatch):
+    monkeypatch.setitem(gymnasium.registry, "Exits-v0", gymnasium.envs.registration.EnvSpec("Exits-v0", lambda: sys.exit(3)))
+    with pytest.raises(UsageError, match=r"'Exits-v0' cannot be made: SystemExit: 3 \(test_own_code.py"):
+        make("Exits-v0", {})

@@ -179,6 +179,14 @@ def test_long_text_is_cut_to_the_observation_limit_and_marked(chat):
     assert 40 <= chat.count(seen.text) <= 50
 
 
+def test_of_a_text_only_as_much_is_tokenized_as_can_fit(chat, monkeypatch):
+    lengths, count = [], ChatFormat.count
+    monkeypatch.setattr(ChatFormat, "count", lambda self, text: lengths.append(len(text)) or count(self, text))
+    seen = show(Transcript(chat, max_tokens=500, observation_tokens=50), "y" * 1_000_000)
+    assert seen.text.endswith(TRUNCATED)
+    assert max(lengths) < 20_000
+
+
 def test_an_image_of_impossible_shape_is_left_out_of_a_result_with_its_placeholder(chat):
     transcript = Transcript(chat, max_tokens=500)
     show(transcript, "q")
