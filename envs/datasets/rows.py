@@ -23,12 +23,14 @@ import pyarrow
 import pyarrow.parquet
 
 from envs.errors import DatasetError, RowError
+from envs.protocols.text import encodable
 from envs.runtime.atomic import replaced_file
 
 Row = Mapping[str, Any]
 _BATCH_ROWS = 64
 _MOST_FIELD_BYTES = 1 << 30
 _HEAD_BYTES = 4096
+_MAYBE_SURROGATE = re.compile(rb"\\ud[89a-f]|\xed", re.IGNORECASE)
 _PACKED = {
     b"\x1f\x8b": "gzip",
     b"PK\x03\x04": "zip",
@@ -161,6 +163,8 @@ def _as_python(name: str, column: pyarrow.ChunkedArray) -> Any:
 def _parse_json(text: bytes) -> Row:
     try:
         row = json.loads(text)
+        if _MAYBE_SURROGATE.search(text):
+            row = json.loads(encodable(json.dumps(row, ensure_ascii=False)))
     except (ValueError, RecursionError) as error:
         hint = ": save the file as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
         raise RowError(f"not JSON ({error}){hint}") from None

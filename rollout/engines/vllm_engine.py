@@ -36,7 +36,7 @@ from envs.errors import UsageError
 from rollout.config import EngineConfig, RolloutConfig
 from rollout.engines.banned_tokens import BANNED_KEY, BannedTokens
 from rollout.engines.registry import has_state, keeps_prefixes, weights_dtype, whole_prompts
-from rollout.engines.vllm_weights import WeightReceiver
+from rollout.engines.vllm_weights import WHOLE, WeightReceiver
 from rollout.tokens.chat_format import banned_token_ids
 
 log = logging.getLogger(__name__)
@@ -67,6 +67,9 @@ _FIXED = {
     "mm_processor_cache_gb": "images are kept by rollout.engine.image_cache_bytes",
     "enable_sleep_mode": "nothing here puts the engine to sleep",
     "enable_lora": "updates are whole weights",
+    "config_format": "a policy is read as the learner reads it",
+    "load_format": "a policy is read as the learner reads it",
+    "tokenizer_mode": "a policy is read as the learner reads it",
 }
 """Options of vLLM that Toolwise depends on, and why."""
 _IMAGE_CACHE_SHARE = 0.05
@@ -119,7 +122,7 @@ def build_engine(config: EngineConfig) -> LLMEngine:
         model=config.policy,
         # As the learner reads it, and not Mistral's own files beside them.
         config_format="hf",
-        load_format="hf",
+        load_format=WHOLE,
         tokenizer_mode="hf",
         # vLLM's own "auto" turns float32 into 16 bits, and then log-probabilities differ from the learner's.
         dtype=cast(Any, weights_dtype(config)),

@@ -1,12 +1,18 @@
-"""What vLLM's own worker is told besides: new weights, and to empty memory before it is used anew."""
+"""What vLLM's own worker is told besides: to miss no weight, to take new ones, and to empty memory before it is used anew."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Set
+from dataclasses import replace
 from typing import Any
 
 import torch
+from vllm.config.load import LoadConfig
+from vllm.model_executor.layers.fused_moe import UnquantizedFusedMoEMethod
+from vllm.model_executor.layers.linear import UnquantizedLinearMethod
+from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
+from vllm.model_executor.model_loader import DefaultModelLoader, register_model_loader
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 from vllm.platforms import current_platform
 from vllm.v1.kv_cache_interface import FullAttentionSpec
@@ -16,6 +22,42 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec
 logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").addFilter(
     lambda record: "Failed to load weights" not in record.getMessage()
 )
+
+WHOLE = "whole"
+"""The `load_format` of `WholeLoader`."""
+_PLAIN = (UnquantizedLinearMethod, UnquantizedEmbeddingMethod, UnquantizedFusedMoEMethod)
+
+
+@register_model_loader(WHOLE)
+class WholeLoader(DefaultModelLoader):
+    """Loads a policy's safetensors, and misses no layer that is in none of them.
+
+    vLLM's own loader leaves such a linear layer, embedding or output layer as the memory was and says nothing.
+    """
+
+    def __init__(self, load_config: LoadConfig) -> None:
+        super().__init__(replace(load_config, load_format="hf"))
+
+    def track_weights_loading(self, model: torch.nn.Module, loaded_weights: set[str] | None) -> None:
+        """Raise ValueError if a weight of an unquantised layer was not loaded."""
+        if loaded_weights is not None:
+            plain = {
+                f"{prefix}.{name}"
+                for prefix, layer in model.named_modules()
+                if isinstance(getattr(layer, "quant_method", None), _PLAIN)
+                for name, _ in layer.named_parameters()
+                if "bias" not in name  # some are zero where a checkpoint has none
+            }
+            if missing := sorted(plain.intersection(name for name, _ in model.named_parameters()) - loaded_weights):
+                of = f", … ({len(missing)} in all)" if len(missing) > 3 else ""
+                tied = (
+                    ", or write tie_word_embeddings=true in it"
+                    if len(missing) == 1 and missing[0].endswith("lm_head.weight")
+                    else ""
+                )
+                lack = f"it lacks weights that its config.json asks for: {', '.join(missing[:3])}{of}"
+                raise ValueError(f"{lack}: fetch or save it again{tied}")
+        super().track_weights_loading(model, loaded_weights)
 
 
 class WeightReceiver:

@@ -24,6 +24,8 @@ from envs.types import Observation
 
 _UNKNOWN = re.compile(r"unexpected keyword argument '(\w+)'")
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 Step = tuple[Observation, float, bool, bool, dict[str, Any]]
 
 
@@ -188,10 +190,14 @@ def _stepped(answer: Any, env: Any) -> Step:
 def _number(value: Any, what: str, env: Any) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except Exception:  # a tensor, for example, may raise anything
         number = math.nan
     if not math.isfinite(number):
         raise UsageError(f"{_named(env)}: {what} is {value!r}: return a finite number")
+    if abs(number) > _LARGEST:
+        raise UsageError(
+            f"{_named(env)}: {what} is {number:.3g}, and the learner computes in float32: return less than {_LARGEST:.1g}"
+        )
     return number
 
 

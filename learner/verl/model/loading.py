@@ -34,9 +34,9 @@ def whole_policy(directory: str) -> Generator[None]:
 
     def refusing(*arguments: Any, loading_info: Any, **named: Any) -> None:
         if missing := loading_info.missing_keys:
-            raise UsageError(
-                f"policy={directory} lacks weights that its config.json asks for: {_some(missing)}: fetch or save it again"
-            )
+            tied = ", or write tie_word_embeddings=true in it" if all(name.endswith("lm_head.weight") for name in missing) else ""
+            lack = f"policy={directory} lacks weights that its config.json asks for: {_some(missing)}"
+            raise UsageError(f"{lack}: fetch or save it again{tied}")
         if loading_info.mismatched_keys:
             wrong = [f"{name} is {tuple(found)} and not {tuple(asked)}" for name, found, asked in loading_info.mismatched_keys]
             raise UsageError(f"policy={directory} has weights of other shapes than its config.json asks for: {_some(wrong)}")

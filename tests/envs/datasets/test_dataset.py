@@ -25,6 +25,13 @@ def test_a_row_becomes_a_task(tmp_path):
     assert (task.question, task.answer, task.abilities, task.images[0].size) == ("What colour?", "red", ("perception",), (40, 30))
 
 
+def test_half_a_character_is_read_as_a_replacement_character(tmp_path):
+    """What is left of an emoji in a text that was cut within it; tokenizers and files reject it."""
+    asked = [{"role": "user", "content": "A whole \U0001f600, half a \ud83d?"}]
+    task = Dataset(write(tmp_path / "q.jsonl", {"messages": asked, "answer": "\ude00"})).task(0)
+    assert (task.question, task.answer) == ("A whole \U0001f600, half a \ufffd?", "\ufffd")
+
+
 def test_verl_parquet_is_read(tmp_path):
     Image.new("RGB", (8, 8), "red").save(tmp_path / "a.png")
     row = {

@@ -43,7 +43,14 @@ def with_weights(change):
     [
         (lambda file: file.write_bytes(file.read_bytes()[:-1000]), "is cut or damaged .*: fetch or save it again"),
         (lambda file: file.unlink(), "the learner cannot load policy=.*no file named model.safetensors"),
-        (with_weights(lambda weights: weights.pop(NAME)), f"lacks weights that its config.json asks for: {SHOWN}"),
+        (
+            with_weights(lambda weights: weights.pop(NAME)),
+            f"lacks weights that its config.json asks for: {SHOWN}: fetch or save it again$",
+        ),
+        (
+            with_weights(lambda weights: weights.pop("lm_head.weight")),
+            "lm_head.weight: fetch or save it again, or write tie_word_embeddings=true in it",
+        ),
         (
             with_weights(lambda weights: weights.update({NAME: weights[NAME][1:].clone()})),
             f"other shapes than its config.json asks for: {SHOWN} is",

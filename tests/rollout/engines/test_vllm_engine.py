@@ -3,6 +3,8 @@
 import logging
 
 import pytest
+from families import policy
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 from vllm import ModelRegistry
 
@@ -29,6 +31,7 @@ def test_options_of_vllm_are_taken_as_they_are():
             {"logprobs_mode": "raw_logprobs"},
             "rollout.engine.extra.logprobs_mode: leave it out, the learner needs those of the distribution that was sampled from",
         ),
+        ({"load_format": "dummy"}, "rollout.engine.extra.load_format: leave it out, a policy is read as the learner reads it"),
     ],
 )
 def test_other_options_are_answered_with_what_to_write(extra, answer):
@@ -46,6 +49,23 @@ def test_what_a_model_can_do_is_found_out_in_this_process(engine):
 def test_wrong_options_are_found_before_the_engine_starts():
     with pytest.raises(UsageError, match="did you mean kv_cache_dtype"):
         VllmPolicy(RolloutConfig(engine=EngineConfig(policy="nowhere", extra={"kv_cache_dtyp": "fp8"})))
+
+
+@pytest.mark.parametrize(
+    ("lost", "remedy"),
+    [
+        ("lm_head.weight", "again, or write tie_word_embeddings=true in it"),
+        ("model.layers.1.mlp.down_proj.weight", "again"),
+    ],
+)
+def test_a_policy_that_lacks_a_layer_is_not_served(tmp_path, lost, remedy):
+    weights = load_file(policy("mistral", tmp_path) / "model.safetensors")
+    del weights[lost]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    config = RolloutConfig(engine=EngineConfig(policy=str(tmp_path), max_model_len=512, cpu_cache_gib=0.125))
+    with pytest.raises(ValueError) as error:
+        VllmPolicy(config)
+    assert str(error.value) == f"it lacks weights that its config.json asks for: {lost}: fetch or save it {remedy}"
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,8 @@ class Answering(Fake):
         ({"step": ("text", 1.0, True, False, None)}, "step() returned (str, float, bool, bool, NoneType)"),
         ({"reward": float("nan")}, "the reward is nan: return a finite number"),
         ({"reward": "good"}, "the reward is 'good': return a finite number"),
+        ({"reward": 10**400}, "0: return a finite number"),
+        ({"reward": 1e39}, "the reward is 1e+39, and the learner computes in float32: return less than 3e+38"),
         ({"reward_parts": {"brief": float("nan")}}, "the reward part brief is nan: return a finite number"),
         ({"reward_parts": [1.0]}, "info['reward_parts'] is a list: write names and numbers"),
     ],
