@@ -37,7 +37,8 @@ def test_ray_starts_for_a_user_without_a_home_directory(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("HOME", str(tmp_path / "file"))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "")  # so that it is put back
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **settings: sys.exit(len(os.environ["RAY_AUTH_TOKEN"])))
     with pytest.raises(KeyboardInterrupt):
