@@ -54,8 +54,11 @@ class Rows(Protocol):
     def __getitem__(self, number: int) -> Row: ...
 
 
-def open_rows(path: Path, split: str | None) -> Rows:
-    """The rows of a file or directory. `split` names one of a directory's splits. Raises DatasetError if it cannot be read."""
+def open_rows(path: Path, split: str | None, *, as_written: bool = False) -> Rows:
+    """The rows of a file or directory. `split` names one of a directory's splits. Raises DatasetError if it cannot be read.
+
+    Half a character in JSON (an emoji within which a text was cut) is read as U+FFFD, unless all is wanted `as_written`.
+    """
     if path.is_dir():
         return _ArrowRows(_saved(path, split))
     try:
@@ -66,7 +69,7 @@ def open_rows(path: Path, split: str | None) -> Rows:
             return _ArrowRows(table)
         if path.suffix in _SEPARATORS:
             return _SpanRows(path, _records, _table_parser(path))
-        return _SpanRows(path, _elements if path.suffix == ".json" else _lines, _parse_json)
+        return _SpanRows(path, _elements if path.suffix == ".json" else _lines, _parse_json if as_written else _encodable_row)
     except (OSError, pyarrow.ArrowException) as error:
         reason = f"the file cannot be read as {path.suffix[1:]} ({' '.join(str(error).split())})"
         raise DatasetError(f"{path}: {reason}; if it is not whole, download it again") from None
@@ -163,14 +166,17 @@ def _as_python(name: str, column: pyarrow.ChunkedArray) -> Any:
 def _parse_json(text: bytes) -> Row:
     try:
         row = json.loads(text)
-        if _MAYBE_SURROGATE.search(text):
-            row = json.loads(encodable(json.dumps(row, ensure_ascii=False)))
     except (ValueError, RecursionError) as error:
         hint = ": save the file as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
         raise RowError(f"not JSON ({error}){hint}") from None
     if not isinstance(row, dict):
         raise RowError('write an object with "question" and "answer"')
     return row
+
+
+def _encodable_row(text: bytes) -> Row:
+    row = _parse_json(text)
+    return json.loads(encodable(json.dumps(row, ensure_ascii=False))) if _MAYBE_SURROGATE.search(text) else row
 
 
 def _lines(path: Path) -> Iterator[tuple[int, int]]:

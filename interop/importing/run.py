@@ -74,7 +74,7 @@ def open_log(config: ImportConfig) -> Log:
     if path.is_file() and path.suffix not in _SUFFIXES:
         raise UsageError(f"file={config.file}: write a file whose name ends in {', '.join(_SUFFIXES)}")
     policy = find_policy(config.policy)
-    entries = open_rows(path, None)
+    entries = open_rows(path, None, as_written=True)  # halves of characters are counted
     known: dict[LogFormat, int] = {}
     rows = tagged = 0
     for number, row in entries:
