@@ -18,7 +18,7 @@ import ray
 import torch
 from fsspec.core import url_to_fs
 from ray.exceptions import RayTaskError
-from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table
+from ray.util.placement_group import placement_group
 
 from envs.errors import FleetError, ToolwiseError
 from envs.runtime.garbage import importing
@@ -70,7 +70,6 @@ class VerlTrainer(Trainer):
 
             from learner.verl.worker import LearnerWorker
 
-        device = "cuda" if config.gpus_per_worker else "cpu"
         on_each_node = [config.workers // config.nodes] * config.nodes
         share = config.gpus_per_worker or 1
         # verl asks for 1 / max_colocate_count GPUs a worker, but reserves whole ones: a share is reserved here instead.
@@ -88,8 +87,7 @@ class VerlTrainer(Trainer):
                 banned_token_ids=list(banned_token_ids),
             ),
             worker_env=environment,
-            device_name=device,
-            **_meeting_place(self._pool.get_placement_groups(device_name=device)),
+            device_name="cuda" if config.gpus_per_worker else "cpu",
         )
         self._ranks: int = self._on_ranks("data_parallel_size")[0]
 
@@ -309,17 +307,6 @@ def _warn_of_skipped(metrics: dict[str, float]) -> None:
 def _seen_by_workers(directory: str | Path) -> str:
     """A path or URL that means the same in a process with another working directory."""
     return str(directory) if "://" in str(directory) else os.path.abspath(directory)
-
-
-def _meeting_place(groups: Sequence[PlacementGroup]) -> dict[str, Any]:
-    """Where the ranks meet, if all of them are on this node: verl starts a process that imports all of it to find a port."""
-    nodes = {node for group in groups for node in placement_group_table(group)["bundles_to_node_id"].values()}
-    if nodes != {ray.get_runtime_context().get_node_id()}:
-        return {}
-    from verl.utils.net_utils import get_free_port
-
-    address = ray.util.get_node_ip_address()
-    return {"master_addr": address, "master_port": str(get_free_port(address)[0])}
 
 
 def _require_trained_tokens(batch: Batch) -> None:
