@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from curation.forms import Form, same
 from curation.verify import is_verified
 from envs import resolve
 from envs.errors import UsageError
 from envs.protocols import Answer, Calls, Protocol
+from envs.runtime.saved_settings import saved_settings
 from rollout.store import Store
 from rollout.tokens.chat_format import ChatFormat
 from rollout.types import Episode, Trajectory
@@ -96,11 +96,11 @@ def _form_of_run(directory: Path) -> Form | None:
     if not settings.is_file():
         return None
     try:
-        config = OmegaConf.to_container(OmegaConf.load(settings))
+        config = OmegaConf.to_container(saved_settings(settings))
         if not isinstance(config, dict) or not config.get("tasks"):
             return None
         return Form.of(resolve(str(config["tasks"]), {str(name): value for name, value in (config.get("options") or {}).items()}))
-    except (UsageError, OSError, ValueError, OmegaConfBaseException, YAMLError):
+    except (UsageError, OmegaConfBaseException):
         return None
 
 

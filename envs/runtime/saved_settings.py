@@ -19,5 +19,5 @@ def saved_settings(path: Path) -> DictConfig:
             raise ValueError("it holds no settings")
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         reason = " ".join(str(error).split())
-        raise UsageError(f"{path} cannot be read ({reason}): put back what was written there, or write another out=") from error
+        raise UsageError(f"{path} cannot be read ({reason}): put back what was written there, or name another directory") from error
     return settings

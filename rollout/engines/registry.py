@@ -8,7 +8,7 @@ imported when they are needed: vLLM takes seconds to import, and the driver need
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from envs.errors import UsageError
@@ -106,3 +106,16 @@ def crowded_images(config: RolloutConfig, image_tokens: int) -> str | None:
         f"{at_a_time} episodes may each have one of {image_tokens}: write rollout.engine.max_batched_tokens={needed}, "
         f"rollout.episodes_per_worker={fitting} or rollout.engine.prefix_caching=false, or lower rollout.episode.max_pixels"
     )
+
+
+def lacking(names: Iterable[str]) -> str:
+    """What is said of a policy in whose files weights are missing, whoever finds it out."""
+    missing = sorted(names)
+    tied = ", or write tie_word_embeddings=true in it" if all(name.endswith("lm_head.weight") for name in missing) else ""
+    return f"lacks weights that its config.json asks for: {first_few(missing)}: fetch or save it again{tied}"
+
+
+def first_few(texts: Iterable[str]) -> str:
+    """The first three, and the number of all."""
+    known = sorted(texts)
+    return ", ".join(known[:3]) + (f", … ({len(known)} in all)" if len(known) > 3 else "")

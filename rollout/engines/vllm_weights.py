@@ -17,6 +17,8 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 from vllm.platforms import current_platform
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 
+from rollout.engines.registry import lacking
+
 # vLLM warns of each layer that an update gave nothing: rotary embeddings, which have no weights, and output layers that are tied to
 # the embedding. Weights that are really missing are an error here.
 logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").addFilter(
@@ -48,15 +50,8 @@ class WholeLoader(DefaultModelLoader):
                 for name, _ in layer.named_parameters()
                 if "bias" not in name  # some are zero where a checkpoint has none
             }
-            if missing := sorted(plain.intersection(name for name, _ in model.named_parameters()) - loaded_weights):
-                of = f", … ({len(missing)} in all)" if len(missing) > 3 else ""
-                tied = (
-                    ", or write tie_word_embeddings=true in it"
-                    if len(missing) == 1 and missing[0].endswith("lm_head.weight")
-                    else ""
-                )
-                lack = f"it lacks weights that its config.json asks for: {', '.join(missing[:3])}{of}"
-                raise ValueError(f"{lack}: fetch or save it again{tied}")
+            if missing := plain.intersection(name for name, _ in model.named_parameters()) - loaded_weights:
+                raise ValueError(f"it {lacking(missing)}")
         super().track_weights_loading(model, loaded_weights)
 
 

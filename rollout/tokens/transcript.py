@@ -116,7 +116,12 @@ class Transcript:
         frame of the turn is too long, and UsageError for a first observation with images if the policy takes none.
         """
         most = _CHARACTERS * (self._observation_tokens + 1)
-        shown, added = self._fit([replace(message, text=message.text[:most]) for message in messages])
+        shown, added = self._fit(
+            [
+                replace(message, text=message.text[:most] + TRUNCATED) if len(message.text) > most else message
+                for message in messages
+            ]
+        )
         if added.restarts:
             self.chains.append(Chain())
         self.chains[-1].show(added.token_ids, added.images)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel, modeling_utils
 
 from envs.errors import ToolwiseError, UsageError
+from rollout.engines.registry import first_few, lacking
 
 log = logging.getLogger(__name__)
 
@@ -34,12 +35,10 @@ def whole_policy(directory: str) -> Generator[None]:
 
     def refusing(*arguments: Any, loading_info: Any, **named: Any) -> None:
         if missing := loading_info.missing_keys:
-            tied = ", or write tie_word_embeddings=true in it" if all(name.endswith("lm_head.weight") for name in missing) else ""
-            lack = f"policy={directory} lacks weights that its config.json asks for: {_some(missing)}"
-            raise UsageError(f"{lack}: fetch or save it again{tied}")
+            raise UsageError(f"policy={directory} {lacking(missing)}")
         if loading_info.mismatched_keys:
             wrong = [f"{name} is {tuple(found)} and not {tuple(asked)}" for name, found, asked in loading_info.mismatched_keys]
-            raise UsageError(f"policy={directory} has weights of other shapes than its config.json asks for: {_some(wrong)}")
+            raise UsageError(f"policy={directory} has weights of other shapes than its config.json asks for: {first_few(wrong)}")
         report(*arguments, loading_info=loading_info, **named)
 
     modeling_utils.log_state_dict_report = refusing  # ty: ignore[invalid-assignment]
@@ -80,9 +79,3 @@ def local_copy(policy_dir: str) -> Generator[str]:
     with tempfile.TemporaryDirectory() as directory:
         fs.get(f"{path}/", f"{directory}/", recursive=True)
         yield directory
-
-
-def _some(of: Iterable[str]) -> str:
-    """The first three, and the number of all."""
-    texts = sorted(of)
-    return ", ".join(texts[:3]) + (f", … ({len(texts)} in all)" if len(texts) > 3 else "")

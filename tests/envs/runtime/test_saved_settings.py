@@ -10,5 +10,5 @@ from envs.runtime.saved_settings import saved_settings
 def test_damaged_settings_are_one_line(tmp_path, content):
     path = tmp_path / "config.yaml"
     path.write_bytes(content)
-    with pytest.raises(UsageError, match=r"^.*config\.yaml cannot be read \(.+\): put back .*another out=$"):
+    with pytest.raises(UsageError, match=r"^.*config\.yaml cannot be read \(.+\): put back .*another directory$"):
         saved_settings(path)

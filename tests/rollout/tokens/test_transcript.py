@@ -187,6 +187,12 @@ def test_of_a_text_only_as_much_is_tokenized_as_can_fit(chat, monkeypatch):
     assert max(lengths) < 20_000
 
 
+def test_a_text_that_is_cut_before_it_is_tokenized_is_marked_though_the_rest_fits(chat, monkeypatch):
+    """As one whose tokens stand for more characters than are reckoned with."""
+    monkeypatch.setattr("rollout.tokens.transcript._CHARACTERS", 0)
+    assert show(Transcript(chat, max_tokens=500, observation_tokens=50), "y" * 10).text == TRUNCATED
+
+
 def test_an_image_of_impossible_shape_is_left_out_of_a_result_with_its_placeholder(chat):
     transcript = Transcript(chat, max_tokens=500)
     show(transcript, "q")
